@@ -54,7 +54,7 @@ class Images:
 
 
 def load(data: str, data_root: Path | str | None = None, download: bool = False, name: str | None = None) -> Images:
-    """Load a data set.
+    """The images and labels of a data set.
 
     Args:
         data: "digits" (1,438 training and 359 test images of 8 × 8, embedded in scikit-learn), "mnist" or "cifar10"
@@ -63,9 +63,6 @@ def load(data: str, data_root: Path | str | None = None, download: bool = False,
         data_root: the folder of torchvision's data sets; for "mnist" and "cifar10" only.
         download: fetch what is missing into `data_root`; without it nothing touches the network.
         name: what the data set is called; `data` itself, or the file's stem.
-
-    Returns:
-        The images.
 
     Raises:
         ArgumentError: an unknown data set, missing data, or a file that holds no such data set.

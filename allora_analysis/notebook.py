@@ -59,10 +59,7 @@ class Toy(NamedTuple):
 
 
 def toy() -> Toy:
-    """The same numbers in every notebook.
-
-    Returns:
-        The toy layer.
+    """A layer of the same numbers in every notebook.
 
     Example:
         >>> from allora_analysis.notebook import toy

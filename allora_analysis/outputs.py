@@ -1,7 +1,7 @@
 """Where what is computed goes: files, tried before anything is computed, then written whole or not at all; standard
 output and error as they may be, closed by their reader, full, missing, or without our letters.
 
-Checked by `tests/test_outputs.py` and `tests/test_terminal.py`.
+Checked by `tests/test_outputs.py`.
 """
 
 from __future__ import annotations

@@ -79,9 +79,6 @@ def chosen(arguments: Arguments, model: str, data: str) -> list[Setting]:
         model: what records call the model.
         data: what records call the data.
 
-    Returns:
-        The runs.
-
     Raises:
         ArgumentError: a model without a list, and no layers named.
     """

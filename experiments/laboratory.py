@@ -104,7 +104,7 @@ class Arguments:
     data_root: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """torchvision's folder, for mnist and cifar10."""
     part: Annotated[str, arg(metavar="all|contrasts|screening")] = "all"
-    """contrasts: 48, 100 seeds, 60 for four of them, 200 after few steps; screening: 194 cells, 10 seeds."""
+    """contrasts: 48, 100 seeds, 60 for six of them, 200 after few steps; screening: 194 cells, 10 seeds."""
     only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]")] = ()
     """Only cells of these rules or optimizers."""
     seeds: int | None = None
@@ -166,9 +166,6 @@ class Bench:
             cell: the cell.
             rate: its learning rate.
             seeds: of the line.
-
-        Returns:
-            What the seeds found.
         """
         place = (rate, seeds.start, len(seeds))
         if place not in self.table.rows[cell]:

@@ -69,9 +69,6 @@ def both(printed: Iterable[Cell], known: Runs, desk: Iterable[Setting], paper: I
         known: what is recorded.
         desk: runs whose cells always have a place.
         paper: runs whose cells have one where they are recorded.
-
-    Returns:
-        Both.
     """
     ours: dict[Case, list[float] | None] = {case: accuracies(known, runs) for case, runs in cases(desk).items()}
     extra = {case: accuracies(known, runs) for case, runs in cases(paper).items()}

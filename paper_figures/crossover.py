@@ -58,9 +58,6 @@ def load_data(
         config: the study's.
         noises: standard deviations of the noise in Y, where the signal's is 1.
         data_sets: how many at each noise.
-
-    Returns:
-        The numbers.
     """
     steps = {
         placement: {

@@ -38,11 +38,7 @@ class Escape(NamedTuple):
 
 
 def load_data(config: Config = CONFIG) -> Loaded[Escape]:
-    """Run the study.
-
-    Returns:
-        Its result.
-    """
+    """Run the study."""
     return Loaded(Escape(config, run(config)))
 
 

@@ -43,11 +43,7 @@ class Gains(NamedTuple):
 
 
 def load_data(folder: Path | str | None = None) -> Loaded[Gains]:
-    """The printed gains and ours.
-
-    Returns:
-        The gains.
-    """
+    """The printed gains and ours."""
     desk = LISTS["perception"]["desk"]
     known, of = runs(desk, folder), cases(desk)
     printed = both(TABLE_3, known, (), ()).printed

@@ -52,11 +52,7 @@ class Figure2(NamedTuple):
 
 
 def load_data(folder: Path | str | None = None) -> Loaded[Figure2]:
-    """Table 2's points; ours where a case is recorded in full.
-
-    Returns:
-        The data.
-    """
+    """Table 2's points; ours where a case is recorded in full."""
     dropped, trained = AT_INPUT, LISTS["row_norms"]["desk"]
     known = runs([*dropped, *trained], folder)
     accuracy: dict[float, Curve] = {}

@@ -4,7 +4,7 @@ For each level of each factor the mean difference in test accuracy from LoRA und
 length, over the cells at that level, after few steps (hollow) and many (filled), with Student's 95 % interval over
 seeds. Left the rules that scale the update (ALLoRA and ALLoRAAdamW), right the one that scales the output (ASF-LoRA),
 at a scale of its own. It tests nothing: its intervals stand alone, and the cells are a quarter of all combinations.
-Checked by `tests/test_paper_figures_screening.py`.
+Checked by `tests/test_paper_figures_laboratory.py`.
 """
 
 from __future__ import annotations
@@ -96,9 +96,8 @@ def _written(level: object) -> str:
 def make_figure(loaded: Loaded[Levels]) -> Figure:
     """Draw the figure."""
     order = {name: place for place, name in enumerate(FACTORS)}
-    levels = sorted(
-        {one for of in loaded.data.of.values() for one in of}, key=lambda one: (order[one[0]], *_rank(one[1]))
-    )
+    found = {one for of in loaded.data.of.values() for one in of}
+    levels = sorted(found, key=lambda one: (order[one[0]], one[1] if isinstance(one[1], float) else 0.0, str(one[1])))
     figure, axes = page(1.7 + 0.17 * max(len(levels), 8), 1, 2, sharey=bool(levels))
     if not levels:
         for axis in axes.flat:
@@ -118,10 +117,6 @@ def make_figure(loaded: Loaded[Levels]) -> Figure:
     handles = step_handles()
     figure.legend(handles=handles, ncols=len(handles), loc="outside lower center")
     return figure
-
-
-def _rank(level: object) -> tuple[float, str]:
-    return (level, "") if isinstance(level, float) else (0.0, str(level))
 
 
 def _draw(axis: Axes, rows: Mapping[float, Mapping[int, Difference]]) -> None:

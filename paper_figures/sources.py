@@ -34,11 +34,7 @@ class Missing(NamedTuple):
     command: str
 
     def words(self) -> str:
-        """Both in a line.
-
-        Returns:
-            The line.
-        """
+        """Both in a line."""
         return f"{self.what}; run {self.command}"
 
 

@@ -58,9 +58,6 @@ class Table:
 
         Args:
             source: what it was made from, kept in a comment.
-
-        Returns:
-            The text.
         """
         groups = [heading for heading, columns in self.groups for _ in range(columns)]
         columns = [column.replace("\n", ", ") for column in self.columns]

@@ -35,11 +35,7 @@ class Spectra(NamedTuple):
 
 
 def load_data(config: Config = CONFIG) -> Loaded[Spectra]:
-    """Run the study.
-
-    Returns:
-        The spectra of both starts.
-    """
+    """Run the study."""
     result = run(config)
     predicted, measured = ({name: side[name] for name in STARTS} for side in (result.predicted, result.measured))
     return Loaded(Spectra(config, predicted, measured))

@@ -104,22 +104,16 @@ def test_invariant_range_descends_at_rank_one_but_not_at_rank_two():
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2), (3, 4, 1), (6, 6, 3)])
-def test_ascent_gradient_makes_allora_climb_where_lora_descends(shape):
+def test_along_the_lowest_eigenvector_and_a_direction_that_a_does_not_see_allora_climbs_where_lora_descends(shape):
     _, _, a, b = draw(5, *shape)
-    g = adaptive.ascent_gradient(a, b, 3.0)
+    half = b @ (b.T * brute.factor(a, b, 3.0))
+    g = np.outer(np.linalg.eigh((half + half.T) / 2)[1][:, 0], np.linalg.svd(a)[2][-1])
     change = adaptive.first_order_change(a, b, g, 3.0)
     lora = -np.sum((b.T @ g) ** 2) - np.sum((g @ a.T) ** 2)
     assert np.linalg.norm(g) == pytest.approx(1.0)
     assert change.total == pytest.approx(-adaptive.smallest_eigenvalue(b, brute.factor(a, b, 3.0)))
     assert change.total > 0 > lora
     assert abs(change.b_part) < 1e-25
-
-
-@pytest.mark.parametrize("size", [1e-170, 1e-160, 1e160])
-def test_ascent_gradient_does_not_depend_on_the_size_of_b(size):
-    b, a = np.array([[1.0], [3.0]]), np.array([[1.0, 0.0]])
-    expected = adaptive.ascent_gradient(a, b, 2.0)
-    np.testing.assert_allclose(adaptive.ascent_gradient(a / size, b * size, 2.0), expected, atol=1e-12)
 
 
 def test_the_counterexample_in_numbers():
@@ -319,10 +313,6 @@ def test_constant_factor_never_climbs(monkeypatch):
     [
         (lambda: adaptive.smallest_eigenvalue([[1.0], [2.0]], [1.0]), "d must hold 2"),
         (lambda: adaptive.smallest_eigenvalue([[1.0], [2.0]], [1.0, 0.0]), "d must hold 2"),
-        (lambda: adaptive.ascent_gradient([[1.0]], [[1.0], [2.0]], 1.0), "r < n2"),
-        (lambda: adaptive.ascent_gradient([[1.0, 0.0]], [[1.0], [1.0]], 1.0), "never climbs"),
-        (lambda: adaptive.ascent_gradient([[1.0, 0.0]], [[0.0], [0.0]], 1.0), "never climbs"),  # as LoRA starts
-        (lambda: adaptive.ascent_gradient([[1.0, 0.0]], [[3.0]], 1.0), r"\(lowest 4.5\)"),  # b²d = 9/√4
         (lambda: adaptive.first_order_change([[1.0]], [[1.0]], [[1.0]], -1.0), "eta"),
         (lambda: adaptive.first_return((Fraction(1), Fraction(0), Fraction(1))), "first change"),
         (lambda: adaptive.first_return((Fraction(1),)), "first change"),
@@ -349,10 +339,3 @@ def test_constant_factor_never_climbs(monkeypatch):
 def test_bad_input(call, message):
     with pytest.raises(ArgumentError, match=message):
         call()
-
-
-@pytest.mark.parametrize("signs", [(1, 1, -1), (1, -1, 1, 1, -1)])
-def test_rounding_is_no_direction_that_climbs(signs):
-    """Rows of one norm have one d, and BBᵀD_d = d·BBᵀ is no less than 0; of its zeros rounding may leave any sign."""
-    with pytest.raises(ArgumentError, match="no negative eigenvalue"):
-        adaptive.ascent_gradient([[0.3, -0.7]], 0.3 * np.array(signs)[:, None], 1.7)

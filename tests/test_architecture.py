@@ -19,7 +19,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "allora_analysis").rglob("*.py"))
 FILES = PACKAGE + sorted((ROOT / "benchmarks").rglob("*.py")) + sorted((ROOT / "tests").rglob("*.py"))
-SHORT = PACKAGE + sorted((ROOT / "paper_figures").glob("*.py"))
+PAGES = sorted(path for folder in ("paper_figures", "docs", "experiments") for path in (ROOT / folder).rglob("*.py"))
+SHORT = PACKAGE + PAGES
 HEAVY = ("torch", "transformers", "peft", "submitit", "matplotlib", "sklearn", "scipy.stats", "curvlinops")
 
 
@@ -27,8 +28,23 @@ def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+SAYS = re.compile(r"[^ -~]|[\d(\[<,`]|\b(each|every|whether|if|or|by|per)\b|(?<!')\b[b-z]\b", re.IGNORECASE)
+
+
+def says(text: str) -> bool:
+    """More than the name of what is returned: a shape, a symbol, a condition, or more than five words."""
+    words = text.split()
+    return len(words) > 5 or SAYS.search(" ".join(words)) is not None
+
+
+def result(told: str) -> str:
+    """What a docstring says of the result: its own section, or where it has none the first paragraph."""
+    section = re.search(r"(?:Returns|Yields):\n((?:    .*\n?)+)", told)
+    return section[1] if section else told.partition("\n\n")[0]
+
+
 @pytest.mark.parametrize("path", SHORT, ids=relative)
-def test_files_and_functions_are_short(path):
+def test_files_and_functions_are_short_and_no_section_is_empty(path):
     source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 450  # a file holds one object, whole
     for node in ast.walk(ast.parse(source)):
@@ -36,6 +52,8 @@ def test_files_and_functions_are_short(path):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
             assert lines <= 40, f"{node.name} has {lines} lines"
+            told = ast.get_docstring(node) or ""
+            assert "Returns:" not in told or says(result(told)), f"{node.name} returns{result(told)}"
 
 
 def exported() -> list[str]:
@@ -64,7 +82,7 @@ def test_what_a_package_exports_says_its_arguments_its_result_and_its_errors(nam
         if inspect.isclass(thing) and "\n" not in told:
             continue  # a line says a method that has no more to say
         assert not set(inspect.signature(function).parameters) - {"self"} or "Args:" in told or "rguments" in told
-        assert inspect.signature(function).return_annotation in (None, "None") or re.search("(Returns|Yields):", told)
+        assert inspect.signature(function).return_annotation in (None, "None") or says(result(told))
         raised = {
             node.exc.func.id
             for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function))))

@@ -170,16 +170,26 @@ def test_the_turn_is_another_at_rates_that_are_not_small():
     assert added > 0
 
 
+def test_the_sampled_distance_is_that_of_all_masks_and_0_on_the_path():
+    one = s3_1_convergence.rank_8(np.random.default_rng(1), 2, 2)._replace(keep_prob=0.5)
+    mean, path = masked_descent.enumerated_mean(one), masked_descent.regularised_descent(one)
+    told = np.linalg.norm(mean - path) / np.linalg.norm(path)
+    assert masked_descent.sampled_distance(one, np.random.default_rng(0), 20_000) == pytest.approx(told, rel=0.05)
+    plain = one._replace(a=None, optimizer="SGD")
+    assert masked_descent.sampled_distance(plain, np.random.default_rng(0), 20_000) < 0.02
+
+
 @pytest.mark.parametrize(
-    ("name", "told"), [("3.1-sgd-benefits-vanish", "dropout pays in"), ("3.1-sgd-first-step", "after ten in")]
+    ("name", "told"), [("3.1-sgd-benefits-vanish", "{} to {} %"), ("3.1-sgd-first-step", "{} % (noisy) to {} %")]
 )
-def test_the_share_after_ten_steps_is_of_ten_steps_at_half_the_signal(name, told):
+def test_the_share_after_ten_steps_is_of_ten_steps_at_half_the_signal_and_the_answer_s_of_every_noise(name, told):
     found = ROWS.finding(name)
     (by_noise,) = (value for key, value in found.evidence.measured.items() if key.endswith("by noise and step"))
     assert all(by_step[1] == 0 for by_step in by_noise.values())
     assert by_noise[0.1][10] <= by_noise[0.5][10] == found.size.value < by_noise[3.0][10]
-    of_answer = found.size.value if "pay" in told else 100 - found.size.value
-    assert f"{told} {of_answer:.0f} % of settings." in found.answer
+    of_answer = sorted(by_step[10] if "vanish" in name else 100 - by_step[10] for by_step in by_noise.values())
+    ends = told.format(*(f"{of_answer[end]:.0f}" for end in (0, -1)))
+    assert f"after ten {'dropout pays ' if 'vanish' in name else ''}in {ends} of settings." in found.answer
     assert "noise 0.5 of the signal" in found.size.of
     assert f"{by_noise[3.0][10]:.0f} % at 3" in found.size.of
 

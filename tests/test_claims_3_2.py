@@ -336,3 +336,12 @@ def one_too_many(model, loss, data):
 def test_a_wrong_count_leaves_it_undecided(wrong, monkeypatch):
     monkeypatch.setattr(network_inertia, "negative_directions", wrong)
     assert verdict("3.2-network-saddle") == "undecided"
+
+
+def test_down_over_up_is_that_of_the_whole_spectrum():
+    rng = np.random.default_rng(2)
+    for rows, rank in ((12, 3), (2, 4)):  # 2 rows: ASAᵀ has rank 2
+        x, a = rng.standard_normal((rows, 5)), rng.standard_normal((rank, 5))
+        g = rng.standard_normal((4, rows)) @ x
+        values = np.linalg.eigvalsh(hessian.dense_factor_hessian(x, g, a))
+        assert s3_2_in_a_and_b.down_over_up(x, g, a) == pytest.approx(-values[0] / values[-1], rel=1e-9)

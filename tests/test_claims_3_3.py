@@ -54,6 +54,10 @@ def without_depth(one, rng, right=s3_3_at_random.added_at_random):
     return {"L": once, "2L": once}
 
 
+def at_the_ends(count, right=s3_3_growth.growth):
+    return right(count._replace(each_size=False))
+
+
 PLANTED = [
     ("3.3-norm", ripple, "log_output_growth", lambda *a, **k: RIGHT["log_output_growth"](*a, **k) + 3),
     ("3.3-norm", s3_3_worst_case, "product", lambda network: np.eye(len(network.layers[-1].w), len(network.x))),
@@ -250,23 +254,34 @@ SCALING = [
         lambda one: dict.fromkeys(("α and rate exchanged", "α alone"), 0.0),
         "undecided",
     ),
-    ("3.3-either-zero", s3_3_scaling_factor, "fall", lambda one: one.eta * float(np.square(one.b).sum()), "refuted"),
-    ("3.3-either-zero", s3_3_scaling_factor, "first_step", lambda one: {"moved": 0.0, "fall": 1.0}, "refuted"),
-    # As if BA = 0 needed a zero factor at every rank: no start of PEFT's orthogonal kind.
+    *(
+        (row, s3_3_scaling_factor, name, wrong, "refuted")
+        for row in ("3.3-either-zero", "3.3-either-zero-any-start")
+        for name, wrong in (
+            ("fall", lambda one: one.eta * float(np.square(one.b).sum())),
+            ("first_step", lambda one: {"moved": 0.0, "fall": 1.0}),
+        )
+    ),
     (
         "3.3-either-zero",
+        s3_3_scaling_factor,
+        "HAYOU",
+        "initialize B to zero and A to random, or vice-versa",
+        "refuted",
+    ),
+    # As if BA = 0 needed a zero factor at every rank: no start of PEFT's orthogonal kind.
+    (
+        "3.3-either-zero-any-start",
         s3_3_scaling_factor,
         "pairs_with_product_0",
         lambda n1, n2, rank, rng: [(rng.standard_normal((rank, n2)), rng.standard_normal((n1, rank)))],
         "refuted",
     ),
-    (
-        "3.3-depth",
-        s3_3_scaling_factor,
-        "growth",
-        lambda families: {name: {"depth": 4.0, "width": 2.0, "depth's share": 0.5} for name in families},
-        "holds",
-    ),
+    ("3.3-depth", s3_3_growth, "growth", lambda one: dict.fromkeys(one.families, ((4.0, 2.0),)), "holds"),
+    ("3.3-depth", s3_3_growth, "growth", lambda one: dict.fromkeys(one.families, ((2.0, 2.0),)), "refuted"),
+    # As if the smallest were compared with the largest in both counts, or width's lead were depth's.
+    ("3.3-depth", s3_3_growth, "growth", at_the_ends, "refuted"),
+    ("3.3-depth", s3_3_growth, "deeper", lambda steps, right=s3_3_growth.deeper: not right(steps), "refuted"),
 ]
 
 
@@ -322,9 +337,19 @@ def test_norms_of_a_pretrained_model(tmp_path):
 
 def test_depth_s_share_is_that_of_the_parameters():
     """12·L·width² parameters in the blocks: twice the depth alone is all of the growth, twice the width none."""
-    shape, family = s3_3_scaling_factor.Shape, s3_3_scaling_factor.Family
-    small = shape(2, 8)
-    found = s3_3_scaling_factor.growth(
-        {"deep": family(small, shape(4, 8), ""), "wide": family(small, shape(2, 16), "")}
-    )
-    assert [of["depth's share"] for of in found.values()] == [1.0, 0.0]
+    assert [s3_3_growth.share_of_depth(steps) for steps in ([(2.0, 1.0)], [(1.0, 2.0)])] == [1.0, 0.0]
+    assert s3_3_growth.share_of_depth([(2.0, 1.0), (2.0, 2.0)]) == pytest.approx(0.5)
+
+
+def test_depth_leads_a_family_in_more_steps_than_width():
+    assert s3_3_growth.deeper([(2.0, 1.5), (1.0, 1.5), (1.2, 1.1)])
+    assert not s3_3_growth.deeper([(2.0, 1.5), (1.0, 1.5), (1.25, 1.25)])
+
+
+def test_sizes_compared_with_the_next_or_at_the_ends():
+    families = {"one": s3_3_growth.Family([(2, 8), (4, 8), (4, 24)], "")}
+    assert s3_3_growth.growth(s3_3_growth.Count(families, True)) == {"one": [(2.0, 1.0), (1.0, 3.0)]}
+    assert s3_3_growth.growth(s3_3_growth.Count(families, False)) == {"one": [(2.0, 3.0)]}
+    for family in s3_3_growth.FAMILIES.values():
+        parameters = [layers * width**2 for layers, width in family.sizes]
+        assert all(np.diff(parameters) > 0)

@@ -51,6 +51,8 @@ PLANTED = [
     ),
     ("3.3-transformer-gradient", section, "added", without_normalisation, "holds"),
     ("3.3-transformer-gradient", section, "derivatives", lambda model, x, v, eta: [(1 + eta) * v] * 20, "refuted"),
+    # The output's worst case, whose stream grows: no block multiplies a direction across it as the first does.
+    ("3.3-transformer-gradient", section, "steepest", section._network, "refuted"),
     ("3.3-transformer-series", transformer, "degree", lambda depth, design: 2 * depth, "refuted"),
     (
         "3.3-transformer-series",

@@ -79,9 +79,11 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-descent", section, "surely", a_alone, "refuted"),
     ("4-descent", section, "surely", lambda one: len(one.task.a) == one.task.a.shape[1] or SURELY(one), "refuted"),
     ("4-descent", section, "climbing", lambda one: one, "refuted"),  # of its own loss no state shows what others do
-    ("4-optimal-direction", adaptive, "run_to_rest", lambda t, a, *args: truncated(t, len(a)), "holds"),
+    ("4-optimal-direction", adaptive, "run_to_rest", lambda t, a, *args: 0.9 * truncated(t, len(a)), "refuted"),
+    ("4-optimal-direction", adaptive, "run_to_rest", lambda t, a, *args: t @ np.linalg.pinv(a) @ a, "refuted"),
+    ("4-optimal-direction-exactly", adaptive, "run_to_rest", lambda t, a, *args: truncated(t, len(a)), "holds"),
     (
-        "4-optimal-direction",
+        "4-optimal-direction-exactly",
         adaptive,
         "rest_point",
         lambda t, rank, eta: RIGHT["rest_point"](t, rank, 0.3 * eta),

@@ -15,7 +15,7 @@ from tests.ledger_rows import Rows
 family, asf = s4_3_family, s4_3_asf_lora
 ROWS = Rows(family, asf)
 RIGHT = {name: getattr(adaptive, name) for name in adaptive.__all__}
-ALLORA, PAIRS, PRODUCTS = functional.allora, layer_training.pairs, layer_training.products
+ALLORA, ASF, PAIRS, PRODUCTS = functional.allora, functional.asf_lora, layer_training.pairs, layer_training.products
 
 
 def by_row(x, a, b, eta, adaptor="inverse_sqrt"):
@@ -28,6 +28,11 @@ def frozen_factor(x, a, b, eta, adaptor="inverse_sqrt"):
 
 def scaled(x, a, b, eta, adaptor="inverse_sqrt"):
     return eta * (x @ a.mT @ b.mT)
+
+
+def turned_round(x, a, b, eta, adaptor="inverse_sqrt"):
+    """The output as it is, its gradient with the other sign."""
+    return 2 * ASF(x, a, b, eta).detach() - ASF(x, a, b, eta)
 
 
 def with_a(x, a, b, eta, adaptor="inverse_sqrt"):
@@ -58,6 +63,11 @@ def allora_for_asf(run, arm, *args, **options):
     return PAIRS(run, "allora", *args, **options)
 
 
+def long_for_asf(run, arm, *args, **options):
+    """BA thirty times as long as LoRA's foretells, so that its outputs are damped."""
+    return [(a, 30 * b if arm == "asf" else b) for a, b in PAIRS(run, arm, *args, **options)]
+
+
 def lora_for_asf(run, arm, *args, **options):
     return PAIRS(run, "lora" if arm == "asf" else arm, *args, **options)
 
@@ -77,12 +87,17 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-od-update-in-training", family, "keeps_direction", of_all_tokens, "refuted"),
     ("4-od-update-in-training", family, "inverse_sqrt", lambda m, eta: eta, "refuted"),
     ("4-asf-similar", layer_training, "pairs", lora_for_asf, "refuted"),
-    ("4-asf-similar", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
-    ("4-asf-similar", asf, "within", lambda case: 1.25 / case.run.eta, "refuted"),  # as far as outputs are short
+    ("4-asf-similar", functional, "asf_lora", with_a, "refuted"),
+    ("4-asf-similar", asf, "QUARTER", 0.01, "refuted"),
+    ("4-asf-similar-output", layer_training, "pairs", long_for_asf, "refuted"),
+    ("4-asf-similar-output", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
+    ("4-asf-similar-output", functional, "asf_lora", by_row, "holds"),
+    ("4-asf-similar-output", asf, "within", lambda case: 1.25 / case.run.eta, "refuted"),  # as far as outputs are short
     ("4-asf-gradient", functional, "asf_lora", scaled, "refuted"),
     ("4-asf-gradient", adaptive, "asf_derivative", lambda f, eta: (abs(f) + eta**-2) ** -0.5, "refuted"),
     ("4-output-scales-gradient", functional, "asf_lora", scaled, "refuted"),
     ("4-output-scales-gradient", functional, "asf_lora", by_row, "refuted"),
+    ("4-output-scales-gradient", functional, "asf_lora", turned_round, "refuted"),
     ("4-asf-ripple", functional, "asf_lora", scaled, "refuted"),
     ("4-asf-ripple", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
     ("4-asf-merge", functional, "asf_lora", scaled, "refuted"),
@@ -95,12 +110,18 @@ def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, identifier, mo
     assert ROWS.planted(monkeypatch, identifier, module, name, wrong) == expected
 
 
-def test_asf_lora_that_trains_as_allora_would_be_similar(monkeypatch):
-    """The same BA at every step, and the output that ASF-LoRA makes of it: nothing is left of the condition."""
+def test_the_output_is_not_of_bas_size_even_where_training_is_allora_s(monkeypatch):
+    """The same BA at every step, and the output that ASF-LoRA makes of it: the two readings part."""
     monkeypatch.setattr(layer_training, "pairs", allora_for_asf)
-    assert ROWS.finding("4-asf-similar").verdict == "conditional"
-    monkeypatch.setattr(functional, "asf_lora", by_row)
-    assert ROWS.finding("4-asf-similar").verdict == "holds"
+    assert ROWS.finding("4-asf-similar").size.high == 0
+    assert ROWS.finding("4-asf-similar-output").verdict == "conditional"
+
+
+@pytest.mark.parametrize(("f", "grows"), [(0.74, True), (0.76, False)])
+def test_the_ripple_ends_at_one_minus_one_over_eta_squared(f, grows):
+    """η² = 4: one layer with an output on either side of 3/4, against ALLoRA's 1 + m."""
+    one = asf._Stack(0.01, f / 0.01, asf.frame(np.random.default_rng(0), 4, 2), 1, 2.0)
+    assert bool(asf._asf_growth(one)[0] > np.log1p(0.01)) == grows
 
 
 def test_the_damping_is_at_most_the_square_root():

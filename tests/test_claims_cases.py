@@ -100,6 +100,16 @@ def test_samples_are_scrambled_by_their_signs():
     assert survivors(above) < 5
 
 
+def test_at_paper_says_what_it_hangs_on():
+    judged = squares(Cases(0, "x"))
+    texts = {"evidence": judged.evidence("none"), "flips_if": "x", "condition": "x < 1"}
+    assert judged.finding(**texts).at_paper is True
+    assert judged.finding(**texts, assumes="AdamW").at_paper == "yes, if AdamW"
+    assert judged.finding(**texts, at_paper=False, assumes="AdamW").at_paper == "no, if AdamW"
+    nowhere = Cases(0, "x").judge([Case("a", 0.5)], lambda x: x * x, lambda x, seen: seen < x)
+    assert nowhere.finding(evidence=nowhere.evidence("none"), flips_if="x", assumes="AdamW").at_paper is None
+
+
 def test_at_paper_is_mixed_where_its_cases_differ():
     cases = [Case("a", 1, paper=True), Case("b", 2, paper=True), Case("c", 3)]
     judge = Cases(0, "x").judge

@@ -79,7 +79,7 @@ def plant_gaps(monkeypatch, gap, control=0.0):
 def test_rows_read_what_the_contrasts_read(monkeypatch, question):
     """After few steps each seed at the best of nine rates, after many of three."""
     monkeypatch.setattr(Table, "differences", lambda self, *of: [hash(of) % 1000] * 40)
-    read = comparisons.in_points(Table({}), comparisons.named(question))
+    read = comparisons.in_units(Table({}), comparisons.named(question), "accuracy")
     wanted = [one for one in contrasts() if one.question == question]
     assert {one.fine for one in wanted} == {True, False}
     for one in wanted:
@@ -87,30 +87,63 @@ def test_rows_read_what_the_contrasts_read(monkeypatch, question):
 
 
 @pytest.mark.parametrize("row", [comparisons.better_than_lora, comparisons.better_than_dora])
-@pytest.mark.parametrize(("gain", "verdict"), [(0.01, "holds"), (-0.01, "refuted"), (0.0, "undecided")])
-def test_the_mean_over_settings_decides(monkeypatch, row, gain, verdict):
-    plant_gaps(monkeypatch, lambda first, _: gain)
+@pytest.mark.parametrize(
+    ("few", "many", "verdict"),
+    [
+        (0.01, 0.01, "holds"),
+        (-0.01, -0.01, "refuted"),
+        (0.0, 0.0, "undecided"),
+        (-0.01, 0.0, "refuted"),
+        (0.0, 0.01, "holds"),
+        (-0.01, 0.01, "undecided"),
+    ],
+)
+def test_the_means_over_settings_decide_a_length_each(monkeypatch, row, few, many, verdict):
+    plant_gaps(monkeypatch, lambda first, _: few if first.steps == 50 else many)
     found = finding(row)
     assert found.verdict == verdict
-    assert found.size.value == pytest.approx(100 * gain, abs=1e-9)
+    assert found.size.value == pytest.approx(100 * few, abs=1e-9)
+    loss = found.evidence.measured["means, test loss"]
+    assert loss["by length"]["50 steps"]["mean"] == pytest.approx(-few, abs=1e-9)
+    opposite = {"holds": "refuted", "refuted": "holds"}
+    assert loss["verdict"] == opposite.get(verdict, verdict), "planted: of a loss more is worse"
 
 
-def test_a_setting_in_which_it_is_far_better_outweighs_five_in_which_it_is_a_little_worse(monkeypatch):
-    def gap(first, _):
-        return 0.05 if (first.optimizer, first.steps) == ("sgd", 50) else -0.002
+def test_all_seeds_of_a_length_judge_it(monkeypatch):
+    """Twice as many seeds after 50 steps, in the second half of which all that is gained lies."""
 
-    plant_gaps(monkeypatch, gap)
+    def differences(self, first, second, endpoint, fine=False):
+        noise = np.random.default_rng(first.steps).normal(0, 1e-3, 80 if fine else 40)
+        return list(noise - noise.mean() + 0.01 * (np.arange(len(noise)) >= 40))
+
+    monkeypatch.setattr(Table, "differences", differences)
     found = finding(comparisons.better_than_lora)
-    assert found.verdict == "holds"
-    assert "better in 1 of 6 settings" in found.answer
+    assert found.size.value == pytest.approx(0.5)
+
+
+def test_a_setting_in_which_it_is_far_better_outweighs_two_in_which_it_is_a_little_worse(monkeypatch):
+    plant_gaps(monkeypatch, lambda first, _: 0.05 if (first.optimizer, first.steps) == ("sgd", 50) else -0.002)
+    found = finding(comparisons.better_than_lora)
+    assert found.size.value == pytest.approx(100 * (0.05 - 2 * 0.002) / 3)
+    assert found.answer.endswith("1.5 points after 50 steps, -0.2 after 300.")
 
 
 def test_a_mean_within_what_choosing_rates_makes_is_undecided(monkeypatch):
-    """Planted: controls, two names of one arm, differ by 0.5 points: 0.43 of them in a mean over six settings."""
-    plant_gaps(monkeypatch, lambda first, _: -0.0038, control=0.005)
+    """Planted: controls, two names of one arm, differ by 0.5 points: 0.62 of them in a mean over three settings."""
+    plant_gaps(monkeypatch, lambda first, _: -0.0058, control=0.005)
     assert finding(comparisons.better_than_lora).verdict == "undecided"
-    plant_gaps(monkeypatch, lambda first, _: -0.0048, control=0.005)
+    plant_gaps(monkeypatch, lambda first, _: -0.0068, control=0.005)
     assert finding(comparisons.better_than_lora).verdict == "refuted"
+
+
+def test_all_pairs_of_one_arm_s_names_make_wider_margins():
+    """LoRA and three names of it: √2 times their standard deviation, here of 0, 0, 0 and 0.4 points."""
+
+    class Planted(Table):
+        def differences(self, first, second, endpoint, fine=False):
+            return [0.004 if first.eta2 == 16 else 0.0] * 40
+
+    assert comparisons.wider_noise(Planted({})) == pytest.approx({"50 steps": 0.4 / 2**0.5, "300 steps": 0.4 / 2**0.5})
 
 
 def test_other_eta_stand_beside_and_decide_nothing(monkeypatch):
@@ -124,17 +157,21 @@ def test_loras_own_gap_to_dora_stands_beside_alloras(monkeypatch):
     plant_gaps(monkeypatch, lambda first, _: -0.01 if first.rule == "allora" else -0.008)
     found = finding(comparisons.better_than_dora)
     assert found.verdict == "refuted"
-    assert found.answer.endswith("LoRA minus DoRA is -0.8.")
+    assert found.answer.endswith("LoRA minus DoRA is -0.8 on average.")
     assert found.evidence.measured["LoRA − DoRA, adamw, 50 steps"]["points"] == pytest.approx(-0.8)
 
 
 @pytest.mark.parametrize(
     ("gain", "told"),
-    [(0.01, "not clearly above 0"), (-0.01, "not clearly below −0"), (0.0, "clearly above 0.00 or clearly below −0")],
+    [
+        (0.01, "no length's mean clearly above"),
+        (-0.01, "no length's mean clearly below minus"),
+        (0.0, "a length's mean clearly above"),
+    ],
 )
 def test_what_changes_a_verdict_is_not_the_case_already(monkeypatch, gain, told):
     plant_gaps(monkeypatch, lambda first, _: gain)
-    assert finding(comparisons.better_than_lora).flips_if.startswith(f"a mean {told}")
+    assert finding(comparisons.better_than_lora).flips_if.startswith(told)
     plant(monkeypatch, -0.01, gain, seeds=60)
     flips = finding(section.dropout_in_the_bottleneck).flips_if
     assert flips == section.FLIPS[{0.01: "holds", -0.01: "refuted", 0.0: "undecided"}[gain]]

@@ -214,6 +214,13 @@ def test_every_row_reads_its_own_list(folder, identifier):
     assert (finding("4-own-best-rate-sgd").at_paper is None) is True
 
 
+def test_a_seed_far_off_the_others_is_named():
+    """As of an arm that stays at chance; 9 points off are no such seed."""
+    assert section.outlying([0.0, 0.01, -0.01, 0.33]) == ", for 1 outlying seed"
+    assert section.outlying([0.0, 0.01, -0.4, 0.33]) == ", for 2 outlying seeds"
+    assert section.outlying([0.0, 0.01, 0.09, -0.09]) == ""
+
+
 def test_the_lists_are_the_preset():
     of_rows = [run for of in BY_ROW.values() for run in section.listed(*of)]
     assert sorted(map(repr, of_rows)) == sorted(map(repr, LISTS["learning_rates"]["desk"]))
@@ -301,7 +308,7 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004):
         (0.004, 0.004, "holds", "Yes: +"),
         (-0.004, 0.004, "refuted", "No: -"),
         (0.0001, 0.002, "refuted", "No, less than 0.3 points either way: +0."),
-        (0.002, 0.02, "undecided", "Undecided after 30 of 60 seeds: between "),
+        (0.002, 0.02, "undecided", "Undecided after 30 of 60 seeds: ALLoRA minus LoRA is between "),
     ],
 )
 def test_seeds_that_chose_no_rate_judge_where_there_are_some(folder, gain, spread, verdict, begins):

@@ -168,7 +168,7 @@ PLANTED = [
     ("T3-five-runs", accuracies, "reachable_share", lambda d, a: 1.0, "refuted"),  # of made-up numbers all would pass
     ("T3-five-runs", accuracies, "reachable", lambda p, d, a: True, "holds"),
     ("T3-five-runs", accuracies, "frequency", lambda p, d, n, s: 1.0, "holds"),
-    ("T3-five-runs", tables_2_to_4, "CUT_OFF", {}, "refuted"),
+    ("T3-five-runs", tables_2_to_4, "OTHER_RUNS", {}, "refuted"),
     ("T3-five-runs", reported, "TABLE_3", raised_accuracies(0.01), "refuted"),
     ("T3-five-runs", reported, "TABLE_3", raised_accuracies(0.01, only=78.19), "holds"),
     ("T3-five-runs", reported, "TABLE_3", raised_accuracies(0.01, only=77.71), "refuted"),  # a second one
@@ -361,7 +361,11 @@ def test_the_answers_say_what_the_numbers_are():
     assert (other.verdict, other.at_paper) == ("holds", "mixed")
     assert "DoRA is 0.0125 ahead" in finding("4.5-best-average").answer
     assert finding("T3-five-runs").evidence.measured["p_value_of_chance"] < 1e-11
-    assert "50 of 51 cells can be; 78.19 is no mean of five" in finding("T3-five-runs").answer
+    assert "50 of 51 cells can be; 78.19 is a mean of two, four or six" in finding("T3-five-runs").answer
+    gaps = [
+        reported.exact(value) - reported.exact(100 * 4173 / 5330) for value in (100 * 4168 / 5330, 100 * 1667 / 2132)
+    ]
+    assert [f"{float(gap):.2f}" for gap in gaps] == ["-0.09", "-0.10"]
     left = finding("T3-five-runs").evidence.measured
     assert max(left["as often as numbers near it, rounded first"].values()) < tables_2_to_4.RARE / 1000
     assert [*left["a mean of so many"].values()] == [[2, 4, 6]]

@@ -95,6 +95,23 @@ def test_what_the_theory_says_of_these_settings(capsys):
     assert not {"start at B = 0", "factor at this width", "stable step"} & set(other)
 
 
+def test_with_a_large_epsilon_the_first_step_is_said_for_large_gradients(capsys):
+    words = [*RUN, "--width", 64, "--max-grad-norm", 1]
+    assert "far above ε" not in said(capsys, *words)
+    told = document(capsys, *words, "--eps", "1e-3")["recipe"]["answers"]
+    assert told["first step of BA"].endswith(", where gradients are far above ε = 0.001")
+    assert told["clipping"].endswith("divides a common factor out, where gradients are far above ε = 0.001")
+
+
+def test_scores_as_shares_are_remarked_on(capsys):
+    scores, baseline = (0.80, 0.81, 0.82), (0.79, 0.81, 0.80)
+    for factor, told in ((1, "no score is above 1"), (100, "")):
+        words = ["--scores", *(factor * one for one in scores), "--baseline", *(factor * one for one in baseline)]
+        assert main(["--gap", "0.5", *map(str, words)]) == 0
+        assert capsys.readouterr().err.startswith(told)
+        assert bool(told) or not capsys.readouterr().err
+
+
 def test_a_saved_adapter(tmp_path, capsys):
     folder = peft_folder(tmp_path / "a", lora_dropout=0.05, use_rslora=True)
     out = said(capsys, folder)
@@ -203,6 +220,7 @@ def test_seeds(capsys):
         ([*RUN, "--eta", "-1"], "--eta"),
         ([*RUN, "--as-alpha", "0"], "alpha must be"),
         ([*RUN, "--warmup-steps", "-1"], "warmup_steps"),
+        (["--gap", "0.5", "--arms", "lora", "lora"], "--arms must be two different ones, received lora twice"),
         ([*RUN, "--max-grad-norm", "-1"], "max_grad_norm"),
         ([*RUN, "--model", "x"], "--data: missing"),
         (["no/such/folder"], "no such folder"),

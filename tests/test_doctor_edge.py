@@ -12,6 +12,7 @@ pytest.importorskip("peft")
 from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.doctor import edge as edges
 from allora_analysis.doctor.__main__ import main
+from allora_analysis.finetune import models
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError
@@ -103,11 +104,34 @@ def test_the_command_says_it(sources, capsys):
     out = capsys.readouterr().out
     assert "largest stable rate" in out
     assert "beyond it no rate of A and B is stable" in out
-    assert "the largest curvature of the Hessian in A and B on 8 sentences after 0 steps" in out
+    assert "the largest curvature of the Hessian in A and B of all linear layers on 8 sentences after 0 steps" in out
     assert "nothing is curved in A yet: after --trial-steps 100" in out
     assert "clipping" not in out  # the gradient is below 1
     assert main([*words, "--model", sources[0], "--data", sources[1], "--max-grad-norm", "1e-3"]) == 0
     assert re.search(r"clipping at 0\.001 leaves 0\.\d+ of this gradient", capsys.readouterr().out)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file")
+def test_an_adapters_layers_are_those_that_are_measured(sources, tmp_path, capsys):
+    import peft
+
+    base = models.load(sources[0], 2).model
+    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["query", "value"], task_type="SEQ_CLS")
+    model = peft.get_peft_model(base, config)
+    for pair in lora_pairs(model):  # a file of zeros has no strength, which is asked too
+        torch.nn.init.normal_(pair.b)
+    model.save_pretrained(tmp_path)
+    names = [pair.name.removeprefix("base_model.model.") for pair in lora_pairs(model)]
+    setting = Setting(*sources, "lora", "sgd", 0.1, 0.1, rank=2)
+    prepared, *_ = edges._prepared(setting, Recipe(2, 2.0, 0.1, "sgd"), 0, names)
+    assert [pair.name for pair in lora_pairs(prepared)] == [f"base_model.model.{name}" for name in names]
+    words = ["--lr", "0.1", "--optimizer", "sgd", "--batch-size", "8", "--model", sources[0], "--data", sources[1]]
+    assert main([str(tmp_path), *words]) == 0
+    of_adapter = capsys.readouterr().out
+    assert f"of the Hessian in A and B of the adapter's {len(names)} layers on 8 sentences" in of_adapter
+    alone = edges.edge(*sources, Recipe(2, 2.0, 0.1, "sgd"), batch_size=8, layers=names).rate
+    assert f"largest stable rate  {alone:.3g} = " in of_adapter
+    assert alone > 1.2 * edges.edge(*sources, Recipe(2, 2.0, 0.1, "sgd"), batch_size=8).rate
 
 
 @pytest.mark.parametrize(
@@ -117,8 +141,14 @@ def test_the_command_says_it(sources, capsys):
         (Recipe(2, 2.0, 1e-3, "sgd"), {"batch_size": 10**6}, "want more than the"),
         (Recipe(2, 2.0, 1e-3, "sgd"), {"batch_size": 0}, "batch-size"),
         (Recipe(2, 2.0, 1e-3, "sgd", zero="a"), {}, "--zero a: .* from B = 0 alone"),
+        (
+            Recipe(2, 2.0, 1e6, "sgd"),
+            {"steps": 2, "clip": 0.0, "batch_size": 8},
+            r"--lr 1e\+06: too large, if its 2 steps have led here",
+        ),
+        (Recipe(2, 2.0, 1e-3, "sgd"), {"layers": ["x.query"]}, "has no linear layer 'x.query', which ADAPTER adapts"),
     ],
-    ids=["adam", "rows", "batch", "zero"],
+    ids=["adam", "rows", "batch", "zero", "too large", "layers"],
 )
 def test_mistakes_are_one_line(recipe, options, match, sources):
     with pytest.raises(ArgumentError, match=match):

@@ -69,6 +69,8 @@ def test_asf_loras_scaling_is_one_for_certain(tmp_path):
     [
         {"lora_alpha": "16"},
         {"lora_dropout": "0.1"},
+        {"lora_dropout": 1.5},
+        {"lora_dropout": -0.5},
         {"eta": "2"},
         {"eta": 0},
         {"eta": 2.0, "variant": "other"},
@@ -193,9 +195,13 @@ def test_halves_and_convolutions_are_counted_and_left_out(tmp_path):
         "c.lora_A.weight": torch.ones(2, 3, 1, 1),
         "c.lora_B.weight": torch.ones(4, 2, 1, 1),
         "d.lora_A": torch.ones(2, 2),
+        "of no rank.lora_A.weight": torch.ones(0, 3),
+        "of no rank.lora_B.weight": torch.ones(4, 0),
+        "of no rows.lora_A.weight": torch.ones(2, 3),
+        "of no rows.lora_B.weight": torch.ones(0, 2),
     }
     saved = read(peft_folder(tmp_path, tensors=more))
-    assert (len(saved.pairs), saved.left_out) == (2, 2)
+    assert (len(saved.pairs), saved.left_out) == (2, 4)
 
 
 def test_what_is_not_finite_has_no_norms(tmp_path):

@@ -21,7 +21,9 @@ from tests.saved_adapters import peft_folder
 
 SENTENCE = "the film was good"
 pytestmark = pytest.mark.filterwarnings(  # PEFT's own, under a new transformers
-    "ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"
+    "ignore:.*gradient_checkpointing:FutureWarning",
+    "ignore:Could not find a config file",
+    "ignore:.*invalid shape",  # PEFT's own, of lora_bias's vectors
 )
 
 
@@ -131,6 +133,33 @@ def test_words_say_below_one_and_what_is_left_out():
     assert near.words().endswith("2 pairs on other layers are left out")
 
 
+def test_a_change_that_double_precision_does_not_see_is_said_in_words():
+    assert saved.Strength(0.0, 0.0, 1.4, 36, 0, 4).words().startswith("nothing: BA is too small")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "options",
+    [{"lora_bias": True}, {"bias": "all"}, {"modules_to_save": ["word_embeddings"]}, {"trainable_token_indices": [2]}],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_a_file_holds_of_the_model_beside_a_and_b_is_refused_and_a_head_is_not(options, tmp_path, capsys):
+    import peft
+
+    source = tiny_finetune.bert(tmp_path / "base")
+    for name, more in (("head", {"modules_to_save": ["classifier"]}), ("more", options)):
+        base = models.load(str(source), 2, attention="eager").model
+        model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["query"], **more))
+        torch.nn.init.normal_(model.base_model.model.bert.encoder.layer[0].attention.self.query.lora_B.default.weight)
+        model.save_pretrained(tmp_path / name)
+    assert main([str(tmp_path / "head"), "--model", str(source)]) == 0
+    assert "beside A and B" not in capsys.readouterr().out
+    assert main([str(tmp_path / "more"), "--model", str(source)]) == 2
+    assert "holds more of the model than A and B (bert." in capsys.readouterr().err
+    assert main([str(tmp_path / "more")]) == 0
+    assert "beside A and B  bert." in capsys.readouterr().out
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("make", "match"),
@@ -160,8 +189,10 @@ def test_an_adapter_of_another_width_is_one_line(tmp_path):
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4'"),
         ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
         ({"variant": "asf_lora", "eta": 2.0}, "ASF-LoRA"),
+        ({"kasa_config": {}, "use_bdlora": {"x": 1}}, "use_bdlora"),
+        ({"alora_invocation_tokens": [5]}, "alora_invocation_tokens"),
     ],
-    ids=["dora", "pissa", "olora", "asf_lora"],
+    ids=["dora", "pissa", "olora", "asf_lora", "bdlora", "alora"],
 )
 def test_an_adapter_that_adds_more_than_ba_is_refused(fields, named, tmp_path, capsys):
     assert main([str(peft_folder(tmp_path, **fields)), "--model", "x"]) == 2

@@ -82,6 +82,7 @@ def test_the_table_has_an_epoch_a_row(root, capsys):
         (["--data", "no/such-set"], "is no folder here"),
         (["--model", "no/such-model"], "is no folder or file here"),
         (["--results", __file__], "results must be a folder"),
+        (["--warmup-steps", "50", "--max-steps", "3"], "warmup_steps must be below the run's 3 steps, or none is at"),
     ],
 )
 def test_a_mistake_is_one_line(root, capsys, more, named):
@@ -90,6 +91,22 @@ def test_a_mistake_is_one_line(root, capsys, more, named):
     assert captured.out == ""
     assert named in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "allora's factor is undone, Adam divides"),
+        ({"--optimizer": "momentum"}, "allora's factor is on, but for clipping at 1, which"),
+        ({"--optimizer": "sgd", "--max-grad-norm": 0}, None),
+    ],
+    ids=["adamw", "clipping", "on"],
+)
+def test_a_run_that_undoes_its_arms_factor_says_so(root, capsys, options, told):
+    words = [str(word) for option in options.items() for word in option]
+    assert main(STUDY, flags(root, "--eta2", 4, "--max-steps", 1, *words, arm="allora")) == 0
+    error = capsys.readouterr().err
+    assert (told in error) if told else ("factor" not in error)
 
 
 def test_help_imports_nothing_heavy():

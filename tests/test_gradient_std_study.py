@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jaxtyping import TypeCheckError
 
 import allora_analysis.gradient_std as package
 from allora_analysis import cli, images, records
@@ -123,14 +122,6 @@ def test_the_probe_batch_stays_and_the_fresh_one_does_not(network):
     batches = [minibatch(data, setting, generator(setting, "fresh", epoch)).tolist() for epoch in (0, 1)]
     assert batches[0] != batches[1]
     assert len(set(batches[0])) == setting.batch_size
-
-
-def test_a_wrong_shape_is_rejected(network, request):
-    _, data = network
-    assert data.x.shape[1] == 64
-    if not request.config.option.untyped:
-        with pytest.raises(TypeCheckError):
-            Data(data.x, data.y[:-1], data.x_test, data.y_test)
 
 
 # --- command line --------------------------------------------------------------------------------------------------

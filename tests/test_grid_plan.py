@@ -1,4 +1,4 @@
-"""What a grid has to run, what is recorded of it, and where its models and data come from."""
+"""What a grid has to run, what is recorded of it, how long the rest takes; where its models and data come from."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import sys
 import pytest
 
 from allora_analysis import grid, records
-from allora_analysis.finetune.setting import PROTOCOL, STUDY
+from allora_analysis.finetune import setting as settings
+from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.finetune.sources import HUB, resolve
-from allora_analysis.grid import plan
+from allora_analysis.grid import Task, plan
 from allora_analysis.grid.command import select
 from allora_analysis.grid.presets import LISTS, command
+from allora_analysis.grid.reading import after_epoch, average_norm, recorded
 from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
 
@@ -22,16 +24,12 @@ def made(tmp_path_factory):
     return tiny_grid.sources(tmp_path_factory.mktemp("sources"))
 
 
-def record(of: grid.Grid, task: grid.Task, protocol: int = PROTOCOL):
-    records.save(of.results, STUDY, task.setting, {}, protocol=protocol, digests=plan.digests(task), provenance={})
-
-
 def test_what_is_recorded_is_told_by_setting_content_and_protocol(made, tmp_path):
     wanted = tiny_grid.grid(made, tmp_path / "results")
     assert set(plan.recorded(wanted).values()) == {None}
     assert not wanted.results.exists()
-    record(wanted, wanted.tasks[2])
-    record(wanted, wanted.tasks[3], PROTOCOL + 1)
+    for task, protocol in ((wanted.tasks[2], PROTOCOL), (wanted.tasks[3], PROTOCOL + 1)):
+        record(wanted.results, task.setting, plan.digests(task), protocol=protocol)
     assert [found is not None for found in plan.recorded(wanted).values()] == [False, False, True, False, False, False]
     other = tiny_grid.sources(tmp_path / "other")  # the same content in other folders
     assert plan.recorded(tiny_grid.grid(other, wanted.results))[tiny_grid.grid(other, wanted.results).tasks[2]]
@@ -122,3 +120,112 @@ def test_a_command_makes_no_other_runs(experiment, only, wanted):
 def test_a_source_that_makes_no_sense_is_refused(names, given, words):
     with pytest.raises(ArgumentError, match=words):
         resolve(names, given)
+
+
+def record(folder, setting, digests, seconds=0.5, protocol=PROTOCOL):
+    result = {"rows": {"train": 50}}
+    facts = {"seconds_a_step": seconds}
+    records.save(folder, STUDY, setting, result, protocol=protocol, digests=digests, provenance=facts)
+
+
+def hub(grid):
+    """The same runs, on models and data that are not here."""
+    return dataclasses.replace(grid, tasks=tuple(Task(task.setting, "some/bert", "some/films") for task in grid.tasks))
+
+
+def test_what_is_here_must_have_the_records_content_what_is_not_is_trusted(made, tmp_path):
+    grid = tiny_grid.grid(made, tmp_path)
+    first, second, third, *_ = grid.tasks
+    record(tmp_path, first.setting, plan.digests(first))
+    record(tmp_path, second.setting, {"model": "another", "data": plan.digests(second)["data"]})
+    record(tmp_path, third.setting, {"model": plan.digests(third)["model"], "data": "another"})
+    record(tmp_path, grid.tasks[3].setting, plan.digests(grid.tasks[3]), protocol=PROTOCOL + 1)
+    assert [one is not None for one in plan.listed(grid).values()] == [True] + 5 * [False]
+    assert [one is not None for one in plan.listed(hub(grid)).values()] == 3 * [True] + 3 * [False]
+
+
+def test_an_empty_folder_has_nothing(made, tmp_path):
+    grid = tiny_grid.grid(made, tmp_path / "none")
+    known = plan.listed(grid)
+    assert set(known.values()) == {None}
+    assert plan.forecast(grid, known) == (0.0, tiny_grid.RUNS)
+    assert not grid.results.exists()
+
+
+def test_a_run_takes_its_steps_times_the_median_pace_of_its_like(made, tmp_path):
+    grid = tiny_grid.grid(made, tmp_path)
+    lora, allora, *_ = (task.setting for task in grid.tasks)
+    for seed, seconds in enumerate((0.1, 0.2, 9.0)):
+        record(tmp_path, dataclasses.replace(lora, seed=seed), {"n": "a"}, seconds)
+    record(tmp_path, dataclasses.replace(allora, seed=7), {"n": "a"}, 0.4)
+    record(tmp_path, dataclasses.replace(allora, seed=8, batch_size=4), {"n": "a"}, 70.0)
+    known = plan.listed(hub(grid))
+    assert [one is not None for one in known.values()] == [True, False, False, True, False, False]
+    # 4 epochs of ceil(50/8) steps; two runs at ALLoRA's own pace, two of no arm's: the median of all four of the batch.
+    seconds, unknown = plan.forecast(grid, known)
+    assert seconds == pytest.approx(4 * 7 * 2 * (0.4 + 0.3))
+    assert unknown == 0
+    assert dataclasses.replace(lora, max_steps=5).steps(50) == 5
+    fresh = {Task(dataclasses.replace(lora, max_steps=10, seed=9), "m", "d"): None}
+    assert plan.forecast(grid, fresh).seconds == pytest.approx(2.0)
+    # A run that diverged in its first step was not timed; of another study's hand a record may lack the field.
+    record(tmp_path, dataclasses.replace(lora, seed=10), {"n": "a"}, None)
+    records.save(
+        tmp_path, STUDY, dataclasses.replace(lora, seed=11), {"rows": {"train": 50}}, protocol=PROTOCOL, provenance={}
+    )
+    assert plan.forecast(grid, fresh).seconds == pytest.approx(2.0)
+    fresh = {Task(dataclasses.replace(lora, batch_size=2), "m", "d"): None}
+    assert plan.forecast(grid, fresh) == (0.0, 1)
+
+
+RUN = Setting(model="tiny", data="words", arm="lora")
+OTHER = dataclasses.replace(RUN, seed=1)
+RESULT = {
+    "epochs": [{"epoch": 1.0, "step": 2, "test_accuracy": 0.5}, {"epoch": 2.0, "step": 4, "test_accuracy": 0.75}],
+    "row_norms": {
+        "step": [0, 4],
+        "layers": {"q": {"mean": [0.0, 1.0], "max": [0.0, 1.0]}, "v": {"mean": [0.0, 2.0], "max": [0.0, 2.0]}},
+    },
+}
+
+
+def save(folder, run, model="0" * 64, protocol=PROTOCOL):
+    digests = {"model": model, "data": "1" * 64}
+    records.save(folder, STUDY, run, RESULT, protocol=protocol, digests=digests, provenance={})
+
+
+def test_found_in_the_order_wanted_and_no_other(tmp_path):
+    save(tmp_path, OTHER)
+    save(tmp_path, RUN)
+    save(tmp_path, dataclasses.replace(RUN, learning_rate=2e-4))
+    assert list(recorded([RUN, OTHER], tmp_path)) == [RUN, OTHER]
+    assert list(recorded([OTHER], tmp_path)) == [OTHER]
+    assert recorded([RUN], tmp_path)[RUN] == RESULT
+
+
+def test_nothing_there_and_an_older_protocol(tmp_path, monkeypatch):
+    assert recorded([RUN], tmp_path / "none") == {}
+    save(tmp_path, RUN, protocol=PROTOCOL + 1)
+    assert recorded([RUN], tmp_path) == {}
+    monkeypatch.setattr(settings, "RESULTS", tmp_path)
+    save(tmp_path, RUN)
+    assert list(recorded([RUN])) == [RUN]
+
+
+def test_two_models_of_one_name_are_refused(tmp_path):
+    save(tmp_path, RUN)
+    save(tmp_path, RUN, model="2" * 64)
+    with pytest.raises(ArgumentError, match="recorded on several models or data sets of one name"):
+        recorded([RUN], tmp_path)
+
+
+def test_numbers_of_a_result():
+    assert after_epoch(RESULT) == 0.75
+    assert after_epoch(RESULT | {"epochs": []}) is None
+    assert [average_norm(RESULT, step) for step in (0, 4)] == [0.0, 1.5]
+
+
+@pytest.mark.bad_input
+def test_a_step_without_norms():
+    with pytest.raises(ArgumentError, match=r"step must be one of \[0, 4\], received 1"):
+        average_norm(RESULT, 1)

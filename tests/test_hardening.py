@@ -6,6 +6,7 @@ import ast
 import gc
 import math
 import os
+import re
 from types import FunctionType, SimpleNamespace
 
 import mpmath as mp
@@ -166,3 +167,12 @@ def test_statements_of_the_suite_are_found_in_the_code():
 
 def test_the_page_is_what_was_recorded():
     assert PAGE.read_text(encoding="utf-8") == page(), "stale: python -m tests.hardening"
+
+
+def test_files_that_the_page_names_and_lines_that_are_listed_as_equivalent_are_there():
+    named = set(re.findall(r"[\w/]+\.py\b", PAGE.read_text(encoding="utf-8")))
+    folders = [mutants.ROOT / folder for folder in ("", "tests", "allora_analysis")]
+    assert not [one for one in named if not any((folder / one).exists() for folder in folders)]
+    texts = [path.read_text(encoding="utf-8") for path in (mutants.ROOT / "allora_analysis").rglob("*.py")]
+    lines = "\n".join(line.strip() for text in texts for line in ["", *text.splitlines()])
+    assert not [start for start, _ in mutants.EQUIVALENT if f"\n{start}" not in lines]

@@ -376,7 +376,7 @@ def test_mistakes_are_one_line():
         largest_stable_rate([x, y], mixed, lambda: (x * x).sum() + (y * y).sum())
     assert threshold(mixed, [x]) == 2
     assert threshold(mixed, [y]) == pytest.approx(3.8)
-    with pytest.raises(ArgumentError, match="no rate is too large"):
+    with pytest.raises(ArgumentError, match="one above 0 is wanted"):
         largest_stable_rate([x], sgd, lambda: -(x * x).sum())
     with pytest.raises(ArgumentError, match="no second derivative"):
         largest_stable_rate([x], sgd, lambda: x.detach().sum())
@@ -384,3 +384,20 @@ def test_mistakes_are_one_line():
         largest_stable_rate([x], sgd, lambda: (x * x).sum(), clip=-1.0)
     with pytest.raises(ArgumentError, match="tolerance"):
         largest_stable_rate([x], sgd, lambda: (x * x).sum(), tolerance=0.0)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("size", [8, 40])
+@pytest.mark.parametrize(
+    ("loss", "match"),
+    [
+        (lambda p: (p * float("nan")).square().sum(), "loss: nan and its second derivatives must be finite"),
+        (lambda p: (p.clamp_max(0) ** 1.5).sum() + p.square().sum(), "must be finite"),
+        (lambda p: 0 * p.square().sum(), "its largest curvature is 0; one above 0 is wanted"),
+    ],
+    ids=["nan", "no second derivative", "flat"],
+)
+def test_what_has_no_curvature_is_one_line_in_few_dimensions_and_in_many(size, loss, match):
+    parameter = torch.nn.Parameter(torch.zeros(size))
+    with pytest.raises(ArgumentError, match=match):
+        largest_stable_rate([parameter], torch.optim.SGD([parameter], lr=0.1), lambda: loss(parameter))

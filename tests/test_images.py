@@ -128,9 +128,8 @@ def test_cifar10_through_torchvision(tmp_path, monkeypatch, rng, capsys):
 def test_missing_data_names_both_flags(tmp_path, data):
     (tmp_path / "empty").mkdir()
     for root in (None, tmp_path / "nowhere", tmp_path / "empty"):
-        with pytest.raises(ArgumentError, match=r"(?s)--data-root.*--download") as caught:
+        with pytest.raises(ArgumentError, match=r"(?s)--data-root.*--download"):
             images.load(data, root)
-        assert "\n" not in str(caught.value)
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -192,9 +191,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_file_that_is_no_data_set(tmp_path, case):
     changed, message = BAD[case]
-    with pytest.raises(ArgumentError, match=message) as caught:
+    with pytest.raises(ArgumentError, match=message):
         images.load(saved(tmp_path, **changed))
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.bad_input

@@ -22,7 +22,7 @@ from allora_analysis.claims.claim import OPENINGS, VERDICTS, Claim, Evidence, Fi
 from allora_analysis.claims.claim import claim as claimed
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import terminal as written
-from allora_analysis.render.view import LESS_KIND, recorded, size_text, summary, view
+from allora_analysis.render.view import LESS_KIND, SAME_FAULT, recorded, size_text, summary, view
 from allora_analysis.study import plain
 from allora_analysis.validation import ArgumentError
 from tests import dying_row, sleeping
@@ -109,15 +109,32 @@ def test_what_is_refuted_in_a_less_kind_reading_is_counted_as_such():
     readings = ("A less kind reading: in every cell.", "On average.", None)
     rows = [dataclasses.replace(norm, statement=text, reading=text) for text in map(str, readings)]
     found = summary([view(Row(row, Finding("refuted", Evidence({}, {}, "none")))) for row in rows])
-    assert found == "3 claims: 3 refuted (1 in a less kind reading)"
+    assert found == "3 claims: 3 refuted (1 less kind)"
+
+
+def test_what_hangs_on_an_assumption_or_is_one_fault_again_is_counted_as_such():
+    known = {one.id: one for one in ledger.all_claims()}
+    for name, other in SAME_FAULT.items():
+        assert recorded()[name]["verdict"] == recorded()[other]["verdict"] == "holds_corrected"
+        corrected = Finding("holds_corrected", Evidence({}, {}, "none"), "2 = 2")
+        both = [view(Row(known[one], corrected)) for one in (other, name)]
+        assert summary(both).partition(": ")[2] == "2 holds_corrected (1 faults)"
+        assert "faults" not in summary(both[1:])
+    row = view(Row(known["4-escape"], Finding("refuted", Evidence({}, {}, "none"), at_paper="no, if AdamW")))
+    assert row.setting == "no, if AdamW"
+    assert summary([row]) == "1 claims: 1 refuted (1 assuming AdamW)"
 
 
 def test_a_less_kind_reading_stands_beside_a_kinder_one():
-    """Of one statement there is another row, whose reading does not begin so."""
+    """Of one statement there is another row, or the reading names one, whose own reading does not begin so."""
     less_kind = [one for one in CLAIMS.values() if (one.reading or "").startswith(LESS_KIND)]
     assert len(less_kind) > 9
     for one in less_kind:
-        others = [other for other in CLAIMS.values() if other is not one and other.statement in one.statement]
+        others = [
+            other
+            for other in CLAIMS.values()
+            if other is not one and (other.statement in one.statement or other.id in one.reading)
+        ]
         assert any(not (other.reading or "").startswith(LESS_KIND) for other in others), one.id
 
 

@@ -60,6 +60,9 @@ CASES = {
     "not in the optimizer": ("problem", "will not move", toy, lambda m: torch.optim.SGD(m[2].parameters(), 0.1), None),
     "in the forward": ("ok", "no optimizer undoes it", lambda: toy("asf_lora"),
                        lambda m: torch.optim.AdamW(m.parameters()), None),
+    "optimizer not known": (
+        "problem", "LBFGS could not be tried alone", toy, lambda m: torch.optim.LBFGS(m.parameters()), None,
+    ),
     "unknown": ("note", r"doctor\(model, optimizer\)", toy, lambda m: None, None),
     "dropout": ("note", "lora_dropout=0", lambda: toy(drop_rate=0.1), sgd, None),
 }  # fmt: skip

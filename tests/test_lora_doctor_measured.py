@@ -11,7 +11,9 @@ from torch import nn
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.hessian import LowRankLinear
-from allora_analysis.lora.doctor.measured import backward_word, clipping_effect, optimizer_effect, unwrapped
+from allora_analysis.lora.doctor import effects
+from allora_analysis.lora.doctor.effects import optimizer_effect
+from allora_analysis.lora.doctor.measured import backward_word, clipping_effect, unwrapped
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import lora_pairs
@@ -121,6 +123,23 @@ def test_what_cannot_be_called_alone_is_left_unmeasured():
     assert word(frozen) is None
 
 
+@pytest.mark.parametrize("options", [{}, {"lora_alpha": 4}])
+def test_the_gradient_of_doras_b_is_what_the_layer_states(options):
+    peft = pytest.importorskip("peft")
+    from allora_analysis.lora.peft import allora_config
+
+    for config in (allora_config(2.0, **options), peft.LoraConfig(**options)):
+        config.use_dora, config.r, config.target_modules = True, 2, ["0"]
+        model = peft.get_peft_model(nn.Sequential(nn.Linear(6, 5)), config)
+        layer = model.base_model.model[0]
+        nn.init.normal_(layer.lora_B["default"].weight)
+        nn.init.normal_(layer.lora_magnitude_vector["default"].weight)
+        (pair,) = lora_pairs(model)
+        assert backward_word(pair) == "as stated"
+        layer.lora_B["default"].weight.register_hook(lambda gradient: 3 * gradient)
+        assert backward_word(pair) == "another"
+
+
 def test_nothing_is_left_behind():
     model = started(ALLoRALinear(nn.Linear(6, 8), 2, 3.0, drop_rate=0.5)).train()
     model.base.eval()
@@ -178,10 +197,6 @@ def test_an_epsilon_far_above_the_gradients_makes_adam_sgd():
 
 
 def test_in_between_there_are_others():
-    muon = getattr(torch.optim, "Muon", None)
-    if muon is not None:  # torch from 2.9 on
-        assert 0.1 < effect_of(muon).response < 0.9
-
     class Root(torch.optim.Optimizer):
         def __init__(self, params, lr):
             super().__init__(params, {"lr": lr})
@@ -194,6 +209,31 @@ def test_in_between_there_are_others():
     assert effect_of(Root).response == pytest.approx(0.5, abs=1e-6)
 
 
+def test_a_step_of_one_length_undoes_the_factor_that_all_rows_share():
+    class Normalized(torch.optim.Optimizer):
+        def __init__(self, params, lr):
+            super().__init__(params, {"lr": lr})
+
+        @torch.no_grad()
+        def step(self):
+            for parameter in self.param_groups[0]["params"]:
+                parameter -= self.param_groups[0]["lr"] * parameter.grad / parameter.grad.norm()
+
+    assert effect_of(Normalized).response == pytest.approx(0, abs=1e-9)
+    if hasattr(torch.optim, "Muon"):  # torch from 2.9 on
+        assert effect_of(torch.optim.Muon).response == pytest.approx(0, abs=0.02)
+
+
+def test_an_optimizer_is_tried_once_for_its_settings(monkeypatch):
+    tried, found = [], effect_of(torch.optim.SGD)
+    monkeypatch.setattr(effects, "_tried", lambda *given: tried.append(given) or found)
+    monkeypatch.setattr(effects, "_TRIED", {})
+    for eps in (0.1, 0.2, 0.1):
+        effect_of(torch.optim.AdamW, eps=eps)
+        effect_of(torch.optim.AdamW, eps=eps, lr=0.5)
+    assert len(tried) == 2
+
+
 def test_momentum_and_warm_up():
     assert effect_of(torch.optim.SGD, momentum=0.9).momentum
     assert effect_of(torch.optim.AdamW).momentum
@@ -204,6 +244,8 @@ def test_momentum_and_warm_up():
 
 def test_what_cannot_be_tried_is_known_by_name_or_not():
     assert (effect_of(torch.optim.LBFGS).response, effect_of(torch.optim.LBFGS).measured) == (None, False)
+    fa = type("LoraFAOptimizer", (torch.optim.LBFGS,), {})  # PEFT's needs the names of A and B
+    assert (effect_of(fa).response, effect_of(fa).measured) == (0.0, False)
     assert (effect_of(torch.optim.SparseAdam).response, effect_of(torch.optim.SparseAdam).measured) == (0.0, False)
 
 
@@ -246,6 +288,19 @@ def test_clipping_beside_torchs_own(maximum, size):
     assert effect.gain == pytest.approx(3)
     assert effect.gain_after == pytest.approx(after[0] / after[1], rel=1e-6)
     assert effect.removed == pytest.approx(1 - after[0] / float(3 * b.norm()), abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_gradients_that_torch_clipped_are_known_as_such_in_their_own_precision(dtype):
+    for seed in range(20):
+        a, b, head = (10 * gradient.to(dtype) for gradient in gradients(seed)[:3])
+        parameters = [nn.Parameter(torch.zeros_like(x)) for x in (a, b, head)]
+        for parameter, gradient in zip(parameters, (a, b, head), strict=True):
+            parameter.grad = gradient
+        assert not clipping_effect(0.3, [a, b, head], []).done
+        nn.utils.clip_grad_norm_(parameters, 0.3)
+        assert clipping_effect(0.3, [parameter.grad for parameter in parameters], []).done
+        assert not clipping_effect(0.31, [parameter.grad for parameter in parameters], []).done
 
 
 def test_clipping_undoes_a_factor_on_everything_and_nothing_below_the_maximum():

@@ -170,6 +170,17 @@ def test_empty_batches(name, leading, rng):
     assert_agree(backward(getattr(functional, name), *arrays, 2.0), by_hand(TWINS[name], *arrays, 2.0))
 
 
+@pytest.mark.parametrize("leading", [(3,), (2, 3), ()])
+@pytest.mark.parametrize("name", sorted(TWINS))
+def test_an_input_without_coordinates_gives_zeros(name, leading):
+    x, a, b = torch.zeros(*leading, 0), torch.zeros(2, 0), torch.ones(4, 2, requires_grad=True)
+    output = getattr(functional, name)(x, a, b, 2.0)
+    output.sum().backward()
+    assert output.shape == (*leading, 4)
+    assert not output.any()
+    assert not b.grad.any()
+
+
 @pytest.mark.parametrize("name", sorted(TWINS))
 def test_strided_and_expanded_tensors(name, rng):
     x, a, b, grad = problem(rng, (4, 3))

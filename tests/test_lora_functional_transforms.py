@@ -6,15 +6,18 @@ import copy
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from torch.func import functional_call, grad, jacrev, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from allora_analysis.lora.functional import allora, allora_linear, allora_od, asf_lora, row_factor
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
+from allora_analysis.lora.watch import FactorUndone
 
 ROOT = Path(__file__).parents[1]
 RULES = {
@@ -171,6 +174,29 @@ def test_functional_call_takes_other_parameters(variant, tensors):
     module(tensors["x"]).sin().sum().backward()
     for name, part in module.named_parameters():
         torch.testing.assert_close(found[name], part.grad)
+
+
+@pytest.mark.parametrize("trace", [torch.export.export, lambda layer, given: make_fx(layer)(*given)])
+def test_a_graph_of_the_forward_pass_alone_is_named_where_it_could_be_trained(trace, tensors):
+    module = ALLoRALinear(torch.nn.Linear(7, 5, dtype=torch.float64), 2, 2.0)
+    with pytest.warns(FactorUndone, match=r"ALLoRA is OFF in a graph.*export under torch.no_grad"):
+        trace(module, (tensors["x"],))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FactorUndone)
+        with torch.no_grad():
+            trace(module, (tensors["x"],))
+        trace(module.requires_grad_(False), (tensors["x"],))
+        trace(ALLoRALinear(module.base, 2, 2.0, "asf_lora"), (tensors["x"],))
+
+
+def test_a_graph_that_holds_the_backward_pass_has_the_rule(tensors):
+    def gradient(b):
+        return grad(lambda b: loss(allora, tensors["x"], tensors["a"], b))(b)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FactorUndone)
+        traced = make_fx(gradient)(torch.zeros_like(tensors["b"]))
+    torch.testing.assert_close(traced(tensors["b"]), gradient(tensors["b"]))
 
 
 def test_compiled_equals_eager():

@@ -13,7 +13,7 @@ from torch import nn
 
 from allora_analysis.lora import optim
 from allora_analysis.lora.functional import row_factor
-from allora_analysis.lora.optim import ALLoRAAdamW
+from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.validation import ArgumentError
 
 
@@ -344,6 +344,44 @@ def test_a_state_of_another_rule_brings_its_rule(rule):
         assert one.param_groups[0][rule]
         step(one, 1)
     assert all(torch.equal(x, y) for x, y in zip(params, twins, strict=True))
+
+
+def with_adapters(*names):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["0", "2"], lora_bias=True)
+    model = peft.get_peft_model(nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)), config, names[0])
+    for name in names[1:]:
+        model.add_adapter(name, config)
+    model.base_model.set_adapter(list(names))
+    return model
+
+
+def moments(model, optimizer):
+    return {name: optimizer.state[one]["exp_avg"] for name, one in model.named_parameters() if one in optimizer.state}
+
+
+@pytest.mark.parametrize("wrapped", [lambda model: model, lambda model: torch.compile(model, backend="eager")])
+def test_a_state_goes_by_name_to_adapters_that_were_added_in_another_order(wrapped):
+    model, other = with_adapters("first", "second"), with_adapters("second", "first")
+    optimizer, later = (ALLoRAAdamW(param_groups(one), 0.1, 2.0) for one in (model, wrapped(other)))
+    for seed, parameter in enumerate(one for group in optimizer.param_groups for one in group["params"]):
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+    optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        later.load_state_dict(saved_and_loaded(optimizer.state_dict()))
+    expected, found = moments(model, optimizer), moments(other, later)
+    assert len(expected) == 12  # A, B and the bias of two layers and two adapters
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert later.param_groups[0]["name"].endswith("0 (second)")
+
+
+def test_a_state_of_adapters_of_other_names_is_taken_in_order_with_a_warning():
+    optimizer, other = (
+        ALLoRAAdamW(param_groups(with_adapters(*names)), 0.1, 2.0) for names in (("one", "two"), ("three", "two"))
+    )
+    with pytest.warns(UserWarning, match=r"no 'base_model.model.0 \(three\)' but 'base_model.model.0 \(one\)', …: mom"):
+        other.load_state_dict(optimizer.state_dict())
 
 
 @pytest.mark.bad_input

@@ -196,12 +196,25 @@ def test_the_callback_sees_the_gradients_before_the_trainer_clips_them(tmp_path)
     callback = DoctorCallback(step=2)
     one = trainer(adapted(), tmp_path, 2, [callback], max_grad_norm=1e-3)
     with pytest.warns(
-        UserWarning, match=r"ALLoRA is on and clipping undoes it \(step 1\): clipping at 0.001 takes 100%"
+        UserWarning, match=r"ALLoRA is on, and clipping undoes it, .* \(step 1\): clipping at 0.001 takes 100%"
     ):
         one.train()
     (norm,) = [row["grad_norm"] for row in one.state.log_history if row.get("step") == 2 and "grad_norm" in row]
     assert callback.diagnoses[1].clipping.norm == pytest.approx(norm, rel=1e-5)
     assert logged(one)[1]["allora/clipped"] == pytest.approx(1 - 1e-3 / norm, rel=1e-3)
+
+
+def test_the_callback_does_not_call_on_in_part_what_it_cannot_tell():
+    model = adapted()
+    optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], 0.1)
+    model(input_ids=torch.ones(2, 4, dtype=torch.int64), labels=torch.tensor([0, 1])).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    args, state = SimpleNamespace(max_grad_norm=1e-3), SimpleNamespace(global_step=0, log_history=[])
+    state.is_world_process_zero = True
+    with pytest.warns(
+        UserWarning, match=r"^Whether ALLoRA is on is not known \(step 0\): the gradient's norm"
+    ):
+        DoctorCallback().on_train_begin(args, state, None, model=model, optimizer=optimizer)
 
 
 def test_the_callback_takes_a_gradient_scalers_factor_off(tmp_path):

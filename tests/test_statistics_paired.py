@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis.statistics import clustered_test, paired_test, sign_flip_test
-from allora_analysis.statistics.paired import EXACT_FLIPS, EXACT_RANKS, TIE, student
+from allora_analysis.statistics.paired import EXACT_FLIPS, EXACT_RANKS, TIE
 from allora_analysis.validation import ArgumentError
 from tests.stat_assert import assert_mean, assert_rejects
 
@@ -278,16 +279,8 @@ def test_one_cell_a_cluster_is_the_plain_sign_flip(rng):
     ],
 )
 def test_bad_input(call, words):
-    with pytest.raises(ArgumentError) as error:
+    with pytest.raises(ArgumentError, match=re.escape(words)):
         call()
-    assert words in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_the_hook_rejects_a_wrong_shape(request):
-    if not request.config.option.untyped:
-        with pytest.raises(TypeError, match="Type-check error"):
-            student(np.ones((2, 2)), 0.95)
 
 
 def test_equal_differences_of_decimals_are_ties():

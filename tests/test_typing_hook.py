@@ -1,13 +1,20 @@
-"""The hook that checks every array's shape: what was checked once is remembered, and nothing else."""
+"""The hook that checks every array's shape: what was checked once is remembered, and nothing else; what it refuses."""
 
-from __future__ import annotations
-
+import pkgutil
 from collections.abc import Mapping
 
 import numpy as np
 import pytest
+import torch
 from jaxtyping import Float, TypeCheckError
+from torch import nn
 
+from allora_analysis.deviation import methods
+from allora_analysis.dropout_sgd import moments, placements, stability
+from allora_analysis.escape import data_teacher
+from allora_analysis.gradient_std.estimator import initialise
+from allora_analysis.lora.layers import ALLoRALinear
+from allora_analysis.ripple.bounds import Scales
 from tests import typing_hook
 
 Rows = Float[np.ndarray, "n d"]
@@ -116,3 +123,90 @@ def test_functions_of_one_code_share_their_check_and_nothing_else():
     for wrong, x in ((1, "1"), (1j, 1.0)):
         with pytest.raises(TypeCheckError):
             adding(wrong)(x)
+
+
+def process(*options) -> placements.Process:
+    return placements.build(placements.checked(np.eye(3), np.ones((3, 1)), 0.5, *options))
+
+
+ones, tensor, generator = np.ones, torch.zeros, np.random.default_rng(0)
+OUTPUT, INPUT, SHARED = process("output", None, False), process("input", None, False), process("input", None, True)
+OPERATOR = stability.covariance_operator(OUTPUT)
+NETWORK, FEATURES = initialise((6, 5, 4, 3), generator, torch.float64), tensor(7, 6, dtype=torch.float64)
+TEACHER = data_teacher(ones((5, 4)), ones((5, 3)), ones((2, 4)))
+LABELS = tensor(7, dtype=torch.int64)
+
+# A function of the package and arguments that it must refuse, most for an axis that they do not share.
+WRONG = [
+    ("adaptors.inverse_sqrt", 1.0, ones((2, 2))),
+    ("claims.tables.contrasts.Gaps", ones((2, 2)), (), ()),
+    ("deviation.law.deviation_of", ones((2, 2)), 0.5, 1),
+    ("deviation.law.deviations", ones((2, 2)), 0.5, 1, 1, generator),
+    ("deviation.law.gradient_spread", ones((2, 2)), ones((3, 2)), 0.5),
+    ("deviation.law.jumps", ones((2, 2)), ones((2, 3)), 0.5),
+    ("deviation.methods.binomial_probabilities", ones(2), ones(3), 0.5),
+    ("deviation.methods.expectation", methods.group(ones(2), 1, 0.5), ones((1, 1)), ones(1), 0.1),
+    ("deviation.methods.exponential_sums", ones(2, dtype=complex), ones(3), 4),
+    ("deviation.methods.group", ones((2, 2)), 1, 0.5),
+    ("dropout_sgd.moments.advance", OUTPUT, moments.start(OUTPUT).mean, 0.1),
+    ("dropout_sgd.monte_carlo._gradient", ones((2, 5, 1)), ones((2, 3, 4)), ones((2, 3, 1)), ones((2, 3, 4))),
+    ("dropout_sgd.placements.InputMasks.drift", INPUT, ones(3)),
+    ("dropout_sgd.placements.InputMasks.noise", INPUT, ones(3), ones(3), ones((3, 4))),
+    ("dropout_sgd.placements.OutputMasks.drift", OUTPUT, ones(3)),
+    ("dropout_sgd.placements.OutputMasks.noise", OUTPUT, ones(3), ones(3), ones((3, 4))),
+    ("dropout_sgd.placements.SharedInputMask.drift", SHARED, ones(3)),
+    ("dropout_sgd.placements.SharedInputMask.noise", SHARED, ones(3), ones(3), ones((3, 4))),
+    ("dropout_sgd.stability.CovarianceOperator.__call__", OPERATOR, ones((3, 2))),
+    ("dropout_sgd.stability._solve", OPERATOR, ones(3), 0.1),
+    ("dropout_sgd.stability.learning_rates", None, 0.1, 3),
+    ("escape.Drift", *[ones((2, 3))] * 4, *[ones((3, 2, 3, 1))] * 3),
+    ("escape.Iterate", ones((1, 2, 3)), ones((1, 4, 2)), ones(2), ones((1, 4))),
+    ("escape.optimizers._clipped", ones((2, 3)), ones((2, 3, 1)), 1.0),
+    ("escape.optimizers.clipped_step", 1.0, ones(3)),
+    ("escape.pair_time", 1.0, ones(3), 1.0, 1.0),
+    ("escape.scalar.levels", ones(3, dtype=complex), 1.0, "inverse"),
+    ("escape.study.crossing", ones(3), ones(3)),
+    ("escape.study.row_gradients", ones(3), "sgd"),
+    ("escape.teacher.product_gradient", TEACHER, ones((2, 4)), ones((3, 2))),
+    ("gradient_std.estimator.LinearGradient", *[FEATURES] * 3, 0.5),
+    ("gradient_std.estimator.MLPGradient", NETWORK, FEATURES[0], LABELS, 0.5),
+    ("gradient_std.run.Data", tensor(7, 6), LABELS[1:], tensor(7, 6), LABELS),
+    ("gradient_std.run.evaluate", NETWORK, FEATURES, LABELS[1:]),
+    ("gradient_std.summary.signal_to_noise", ones(3), ones(3)),
+    ("gradient_std.summary.worst_held_out", ones((2, 3)), ones((3, 2))),
+    ("lora.functional.allora_linear", tensor(4, 7), tensor(5), None, tensor(2, 7), tensor(5, 2), 2.0),
+    ("lora.functional.row_norms", tensor(2, 7, 1), tensor(5, 2)),
+    ("lora.layers.ALLoRALinear.forward", ALLoRALinear(nn.Linear(7, 5), 2, 2.0), tensor(4, 7, dtype=torch.int64)),
+    ("ripple.AlignedNetwork", (), ones((2, 2))),
+    ("ripple.Simulation", ones((2, 3)), ones((2, 4))),
+    ("ripple.bounds.adapter_norm", ones((3, 2)), ones((3, 4))),
+    ("ripple.growth.log1p_chi_square", "two", 0.0),
+    ("ripple.monte_carlo._matrices", ones((3, 4)), 5, 2, Scales(0.3, 0.4, 0.5), generator),
+    (
+        "ripple.monte_carlo.advance",
+        *(ones((3, 2)), ones((1, 2)), (ones((4, 2)), ones((3, 2))), ones(2), ones(2, bool), "relu"),
+    ),
+    ("statistics.directional.sides", ones((2, 2)), None),
+    ("statistics.families._holm", ones((2, 2)), 4),
+    ("statistics.families._scaled_chi", 3.5, []),
+    ("statistics.paired.student", ones((2, 2)), 0.95),
+    ("tikhonov.bottleneck.equalising_rotation", ones((2, 2)), 3),
+    ("tikhonov.loss.input_weights", ones((3, 2)), ones((4, 1)), 0.5),
+    ("tikhonov.loss.mean_loss", ones((3, 2)), ones((3, 1)), ones((4, 1)), 0.5, "output"),
+    ("tikhonov.loss.ridge_weights", ones((3, 2)), ones((4, 1)), 1.0),
+    ("tikhonov.masks.input_losses", ones((3, 2)), ones((4, 1)), ones((4, 1)), 0.5, 1, generator),
+    ("tikhonov.masks.masked_losses", ones(3), iter([ones((2, 3, 1))]), lambda mask: mask),
+    ("tikhonov.ridge.nearest_to_fit", ones((3, 2)), ones((3, 1)), ones((4, 1))),
+    ("tikhonov.study.bottleneck_shrinkage", ones((3, 2)), ones((4, 1)), 0.5, 1),
+    ("tikhonov.study.dropout_fit", ones((3, 2)), ones((4, 1)), 0.5, "output", 1),
+    ("validation.count", 3, 3),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong[0])
+def test_a_wrong_shape_is_refused(wrong, request):
+    name, *arguments = wrong
+    function = pkgutil.resolve_name(f"allora_analysis.{name}")
+    if not request.config.option.untyped:
+        with pytest.raises(TypeCheckError, match=name.rpartition(".")[2]):
+            function(*arguments)

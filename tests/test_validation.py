@@ -149,12 +149,6 @@ def test_edges_that_are_allowed():
     assert validation.several("eta", (value for value in "ab")) == ("a", "b")
 
 
-def test_the_hook_rejects_a_wrong_type(request):
-    if not request.config.option.untyped:
-        with pytest.raises(TypeError, match="parameter name=3 violates type hint"):
-            validation.count(3, 3)
-
-
 @validation.representable("x", "rows")
 def table(x, rows=1, kind=float):
     if kind is MemoryError:

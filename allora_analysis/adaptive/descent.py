@@ -42,7 +42,7 @@ from jaxtyping import Float
 from numpy.polynomial.polynomial import polyadd, polyder, polydiv, polymul, polysub
 from numpy.typing import ArrayLike
 
-from allora_analysis.adaptive.field import checked_gradient, checked_pair, factor_of, field
+from allora_analysis.adaptive.field import checked_gradient, factor_of, field
 from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.validation import (
     ArgumentError,
@@ -122,33 +122,6 @@ def _lowest(b: Float[np.ndarray, "n1 r"], d: Float[np.ndarray, " n1"]) -> float:
     area = np.outer(column, column) * (d - d[:, None])
     top = column @ (d * column) + np.linalg.norm(column) * np.linalg.norm(d * column)
     return float(0.0 - np.sum(area**2) / 4 / top) if top > 0 else 0.0
-
-
-@representable()
-def ascent_gradient(a: ArrayLike, b: ArrayLike, eta: float) -> Float[np.ndarray, "n1 n2"]:
-    """A gradient G = v wᵀ under which B stands still and the whole ALLoRA step climbs while LoRA's descends or rests.
-
-    Args:
-        a: A (r×n₂), r < n₂.
-        b: B (n₁×r).
-        eta: η > 0.
-
-    Returns:
-        G, of Frobenius norm 1; dL/dl = −λ_min of `smallest_eigenvalue` > 0.
-
-    Raises:
-        ArgumentError: r = n₂, or no such gradient (sym(BBᵀD_d) ⪰ 0).
-    """
-    a, b = checked_pair(a, b)
-    if len(a) == a.shape[1]:
-        raise ArgumentError(f"a: rank {len(a)} equals n2, no direction leaves B alone; give r < n2")
-    unit = float(np.abs(b).max()) or 1.0  # G does not depend on it, and its square may leave the floats' range
-    half = (b / unit) @ ((b / unit).T * factor_of(a, b, eta))
-    values, vectors = np.linalg.eigh((half + half.T) / 2)
-    if values[0] >= -1e-12 * abs(values[-1]):
-        lowest = values[0] * unit * unit
-        raise ArgumentError(f"b: sym(BBᵀD_d) has no negative eigenvalue (lowest {lowest:.3g}); A's part never climbs")
-    return np.outer(vectors[:, 0], np.linalg.svd(a)[2][-1])
 
 
 CHUNK = 2**18  # numbers a batch may draw at once

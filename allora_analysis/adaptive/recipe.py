@@ -243,15 +243,34 @@ def _first_step(recipe: Recipe, found: Rates) -> str:
     drawn = "A" if recipe.zero == "b" else "B"
     if recipe.optimizer == "sgd":
         return f"as long as full fine-tuning's at rate {found.first_step:.3g}, in the mean over {drawn}"
-    share = found.first_step / recipe.lr
-    return f"moves an entry by {found.first_step:.3g} (RMS), {share:.3g} times what full fine-tuning at this rate does"
+    share, told = found.first_step / recipe.lr, f"moves an entry by {found.first_step:.3g} (RMS)"
+    return f"{told}, {share:.3g} times what full fine-tuning at this rate does{_above_eps(recipe)}"
 
 
 def _clipping(recipe: Recipe, clip: float) -> str:
     if recipe.optimizer == "sgd":
         longest = recipe.lr * clip * max(1, recipe.loraplus_ratio)
         return f"at {clip:g}: no step is longer than {longest:.3g} over all of A and B"
-    return f"at {clip:g}: the first step is the same, because Adam divides a common factor out"
+    return f"at {clip:g}: the first step is the same, because Adam divides a common factor out{_above_eps(recipe)}"
+
+
+def _above_eps(recipe: Recipe) -> str:
+    return f", where gradients are far above ε = {recipe.eps:g}" if recipe.eps > Recipe.eps else ""
+
+
+def rule_on_gradients(optimizer: str, clip: float | None) -> str:
+    """What is left of a factor on gradients under "sgd" or an Adam ("adam", "adamw") that clips at `clip`.
+
+    Args:
+        optimizer: its name.
+        clip: the largest norm of a gradient; 0 or None: any.
+
+    Returns:
+        "on", "on, but …" or "undone, …".
+    """
+    if optimizer != "sgd":
+        return "undone, Adam divides a gradient's factor out again; ALLoRAAdamW puts it on the update"
+    return f"on, but for clipping at {clip:g}, which divides the factor out of a longer gradient" if clip else "on"
 
 
 def _decay(recipe: Recipe, found: Rates) -> str:

@@ -152,7 +152,8 @@ def as_printed(cases: Cases) -> Finding:
 @listing_claim(
     "4-listing-inputs",
     says="Listing 1: ALLoRA Code",
-    reading="With its class name mended it implements ALLoRA for any input that a linear layer takes.",
+    reading="A less kind reading: with its class name mended it implements ALLoRA for any input that a linear layer "
+    "takes, not a Transformer's of three axes alone.",
     depends_on=("4-listing-1",),
 )
 def mended_inputs(cases: Cases) -> Finding:
@@ -275,7 +276,7 @@ def temporaries(cases: Cases) -> Finding:
         printed=lambda case, seen: all(found == (case.name == "Listing 1") for found in seen.values()),
     )
     return judged.finding(
-        holds="Yes: the listing forms both, LoRA and the toolkit's layer neither.",
+        holds="Yes: the listing forms BA and a gradient per sample; LoRA and this toolkit's layer form neither.",
         evidence=judged.evidence("shapes: none allowed to differ", {"makes them": "Listing 1 alone"}),
         flips_if="a pass of the toolkit's layer that forms an n₁×n₂ matrix",
     )

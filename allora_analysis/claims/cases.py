@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from allora_analysis.claims.claim import Evidence, Finding, Size
+from allora_analysis.claims.claim import AT_PAPER, Evidence, Finding, Size
 from allora_analysis.statistics import decide, in_every
 
 FALSE_FAIL = 1e-6  # two-sided, of a comparison of a sampled mean
@@ -109,6 +109,7 @@ class _Verdict:
         condition: str | None = None,
         wanted: str | None = None,
         at_paper: bool | str | None = None,
+        assumes: str | None = None,
         **answers: str,
     ) -> Finding:
         """The finding: the verdict and `at_paper` follow from the cases, the texts are the check's.
@@ -121,6 +122,8 @@ class _Verdict:
             condition: when the printed sentence is true.
             wanted: what would decide an undecided sentence, in place of a correction.
             at_paper: given only where it does not follow from cases marked as the paper's.
+            assumes: the optimizer that these cases have, where another one, as the paper names none, would change
+                `at_paper`.
             answers: the answer by verdict (`holds="Yes: …"`); a verdict without one gets a general one.
 
         Returns:
@@ -129,6 +132,7 @@ class _Verdict:
         if others := answers.keys() - GENERIC.keys():
             raise TypeError(f"no verdict is called {', '.join(sorted(others))}")
         verdict = self.verdict
+        own = self.at_paper if at_paper is None else at_paper
         if verdict == "holds" or (verdict != "conditional" and corrected):
             condition = None
         return Finding(
@@ -136,7 +140,7 @@ class _Verdict:
             evidence if self.seed is None else replace(evidence, seed=self.seed),
             {"holds": None, "undecided": wanted or corrected}.get(verdict, corrected),
             answers.get(verdict, GENERIC[verdict]),
-            self.at_paper if at_paper is None else at_paper,
+            own if assumes is None or own is None else f"{AT_PAPER[own]}, if {assumes}",
             size,
             condition,
             flips_if,

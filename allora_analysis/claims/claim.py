@@ -20,6 +20,7 @@ VERDICTS = ("holds", "holds_corrected", "conditional", "refuted", "undecided", "
 OPENINGS = ("Yes", "No", "Only", "Mostly", "Partly", "Depends", "Undecided", "Not")
 """What an answer begins with."""
 WORDS = 20  # the most that an answer has
+AT_PAPER = {True: "yes", False: "no", "mixed": "mixed", None: "–"}
 USUAL = "90 %"  # the level of intervals: that of two one-sided tests at 0.05
 
 
@@ -95,8 +96,8 @@ class Finding:
         evidence: what it rests on.
         corrected: the mended formula or sentence; None where none is offered.
         answer: at most 20 words, which begin with the answer ("No: …", "Only under SGD: …").
-        at_paper: whether the printed sentence is true at the paper's own setting: True, False, "mixed", or None where
-            the sentence has no setting.
+        at_paper: whether the printed sentence is true at the paper's own setting: True, False, "mixed", None where the
+            sentence has no setting, or "no, if AdamW" where it hangs on something that the paper does not name.
         size: how large the effect is.
         condition: when the printed sentence is true, as a formula in the inputs.
         flips_if: what evidence would change the verdict.

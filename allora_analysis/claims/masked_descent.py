@@ -317,3 +317,25 @@ def regularised_descent(one: Tiny) -> np.ndarray:
     for step in range(1, one.steps + 1):
         state = moved(one, state, 2 * (curvature @ product(one, state) - one.x.T @ one.y), step)
     return product(one, state)
+
+
+def many_rows(rng: np.random.Generator) -> Tiny:
+    """LoRA under Adam at 1e-4, 512 rows, 64 inputs, 16 outputs, noise half of the signal: too many masks to sum."""
+    x, w, noise = rng.standard_normal((512, 64)), rng.standard_normal((64, 16)) / 8, rng.standard_normal((512, 16))
+    return Tiny(x, x @ w + noise / 2, rng.standard_normal((8, 64)) / 8, PAPER_KEEP, 1e-4, 2, "input", "Adam")
+
+
+def sampled_distance(one: Tiny, rng: np.random.Generator, draws: int = 60) -> float:
+    """‖E W_t − the path on the regularized objective‖ over its norm, Frobenius, where masks are too many to sum over.
+
+    The square is the product of two halves' deviations, so that the draws' own scatter adds nothing on average.
+    """
+    halves, path = [], regularised_descent(one)
+    for _ in range(2):
+        state = tuple(np.broadcast_to(part, (draws // 2, *part.shape)) for part in start(one))
+        for step in range(1, one.steps + 1):
+            shape = one.y.shape if one.placement == "output" else one.x.shape
+            masks = (rng.random((draws // 2, *shape)) < one.keep_prob) / one.keep_prob
+            state = moved(one, state, masked_gradient(one, product(one, state), masks), step)
+        halves.append(product(one, state).mean(axis=0) - path)
+    return math.sqrt(max(float(np.sum(halves[0] * halves[1])), 0.0)) / float(np.linalg.norm(path))

@@ -256,8 +256,8 @@ def benefit_large_n(cases: Cases) -> Finding:
     )
     one_mask, without = (100 * off_by(one, 1) for one in (own[0].inputs, layer(cases.rng, 512, 896, 0.0)))
     return judged.finding(
-        conditional=f"Only for few entries: at a layer's size one mask is {one_mask:.1f} % off, {without:.1f} % "
-        "without noise in Y.",
+        conditional="Only where XW has few entries: at a layer's size one mask's loss is typically "
+        f"{one_mask:.1f} % off its mean.",
         evidence=judged.evidence(
             "a factor of 1.15 about the boundary: six standard errors of a mean of fourth powers over 40,000 entries",
             masks_needed,
@@ -266,7 +266,8 @@ def benefit_large_n(cases: Cases) -> Finding:
             one_mask,
             "% of E L",
             "how far one mask's loss is off (root mean square), 512 tokens, 896 outputs (Qwen2-0.5B's width), drop "
-            f"rate 0.05, noise in Y a third of the signal; {without:.1f} % without noise; it falls as 1/√m",
+            f"rate 0.05, noise in Y a third of the signal ({100 * CLOSE * math.sqrt(masks_needed(own[0].inputs)):.2g} "
+            f"% of normal signals, as in the condition; {without:.1f} % without noise); it falls as 1/√m",
         ),
         condition=f"N = {LARGE} is below p(1 − p)s²(3s² + 4σ²)/(m·({CLOSE:g}·((1 − p)s² + σ²))²), m the entries of XW, "
         "s² the signal's variance and σ² the noise's, both normal, W at p times the true weights, on average over data",
@@ -336,8 +337,8 @@ def benefit_few_masks(cases: Cases) -> Finding:
     both = {float(n): left_of_one(Alike(12, n / 12), 6) for n in np.arange(0.12, 0.31, 0.01).round(2)}
     turn = max((dropped for dropped, left in both.items() if left > MOST), default=0.0)
     return judged.finding(
-        conditional=f"Only where a mask drops fewer than about {ALONE:.1f} entries; where it drops many, four masks "
-        "halve the deviation.",
+        conditional=f"Only if a mask drops under {ALONE:.1f} entries on average; where it drops many, four masks "
+        "already halve the deviation.",
         evidence=judged.evidence(
             "exact deviations to 1e-9",
             {"share": f"above {MOST:g} where (1 − q)³ᵐ is"},

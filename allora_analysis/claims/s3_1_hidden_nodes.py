@@ -229,7 +229,8 @@ def hidden_online(cases: Cases) -> Finding:
     at_best = dict(zip(SEEN, at_best_rates(start), strict=True))
     between = by_noise(Nodes(start, 1.0, "between", False))
     return judged.finding(
-        conditional="Only at rates near 1 and some times: α = 5; with unscaled masks also 0.5 and 100.",
+        conditional="Only at learning rates near 1, at intermediate times; with masks not scaled by 1/p early and "
+        "late, too.",
         evidence=judged.evidence(
             "none: the order of the best on a grid, a gain of 1 %, and the order of two cosines",
             {

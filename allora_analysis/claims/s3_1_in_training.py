@@ -232,8 +232,8 @@ def _gradient_row(cases: Cases, scale: float, draw: Callable[[np.random.Generato
     )
     worst = 100 * float(np.median([seen["worst"] for seen in judged.own]))
     return judged.finding(
-        conditional=f"Only in {often.value:.0f} % of heavy-tailed settings; at noise half the signal the worst "
-        f"falls to {worst:.0f} %.",
+        conditional=f"Only in {often.value:.0f} % of heavy-tailed draws; at noise half the signal the worst entry's "
+        f"deviation falls to {worst:.0f} %.",
         evidence=judged.evidence(EXACT, told_shares, tolerance=1e-6),
         size=often,
         condition="the sentence itself, with the closed forms at start and end put in, no property of the data: "
@@ -364,8 +364,8 @@ def figure_1_illustrates(cases: Cases) -> Finding:
     }
     at_scale = {scale: 100 * float(np.mean(hits)) for scale, hits in drawn.items()}
     return judged.finding(
-        conditional="Only from large random matrices or built data: from zero the loss's deviation rises, the "
-        f"gradient's falls to {left:.0f} %.",
+        conditional="Only from large random starts or contrived data: from LoRA's zero the loss's deviation rises, the "
+        f"gradient's falls to {left:.0f}%.",
         evidence=judged.evidence(EXACT, {"from zero, the loss's Std": "rises from 0"}, tolerance=1e-9),
         size=share(
             drawn[1.0],

@@ -185,7 +185,7 @@ def placement_latent(cases: Cases) -> Finding:
         condition=keeps_the_shape,
     )
     return judged.finding(
-        conditional="Only for fits of r equal singular values, so in practice no: one constant comes off each.",
+        conditional="Only for fits of r equal singular values, in practice no: masks subtract a constant, not a share.",
         evidence=judged.evidence(
             "where L-BFGS on the sum over all masks stops, relative to the loss",
             lambda one: {"p·XX⁺Y": keeps_the_shape(one)},

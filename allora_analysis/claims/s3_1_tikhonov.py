@@ -241,7 +241,7 @@ def equal_spectrum(cases: Cases) -> Finding:
         corrected=corrected,
     )
     return judged.finding(
-        holds_corrected="Not as printed, the same misprint: with XᵀY ridge and dropout are one for white X.",
+        holds_corrected="Not as printed, a misprint: with XᵀY for YᵀX ridge and dropout agree for white X.",
         evidence=judged.evidence(
             ROUNDING, lambda one: tikhonov.dropout_solution(one.x, one.y, one.share, "output"), tolerance=TOLERANCE
         ),
@@ -378,7 +378,7 @@ def general_spectrum(cases: Cases) -> Finding:
         condition=one_singular_value,
     )
     return judged.finding(
-        conditional="Only for white X, as §3.1 has it, or Y along equal singular values; no ridge shrinks others "
+        conditional="Only for white X, as §3.1 has it, or the like: ridge shrinks weak directions more, dropout all "
         "alike.",
         evidence=judged.evidence(ROUNDING, lambda one: {"a ridge": one_singular_value(one)}, tolerance=TOLERANCE),
         size=ranged(

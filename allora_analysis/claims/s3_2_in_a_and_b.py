@@ -80,6 +80,25 @@ def told_at_qwens(n1: int, shares: Sequence[float], rng: np.random.Generator) ->
     return [told_condition(1 / np.arange(1.0, 897), a, share * b) for share in shares]
 
 
+def down_over_up(x: np.ndarray, g: np.ndarray, a: np.ndarray) -> float:
+    """Strongest downward over strongest upward curvature in (B, A) at B = 0, from ASAᵀ's ends and G's largest σ."""
+    squares, top = np.linalg.svd(x @ a.T, compute_uv=False) ** 2, float(np.linalg.norm(g, 2))
+    least = float(squares[-1]) if len(a) <= len(x) else 0.0
+    return float((np.hypot(least, top) - least) / (squares[0] + np.hypot(squares[0], top)))
+
+
+def at_qwens_k_proj(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """X and G of 512 tokens: Qwen2-0.5B's 896 inputs, variances as 1/i, and 128 outputs, residuals at random."""
+    x = rng.standard_normal((512, 896)) * np.arange(1, 897) ** -0.5
+    return x, -2 * rng.standard_normal((128, 512)) @ x
+
+
+def at_pefts_start(rng: np.random.Generator) -> float:
+    """`down_over_up` there, A as PEFT draws it, r = 8."""
+    return down_over_up(*at_qwens_k_proj(rng), rng.standard_normal((8, 896)) / math.sqrt(3 * 896))
+
+
+QWENS = "six draws at Qwen2-0.5B's k_proj, 896 inputs with variances as 1/i, 128 outputs, rank 8, PEFT's A"
 STEP, CURVATURE = 1e-3, 1e-5  # of second differences; tolerance, of the highest curvature
 
 
@@ -193,15 +212,13 @@ def on_spaces(cases: Cases, names: Sequence[str]) -> Judged:
 def convexity_in_lora(cases: Cases) -> Finding:
     """Lowest curvature and third differences in (B, A), and whether midpoints of low-rank matrices have low rank."""
     judged = on_spaces(cases, (LOW_RANK, FACTORS))
-    spaces = [a_space(FACTORS, power_law(64, 32, cases.rng), 12, 8, cases.rng) for _ in range(12)]
-    spectra = [hessian.factor_spectrum(one.one.x, one.slope, one.a) for one in spaces]
     return judged.finding(
         conditional="Only if V may have full rank: over LoRA's low-rank V, or in A and B, it is not convex.",
         evidence=judged.evidence(DIFFERENCES, tolerance=CURVATURE),
         size=ranged(
-            [float(values[0] / values[-1]) for values in spectra],
+            [-at_pefts_start(cases.rng) for _ in range(6)],
             "of the highest curvature",
-            "the lowest in (B, A) at B = 0, twelve draws, rank 8, power-law variances",
+            f"the lowest in (B, A) at B = 0, {QWENS}",
         ),
         condition="the variable is V, of rank up to min(D, C)",
         flips_if="two matrices of rank r < min(D, C) drawn at random whose midpoint has rank r, or a start B = 0 with "
@@ -277,8 +294,6 @@ def saddle_of_lora(cases: Cases) -> Finding:
         at_start,
         printed=lambda one, seen: _is_saddle(seen),
     )
-    starts = [_paper_start(cases.rng) for _ in range(12)]
-    spectra = [hessian.factor_spectrum(one.x, one.g, one.a) for one in starts]
     finding = judged.finding(
         refuted="No: with B = 0 and A random the loss has a slope; a saddle point has none.",
         evidence=judged.evidence(
@@ -286,10 +301,9 @@ def saddle_of_lora(cases: Cases) -> Finding:
             lambda one: {"‖∇L‖": float(np.linalg.norm(one.g @ one.a.T)), "negative": "r·rank G"},
         ),
         size=ranged(
-            [float(-values[0] / values[-1]) for values in spectra],
+            [at_pefts_start(cases.rng) for _ in range(6)],
             "of the strongest upward curvature",
-            "the strongest downward one, beside that slope, twelve draws (rank 8; the 48 inputs' variances fall as a "
-            "power law)",
+            f"the strongest downward one, beside that slope, {QWENS}",
         ),
         corrected="no critical point, as ∇_B = GAᵀ ≠ 0; the Hessian there has exactly r·rank G negative directions",
         flips_if="a start B = 0 with random A at which the gradient is 0",

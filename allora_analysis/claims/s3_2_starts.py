@@ -17,7 +17,7 @@ import numpy as np
 from allora_analysis import hessian
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, Size, ranged
-from allora_analysis.claims.s3_2_in_a_and_b import factor_claim
+from allora_analysis.claims.s3_2_in_a_and_b import at_qwens_k_proj, factor_claim
 from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.hessian.factors import loss_gradient
 
@@ -222,7 +222,8 @@ def worst_place(cases: Cases) -> Finding:
         condition=flat_at_start,
     )
     return judged.finding(
-        conditional="Only with flat directions at B = 0, as in layers of few outputs: κ is ∞ there, elsewhere later.",
+        conditional="Only if some directions are exactly flat at B = 0 (layers of few outputs); elsewhere later points "
+        "are worse.",
         evidence=judged.evidence(
             f"counts: none may differ; 0: {ZERO:g} of the largest eigenvalue; flat at the end: {FLAT:g} of it",
             {"κ on the way": "∞ at each of the changes of sign"},
@@ -230,8 +231,8 @@ def worst_place(cases: Cases) -> Finding:
         size=ranged(
             start_over_end([usual(12, 12, cases.rng) for _ in range(10)]),
             "times",
-            "condition number at B = 0 over the solution's, n₁ = n₂, ten draws, inputs' variances a power law; ∞ where "
-            "n₁ < n₂ − r",
+            "condition number at B = 0 over the solution's, n₁ = n₂ = 12, r = 2, ten draws, inputs' variances a power "
+            "law; ∞ where n₁ < n₂ − r",
         ),
         corrected="without the rescalings the start has r·rank GP negative directions and r(n₂ − r − rank GP) flat "
         "ones, P the projector on A's kernel, a minimum no negative one. Where X has full column rank and the r-th "
@@ -430,12 +431,14 @@ def first_direction(cases: Cases) -> Finding:
         corrected=lambda one, seen: seen <= (1 + 1e-9) * best(one),
         condition=shares_out,
     )
-    lora = math.sqrt(8 / (4096 + 8 + 1))
+    values = np.linalg.svd(at_qwens_k_proj(cases.rng)[1], compute_uv=False)
+    lora, possible = math.sqrt(8 / (896 + 8 + 1)), float(np.linalg.norm(values[:16]) / np.linalg.norm(values))
+    told = f"√(r/(n₂ + r + 1)), n₂ = 896, r = 8; {possible:.2g} is possible at Qwen2-0.5B's k_proj, variances as 1/i"
     return judged.finding(
-        conditional="Only where A and B share out G's singular vectors; from B = 0, A random, the cosine is "
-        f"{lora:.2f}.",
+        conditional="Only where A and B share out G's singular vectors; from B = 0 cosine "
+        f"{lora:.2f}, where {possible:.1f} is possible.",
         evidence=judged.evidence("a step of 1e-6, whose square moves the cosine by 1e-12", best, tolerance=1e-9),
-        size=Size(lora, "cosine", "first step from B = 0 and full fine-tuning's: √(r/(n₂ + r + 1)), n₂ = 4,096, r = 8"),
+        size=Size(lora, "cosine", f"first step from B = 0 and full fine-tuning's: {told}"),
         corrected="the cosine is at most ‖[G]_2r‖/‖G‖, and about √(r/(n₂ + r + 1)) from B = 0 with Gaussian A",
         condition="where G has rank 2r or more: AᵀA = cP and BBᵀ = cQ, P the projector on r right and Q on the other "
         "r left of G's first 2r singular vectors. In general: for (u_i, v_i), σ_i > 0, G's singular pairs, v_i is an "

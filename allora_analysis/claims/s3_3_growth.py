@@ -1,18 +1,21 @@
 """§3.3, the last display and Proposition 1: growth in η and in the number of layers, in the worst case.
 
-The symbols are `s3_3_worst_case`'s. Judged by forward passes through networks that attain the bound. Checked by
-`tests/test_claims_3_3.py`, which plants wrong formulas.
+The symbols are `s3_3_worst_case`'s. Judged by forward passes through networks that attain the bound; and whether LLMs
+grow in that number, by published sizes. Checked by `tests/test_claims_3_3.py`, which plants wrong formulas.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import ripple
 from allora_analysis.claims.cases import Case, Cases, at_etas, log_uniform
-from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.claims.s3_3_worst_case import ROUNDING, TOLERANCE, ripple_claim
 from allora_analysis.ripple import study
 
@@ -171,4 +174,110 @@ def worst_case(cases: Cases) -> Finding:
             f"the output in the worst case at η = {own[-1].inputs.eta:g}, weight and adapter of norm 1",
         ),
         flips_if="no network of any alignment with growth linear in L on the log scale",
+    )
+
+
+class Family(NamedTuple):
+    """Layers and width of a family's models, from the smallest to the largest, and where they are published."""
+
+    sizes: Sequence[tuple[int, int]]
+    source: str
+
+
+OWN = {
+    "LLaMA and Llama 2": Family([(32, 4096), (40, 5120), (60, 6656), (80, 8192)], "Touvron et al. 2023a, b"),
+    "Llama 3": Family([(32, 4096), (80, 8192), (126, 16384)], "Dubey et al. 2024, Table 3"),
+    "Gemma": Family([(18, 2048), (28, 3072)], "Gemma Team 2024, Table 1"),
+    "Qwen2": Family([(24, 896), (28, 1536), (28, 3584), (80, 8192)], "Yang et al. 2024, Table 1"),
+    "OpenELM": Family([(16, 1280), (20, 1536), (28, 2048), (36, 3072)], "Mehta et al. 2024, config.json"),
+    "Snowflake Arctic-embed": Family([(6, 384), (12, 384), (12, 768), (24, 1024)], "config.json of xs, s, m and l"),
+}
+"""What the paper's §1 names or what it trains, but for Aya, of which no version is named.
+
+Llama 2 was published in three of LLaMA's sizes; Qwen2's mixture of experts has the layers and width of its 7B.
+"""
+GPT_3 = [(12, 768), (24, 1024), (24, 1536), (24, 2048), (32, 2560), (32, 4096), (40, 5140), (96, 12288)]
+OPT = [*GPT_3[:2], *GPT_3[3:6], (40, 5120), (48, 7168), (64, 9216), (96, 12288)]
+PYTHIA = [(6, 512), (12, 768), (24, 1024), (16, 2048), (24, 2048), (32, 2560), (32, 4096), (36, 5120)]
+BLOOM = [(24, 1024), (24, 1536), (24, 2048), (30, 2560), (30, 4096), (70, 14336)]
+FAMILIES = OWN | {
+    "GPT-2": Family([(12, 768), (24, 1024), (36, 1280), (48, 1600)], "Radford et al. 2019, Table 2"),
+    "GPT-3": Family(GPT_3, "Brown et al. 2020, Table 2.1"),
+    "OPT": Family(OPT, "Zhang et al. 2022, Table 1"),
+    "BLOOM": Family(BLOOM, "BigScience 2022, model cards"),
+    "Pythia": Family(PYTHIA, "Biderman et al. 2023, Table 1"),
+}
+"""With five more, of which all sizes are published."""
+
+
+class Count(NamedTuple):
+    """Families, and whether each size is compared with the next, or the smallest with the largest alone."""
+
+    families: Mapping[str, Family]
+    each_size: bool
+
+
+def growth(one: Count) -> dict[str, list[tuple[float, float]]]:
+    """By what factors depth and width grow in each comparison, by family."""
+    sizes = {name: of.sizes if one.each_size else [of.sizes[0], of.sizes[-1]] for name, of in one.families.items()}
+    return {
+        name: [(more[0] / few[0], more[1] / few[1]) for few, more in itertools.pairwise(of)]
+        for name, of in sizes.items()
+    }
+
+
+def deeper(steps: Sequence[tuple[float, float]]) -> bool:
+    """Whether depth grows by the larger factor in more comparisons than width does."""
+    return sum(depth > width for depth, width in steps) > sum(depth < width for depth, width in steps)
+
+
+def share_of_depth(steps: Sequence[tuple[float, float]]) -> float:
+    """Depth's share of the growth in log parameters, which go as L·width², from the smallest to the largest."""
+    depth, width = (math.log(math.prod(factors)) for factors in zip(*steps, strict=True))
+    return depth / (depth + 2 * width)
+
+
+@claim(
+    "3.3-depth",
+    where="§3.3, below Proposition 1",
+    says="LLMs that most commonly resort to increased depth rather than increased width to scale up their capacity",
+    reading="In more than half of the families depth grows by a larger factor than width: kindest from each size to "
+    "the next, in more of these steps than width; less kind from the smallest model to the largest. LLaMA and Llama 2 "
+    "count once; as two they would make it 4 of the paper's own 7 from the smallest to the largest.",
+    test="tests/test_claims_3_3.py",
+)
+def depth_rather_than_width(cases: Cases) -> Finding:
+    """Published layers and widths of eleven families, six of them the paper's; depth's share of parameters beside."""
+    counts = {"size by size": True, "smallest to largest": False}
+    sets = {"families that the paper trains or names": OWN, "with five others": FAMILIES}
+    judged = cases.judge(
+        [
+            Case(f"{name}, {how}", Count(families, each_size), families is OWN)
+            for name, families in sets.items()
+            for how, each_size in counts.items()
+        ],
+        growth,
+        printed=lambda one, seen: sum(deeper(seen[name]) for name in one.families) > len(one.families) / 2,
+        condition=lambda one: one.each_size,
+    )
+    steps, ends = judged.measured[2:]
+    led = [sum(map(deeper, of.values())) for of in (steps, ends)]
+    every = [depth - width for of in steps.values() for depth, width in of]
+    return judged.finding(
+        conditional=f"Depends how one counts: size by size depth leads in {led[0]} of {len(FAMILIES)} families, from "
+        f"smallest to largest in {led[1]}.",
+        evidence=judged.evidence(
+            "none: published integers",
+            {name: family.source for name, family in FAMILIES.items()},
+            more={"steps led by depth, by width": [sum(x > 0 for x in every), sum(x < 0 for x in every)]},
+            n=len(FAMILIES),
+        ),
+        size=ranged(
+            [share_of_depth(of) for of in steps.values()],
+            "of the growth",
+            "depth's part in the growth of log parameters, median of families",
+        ),
+        condition="each size is compared with the next",
+        flips_if="half of the families or fewer that grow more in depth size by size, or more than half from the "
+        "smallest to the largest",
     )

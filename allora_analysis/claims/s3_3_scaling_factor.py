@@ -1,18 +1,18 @@
-"""§3.3, around the derivation: what the scaling factor η = α/r is for, how to start A and B, how language models grow.
+"""§3.3, around the derivation: what the scaling factor η = α/r is for, how to start A and B.
 
-Two rows rest on data: on what the cited authors write and on published configurations, which stand here with their
-sources. The norms ‖W*_i‖ of pretrained models' linear maps stand in `pretrained_norms.json`, in the layers' names as
-the fine-tuning records have them, so that ‖ηBA‖ is held against ‖W*‖ without a model at hand:
-`python -m allora_analysis.claims.s3_3_scaling_factor FOLDER NAME` writes them. Checked by `tests/test_claims_3_3.py`,
-which plants other quotations, configurations, norms and formulas.
+Two rows rest on what the cited authors write, which stands here with its source. The norms ‖W*_i‖ of pretrained models'
+linear maps stand in `pretrained_norms.json`, in the layers' names as the fine-tuning records have them, so that ‖ηBA‖
+is held against ‖W*‖ without a model at hand: `python -m allora_analysis.claims.s3_3_scaling_factor FOLDER NAME` writes
+them. Checked by `tests/test_claims_3_3.py`, which plants other quotations, norms and formulas.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -97,12 +97,15 @@ def comparable_level(cases: Cases, folder: Path | None) -> Finding:
     part = in_part(len(runs), len(fine_tuned()), "runs")
     models = {1: "one", 2: "two"}.get(number := len({one.model for one in runs}), number)
     return judged.finding(
-        refuted=f"Not in {models} small models: ηBA's rows end at {shares.min():.1%} to {shares.max():.1%} of W*'s; "
-        f"η = 2 raises one's {doubled:.1f}-fold.",
+        refuted=f"Not in {models} small models: ηBA's rows end at {shares.min():.1%} to {shares.max():.1%} of the norm "
+        "of W*'s.",
         evidence=judged.evidence(
             f"none: a threshold of {COMPARABLE:g}; {len(runs)} of {len(fine_tuned())} runs recorded, their last step",
             {"‖ηBA‖/‖W*‖": "0.1 or more"},
-            more={"in the induced norm, if BA's rows are equally long in all maps, at most about": induced},
+            more={
+                "in the induced norm, if BA's rows are equally long in all maps, at most about": induced,
+                "η = 2 over η = 1": doubled,
+            },
             tolerance=COMPARABLE,
             n=len(runs),
         ),
@@ -131,6 +134,12 @@ HU_4_1 = (
     "helps to reduce the need to retune hyperparameters when we vary r"
 )
 """Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685, §4.1."""
+HAYOU = (
+    "to start from the pretrained model as initialization for finetuning, one can either initialize B to zero and A to "
+    "random (default initialization in PEFT package), or vice-versa. […] the first scheme (initializing B to zero and "
+    "A to random) on average yields better performance compared to the other scheme"
+)
+"""Hayou et al. (2024a), The Impact of Initialization on LoRA Finetuning Dynamics, arXiv 2406.08447, abstract."""
 
 
 class _Alpha(NamedTuple):
@@ -295,23 +304,74 @@ def made(
     return Starts(tuple(First(x, y, a, b, eta, subtracted) for a, b in pairs), independent)
 
 
-@claim(
-    "3.3-either-zero",
-    where="§3.3, first paragraph, of Hayou et al. (2024a)",
-    says="for the best performance, either A or B must be initialized at 0",
-    reading="Every start that has the pretrained outputs for all inputs and from which the first step lowers the loss "
-    "has A = 0 or B = 0; kindest of A and B whose entries are drawn independently, as Hayou et al. draw them.",
+def compares_zeros(text: str) -> bool:
+    """Whether the words compare starts with B = 0 and with A = 0 by performance."""
+    return "B to zero" in text and "vice-versa" in text and "better performance" in text
+
+
+def either_zero_of(one: Starts, seen: Sequence[dict[str, float]]) -> bool:
+    """No start with neither factor at 0 has the pretrained outputs and descends from them."""
+    return not any(step["moved"] <= 1e-12 and step["fall"] > 1e-9 for step in seen)
+
+
+def foretold(one: Starts, seen: Sequence[dict[str, float]]) -> bool:
+    """The first step's descent in closed form; the pretrained outputs as whether BA can be 0 or is taken off W*."""
+    return all(
+        abs(step["fall"] - fall(start)) <= 1e-5
+        and (step["moved"] <= 1e-12) == (start.subtracted or not (one.independent or one.rank == 1))
+        for start, step in zip(one.starts, seen, strict=True)
+    )
+
+
+def any_starts(rng: np.random.Generator, independent: bool, subtracted: bool) -> Starts:
+    """A module of 4 to 8 inputs and outputs, r from 1 to 4."""
+    shape = int(rng.integers(4, 9)), int(rng.integers(4, 9)), int(rng.choice([1, 1, 2, 2, 3, 4]))
+    return made(rng, independent, subtracted, shape, float(rng.choice(PAPER_ETAS)))
+
+
+SAYS = "Later, Hayou et al. (2024a) argued that for the best performance, either A or B must be initialized at 0."
+zero_claim = functools.partial(
+    claim,
+    where="§3.3, first paragraph",
+    says=SAYS,
     test="tests/test_claims_3_3.py",
     depends_on=("3.2-pretrained-mapping", "3.2-saddle-starts"),
 )
+
+
+@zero_claim(
+    "3.3-either-zero",
+    reading="As a report of their abstract, which compares starts with B = 0 and with A = 0: of A and B whose entries "
+    "are drawn independently, as theirs, only those with a factor at 0 have the pretrained outputs for all inputs.",
+)
 def either_zero(cases: Cases) -> Finding:
+    """Outputs and the first step's descent from independent starts with neither factor at 0, W* left as it is."""
+    own, told = Case("n₂ = 24, r = 8", made(cases.rng, True, False, (24, 12, 8), 2.0), True), compares_zeros(HAYOU)
+    judged = cases.judge(
+        [own, *cases.draw(lambda rng: any_starts(rng, True, False), 12)],
+        lambda one: [first_step(start) for start in one.starts],
+        printed=lambda one, seen: told and either_zero_of(one, seen) and foretold(one, seen),
+    )
+    return judged.finding(
+        holds="Mostly: they compare just these two starts, B = 0 being better on average; of others they show nothing.",
+        evidence=judged.evidence(
+            "central differences, relative: 1e-5",
+            lambda one: [fall(start) for start in one.starts],
+            more={"they write (arXiv 2406.08447, abstract)": HAYOU},
+            tolerance=1e-5,
+        ),
+        flips_if="a passage of theirs that compares other starts; or independent A and B, neither 0, that keep the "
+        "pretrained outputs",
+    )
+
+
+@zero_claim(
+    "3.3-either-zero-any-start",
+    reading="A less kind reading: of all starts, not of theirs alone, every one that has the pretrained outputs for "
+    "all inputs and from which the first step lowers the loss has A = 0 or B = 0.",
+)
+def either_zero_any_start(cases: Cases) -> Finding:
     """Outputs and the first step's descent from starts with neither factor at 0, W* left as it is or less ηBA."""
-
-    def draw(rng: np.random.Generator) -> Starts:
-        independent, subtracted = (bool(flag) for flag in rng.random(2) < (0.4, 0.3))
-        shape = int(rng.integers(4, 9)), int(rng.integers(4, 9)), int(rng.choice([1, 1, 2, 2, 3, 4]))
-        return made(rng, independent, subtracted, shape, float(rng.choice(PAPER_ETAS)))
-
     kinds = {"A and B independent": (True, False), "A and B drawn together": (False, False)}
     own = [
         Case(f"n₂ = 24, r = 8, {name}", made(cases.rng, *kind, (24, 12, 8), 2.0), True) for name, kind in kinds.items()
@@ -320,14 +380,10 @@ def either_zero(cases: Cases) -> Finding:
     rank_1 = Case("n₂ = 24, r = 1, A and B drawn together", made(cases.rng, False, False, (24, 12, 1), 2.0))
 
     judged = cases.judge(
-        [*own, given, rank_1, *cases.draw(draw, 20)],
+        [*own, given, rank_1, *cases.draw(lambda rng: any_starts(rng, *(rng.random(2) < (0.4, 0.3)).tolist()), 20)],
         lambda one: [first_step(start) for start in one.starts],
-        printed=lambda one, seen: not any(step["moved"] <= 1e-12 and step["fall"] > 1e-9 for step in seen),
-        corrected=lambda one, seen: all(
-            abs(step["fall"] - fall(start)) <= 1e-5
-            and (step["moved"] <= 1e-12) == (start.subtracted or not (one.independent or one.rank == 1))
-            for start, step in zip(one.starts, seen, strict=True)
-        ),
+        printed=either_zero_of,
+        corrected=foretold,
         condition=lambda one: not one.starts[0].subtracted and (one.independent or one.rank == 1),
     )
     return judged.finding(
@@ -340,79 +396,6 @@ def either_zero(cases: Cases) -> Finding:
         "η²(‖GAᵀ‖² + ‖BᵀG‖²) per learning rate, G = ∂L/∂(ηBA)",
         flips_if="a start of rank 1, or with independent A and B, that has no zero factor and keeps W* and the "
         "pretrained outputs; or none of rank 2 and above",
-    )
-
-
-class Shape(NamedTuple):
-    """Layers and width of a model."""
-
-    layers: int
-    width: int
-
-
-class Family(NamedTuple):
-    """The smallest and the largest model of a family, and where they are published."""
-
-    smallest: Shape
-    largest: Shape
-    source: str
-
-
-FAMILIES = {
-    "GPT-2": Family(Shape(12, 768), Shape(48, 1600), "Radford et al. 2019, Table 2"),
-    "GPT-3": Family(Shape(12, 768), Shape(96, 12288), "Brown et al. 2020, Table 2.1"),
-    "OPT": Family(Shape(12, 768), Shape(96, 12288), "Zhang et al. 2022, Table 1"),
-    "BLOOM": Family(Shape(24, 1024), Shape(70, 14336), "BigScience 2022, model cards of 560M and 176B"),
-    "Pythia": Family(Shape(6, 512), Shape(36, 5120), "Biderman et al. 2023, Table 1"),
-    "LLaMA and Llama 2": Family(Shape(32, 4096), Shape(80, 8192), "Touvron et al. 2023a, Table 2; 2023b"),
-    "Llama 3": Family(Shape(32, 4096), Shape(126, 16384), "Dubey et al. 2024, Table 3"),
-    "Gemma": Family(Shape(18, 2048), Shape(28, 3072), "Gemma Team 2024, Table 1"),
-    "Qwen2": Family(Shape(24, 896), Shape(80, 8192), "Yang et al. 2024, Table 1"),
-    "OpenELM": Family(Shape(16, 1280), Shape(36, 3072), "Mehta et al. 2024, config.json of 270M and 3B"),
-}
-"""Decoder families: Llama, Gemma, Qwen2 and OpenELM, which the paper's §1 names or which it trains, and others.
-
-Aya and Snowflake Arctic are not here. LLaMA and Llama 2 have the same shapes at either end and count once.
-"""
-
-
-def growth(families: Mapping[str, Family]) -> dict[str, dict[str, float]]:
-    """By what factor depth and width grow in each family, and depth's share of log parameters, which go as L·width²."""
-    found = {}
-    for name, (small, large, _) in families.items():
-        depth, width = large.layers / small.layers, large.width / small.width
-        share = math.log(depth) / (math.log(depth) + 2 * math.log(width))
-        found[name] = {"depth": depth, "width": width, "depth's share": share}
-    return found
-
-
-@claim(
-    "3.3-depth",
-    where="§3.3, below Proposition 1",
-    says="LLMs that most commonly resort to increased depth rather than increased width to scale up their capacity",
-    reading="In more than half of the families, depth grows by a larger factor than width from the smallest model to "
-    "the largest.",
-    test="tests/test_claims_3_3.py",
-)
-def depth_rather_than_width(cases: Cases) -> Finding:
-    """Published layers and widths of ten families; depth's share of the growth in parameters beside."""
-
-    def deeper(seen: Mapping[str, Mapping[str, float]]) -> int:
-        return sum(of["depth"] > of["width"] for of in seen.values())
-
-    judged = cases.judge(
-        [Case("published families", FAMILIES, True)], growth, printed=lambda one, seen: deeper(seen) > len(one) / 2
-    )
-    (seen,) = judged.measured
-    shares = [of["depth's share"] for of in seen.values()]
-    return judged.finding(
-        refuted=f"No: depth grew by the larger factor in {deeper(seen)} of {len(FAMILIES)} families; "
-        "width brings most of the parameters.",
-        evidence=judged.evidence(
-            "none: published integers", {name: family.source for name, family in FAMILIES.items()}, n=len(FAMILIES)
-        ),
-        size=ranged(shares, "of the growth", "depth's part in the growth of log parameters, median of families"),
-        flips_if=f"{len(FAMILIES) // 2 + 1} of {len(FAMILIES)} families that grow more in depth than in width",
     )
 
 

@@ -129,8 +129,8 @@ def layers(cases: Cases, n: int = 12) -> list[Case]:
     "4-per-sample",
     where="Abstract",
     says="By scaling the per sample and per parameter gradients with a coefficient",
-    reading="Each sample's gradient of a row of B is LoRA's times d_i, one for all samples; that A's is not "
-    "scaled entry by entry is 4-per-parameter.",
+    reading="Parameters are the rows of BA, as in \"parameters' ℓ2 norm\", later in the sentence: each sample's "
+    "gradient of row i, as B's row has it, is LoRA's times d_i, one for all samples. Entries of A: 4-per-parameter.",
     depends_on=("4-definition",),
 )
 def per_sample(cases: Cases) -> Finding:
@@ -158,7 +158,7 @@ def per_sample(cases: Cases) -> Finding:
     )
     spread = {case.name: float(np.ptp(seen, axis=0).max() / seen.max()) for case, seen in judged.pairs}
     return judged.finding(
-        holds="Yes, for B: by one coefficient a row, the same for all samples.",
+        holds="Yes, row by row of BA: by one coefficient a row, the same for all samples.",
         evidence=Evidence({"relative spread over samples": 0.0}, spread, ROUNDING, max(spread.values()), TOLERANCE),
         flips_if="a coefficient that varies over samples, as ALLoRA-OD's does, or is not d_i",
     )

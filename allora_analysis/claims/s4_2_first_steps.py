@@ -139,6 +139,7 @@ def starts_as_faster(cases: Cases) -> Finding:
         condition="SGD or momentum with min(1, c/√(η²g² + h²)) to 1e-3 min(1, c/√(g² + h²)): c ≥ √(η²g² + h²), or h "
         "above g√((η² − 1)/0.002); or a factor after Adam (ALLoRAAdamW, not the paper's)",
         flips_if="a first step of η times LoRA's under AdamW",
+        assumes="AdamW",
     )
 
 
@@ -172,4 +173,5 @@ def under_optimizers(cases: Cases) -> Finding:
         condition="first step over LoRA's (4-figure-2-right) at least (1 + η)/2; any threshold between 1 and η parts "
         "SGD unclipped from AdamW in the same way",
         flips_if="rows under AdamW that are longer than LoRA's at l_b by (1 + η)/2",
+        assumes="AdamW",
     )

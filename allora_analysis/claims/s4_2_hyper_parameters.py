@@ -247,7 +247,7 @@ def no_new_knob(cases: Cases) -> Finding:
         ),
     )
     return judged.finding(
-        holds="Yes, beside LoRA: η stands where the scaling factor stood, A's start and the rate rescaled.",
+        holds="Yes, compared with LoRA: (η, l_b) take the place of (scaling factor, learning rate), two for two.",
         evidence=judged.evidence(
             SOURCE,
             {"distance of BA unclipped, and clipped (A's and B's gradients alone)": 0.0},
@@ -334,9 +334,8 @@ def effective_rate(cases: Cases) -> Finding:
         return one._replace(clip=over * gradient_norm(one)) if rng.random() < 0.5 else one
 
     def told(one: _OneStep) -> float:
-        if one.optimizer == "adamw":
-            return 1 / one.eta
-        return clip_factor(gradient_norm(one), one.clip) * (1 + one.u) ** -0.5
+        sgd = clip_factor(gradient_norm(one), one.clip) * (1 + one.u) ** -0.5
+        return 1 / one.eta if one.optimizer == "adamw" else sgd
 
     def of_paper(eta: float, size: float) -> _OneStep:
         return made(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, size * eta**2, cases.rng)
@@ -361,6 +360,7 @@ def effective_rate(cases: Cases) -> Finding:
         "they are clipped at; l_b in AdamW's first step, its ε aside",
         condition="SGD, or momentum in its first step, (BA)_i = 0 and c ≥ n (∞ without clipping)",
         flips_if="a step under AdamW of η·l_b",
+        assumes="AdamW",
     )
 
 

@@ -133,6 +133,7 @@ def rapid(cases: Cases) -> Finding:
         "c/g times, m(t) = ct until m = g²/c² − 1/η²; where c ≤ g and η > 1 as fast as LoRA; AdamW: a first step of l",
         condition="SGD, η > 1 and c > g, g the gradient's norm, c that it is clipped at (∞ without clipping)",
         flips_if="a first step under AdamW longer than LoRA's, or one under SGD at η > 1 and c > g that is not",
+        assumes="AdamW",
     )
 
 
@@ -361,4 +362,5 @@ def slower(cases: Cases) -> Finding:
         f"{longest(2.0):.2g}; there half the excess, a threshold of 5/4, gives "
         f"{longest(2.0, 1.25):.2g}, and twice the excess, one of 2, gives {longest(2.0, 2.0):.2g}",
         flips_if="LoRA at l taking 3/2 of ALLoRA's steps under AdamW",
+        assumes="AdamW",
     )

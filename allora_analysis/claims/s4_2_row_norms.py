@@ -372,7 +372,7 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
         {name: values - FALL for name, values in samples.items()}, lambda values: _all_below(values, "refuted", "holds")
     )
     most, in_one = (max(float(of(values)) for values in samples.values()) for of in (np.mean, np.max))
-    told = f"by {most:.1%} of η at most on average over seeds, {in_one:.1%} in one run; {len(samples)} sets of runs."
+    told = f"it falls by at most {most:.1%} of η on average over seeds, {in_one:.1%} in a single run."
     return tested.finding(
         refuted=f"No: {told}",
         holds=f"Yes: {told}",

@@ -183,6 +183,7 @@ def scaling_as_rate(cases: Cases) -> Finding:
         condition="SGD or momentum, no weight decay, and c ≥ √(η²g² + h²) in every step, g and h the norms of LoRA's "
         "and all other gradients, c that they are clipped at together (∞ without clipping)",
         flips_if="AdamW moving BA by η times as much",
+        assumes="AdamW",
     )
 
 
@@ -250,7 +251,8 @@ def entries(rng: np.random.Generator) -> Entries:
     test="tests/test_claims_4_2_definition.py",
     where="Abstract",
     says="By scaling the per sample and per parameter gradients with a coefficient",
-    reading="Each entry of A's and of B's gradient is LoRA's times a coefficient above 0, whatever the loss.",
+    reading="A less kind reading: parameters are A's and B's entries; each entry of their gradients is LoRA's times a "
+    "coefficient above 0, whatever the loss.",
     depends_on=("4-definition", "4-per-sample"),
 )
 def per_parameter(cases: Cases) -> Finding:
@@ -270,7 +272,7 @@ def per_parameter(cases: Cases) -> Finding:
     )
     drawn = [Entries(layer_training.paper_pass(cases.rng), 2.0, "A") for _ in range(SIZES)]
     return judged.finding(
-        conditional="Only B's: A's gradient is a re-weighted sum over rows, and some entries change sign.",
+        conditional="Only B's entries: A's gradient mixes rows, so some signs change; BA's rows are each scaled.",
         evidence=judged.evidence(
             "float64 rounding over entries near 0, 1e-6",
             lambda case: [coefficients(case).min(), coefficients(case).max()],

@@ -81,7 +81,8 @@ class Arguments:
     arms: tuple[str, str] = ("allora_0", "lora")
     """The two arms of those records."""
     model: Annotated[str | None, arg(metavar="FOLDER|FILE.gguf|HUB_ID")] = None
-    """A pretrained model: how strongly ADAPTER acts there; with --data, --r, --alpha, --lr the largest stable rate."""
+    """A pretrained model: how strongly ADAPTER acts there; with --data, --r, --alpha, --lr the largest stable rate, of
+    adapters on ADAPTER's layers, or on all linear ones."""
     data: Annotated[str | None, arg(metavar="FOLDER|HUB_ID")] = None
     """train.jsonl and test.jsonl (or .jsonl.gz), rows with text and label."""
     trial_steps: int | None = None
@@ -173,7 +174,7 @@ def sections(arguments: Arguments) -> Iterator[Section]:
             recipe, switches, arguments.max_grad_norm, arguments.warmup_steps, arguments.as_alpha
         )
         if asked:
-            yield _edge(arguments, recipe, switches)
+            yield _edge(arguments, recipe, switches, saved)
     elif saved is not None and (told := list(answers.switched(switches, None))):
         yield answers.Section("on", told)
     if arguments.gap is not None:
@@ -221,6 +222,8 @@ def _seeds(arguments: Arguments) -> Section:
         found = [answers.from_deviation(gap, arguments.sd)]
     elif arguments.scores or arguments.baseline:
         found = [answers.from_scores(gap, arguments.scores, arguments.baseline)]
+        if max(map(abs, (*arguments.scores, *arguments.baseline))) <= 1:
+            outputs.remark("no score is above 1: --gap, --scores and --baseline are in points, 100 times a share")
     else:
         positive("--gap", gap)
         found = answers.from_records(gap, arguments.results, *arguments.arms)
@@ -239,31 +242,43 @@ def _strength(arguments: Arguments, saved: Saved) -> Section:
     if any(pair.norms is None for pair in saved.pairs):
         raise ArgumentError(f"{arguments.adapter}: is not finite, so that nothing can be run; leave --model out")
     answers.check_is_lora(saved, arguments.adapter)
-    found = strength(arguments.model, matrices(arguments.adapter, saved), seed=count("--seed", arguments.seed, 0))
+    adapters, seed = matrices(arguments.adapter, saved), count("--seed", arguments.seed, 0)
+    found = strength(arguments.model, adapters, seed=seed, beside=saved.beside)
     return answers.Section("strength", [("in its network", found.words())], None, vars(found))
 
 
-def _edge(arguments: Arguments, recipe: Recipe, switches: Switches) -> Section:
+def _check_edge(arguments: Arguments, switches: Switches, saved: Saved | None) -> None:
     from allora_analysis.doctor import answers
-    from allora_analysis.doctor.edge import edge
 
     if arguments.data is None:
         raise ArgumentError("--data: missing; a folder of train.jsonl and test.jsonl with text and label")
     other = {"ALLoRA's rule (eta)": switches.eta is not None, "DoRA": switches.dora, "another start": switches.init}
+    if saved is not None:
+        several = len({(pair.r, pair.scaling) for pair in saved.pairs}) > 1
+        other |= {"several ranks or scalings": several and None in (arguments.r, arguments.alpha)}
+        other |= dict.fromkeys(answers.more(saved), True)
     if on := [name for name, is_so in other.items() if is_so]:
         raise ArgumentError(
             f"--data: the largest stable rate is measured for LoRA from B = 0, not for {on[0]}; leave that out, and an "
             "ADAPTER that has it, or leave --data out"
         )
+
+
+def _edge(arguments: Arguments, recipe: Recipe, switches: Switches, saved: Saved | None) -> Section:
+    from allora_analysis.doctor import answers
+    from allora_analysis.doctor.edge import edge
+
+    _check_edge(arguments, switches, saved)
     steps = arguments.trial_steps if arguments.trial_steps is not None else 0 if recipe.optimizer == "sgd" else 20
     clip = 1.0 if arguments.max_grad_norm is None else arguments.max_grad_norm
     found = edge(
         arguments.model, arguments.data, recipe, steps=steps, batch_size=arguments.batch_size, clip=clip,
-        seed=arguments.seed,
+        seed=arguments.seed, layers=None if saved is None else [pair.name for pair in saved.pairs],
     )  # fmt: skip
+    where = "all linear layers" if saved is None else f"the adapter's {len(saved.pairs)} layers"
     what = "the Hessian in A and B" if recipe.optimizer == "sgd" else "Adam's preconditioned Hessian in A and B"
     told = (
-        f"{found.rate:.3g} = {found.threshold:g}/{found.curvature:.3g}, the largest curvature of {what} on "
+        f"{found.rate:.3g} = {found.threshold:g}/{found.curvature:.3g}, the largest curvature of {what} of {where} on "
         f"{arguments.batch_size} sentences after {found.steps} steps ({found.products} products)"
     )
     if recipe.loraplus_ratio != 1:

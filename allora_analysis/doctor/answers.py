@@ -30,6 +30,8 @@ from allora_analysis.validation import ArgumentError, positive
 _ON_ROWS, _ON_OUTPUTS = ("allora", "allora_0"), ("allora_od", "asf_lora")
 _OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # starts that change the base weight
 _STARTS = (*_OTHER_BASE, "eva", "orthogonal")
+# PEFT's words for adapters whose change is no s·BA, or not on every token.
+_MORE = ("kasa_config", "monteclora_config", "use_bdlora", "use_qalora", "arrow_config", "alora_invocation_tokens")
 LEAST = 3
 _OWN = ("arm", "eta2", "seed")
 
@@ -146,18 +148,14 @@ def _rule(switches: Switches, recipe: Recipe | None, clip: float | None) -> str:
         return f"{told}: in the forward pass, where no optimizer undoes it"
     if recipe is None:
         return f"{told}: on gradients, so Adam undoes it (SGD does not); give --lr and --optimizer"
-    if recipe.optimizer != "sgd":
-        return f"{told}: undone, Adam divides a gradient's factor out again; ALLoRAAdamW puts it on the update"
-    if clip:
-        return f"{told}: on, but for clipping at {clip:g}, which divides the factor out of a longer gradient"
-    return f"{told}: on"
+    return f"{told}: {recipes.rule_on_gradients(recipe.optimizer, clip)}"
 
 
 def of_saved(saved: Saved, eta: float | None) -> Section:
     """What a saved adapter holds; its rows are judged for the rule with this η, or else the config's."""
     switches = switches_of(saved)
     eta = switches.eta if eta is None else eta
-    told = [("pairs", _pairs(saved)), ("trained", _trained(saved))]
+    told = [("pairs", _pairs(saved)), ("trained", _trained(saved)), *_beside(saved)]
     if eta is not None and _finite(saved.pairs):
         told += _factor(saved.pairs, eta, switches)
     groups: dict[str, list] = {}
@@ -194,13 +192,14 @@ def switches_of(saved: Saved) -> Switches:
 
 
 def check_is_lora(saved: Saved, path: Any) -> None:
-    """Refuse what does not add s·BA to its base model: DoRA, ASF-LoRA, a start that changed the base weight."""
+    """Refuse what does not add s·BA to its base model: DoRA, ASF-LoRA, KaSA …, a start that changed the base weight."""
     switches = switches_of(saved)
     init = (switches.init or "").lower().startswith(_OTHER_BASE)
     words = {
         "DoRA": switches.dora,
         "ASF-LoRA": switches.variant == "asf_lora",
         f"init_lora_weights={switches.init!r}, of a base weight that it changed": init,
+        **dict.fromkeys(more(saved), True),
     }
     if found := [name for name, is_so in words.items() if is_so]:
         raise ArgumentError(
@@ -225,6 +224,21 @@ def _pairs(saved: Saved) -> str:
             "load them: save the adapter again"
         )
     return told + (f"; {saved.left_out} with no other half or no matrix are left out" if saved.left_out else "")
+
+
+def more(saved: Saved) -> list[str]:
+    """What is on, by PEFT's words, that makes an adapter's change no s·BA, or not on every token."""
+    return [name for name in _MORE if saved.config.get(name)]
+
+
+def _beside(saved: Saved) -> Iterator[tuple[str, str]]:
+    from allora_analysis.finetune.arms import HEADS
+
+    found = more(saved)
+    if names := [name for name in saved.beside if name.partition(".")[0] not in HEADS]:
+        found.append(f"{', '.join(names[:2])}{f', … ({len(names)} in all)' if len(names) > 2 else ''}")
+    if found:
+        yield "beside A and B", f"{'; '.join(found)}: not looked at, all that is said here is of s·BA alone"
 
 
 def _finite(pairs: Sequence[SavedPair]) -> bool:
@@ -325,6 +339,8 @@ def from_records(gap: float, folder: Path | None, arm: str = "allora_0", referen
     """Of recorded runs: two arms at the same settings on three shared seeds or more; a setting each, those with most
     seeds first. `gap` is in points of test accuracy.
     """
+    if arm == reference:
+        raise ArgumentError(f"--arms must be two different ones, received {arm} twice")
     groups: dict[tuple, dict[str, dict[float | None, dict[int, float]]]] = {}
     for record in every(folder):
         config = record.config

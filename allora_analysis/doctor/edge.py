@@ -1,9 +1,10 @@
 """The largest stable learning rate of a pretrained classifier with LoRA, from the curvature of one batch; recorded
 learning-rate curves, where they end, and what was predicted for each.
 
-`hessian.stable_rate` on A and B of all linear layers, at the start (SGD) or after a few steps at a given rate (Adam
-needs second moments). The classifier has a rate of its own, so that rate has an edge of its own: beyond it the whole
-optimizer is unstable, since λ_max of D^½HD^½ is at least that of its block, and no rate of A and B helps.
+`hessian.stable_rate` on A and B of all linear layers, or of those that are named, at the start (SGD) or after a few
+steps at a given rate (Adam needs second moments). The classifier has a rate of its own, so that rate has an edge of its
+own: beyond it the whole optimizer is unstable, since λ_max of D^½HD^½ is at least that of its block, and no rate of A
+and B helps.
 `experiments.stable_rates` states the question and the test on recorded curves. Checked by `tests/test_doctor_edge.py`
 and `tests/test_doctor_curves.py`.
 """
@@ -66,8 +67,9 @@ def edge(
     head_lr: float | None = None,
     clip: float = 1.0,
     seed: int = 0,
+    layers: Sequence[str] | None = None,
 ) -> Edge:
-    """Load, adapt (B = 0), make the trial steps, measure on one batch of the same size.
+    """Load, adapt all linear layers or `layers` (B = 0), make the trial steps, measure on one batch of the same size.
 
     The recipe's rates, optimizer, ε and decay are those of the trial; Adam needs a step or more. `head_lr` is the
     classifier's rate there (None: the same), `clip` of its gradient's norm (0: none); `seed` is of A, the classifier
@@ -91,7 +93,7 @@ def edge(
         rank=recipe.r, batch_size=count("--batch-size", batch_size), max_length=max_length,
         seed=count("--seed", seed, 0),
     )  # fmt: skip
-    model, optimizer, loss = _prepared(setting, recipe, steps)
+    model, optimizer, loss = _prepared(setting, recipe, steps, layers)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     clip = positive("--max-grad-norm", clip) if clip else 0.0
     for step in range(steps):
@@ -103,15 +105,22 @@ def edge(
     adapters = [part for pair in lora_pairs(model) for part in (pair.a, pair.b)]
     head = [parameter for parameter in trained if all(parameter is not part for part in adapters)]
     options = {"seed": seed, "clip": clip}
-    with evaluating(model):
-        found = largest_stable_rate(adapters, optimizer, lambda: loss(steps), **options)
-        of_head = largest_stable_rate(head, optimizer, lambda: loss(steps), **options).multiple if head else None
+    try:
+        with evaluating(model):
+            found = largest_stable_rate(adapters, optimizer, lambda: loss(steps), **options)
+            of_head = largest_stable_rate(head, optimizer, lambda: loss(steps), **options).multiple if head else None
+    except ArgumentError as error:
+        if not steps:
+            raise
+        raise ArgumentError(f"--lr {recipe.lr:g}: too large, if its {steps} steps have led here: {error}") from None
     rate, curvature = recipe.lr * found.multiple, found.curvature / recipe.lr
     head_rate = None if of_head is None else setting.head_learning_rate * of_head
     return Edge(rate, curvature, found.threshold, found.products, found.loss, steps, head_rate, found.clipped)
 
 
-def _prepared(setting: Setting, recipe: Recipe, steps: int) -> tuple[Any, Any, Callable[[int], Any]]:
+def _prepared(
+    setting: Setting, recipe: Recipe, steps: int, layers: Sequence[str] | None = None
+) -> tuple[Any, Any, Callable[[int], Any]]:
     # The model with its adapters, without dropout, its optimizer, and the loss of the batch of a step.
     import torch
 
@@ -129,7 +138,13 @@ def _prepared(setting: Setting, recipe: Recipe, steps: int) -> tuple[Any, Any, C
         )
     torch.manual_seed(setting.seed)
     pretrained = models.load(setting.model, read.classes, attention="eager")
-    model = arms.adapt(pretrained.model, setting).eval()
+    there = dict(pretrained.model.named_modules())
+    if lacking := [name for name in layers or () if not isinstance(there.get(name), torch.nn.Linear)]:
+        raise ArgumentError(
+            f"--model {setting.model!r}: has no linear layer {lacking[0]!r}, which ADAPTER adapts; "
+            "give the base model that it was trained on, or leave ADAPTER out for adapters on all linear layers"
+        )
+    model = arms.adapt(pretrained.model, setting, "all-linear" if layers is None else layers).eval()
     for pair in lora_pairs(model):
         pair.module.scaling[pair.adapter] = recipe.scaling
     order = torch.randperm(len(split)).tolist()

@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ class Saved:
         config: adapter_config.json's, or empty; the caller's α and rsLoRA in it.
         scaled: the scaling of all pairs is known: from a config, from an alpha in the file, or given.
         magnitudes: DoRA's vectors in the file.
-        left_out: A or B without its other half, or no matrices (a convolution's).
+        left_out: A or B without its other half, or no matrices (a convolution's, or empty ones).
+        beside: the names of what the file holds beside A, B, their α and DoRA's vectors: a bias, a saved module.
     """
 
     pairs: tuple[SavedPair, ...]
@@ -82,6 +84,7 @@ class Saved:
     scaled: bool
     magnitudes: int
     left_out: int
+    beside: tuple[str, ...] = ()
 
     def common(self) -> tuple[int, float, int]:
         """R and s that most pairs have together, and the most frequent n₂ of those pairs: some pair has all three."""
@@ -98,7 +101,7 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
     given for ASF-LoRA, which has none but 1.
     """
     weights, config = _files(path)
-    tensors = _tensors(weights)
+    tensors, beside = _tensors(weights)
     whole, left_out = _sides(tensors)
     given: dict[str, Any] = {} if alpha is None else {"lora_alpha": positive("--alpha", alpha)}
     given |= {"use_rslora": True} if rslora else {}
@@ -116,12 +119,12 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
     own = all(part["layer"] in alphas for part in whole.values())
     known = fixed or config.get("lora_alpha") is not None or own
     magnitudes = sum("lora_magnitude_vector" in key or key.endswith("dora_scale") for key in tensors)
-    return Saved(pairs, config, known, magnitudes, left_out)
+    return Saved(pairs, config, known, magnitudes, left_out, beside)
 
 
 def matrices(path: Path, saved: Saved) -> dict[str, tuple[Any, Any]]:
     """A and s·B of every pair that `read` found at a path, by the layer's name, as NumPy's float64."""
-    parts = {name.removeprefix(_PREFIX): part for name, part in _sides(_tensors(_files(path)[0]))[0].items()}
+    parts = {name.removeprefix(_PREFIX): part for name, part in _sides(_tensors(_files(path)[0])[0])[0].items()}
     return {
         pair.name: (parts[pair.name]["a"].double().numpy(), pair.scaling * parts[pair.name]["b"].double().numpy())
         for pair in saved.pairs
@@ -132,7 +135,7 @@ def _sides(tensors: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], int]:
     # A, B and the layer of each pair by its name, and how many are no pair.
     sides: dict[tuple[str, str], dict[str, Any]] = {}
     for key, value in tensors.items():
-        if (found := _KEY.match(key)) and not key.endswith(".bias"):
+        if found := _KEY.match(key):
             adapter = found["rest"].removesuffix(".weight").removeprefix(".")
             part = sides.setdefault((found["layer"], adapter), {"layer": found["layer"]})
             part["a" if found["side"] in _A_SIDES else "b"] = value
@@ -183,6 +186,8 @@ def _check(path: Path, config: dict[str, Any]) -> None:
     for name, check in {"lora_alpha": number, "lora_dropout": number, "eta": positive}.items():
         if config.get(name) is not None:
             check(f"{path}: {name}", config[name])
+    if not 0 <= (rate := config.get("lora_dropout") or 0.0) < 1:
+        raise ArgumentError(f"{path}: lora_dropout must be a drop rate in [0, 1), received {rate!r}")
     for name in ("variant", "init_lora_weights"):
         if not isinstance(config.get(name), str | bool | None):
             raise ArgumentError(f"{path}: {name} must be a name, received {shown(config[name])}")
@@ -214,24 +219,32 @@ def _alpha(key: str, tensor: Any) -> float:
     return number(key, tensor.item())
 
 
-def _tensors(weights: Path) -> dict[str, Any]:
+def _tensors(weights: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    # What is read, and the names of what is not.
     try:
         from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError:
         raise ArgumentError("safetensors is not installed: pip install 'allora-analysis[llm]'") from None
     try:
         with safe_open(str(ending(weights)), framework="pt") as opened:
-            keys = [key for key in opened.keys() if "lora_" in key or key.endswith((".alpha", "dora_scale"))]  # noqa: SIM118
-            return {key: opened.get_tensor(key) for key in keys}
+            keys = opened.keys()
+            read = {key: opened.get_tensor(key) for key in keys if _is_read(key)}
+            return read, tuple(key.removeprefix(_PREFIX) for key in keys if key not in read)
     except (OSError, SafetensorError) as error:
         raise ArgumentError(
             f"{weights}: cannot be read as safetensors ({error!s:.80}); save or fetch it again"
         ) from None
 
 
+def _is_read(key: str) -> bool:
+    ours = _KEY.match(key) and not key.endswith(".bias")
+    return bool(ours) or "lora_magnitude_vector" in key or key.endswith((".alpha", "dora_scale"))
+
+
 def _whole(part: dict[str, Any]) -> bool:
     a, b = part.get("a"), part.get("b")
-    return a is not None and b is not None and a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1]
+    chain = a is not None and b is not None and a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1]
+    return chain and a.numel() > 0 and b.numel() > 0
 
 
 def _pair(name: str, part: dict[str, Any], config: dict[str, Any], own_alpha: float | None) -> SavedPair:
@@ -308,6 +321,8 @@ class Strength:
 
     def words(self) -> str:
         """What was found, in a line."""
+        if not self.at_random:
+            return f"nothing: BA is too small to change the output on {self.tokens} tokens in double precision"
         ratio = self.change / self.at_random
         word = "more than at random" if ratio > 2 else "about as at random" if ratio > 0.5 else "less than at random"
         past = "beyond which" if self.radius >= 1 else "below the adapter's own 1, so that at its full strength"
@@ -319,15 +334,19 @@ class Strength:
         )
 
 
-def strength(source: str, adapters: Adapters, sentence: str = SENTENCE, seed: int = 0) -> Strength:
+def strength(
+    source: str, adapters: Adapters, sentence: str = SENTENCE, seed: int = 0, beside: Sequence[str] = ()
+) -> Strength:
     """Load the base model of a BERT, Llama or Qwen2 and run the sentence's first tokens through it; `adapters` are A
-    and s·B by the layer's name, `seed` is of those at random.
+    and s·B by the layer's name, `seed` is of those at random, `beside` names what else the adapter's file holds.
 
-    Refuses a model of another kind, one that is not the adapter's, and what `finetune.models.load` refuses.
+    Refuses a model of another kind, one that is not the adapter's, one of which the file holds more, and what
+    `finetune.models.load` refuses.
     """
     from allora_analysis.finetune import models
 
     pretrained = models.load(source, 2, attention="eager")
+    _check_beside(pretrained.model, beside)
     x, theirs = _states(pretrained, sentence)
     model = transformer_of(pretrained.model, adapters)
     plain = forward(model, x, 0.0).output
@@ -348,6 +367,16 @@ def strength(source: str, adapters: Adapters, sentence: str = SENTENCE, seed: in
     drawn = [change(turned_at_random(model, generator)) for _ in range(DRAWS)]
     left_out = sum(bool(a.any() and b.any()) for a, b in adapters.values()) - adapted
     return Strength(change(model), float(np.mean(drawn)), radius, adapted, left_out, x.shape[1])
+
+
+def _check_beside(model: Any, beside: Sequence[str]) -> None:
+    # A head may be there: it is behind the last block.
+    inside = {model.base_model_prefix, *dict(model.base_model.named_children())}
+    if found := [name for name in beside if name.partition(".")[0] in inside]:
+        raise ArgumentError(
+            f"--model: the adapter's file holds more of the model than A and B ({found[0]}), so that its "
+            "change is not s·BA alone; leave --model out, or save the adapter without that"
+        )
 
 
 def _states(pretrained: Any, sentence: str) -> tuple[np.ndarray, np.ndarray]:

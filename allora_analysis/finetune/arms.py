@@ -6,7 +6,7 @@ Every arm adapts all linear layers but the classifier, which is trained in full 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,8 +23,11 @@ from allora_analysis.validation import ArgumentError
 HEADS = ("classifier", "score")  # as transformers names the last layer of a sequence classifier
 
 
-def adapt(model: nn.Module, setting: Setting) -> nn.Module:
-    """Freeze a model but for its classifier, and add the arm's adapters, drawn from torch's global generator."""
+def adapt(model: nn.Module, setting: Setting, targets: str | Sequence[str] = "all-linear") -> nn.Module:
+    """Freeze a model but for its classifier, and add the arm's adapters, drawn from torch's global generator.
+
+    `targets` are PEFT's target_modules; the arms have them on all linear layers but the classifier.
+    """
     from peft import LoraConfig, TaskType
 
     causal = setting.task == "multiple_choice"
@@ -41,7 +44,7 @@ def adapt(model: nn.Module, setting: Setting) -> nn.Module:
     options: dict[str, Any] = {
         "r": setting.rank,
         "lora_dropout": setting.drop_rate if setting.placement == "input" else 0.0,
-        "target_modules": "all-linear",
+        "target_modules": targets if isinstance(targets, str) else list(targets),
         "exclude_modules": also or None,
         "modules_to_save": None if causal else [head],
         "task_type": TaskType.CAUSAL_LM if causal else TaskType.SEQ_CLS,

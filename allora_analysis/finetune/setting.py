@@ -28,6 +28,7 @@ OPTIMIZERS = ("sgd", "momentum", "adamw")
 TASKS = ("classification", "multiple_choice")
 MOMENTUM = 0.9
 WITH_ETA = tuple(name for name, arm in TRAINED.items() if arm.has_eta)
+ON_GRADIENTS = ("allora", "allora_0", "allora_od")  # a factor that Adam and clipping divide out again
 ARMS = {name: arm.label for name, arm in TRAINED.items()}
 ABOVE_ZERO, ZERO_TOO = ("learning_rate", "epsilon"), ("head_learning_rate", "weight_decay", "max_grad_norm")
 LARGEST = 1e30  # of any of them: float32 ends at 3e38
@@ -43,7 +44,8 @@ class Setting:
     data: str
     """What records call the data."""
     arm: Annotated[str, arg(metavar="|".join(ARMS))]
-    """The arm; lora_x_eta has a fixed scaling η, allora_0 no dropout, allora_adamw is LoRA under ALLoRAAdamW."""
+    """The arm; lora_x_eta has a fixed scaling η, allora_0 no dropout, allora_adamw is LoRA under ALLoRAAdamW; adamw and
+    clipping undo allora, allora_0 and allora_od."""
     optimizer: Annotated[str, arg(metavar="|".join(OPTIMIZERS))] = "adamw"
     """momentum is SGD with momentum 0.9."""
     learning_rate: float = 1e-4

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
+from allora_analysis import outputs
+from allora_analysis.adaptive.recipe import rule_on_gradients
 from allora_analysis.finetune.run import summarised
-from allora_analysis.finetune.setting import Setting, check
+from allora_analysis.finetune.setting import ON_GRADIENTS, Setting, check
 from allora_analysis.study import Result, Study, Table, text
 from allora_analysis.validation import ArgumentError, choice, count
 
@@ -56,7 +58,7 @@ def setting(config: Config, model: str, data: str) -> Setting:
 
 def run(config: Config) -> Result:
     """Check, run or find recorded, and report: the majority class's rate beside the record's result."""
-    setting(config, "model", "data")
+    _warn_of_idle_rule(setting(config, "model", "data"))
     choice("device", config.device, ("auto", "cpu"))
     count("checkpoint_steps", config.checkpoint_steps)
     if config.results is not None and config.results.exists() and not config.results.is_dir():
@@ -82,6 +84,14 @@ def run(config: Config) -> Result:
     outcome = runs.run(chosen, load, data, digests, config.results, **options)
     measured = {key: value for key, value in outcome.result.items() if key != "majority_rates"}
     return Result({"majority_rates": outcome.result["majority_rates"]}, measured)
+
+
+def _warn_of_idle_rule(chosen: Setting) -> None:
+    if chosen.arm in ON_GRADIENTS:
+        kind = "adamw" if chosen.optimizer == "adamw" else "sgd"
+        left = rule_on_gradients(kind, chosen.max_grad_norm)
+        if left != "on":
+            outputs.remark(f"{chosen.arm}'s factor is {left}; --optimizer sgd --max-grad-norm 0, or --arm allora_adamw")
 
 
 def table(config: Config, result: Result) -> Table:

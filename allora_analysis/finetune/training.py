@@ -50,8 +50,13 @@ def make(
     gradient_checkpointing: bool = False,
 ) -> Trainer:
     """The Trainer of a run; adapters are drawn here, from torch's global generator."""
-    model = arms.adapt(pretrained.model, setting)
     total = setting.steps(len(data.splits["train"]))
+    if setting.warmup_steps >= total:
+        raise ArgumentError(
+            f"warmup_steps must be below the run's {total} steps, or none is at the learning rate, received "
+            f"{setting.warmup_steps}"
+        )
+    model = arms.adapt(pretrained.model, setting)
     parts = (tasks.multiple_choice if data.classes is None else tasks.classification)(setting, pretrained, data)
     callbacks: list[TrainerCallback] = [
         History(total, math.ceil(len(data.splits["train"]) / setting.batch_size)),

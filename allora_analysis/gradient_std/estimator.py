@@ -3,7 +3,7 @@
 **The models**: a ReLU network's second layer, and a linear model. Layers h_0 = x, z_l = h_{l−1}W_lᵀ + b_l,
 h_l = relu(z_l) ⊙ V_l with V_l in {0, 1/p} (inverted dropout), logits z_{L+1}; L the mean cross-entropy. Figure 1 of the
 paper is about ∂L/∂W₂. The linear model of §3.1, mask on the output, has a closed form, which is the estimator's oracle.
-Checked by `tests/test_gradient_std_mlp.py`.
+Checked by `tests/test_gradient_std_estimator.py`.
 
 **The estimator**, of each entry: one pass, memory independent of K. The same code serves the network, the linear model
 and, with minibatches in place of masks, the control without dropout. Masks come from random bytes: exactly
@@ -323,9 +323,6 @@ def streaming_moments(draw: Callable[[int], tuple[Tensor, Tensor]], k: int, chun
         draw: gives `left` and `right` of the next so many gradients.
         k: K, at least 2.
         chunk: the most that are drawn at once.
-
-    Returns:
-        The moments.
     """
     k, stream = count("k", k, 2), None
     segments = max(1, min(SEGMENTS, k // LEAST))

@@ -105,9 +105,6 @@ def worst_held_out(even: Float[np.ndarray, "rows columns"], odd: Float[np.ndarra
     Args:
         even: estimates from the even masks.
         odd: from the odd masks.
-
-    Returns:
-        The estimate.
     """
     return float(odd.flat[even.argmax()] + even.flat[odd.argmax()]) / 2
 
@@ -152,9 +149,6 @@ def components(means: ArrayLike, within: ArrayLike, masks: int) -> Components:
         means: Ḡ_j, the gradient averaged over K masks (M × entries), M ≥ 3.
         within: s_j², the unbiased variance over masks averaged over entries (M,).
         masks: K, at least 1; 1 only without dropout, where `within` is 0.
-
-    Returns:
-        The components.
 
     Raises:
         ArgumentError: shapes that do not match, M < 3.
@@ -211,9 +205,6 @@ def seed_component(totals: ArrayLike, stderrs: ArrayLike) -> SeedComponent:
     Args:
         totals: T̂_i, above 0 (n ≥ 3 seeds).
         stderrs: s_i, 0 or above (n).
-
-    Returns:
-        The components.
 
     Raises:
         ArgumentError: fewer than 3 seeds, shapes that do not match, a total that is not above 0.

@@ -1,6 +1,6 @@
 """What a grid is to run, what is recorded of it, and how long the rest will take.
 
-Checked by `tests/test_grid_plan.py`; `listed` and `forecast`, from the records alone, by `tests/test_grid_listing.py`.
+`listed` and `forecast` go by the records alone. Checked by `tests/test_grid_plan.py`.
 """
 
 from __future__ import annotations
@@ -80,15 +80,12 @@ class Summary:
 
 
 def run(grid: Grid, executor: str = "serial", **options: Any) -> Summary:
-    """Run every task that has no record yet.
+    """Run every task that has no record yet, and say what became of each.
 
     Args:
         grid: the grid.
         executor: "serial", in this process; "local", processes beside it; "slurm", an array of jobs.
         **options: of `jobs.Processes` or of `jobs.Array`; serial has none.
-
-    Returns:
-        What became of the runs.
 
     Raises:
         ArgumentError: no such executor, one that is not installed, or an option that it has not.

@@ -1,7 +1,7 @@
 """What is recorded of a list of runs, and how its pairs that share a seed are judged.
 
 `judged` follows the rule of `statistics.directional`: Student's t over seeds, one-sided, Holm over the cases that were
-run. Accuracies are shares, so 0.01 is a point. Checked by `tests/test_grid_reading.py` and
+run. Accuracies are shares, so 0.01 is a point. Checked by `tests/test_grid_plan.py` and
 `tests/test_claims_our_runs.py`.
 """
 

@@ -162,8 +162,8 @@ def largest_stable_rate(
 
     Raises:
         ArgumentError: nothing to train, an optimizer of another kind or (Adam) before its first step, parameters of
-            different momenta, a loss without second derivatives, through ALLoRA's layers, or whose curvature is nowhere
-            positive.
+            different momenta, a loss that is not finite or has no finite second derivatives, through ALLoRA's layers,
+            or whose curvature is nowhere positive.
     """
     parameters = list(parameters)
     if not parameters:
@@ -179,7 +179,7 @@ def largest_stable_rate(
     value, left, product = _product(parameters, loss, roots.sqrt(), decay, everything, clip)
     curvature, products = _largest(product, roots.numel(), positive("tolerance", tolerance), seed)
     if not curvature > 0:
-        raise ArgumentError(f"loss: its largest curvature is {curvature:.3g}, so that no rate is too large here")
+        raise ArgumentError(f"loss: its largest curvature is {curvature:.3g}; one above 0 is wanted, for an edge to be")
     return StableRate(edge / curvature, curvature, edge, products, value, left)
 
 
@@ -223,13 +223,17 @@ def _product(
             flat = torch.cat([part.reshape(-1) for part in parts]).double()
             return (left * roots * flat + decay * given).cpu().numpy()
 
-        product(np.ones(roots.numel()))
+        probe = product(np.ones(roots.numel()))
     except (RuntimeError, NotImplementedError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ArgumentError(
             f"loss: has no second derivative here ({first:.120}); for transformers load the model with "
             'attn_implementation="eager"'
         ) from error
+    if not (np.isfinite(float(value.detach())) and np.isfinite(probe).all()):
+        raise ArgumentError(
+            f"loss: {float(value.detach()):g} and its second derivatives must be finite; go back to earlier parameters"
+        )
     return float(value.detach()), left, product
 
 
@@ -241,7 +245,7 @@ def _left(value: Tensor, everything: Sequence[Tensor], clip: float) -> float:
 def _largest(
     product: Callable[[np.ndarray], np.ndarray], dimension: int, tolerance: float, seed: int
 ) -> tuple[float, int]:
-    from scipy.sparse.linalg import LinearOperator, eigsh
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     spent = 0
 
@@ -256,4 +260,9 @@ def _largest(
     operator = LinearOperator((dimension, dimension), matvec=counted, dtype=np.float64)
     start = np.random.default_rng(seed).standard_normal(dimension)
     options = {"tol": tolerance, "ncv": 12, "maxiter": _STEPS, "v0": start, "return_eigenvectors": False}
-    return float(eigsh(operator, 1, which="LA", **options)[0]), spent
+    try:
+        return float(eigsh(operator, 1, which="LA", **options)[0]), spent
+    except ArpackError as error:
+        if not counted(start).any():  # it wants a start that is not in the null space
+            return 0.0, spent
+        raise ArgumentError(f"loss: its largest curvature was not found ({error!s:.80}); raise the tolerance") from None

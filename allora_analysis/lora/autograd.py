@@ -20,14 +20,17 @@ n₁ = n₂ = n. Everything is differentiable, for a second backward pass. Check
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.lora.watch import FactorUndone
 
 _EPS = torch.finfo(torch.float64).eps
 LARGEST_CONDITION = 8.0  # of A, up to which float32 is enough for AAᵀ: 5e-7 of ‖A‖‖B_i‖ at worst
@@ -228,10 +231,25 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return first + second
 
 
+def _warn_of_tracing(*tensors: Tensor | None) -> None:
+    """A graph of the forward pass alone has the backward passes of its operations, and not the rule's."""
+    traced = torch.compiler.is_exporting() if torch.compiler.is_compiling() else get_proxy_mode() is not None
+    if not traced or torch._C._are_functorch_transforms_active():  # torch.func.grad is traced with its backward pass
+        return
+    if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in tensors):
+        warnings.warn(
+            "ALLoRA is OFF in a graph of torch.export or make_fx, which holds the forward pass alone: train the layers "
+            "themselves (torch.compile keeps the rule), and export under torch.no_grad()",
+            FactorUndone,
+            stacklevel=2,
+        )
+
+
 def _recorded(
     plain: type[torch.autograd.Function], dual: type, tensors: tuple[Tensor | None, ...], *rule: Any
 ) -> tuple[Tensor, Tensor]:
     """`dual.apply`. Dynamo records no function with a `jvp`, and none at all where no gradient is needed."""
+    _warn_of_tracing(*tensors)
     if not torch.compiler.is_compiling():
         return dual.apply(*tensors, *rule)
     if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in tensors):
@@ -292,6 +310,7 @@ class _DualAdapter(_Adapter):
 
 def split_gradient(through: Tensor, own: Tensor, factor: Tensor) -> Tensor:
     """`through`, which equals `own`; what comes back goes to the first as it is, to the second times `factor`."""
+    _warn_of_tracing(own)
     return _Split.apply(through, own, factor)
 
 

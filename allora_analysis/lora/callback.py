@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from allora_analysis.lora.doctor import Diagnosis, doctor
+from allora_analysis.lora.doctor.advice import VERDICTS
 from allora_analysis.validation import ArgumentError, count
 
 if importlib.util.find_spec("transformers") is None:
@@ -121,8 +122,8 @@ class DoctorCallback(TrainerCallback):
             self.log(numbers)
         problems = [line.text for line in found.advice if line.level == "problem"]
         if found.verdict not in ("on", "plain") and problems and state.is_world_process_zero:
-            words = {"off": "is OFF", "clipped": "is on and clipping undoes it"}.get(found.verdict, "is on in part")
-            warnings.warn(f"ALLoRA {words} (step {state.global_step}): {problems[0]}", stacklevel=2)
+            said = VERDICTS[found.verdict].rstrip(".")
+            warnings.warn(f"{said} (step {state.global_step}): {problems[0]}", stacklevel=2)
 
 
 @contextmanager

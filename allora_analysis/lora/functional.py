@@ -176,9 +176,13 @@ def _check_tensors(**parts: Any) -> None:
 
 def _adapt(x: Tensor, a: Tensor, b: Tensor, eta: float, adaptor: str, per_token: bool) -> Tensor:
     dtype, eta, adaptor = _check(x, a, b, eta, adaptor)
-    flat = x.to(dtype).reshape(-1, x.shape[-1])
+    flat = _tokens(x.to(dtype))
     output = autograd.adapter(flat, a, b, eta, adaptor, per_token)
     return output.reshape(*x.shape[:-1], b.shape[0])
+
+
+def _tokens(x: Tensor) -> Tensor:
+    return x.flatten(0, -2) if x.ndim > 1 else x[None]  # of n2 = 0, too
 
 
 def allora_linear(
@@ -211,7 +215,7 @@ def allora_linear(
     """
     dtype, eta, adaptor = _check(x, a, b, eta, adaptor)
     _check_layer(weight, bias, a, b, _FLOATS if _autocasts(x) else (dtype,))
-    flat = x.to(dtype).reshape(-1, x.shape[-1])
+    flat = _tokens(x.to(dtype))
     output = autograd.adapted_linear(flat, weight, bias, a, b, eta, adaptor, per_token)
     return output.reshape(*x.shape[:-1], b.shape[0])
 

@@ -34,6 +34,7 @@ from allora_analysis.lora.kernels import Hyper, Tensors, adamw_on, but, hyper_of
 from allora_analysis.lora.pairs import (
     RECIPE,
     as_matrices,
+    in_order_of,
     is_pair,
     looks_like_a_pair,
     param_groups,
@@ -146,13 +147,15 @@ class ALLoRAAdamW(Optimizer):
         """Load what `state_dict()` gave; from torch.optim.AdamW's, what it lacks (η, the pairs) stays as it is here.
 
         As in torch the saved groups' values replace those of this optimizer; where that is another η, adaptor or
-        scaling, a warning says so.
+        scaling, a warning says so. Groups of `param_groups` are matched by their names, whatever their order.
 
         Args:
             state_dict: of an optimizer over the same parameters in the same groups; moments of other shapes, or a pair
                 where this optimizer has none, or a value out of range, raise an `ArgumentError`.
         """
-        saved, own = state_dict["param_groups"], self.param_groups
+        own = self.param_groups
+        saved = in_order_of(state_dict["param_groups"], own)
+        state_dict = {**state_dict, "param_groups": saved}
         if [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]:
             for theirs, ours in zip(saved, own, strict=True):
                 _check_same(theirs, ours, state_dict["state"])

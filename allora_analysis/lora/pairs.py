@@ -7,6 +7,7 @@ Found by their attributes, so that nothing needs PEFT: a PEFT layer has `lora_A`
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ _DORA = ("DoraLinearVariant", "DoraEmbeddingVariant", "DoraConv1dVariant", "Dora
 _PRODUCTS = (*PLAIN, "allora", "allora_0", "allora_od", "asf_lora", "ALoraLinearVariant", *_DORA)
 # What PEFT's layers have whose own ΔW is no BA: one with a diagonal (AdaLoRA).
 _OTHERS = ("lora_E",)
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _QUANTISED_WORDS = ("4bit", "8bit", "quant", "gptq", "awq", "hqq", "eetq", "aqlm")
 
 
@@ -222,12 +224,45 @@ def param_groups(
         said = {"pair": True, "scaling": pair.scaling, "experts": pair.experts}
         groups.append(_group([pair.a, pair.b], pair.label, rates) | said)
     inside = {parameter for pair in pairs for parameter in _adapter_parameters(pair.module)}
-    rest = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in taken]
-    plain = [
-        _group([parameter for parameter in rest if parameter in inside], "adapters", rates),
-        _group([parameter for parameter in rest if parameter not in inside], "head", rates | {"lr": head_lr}),
-    ]
-    return groups + [group | {"pair": False} for group in plain if group["params"]]
+    named = model.named_parameters()
+    rest = {name: parameter for name, parameter in named if parameter.requires_grad and parameter not in taken}
+    for title, is_inside, own in (("adapters", True, rates), ("head", False, rates | {"lr": head_lr})):
+        names = [name for name, parameter in rest.items() if (parameter in inside) == is_inside]
+        if names:
+            groups.append(_group([rest[name] for name in names], title, own) | {"pair": False, "names": names})
+    return groups
+
+
+def in_order_of(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A state's groups, and the parameters of each, in the order of an optimizer's own: both are of `param_groups`.
+
+    A model whose adapters were added in another order has its pairs in another. What has no name stays in its place,
+    and where the names are others a warning says so.
+    """
+    places = {_bare(group.get("name")): group for group in saved}
+    if None in places or len(places) < len(saved) or any(group.get("name") is None for group in own):
+        return saved
+    if unlike := [name for group in own if (name := _bare(group["name"])) not in places]:
+        warnings.warn(
+            f"ALLoRAAdamW: the saved state has no {unlike[0]!r} but {next(iter(places))!r}, …: moments are taken in "
+            "the order of the groups; load it under the adapters' names that it was saved with",
+            stacklevel=4,
+        )
+        return saved
+    return [_named_alike(places[_bare(group["name"])], group) for group in own]
+
+
+def _named_alike(saved: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    ours, theirs = ([_bare(name) for name in group.get("names", ())] for group in (own, saved))
+    if not ours or sorted(ours) != sorted(theirs):
+        return saved
+    keys = dict(zip(theirs, saved["params"], strict=True))
+    return saved | {"params": [keys[name] for name in ours], "names": own["names"]}
+
+
+def _bare(name: str | None) -> str | None:
+    # Without what DDP, a compiled module and FSDP put into a name.
+    return name and ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _group(params: list[Tensor], name: str, rates: dict[str, float | None]) -> dict[str, Any]:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from allora_analysis.lora.pairs import Pair, lora_pairs
 
 _LAYERS: WeakSet[nn.Module] = WeakSet()
+_PLACES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # a layer by its parameters; new when one is not there
 _KNOWN: WeakSet[Optimizer] = WeakSet()  # named, or found to keep the factor, or asked about
-_LOOKED: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()  # by the number of parameters that it trained then
+_LOOKED: WeakKeyDictionary[Optimizer, set] = WeakKeyDictionary()  # what it trained then, and what had a gradient
 
 
 class FactorUndone(UserWarning):
@@ -57,34 +59,47 @@ def known(optimizer: Any) -> None:
 def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if torch.compiler.is_compiling() or not _LAYERS or optimizer in _KNOWN:
         return
-    number = sum(one.requires_grad for group in optimizer.param_groups for one in group["params"])
-    if number == _LOOKED.get(optimizer):  # what is thawed, or added, later is looked at again
+    held = [(one, group) for group in optimizer.param_groups for one in group["params"] if one.requires_grad]
+    seen = {(id(one), one.grad is None) for one, _ in held}
+    if seen <= (before := _LOOKED.get(optimizer, set())):
         return
-    _LOOKED[optimizer] = number
-    homes = {id(one): group for group in optimizer.param_groups for one in group["params"]}
-    pairs = [pair for layer in list(_LAYERS) for pair in lora_pairs(layer) if _scaled(pair) and id(pair.b) in homes]
+    _LOOKED[optimizer] = seen | before  # what is thawed, added, or switched on later is looked at again
+    homes, layers = {id(one): group for one, group in held}, _layers_with([one for one, _ in held])
+    pairs = [pair for layer in layers for pair in lora_pairs(layer) if _scaled(pair) and _held(pair, homes)]
     if pairs:
         known(optimizer)
-        if said := _said(optimizer, homes[id(pairs[0].b)], pairs):
+        if said := _said(optimizer, homes, pairs):
             warnings.warn(said, FactorUndone, stacklevel=4)
 
 
+def _layers_with(parameters: Sequence[Tensor]) -> list[nn.Module]:
+    if any(one not in _PLACES for one in parameters):
+        _PLACES.update({one: ref(layer) for layer in list(_LAYERS) for one in layer.parameters()})
+    found = (_PLACES[one]() for one in parameters if one in _PLACES)
+    return list({id(layer): layer for layer in found if layer is not None}.values())
+
+
 def _scaled(pair: Pair) -> bool:
-    trained = pair.active and pair.b.requires_grad and not (pair.merged or pair.disabled)
-    return trained and pair.eta is not None and pair.variant not in ("asf_lora", "lora_x_eta")
+    acts = pair.active and not (pair.merged or pair.disabled)
+    return acts and pair.eta is not None and pair.variant not in ("asf_lora", "lora_x_eta")
 
 
-def _said(optimizer: Optimizer, group: dict[str, Any], pairs: Sequence[Pair]) -> str | None:
-    from allora_analysis.lora.doctor.effects import Effect
-    from allora_analysis.lora.doctor.measured import of_response, optimizer_effect
+def _held(pair: Pair, homes: dict[int, Any]) -> bool:
+    return id(pair.a) in homes or id(pair.b) in homes
+
+
+def _said(optimizer: Optimizer, homes: dict[int, Any], pairs: Sequence[Pair]) -> str | None:
+    from allora_analysis.lora.doctor.effects import Effect, effect_on, of_response
 
     with torch.no_grad():
-        found = optimizer_effect(optimizer, group)
+        found = effect_on(optimizer, homes, pairs)
     first = not distributed.is_available() or not distributed.is_initialized() or distributed.get_rank() == 0
     if not first or found.on_update or found.response is None:
         return None
     if (effect := of_response(found.response)) == Effect.ON_GRADIENT:
         return None
+    whole = any(id(pair.b) in homes or not pair.b.requires_grad for pair in pairs)
+    effect = effect if whole else Effect.PARTLY_UNDONE  # B is another optimizer's
     words = {"optimizer": found.name, "response": found.words, "layers": f"ALLoRA's layers ({len(pairs)})"}
     return "ALLoRA is OFF: " * (effect == Effect.UNDONE) + effect.text.format(**words)
 

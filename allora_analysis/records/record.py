@@ -88,7 +88,7 @@ def _by_value(value: Any) -> Any:
 
 
 def canonical_json(name: str, value: Any) -> str:
-    """The one text of a value: equal values, and only those, have equal texts.
+    """The one text of a value, JSON in ASCII: equal values, and only those, have equal texts.
 
     Keys sorted, no spaces, numbers by value (1, 1.0 and NumPy's 1 alike; other floats in the shortest form that reads
     back the same), tuples, lists and arrays alike. Booleans are no numbers. It depends on no process, no order and no
@@ -97,9 +97,6 @@ def canonical_json(name: str, value: Any) -> str:
     Args:
         name: what the value is, for the error.
         value: as in `portable`, all numbers finite.
-
-    Returns:
-        JSON in ASCII.
     """
     return _canonical(portable(name, value))
 
@@ -262,13 +259,10 @@ def decode(path: Path, content: bytes) -> Record:
 
 
 def load(path: Path | str) -> Record:
-    """Read a record and verify its checksum, its key and its name.
+    """The record in a file, its checksum, its key and its name verified.
 
     Args:
         path: the file.
-
-    Returns:
-        The record.
 
     Raises:
         RecordError: the file cannot be read; `TornRecord`: its content is not what was saved.

@@ -1,15 +1,16 @@
 """Saving and finding records, safe for any number of writers, and what a folder of them holds.
 
 Checked by `tests/test_records.py` (alone), `tests/test_records_writers.py` (with others), `tests/test_records_torn.py`
-and `tests/test_grid_reading.py`.
+and `tests/test_grid_plan.py`.
 """
 
 from __future__ import annotations
 
+import operator
 import os
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -96,9 +97,6 @@ def encoded(record: Record, result: Mapping[str, Any]) -> bytes:
     Args:
         record: as it was read.
         result: what stands in place of its result.
-
-    Returns:
-        The bytes.
     """
     document = {name: getattr(record, name) for name in ("study", "key", "protocol", "config", "digests")}
     return encode(document | {"result": portable("result", dict(result)), "provenance": record.provenance})
@@ -314,35 +312,23 @@ def status(folder: Path | str, protocols: Mapping[str, int]) -> Status:
     Args:
         folder: the folder of records.
         protocols: each study's present protocol.
-
-    Returns:
-        The status.
     """
     folder = Path(folder)
     before, records = record_files(folder), find(folder)
     sound = {record.path.name for record in records}
 
-    def names(wanted: int) -> tuple[str, ...]:
-        return tuple(
-            sorted(
-                record.path.name
-                for record in records
-                if record.study in protocols and _sign(record.protocol - protocols[record.study]) == wanted
-            )
-        )
+    def names(than: Callable[[int, int], bool]) -> tuple[str, ...]:
+        known = (record for record in records if record.study in protocols)
+        return tuple(sorted(one.path.name for one in known if than(one.protocol, protocols[one.study])))
 
     others = {path.name for path in folder.glob("*.json")} - {path.name for path in record_files(folder)}
     return Status(
         counts=dict(sorted(Counter(record.study for record in records).items())),
-        older=names(-1),
-        newer=names(1),
+        older=names(operator.lt),
+        newer=names(operator.gt),
         unknown=tuple(sorted(record.path.name for record in records if record.study not in protocols)),
         set_aside=tuple(sorted(path.name for path in (folder / files.SET_ASIDE).glob("*"))),
         torn=tuple(path.name for path in before if path.name not in sound and path.exists()),
         foreign=tuple(sorted(others)),
         cleaned=tuple(files.remove_stale(folder)),
     )
-
-
-def _sign(number: int) -> int:
-    return (number > 0) - (number < 0)

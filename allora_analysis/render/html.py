@@ -31,7 +31,7 @@ from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS, Evidence
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render.terminal import evidence_text
-from allora_analysis.render.view import BRACKETS, MEANINGS, View, by_part, said_by, size_text, views
+from allora_analysis.render.view import BRACKETS, MEANINGS, View, by_part, outwards, said_by, size_text, views
 from allora_analysis.study import environment, text
 
 WORDS = "max|min|vec|true|drop|one|two|out|in|lin|new"  # subscripts that are words
@@ -146,7 +146,8 @@ def facts(evidence: Evidence) -> dict[str, Markup]:
     known = {
         "predicted": value(evidence.predicted) if told else None,
         "error": evidence.error if evidence.error is None else number(text(float(evidence.error), 2)),
-        "interval": evidence.interval and value([float(end) for end in evidence.interval]),
+        "interval": evidence.interval
+        and value([outwards(float(end), 4, bool(up)) for up, end in enumerate(evidence.interval)]),
         "tolerance": evidence.tolerance if evidence.tolerance is None else number(text(float(evidence.tolerance), 2)),
         "judged by": html(evidence.tolerance_source) if evidence.tolerance_source else None,
         "n": evidence.n if evidence.n is None else number(str(evidence.n)),

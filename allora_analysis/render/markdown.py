@@ -25,10 +25,11 @@ from allora_analysis.render.view import BRACKETS, View, by_part, record, said_by
 
 BEGIN, END = "<!-- ledger: written by `make readme` -->", "<!-- end of the ledger -->"
 SELECTED = {
-    "3.1-sgd-expectation": "those derivations only emerge from taking expectation of the loss",
+    "3.1-sgd-expectation": "those derivations only emerge from taking expectation of the loss, i.e., considering "
+    "infinite training steps",
     "3.2-saddle-lora": "the fine-tuning parameters start from a saddle point",
     "3.3-worst-case": "In the worst case, a constant scaling factor η may cause the final output of a single forward "
-    "pass of a LoRA finetuned model to grow exponentially",
+    "pass of a LoRA finetuned model to grow exponentially w.r.t. the number of layers",
     "4-figure-2-right": "The starting phase matches that of LoRA with a much higher learning rate",
     "4-two-hyper-parameters": "ALLoRA removes two hyper-parameters from LoRA: the scaling factor and the dropout rate",
     "4.4-better-than-lora": "ALLoRA in general admits better accuracy over plain LoRA",
@@ -139,7 +140,9 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
     about += (
         "each letter stands for: [symbols](symbols.md). *True in the paper* takes its training to be AdamW at 1e-4, "
     )
-    about += "which it does not name; its Figure 2 and Table 3 look otherwise (`4-figure-2-right`, `T3-procedure`). "
+    about += 'which it does not name (where that decides: "no, if AdamW"; counted below as "assuming AdamW"); its '
+    about += "Figure 2 and Table 3 look otherwise "
+    about += "(`4-figure-2-right`, `T3-procedure`). "
     about += BRACKETS
     parts = [
         f"## {title}\n\n{table(members)}\n\n" + "\n\n".join(in_full(one, target) for one in members)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from allora_analysis import outputs
 from allora_analysis.claims.claim import Evidence
-from allora_analysis.render.view import BEYOND, View, line, recorded, size_text, summary
+from allora_analysis.render.view import BEYOND, View, line, outwards, recorded, size_text, summary
 from allora_analysis.study import plain, text
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def evidence_text(evidence: Evidence) -> str:
         limit = "" if evidence.tolerance is None else f" (allowed {text(evidence.tolerance, 2)})"
         parts.append(f"error {text(evidence.error, 2)}{limit}")
     if evidence.interval is not None:
-        parts.append("interval [{}, {}]".format(*(text(end, 3) for end in evidence.interval)))
+        ends = (text(outwards(end, 3, bool(up)), 3) for up, end in enumerate(evidence.interval))
+        parts.append("interval [{}, {}]".format(*ends))
     if not parts:
         parts = [f"{name}: {number}" for name, number in list(_numbers(evidence.measured).items())[:2]]
     if evidence.n is not None:

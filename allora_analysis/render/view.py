@@ -26,7 +26,7 @@ from typing import Any
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims.cases import GENERIC
-from allora_analysis.claims.claim import USUAL, VERDICTS, Claim, Evidence, Reliance, Size
+from allora_analysis.claims.claim import AT_PAPER, USUAL, VERDICTS, Claim, Evidence, Reliance, Size
 from allora_analysis.claims.ledger import Row
 from allora_analysis.study import bound, environment, plain, text
 
@@ -47,8 +47,14 @@ MEANINGS = {
     "error": "the check itself failed: an error of the toolkit",
 }
 BRACKETS = f"Brackets hold a size's {USUAL} interval, or what they name; intervals are rounded outwards."
-AT_PAPER = {True: "yes", False: "no", "mixed": "mixed", None: "–"}
 LESS_KIND = "A less kind reading"  # so begins a reading of which a kinder one is a row of its own
+SAME_FAULT = {
+    "3.1-tikhonov-solution": "3.1-minimiser",
+    "3.1-equal-spectrum": "3.1-minimiser",
+    "3.2-vectorisation": "3.2-hessian",
+    "T1-parameters-dora": "T1-parameters-allora",
+}
+"""Rows whose correction is another's once more: YᵀX for XᵀY, the size of I, the share of all parameters."""
 BEYOND = "beyond the paper"  # so begins `where` of what the paper does not say
 OTHERS = re.compile(rf"{BEYOND}: abstract of (.+) \(")  # and of what another paper says
 PACKAGE = "allora_analysis."
@@ -105,8 +111,8 @@ class View:
 
     @property
     def setting(self) -> str:
-        """Whether the sentence is true at the paper's own setting, in a word."""
-        return AT_PAPER[self.at_paper]
+        """Whether the sentence is true at the paper's own setting, in a word or a few."""
+        return str(AT_PAPER.get(self.at_paper, self.at_paper))
 
 
 @functools.cache
@@ -175,10 +181,19 @@ def summary(of: Sequence[View]) -> str:
 
 
 def _counts(of: Sequence[View]) -> str:
-    counts = Counter(one.word for one in of)
-    less_kind = sum(one.word == "refuted" and (one.reading or "").startswith(LESS_KIND) for one in of)
-    beside = {"refuted": f" ({less_kind} in a less kind reading)"} if less_kind else {}
-    return ", ".join(f"{counts[word]} {word}{beside.get(word, '')}" for word in (*VERDICTS, "error") if counts[word])
+    words = {word: [one for one in of if one.word == word] for word in (*VERDICTS, "error")}
+    return ", ".join(f"{len(those)} {word}{_of_these(those)}" for word, those in words.items() if those)
+
+
+def _of_these(of: Sequence[View]) -> str:
+    # In brackets, how many of the rows of one verdict are less kind readings, hang on an assumption, or are one fault.
+    again = sum(SAME_FAULT.get(one.id) in {other.id for other in of} for one in of)
+    less_kind = sum((one.reading or "").startswith(LESS_KIND) for one in of)
+    assumed = Counter(one.setting.partition(", if ")[2] for one in of)
+    told = [f"{len(of) - again} faults"] if again else []
+    told += [f"{less_kind} less kind"] if less_kind else []
+    told += [f"{n} assuming {name}" for name, n in assumed.items() if name]
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def size_text(size: Size | None) -> str:
@@ -187,7 +202,7 @@ def size_text(size: Size | None) -> str:
         return ""
     unit = f" {size.unit}" if size.unit and not size.unit.startswith("%") else f" {size.unit}".replace(" %", " %")
     sides = [(end, up) for end, up in ((size.low, False), (size.high, True)) if end is not None]
-    near = _nearest if size.ends == "range" else _outwards
+    near = _nearest if size.ends == "range" else outwards
     digits = _digits(sides, near)
     ends = [_rounded(near(end, digits, up), digits, end) for end, up in sides if digits]
     between = " to ".join(ends)
@@ -209,8 +224,8 @@ def _nearest(end: float, digits: int, up: bool) -> float:
     return float(f"{end:.{digits}g}")
 
 
-def _outwards(end: float, digits: int, up: bool) -> float:
-    # To so many significant digits.
+def outwards(end: float, digits: int, up: bool) -> float:
+    """An interval's end rounded to so many significant digits, up or down: away from the interval's middle."""
     return bound(end, digits - 1 - math.floor(math.log10(abs(end))), up) if end and math.isfinite(end) else end
 
 

@@ -25,7 +25,7 @@ Entropy: of T logits that are independent and N(0, σ²) (the random energy mode
 al. 2024, arXiv 2403.02579). With Gumbel's γ_j, log Z + γ has the law of max_j(σz_j + γ_j): E log Z = F(σ) is an
 integral of Φ's powers, and E H = F − σF′, E Σp² = 1 − F′/σ. In a first block with orthogonal tokens it is exact with
 σ² = (1 + η²m²χ²_r/r)(1 + η²m²χ′²_r/r)χ²_d/d, d a head's width: **σ grows as η², and the entropy falls as 1/η²**.
-Checked by `tests/test_ripple_transformer.py`.
+Checked by `tests/test_ripple_mean_field.py`.
 """
 
 from __future__ import annotations

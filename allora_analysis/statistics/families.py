@@ -2,11 +2,11 @@
 
 **Power.** Under n independent normal differences of mean δ and standard deviation σ, T = √n·D̄/s follows the noncentral
 t with n − 1 degrees of freedom and noncentrality √n·δ/σ; the test rejects where |T| > t_{1 − level/2, n − 1}. Its power
-grows with n and |δ|; both inverses are here. Checked by `tests/test_statistics_sample_size.py`, by simulation and by
-another integral.
+grows with n and |δ|; both inverses are here. Checked by `tests/test_statistics.py`, by simulation and by another
+integral.
 
 **A family** of paired comparisons: each case's mean difference, its interval, Holm's correction, and what was too
-little. Checked by `tests/test_statistics_families.py`.
+little. Checked by `tests/test_statistics.py`.
 """
 
 from __future__ import annotations

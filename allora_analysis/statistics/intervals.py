@@ -2,8 +2,7 @@
 
 Two arms that share seeds and are tested on the same rows give an array of differences, a line a seed and a column a
 row: entry 1 where the first arm alone is right, −1 where the second alone is, 0 otherwise. An interval over seeds holds
-for these rows alone, one over rows for these runs alone. Checked by `tests/test_statistics_two_level.py`
-and `tests/test_statistics_ratio.py`.
+for these rows alone, one over rows for these runs alone. Checked by `tests/test_statistics_intervals.py`.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class TwoLevel:
 
 @representable("differences")
 def two_level(differences: ArrayLike) -> TwoLevel:
-    """The mean of a two-way array with its 95 % interval over both margins.
+    """The mean of a two-way array with its 95 % interval over both margins, and over each alone.
 
     With d_sr = μ + a_s + b_r + e_sr, independent parts of mean 0, the mean d̄ over S seeds and R rows has the variance
     σ_a²/S + σ_b²/R + σ_e²/(SR). The mean squares M_S = R Σ_s (d̄_s − d̄)²/(S − 1), M_R = S Σ_r (d̄_r − d̄)²/(R − 1) and
@@ -55,9 +54,6 @@ def two_level(differences: ArrayLike) -> TwoLevel:
 
     Args:
         differences: (S, R), at least 2 × 2.
-
-    Returns:
-        The mean with three intervals.
 
     Raises:
         ArgumentError: fewer than two seeds or two rows.
@@ -116,9 +112,6 @@ def mean_ratio(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) ->
         first: x, a unit each.
         second: y, of the same units.
         confidence: of the interval.
-
-    Returns:
-        The ratio and its interval.
 
     Raises:
         ArgumentError: fewer than two units, not as many of one as of the other, values whose squares overflow.

@@ -32,13 +32,10 @@ KEEP, CONDITION, PAPER_DROP, STEPS, NOISE = 0.7, 10.0, 0.05, 300, 1.0
 
 
 def announced(home: str) -> str:
-    """The home page with the way to the article below its picture.
+    """The home page in Markdown, with the way to the article below its picture.
 
     Args:
         home: Markdown.
-
-    Returns:
-        Markdown.
     """
     way = "**Start here:** [Does LoRA's dropout work in few steps?](few_steps.md) Eight screens, four to play with."
     first, _, rest = home.partition("\n\n![")
@@ -46,13 +43,10 @@ def announced(home: str) -> str:
 
 
 def page(rows: Sequence[Row]) -> str:
-    """The article.
+    """The article, in Markdown.
 
     Args:
         rows: the ledger's rows.
-
-    Returns:
-        Markdown.
     """
     known, told = {row.claim.id: view.view(row) for row in rows}, numbers()
     filled = PLACEHOLDER.sub(lambda match: _filled(match[1], match[2], known, told), SOURCE.read_text(encoding="utf-8"))
@@ -136,11 +130,7 @@ def differences() -> dict[tuple[float, int], np.ndarray]:
 
 
 def runs() -> str:
-    """The recorded runs as an SVG: a dot a seed, a bar for the mean and its 90 % interval.
-
-    Returns:
-        HTML.
-    """
+    """The recorded runs as an SVG: a dot a seed, a bar for the mean and its 90 % interval."""
     reach = 1.05 * max(float(np.abs(gaps).max()) for gaps in differences().values())
     rows, at = [], lambda value: 340 + 300 * value / reach
     for index, ((rate, steps), gaps) in enumerate(sorted(differences().items(), key=lambda item: item[0][::-1])):

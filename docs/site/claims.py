@@ -59,15 +59,12 @@ def _filled(template: str, **values: Any) -> str:
 
 
 def card(one: View, root: str, statement: bool = True) -> str:
-    """A claim in a box: verdict, id, answer, size.
+    """A claim in a box of HTML: verdict, id, answer, size.
 
     Args:
         one: the row.
         root: the way from the page to the site's root, "" or "../".
         statement: whether the printed sentence stands in it.
-
-    Returns:
-        HTML.
     """
     return str(_templates().get_template("macros.jinja").module.card(one, root, statement))
 
@@ -230,13 +227,10 @@ def _groups(members: Sequence[View]) -> list[dict[str, Any]]:
 
 
 def ledger_page(rows: Sequence[Row]) -> str:
-    """The ledger: a card for each claim, with filters by verdict, section, setting and words.
+    """The ledger in Markdown: a card for each claim, with filters by verdict, section, setting and words.
 
     Args:
         rows: the ledger's rows.
-
-    Returns:
-        Markdown.
     """
     shown = view.views(rows)
     counted = Counter(one.word for one in shown)

@@ -22,44 +22,16 @@ class Site:
 
 
 def site() -> Site:
-    """Every page: the README, the article, the ledger, sections and claims, explorables, notebooks, reference.
-
-    Returns:
-        The site.
-    """
-    made, rows = Site(), ledger.rows()
-    made.files |= {path.name: path for path in ledger.PICTURES.glob("*.png")}
-    made.files |= {path.name: WIDE + path.read_text(encoding="utf-8") for path in ledger.PICTURES.glob("table_*.md")}
-    made.files |= {page: prose.page(name) for name, page in prose.PAGES.items()}
-    made.files["doctor.md"] = WIDE + made.files["doctor.md"]
-    made.files["index.md"] = article.announced(made.files["index.md"])
-    made.files |= {
-        "few_steps.md": article.page(rows),
-        "ledger.md": claims.ledger_page(rows),
-        "graph.md": graph.page(rows),
-    }
-    made.files |= (
-        claims.pages(rows) | claims.section_pages(rows) | source.pages(rows) | {"records.md": records.page(rows)}
-    )
-    made.files |= explorables.pages() | charts.files()
+    """Every page: the README, the article, the ledger, sections and claims, explorables, notebooks, reference."""
+    rows = ledger.rows()
+    made = Site(_files(rows))
+    paper = [{"The ledger": "ledger.md"}, {"What rests on what": "graph.md"}, {"Symbols": "symbols.md"}]
+    explored = [{one.title: f"explore/{name}.md"} for name, one in explorables.EXPLORABLES.items()]
     made.navigation = [
         {"Home": "index.md"},
         {"Start here": "few_steps.md"},
-        {
-            "The paper": [
-                {"The ledger": "ledger.md"},
-                {"What rests on what": "graph.md"},
-                {"Symbols": "symbols.md"},
-                *_sections(rows),
-                *_tables(made),
-            ]
-        },
-        {
-            "Explore": [
-                "explore/index.md",
-                *({one.title: f"explore/{name}.md"} for name, one in explorables.EXPLORABLES.items()),
-            ]
-        },
+        {"The paper": [*paper, *_sections(rows), *_tables(made)]},
+        {"Explore": ["explore/index.md", *explored]},
         {
             "Notebooks": [
                 {"What LoRA is": "lora.md"},
@@ -84,6 +56,19 @@ def site() -> Site:
     made.navigation.append({"Reference": ["library.md", *(package.navigation() for package in packages)]})
     made.navigation.append({"Contribute": ["contributing.md", {"Changes": "changelog.md"}]})
     return made
+
+
+def _files(rows: Sequence[Row]) -> dict[str, str | bytes | Path]:
+    # Those that the navigation does not make on its way.
+    made = {path.name: path for path in ledger.PICTURES.glob("*.png")}
+    made |= {path.name: WIDE + path.read_text(encoding="utf-8") for path in ledger.PICTURES.glob("table_*.md")}
+    made |= {page: prose.page(name) for name, page in prose.PAGES.items()}
+    made["doctor.md"] = WIDE + made["doctor.md"]
+    made["index.md"] = article.announced(made["index.md"])
+    made |= {"few_steps.md": article.page(rows), "ledger.md": claims.ledger_page(rows)}
+    made |= {"graph.md": graph.page(rows), "records.md": records.page(rows)}
+    made |= claims.pages(rows) | claims.section_pages(rows) | source.pages(rows)
+    return made | explorables.pages() | charts.files()
 
 
 def _sections(rows: Sequence[Row]) -> list[dict]:

@@ -100,13 +100,10 @@ def figure(name: str) -> Markup:
 
 
 def scripts(root: str) -> str:
-    """What a page with explorables loads.
+    """The HTML that loads what a page with explorables needs.
 
     Args:
         root: the way from the page to the site's root, "" or "../".
-
-    Returns:
-        HTML.
     """
     return (
         f'<link rel="stylesheet" href="{root}explore/uPlot.css"><script src="{root}explore/uPlot.js" defer></script>'

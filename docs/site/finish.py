@@ -28,9 +28,6 @@ def finished(page: str, root: str, claims: Collection[str]) -> str:
         page: the content's HTML.
         root: the way from the page to the site's root, "" or "../".
         claims: the ids of the ledger's rows.
-
-    Returns:
-        The new HTML.
     """
     page = TABLE.sub(lambda match: _as_cards(EMPTY.sub("<td></td>", match[0])), mathematics.rendered(page))
     page = TOKENS.sub(_linking(root, claims), page)

@@ -16,13 +16,10 @@ TEXT = (
 
 
 def page(rows: Sequence[Row]) -> str:
-    """The page.
+    """The page, in Markdown.
 
     Args:
         rows: the ledger's rows.
-
-    Returns:
-        Markdown.
     """
     lines, places, y = [], {}, HEIGHT
     for title, members in view.by_part(view.views(rows)).items():

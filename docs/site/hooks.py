@@ -33,9 +33,6 @@ def on_config(config: Any) -> Any:
 
     Args:
         config: MkDocs' own.
-
-    Returns:
-        The config.
     """
     _made[:] = [contents.site()]
     config.nav = _made[0].navigation
@@ -48,9 +45,6 @@ def on_files(files: Files, config: Any) -> Files:
     Args:
         files: those of the static folder.
         config: MkDocs' own.
-
-    Returns:
-        All files.
     """
     for path, content in _made[0].files.items():
         source = {"abs_src_path": str(content)} if isinstance(content, Path) else {"content": content}
@@ -65,9 +59,6 @@ def on_page_content(html: str, page: Any, **kwargs: Any) -> str:
         html: the page.
         page: MkDocs' own.
         kwargs: MkDocs' own.
-
-    Returns:
-        The page.
     """
     done = finish.finished(html, "../" * page.url.count("/"), CLAIMS)
     page.meta.setdefault("description", finish.description(html) or f"{page.title} of allora_analysis")
@@ -81,9 +72,6 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
         output: the page's HTML.
         page: MkDocs' own.
         config: MkDocs' own.
-
-    Returns:
-        The HTML.
 
     Raises:
         PluginError: a script, a style or a picture from elsewhere.
@@ -100,9 +88,6 @@ def on_post_template(output_content: str, template_name: str, config: Any) -> st
         output_content: the template, filled.
         template_name: its name.
         config: MkDocs' own.
-
-    Returns:
-        The HTML.
     """
     return _named(output_content)
 

@@ -41,9 +41,6 @@ def claim_page(identifier: str) -> str:
 
     Args:
         identifier: its id.
-
-    Returns:
-        The path.
     """
     return f"claims/{identifier}.md"
 
@@ -53,9 +50,6 @@ def packages(claim: Claim) -> set[str]:
 
     Args:
         claim: the claim.
-
-    Returns:
-        Their names.
     """
     return {name.split(".")[1] for name in view.modules_called(claim)} - {"claims", "statistics"}
 
@@ -102,9 +96,6 @@ def picture(name: str) -> Picture:
 
     Args:
         name: its name, of `paper_figures`.
-
-    Returns:
-        The picture.
     """
     from PIL import Image
 
@@ -117,8 +108,5 @@ def summary(of: Sequence[Row]) -> str:
 
     Args:
         of: the rows.
-
-    Returns:
-        One sentence.
     """
     return view.summary(view.views(of)) + "."

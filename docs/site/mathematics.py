@@ -21,9 +21,6 @@ def rendered(page: str) -> str:
 
     Args:
         page: the HTML.
-
-    Returns:
-        The new HTML.
     """
     return MARKED.sub(lambda match: _drawn(html.unescape(match[3]).strip(), display=match[2] == "["), page)
 

@@ -74,13 +74,10 @@ def _linked(text: str) -> str:
 
 
 def title(text: str) -> str:
-    """A page's first heading.
+    """A page's first heading; empty without one.
 
     Args:
         text: Markdown.
-
-    Returns:
-        The heading; empty without one.
     """
     match = re.search(r"^# (.+)$", text, re.MULTILINE)
     return match[1] if match else ""

@@ -32,13 +32,10 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def page(name: str) -> str:
-    """A file of the repository's root as a page.
+    """A file of the repository's root as a page, in Markdown.
 
     Args:
         name: one of `PAGES`.
-
-    Returns:
-        Markdown.
     """
     text = (ROOT / name).read_text(encoding="utf-8")
     return linked(text if "/" not in name else LINK.sub(lambda match: f"]({_of_the_root(match[1])})", text))
@@ -78,9 +75,6 @@ def target(link: str) -> str:
 
     Args:
         link: a path, with or without an anchor; anything else stays as it is.
-
-    Returns:
-        The site's path.
     """
     path, mark, anchor = link.partition("#")
     if path == "docs/ledger.md" and anchor in _claims():

@@ -12,13 +12,10 @@ RESULTS = ROOT / "experiments" / "results"
 
 
 def page(rows: Sequence[Row]) -> str:
-    """The page.
+    """The page, in Markdown.
 
     Args:
         rows: the ledger's rows.
-
-    Returns:
-        Markdown.
     """
     parts = [_part(folder.name, rows) for folder in sorted(RESULTS.iterdir()) if folder.is_dir()]
     about = (

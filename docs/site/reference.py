@@ -45,9 +45,6 @@ def tree(package: str, root: Path = ROOT) -> Module:
     Args:
         package: the package's full name.
         root: the folder it is in.
-
-    Returns:
-        The module.
     """
     folder = root / Path(*package.split("."))
     path = "api/" + package.replace(".", "/")
@@ -65,9 +62,6 @@ def page(module: Module) -> str:
 
     Args:
         module: the module.
-
-    Returns:
-        Markdown with mkdocstrings' mark.
     """
     package, _, inside = module.name.partition(".")
     found = _loaded(package)[inside] if inside else _loaded(package)

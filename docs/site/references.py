@@ -26,14 +26,11 @@ class CrossReferences(griffe.Extension):
 
 
 def linked(text: str, item: griffe.Object) -> str:
-    """A docstring with links.
+    """A docstring with its names as links.
 
     Args:
         text: the docstring.
         item: what it documents.
-
-    Returns:
-        The new docstring.
     """
 
     def link(match: re.Match[str]) -> str:

@@ -49,9 +49,6 @@ def command(name: str) -> str:
 
     Args:
         name: the study.
-
-    Returns:
-        The command.
     """
     return re.search(rf"^`?(python -m allora_analysis\.{name}\b[^`\n#]*)", ledger.PAGE, re.MULTILINE)[1].strip()
 

@@ -26,7 +26,7 @@ WORDS = {
     "a study": ("allora_analysis.tikhonov --draws 100", 0),
     "a refusal": ("allora_analysis.tikhonov --keep-prob 2", 2),
 }
-TESTS = ("tests/test_terminal.py", "tests/test_finetune_study.py", "tests/test_study.py")
+TESTS = ("tests/test_outputs.py", "tests/test_finetune_study.py", "tests/test_study.py")
 NOBODY = (
     "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search"
 )

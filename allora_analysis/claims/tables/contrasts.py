@@ -184,6 +184,19 @@ def p_values(one: Judgement) -> str:
     return f"p = {one.p_value:.2g}{holm}{least}"
 
 
+def at_other_margins() -> dict[str, dict[str, str]]:
+    """The verdict on `EQUAL` at half and at twice the margin."""
+    means = family(EQUAL.name)
+    found = {f"{margin:g}": judged(means, margin=margin)[EQUAL.name].verdict for margin in (MARGIN / 2, 2 * MARGIN)}
+    return {"verdict at another margin": found}
+
+
+def chance(name: str) -> str:
+    """Whether a contrast's mean gap may be chance, within its question, in words."""
+    p = judged(family(name))[name].adjusted_p_value
+    return f"{'may be' if p > 0.05 else 'is more than'} chance (p = {p:.2g})"
+
+
 def told_by(verdict: str) -> bool | None:
     """Whether a sentence about the paper's own numbers is true there; None where they leave it open."""
     return {"holds": True, "refuted": False}.get(verdict)

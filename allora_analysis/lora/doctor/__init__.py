@@ -6,9 +6,9 @@ out. It trains nothing and leaves model, gradients and random state as they were
 Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping models) and
 `tests/test_lora_doctor_advice.py`.
 
-- `measured.py`: what an optimizer makes of a row factor, what clipping makes of the gradients, what a layer's backward
-  pass does; one adapter's line
-- `effects.py`: what can become of a factor, in a word, for the verdict and as advice; a factor of the optimizer's own
+- `effects.py`: what can become of a factor, in a word, for the verdict and as advice; what an optimizer makes of a row
+  factor, and a factor of its own
+- `measured.py`: what clipping makes of the gradients, what a layer's backward pass does; one adapter's line
 - `advice.py`: what to say about it, with the way out; what the rates come to, in any LoRA; all of it as text
 """
 
@@ -22,15 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.lora.doctor.advice import Advice, advise, table
-from allora_analysis.lora.doctor.effects import Effect
+from allora_analysis.lora.doctor.effects import Effect, OptimizerEffect, effect_on
 from allora_analysis.lora.doctor.measured import (
     Clipping,
     LayerReport,
-    OptimizerEffect,
     clipped,
     clipping_effect,
     layer_factor,
-    optimizer_effect,
     rate,
     report,
     rows_of_b,
@@ -110,7 +108,7 @@ def doctor(
     stated = (getattr(module, "peft_config", None) for module in model.modules())
     configs = next((config for config in stated if isinstance(config, dict)), {})
     with torch.no_grad():
-        effect = None if optimizer is None else _optimizer_effect(optimizer, groups, homes, pairs)
+        effect = None if optimizer is None else effect_on(optimizer, homes, pairs)
         clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum else None
         layers = tuple(clipped(report(pair, effect, homes, configs), clipping) for pair in pairs)
     effects = [layer.effect for layer in layers]
@@ -118,16 +116,6 @@ def doctor(
     verdict = "plain" if plain else _verdict(effects)
     advice = advise(pairs, layers, effect, clipping, homes, configs, allora)
     return Diagnosis(verdict, layers, effect, clipping, advice)
-
-
-def _optimizer_effect(
-    optimizer: Any, groups: list[dict[str, Any]], homes: dict[int, Any], pairs: tuple[Pair, ...]
-) -> OptimizerEffect:
-    # On the settings of the first group that trains an adapter, at the size of the adapters' own gradients.
-    group = next((homes[id(pair.b)] for pair in pairs if id(pair.b) in homes), groups[0])
-    entries = [pair.b.grad.double().abs().mean().item() for pair in pairs if pair.b.grad is not None]
-    size = sum(entries) / len(entries) if entries else 0.0
-    return optimizer_effect(optimizer, group, size if 0 < size < math.inf else 1.0)
 
 
 def _gradients(model: nn.Module, pairs: tuple[Pair, ...]) -> tuple[list[Tensor], list[tuple]]:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe, rates
-from allora_analysis.lora.doctor.effects import ALLORA_ADAMW, Effect
-from allora_analysis.lora.doctor.measured import Clipping, LayerReport, OptimizerEffect, holds, share
+from allora_analysis.lora.doctor.effects import ALLORA_ADAMW, Effect, OptimizerEffect
+from allora_analysis.lora.doctor.measured import Clipping, LayerReport, holds, share
 from allora_analysis.lora.pairs import PLAIN, Pair
 
 # Where nobody meant ALLoRA to be on.
@@ -182,7 +182,8 @@ def _on_gradients(
 ) -> Iterator[Advice]:
     if all(pair.a.grad is None and pair.b.grad is None for pair in pairs):
         yield Advice("note", "no gradients", _NO_GRADIENTS)
-    scaling = [layer for layer in layers if layer.effect in (*_ON_GRADIENT, Effect.UNKNOWN, Effect.PARTLY_UNDONE)]
+    some_left = (*_ON_GRADIENT, Effect.UNKNOWN, Effect.UNTRIED, Effect.PARTLY_UNDONE)
+    scaling = [layer for layer in layers if layer.effect in some_left]
     acting = scaling and any(pair.variant not in PLAIN for pair in pairs)
     if acting and clipping is None:
         text = "transformers' Trainer clips the gradient's norm at 1 unless max_grad_norm=0; pass max_grad_norm to see"
@@ -208,7 +209,7 @@ def _on_clipping(clipping: Clipping, layers: Sequence[LayerReport]) -> Advice:
 
 
 _HEAD = ("layer", "variant", "s", "r", "‖s(BA)_i‖ min/median/max", "d min/median/max", "‖g_B‖/LoRA's", "effect")
-_VERDICTS = {
+VERDICTS = {
     "on": "ALLoRA is on.",
     "clipped": "ALLoRA is on, and clipping undoes it, in part or altogether.",
     "off": "ALLoRA is OFF.",
@@ -238,14 +239,14 @@ def table(
             f"clipping at {clipping.max_norm:g}: {clipping.removed:.0%} of the gradient's norm, {clipping.norm:.3g}"
         )
     said = [f"[{line.level}] {line.text}" for line in advice]
-    return "\n".join([_VERDICTS[verdict], "", *lines, "", *said])
+    return "\n".join([VERDICTS[verdict], "", *lines, "", *said])
 
 
 def _optimizer(effect: OptimizerEffect) -> str:
     if effect.on_update:
         return f"optimizer: {effect.name}, which puts the factor on its update"
     response = "unknown" if effect.response is None else f"{abs(effect.response):.2f}"
-    return f"optimizer: {effect.name}, where a factor c on a gradient's row becomes c^h on the step, h = {response}"
+    return f"optimizer: {effect.name}, where a factor c on a gradient's rows becomes c^h on the step, h = {response}"
 
 
 def _cells(layer: LayerReport) -> tuple[str, ...]:

@@ -1,11 +1,14 @@
-"""What becomes of ALLoRA's factor when a layer's A and B move: one word, what that means for the verdict, what to say.
+"""What becomes of ALLoRA's factor when a layer's A and B move: one word, what that means for the verdict, what to say;
+what an optimizer makes of a factor, tried: a fresh one of the class steps with and without factors on a gradient.
 
-Checked case by case by `tests/test_lora_doctor_advice.py`.
+Checked case by case by `tests/test_lora_doctor_advice.py` and `tests/test_lora_doctor_measured.py`.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.lora.optim import ALLoRAAdamW
+from allora_analysis.lora.pairs import Pair
 from allora_analysis.lora.watch import known
 
 ALLORA_ADAMW = (
@@ -122,6 +126,13 @@ class Effect(StrEnum):
         "unknown",
         "note",
         "what becomes of the factor in {layers} depends on the optimizer; call doctor(model, optimizer)",
+    )
+    UNTRIED = (
+        "optimizer not known",
+        "unknown",
+        "problem",
+        "{optimizer} could not be tried alone, so what becomes of the factor in {layers} is not known; compare a step "
+        "with LoRA's, or use torch.optim.SGD, or " + ALLORA_ADAMW,
     )
     ON_GRADIENT = (
         "on the gradient",
@@ -240,3 +251,109 @@ def fresh_optimizer(optimizer: Any, group: dict[str, Any], parameter: nn.Paramet
     fresh = type(optimizer)([{"params": [parameter]}], **settings)
     known(fresh)
     return fresh
+
+
+_STEPS = 20  # RAdam adapts from its sixth step on
+# Where an optimizer cannot be tried (it needs a GPU, a closure, …): families that divide a gradient by its own size.
+_NORMALISING = (
+    "adam", "lion", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "lars", "lorafa", "rprop", "signsgd",
+    "sophia",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OptimizerEffect:
+    """What an optimizer makes of ALLoRA.
+
+    Attributes:
+        name: the optimizer's class.
+        response: h, where multiplying a gradient's rows by c_i multiplies the step's rows by c_iʰ, or all of it by c
+            all of the step by cʰ, whichever is less (at BA = 0 all c_i are η): 1 for SGD, 0 for Adam and for steps of
+            one length; None where that is not known.
+        measured: h was measured on a fresh optimizer of this class with these settings; else it is by the name.
+        momentum: earlier gradients stay in the step, and so do the factors that they had.
+        on_update: `ALLoRAAdamW`, which puts the factor on its update.
+        row_factor: a factor of the parameters' own row norms that the optimizer puts on its update, measured; or None.
+    """
+
+    name: str
+    response: float | None
+    measured: bool
+    momentum: bool
+    on_update: bool
+    row_factor: RowFactor | None = None
+
+    @property
+    def words(self) -> str:
+        """What it does to a factor."""
+        if self.response is None:
+            return "what it does to a factor is not known"
+        source = "measured" if self.measured else "by its name"
+        return f"a factor c on rows becomes c^{abs(self.response):.2f}, {source}"
+
+
+_TRIED: dict[tuple, OptimizerEffect] = {}
+_KEPT_TRIALS = 64
+
+
+def optimizer_effect(optimizer: Any, group: dict[str, Any], size: float = 1.0) -> OptimizerEffect:
+    """A fresh optimizer of this class with this group's settings, tried with and without factors on gradient rows."""
+    settings = ((key, repr(group[key])) for key in optimizer.defaults if key in group and key != "lr")
+    kind = (type(optimizer), group.get("lr") is None, size, *settings)
+    if kind not in _TRIED:  # one optimizer for each parameter is tried once
+        if len(_TRIED) >= _KEPT_TRIALS:
+            _TRIED.clear()
+        _TRIED[kind] = _tried(optimizer, group, size)
+    return _TRIED[kind]
+
+
+def _tried(optimizer: Any, group: dict[str, Any], size: float) -> OptimizerEffect:
+    name = type(optimizer).__name__
+    momentum = bool(group.get("momentum") or (group.get("betas") or (0.0,))[0])
+    response = _response(optimizer, group, size)
+    measured = response is not None
+    if not measured and any(word in name.lower() for word in _NORMALISING):
+        response = 0.0
+    ours = isinstance(optimizer, ALLoRAAdamW)
+    return OptimizerEffect(name, response, measured, momentum, ours, None if ours else row_factor(optimizer, group))
+
+
+def effect_on(optimizer: Any, homes: dict[int, Any], pairs: Sequence[Pair]) -> OptimizerEffect:
+    """`optimizer_effect` of the first group that trains one of `pairs`, at the power of 2 next to their gradients'."""
+    held = (homes.get(id(pair.b), homes.get(id(pair.a))) for pair in pairs)
+    group = next((one for one in held if one is not None), None) or optimizer.param_groups[0]
+    gradients = [pair.b.grad for pair in pairs if pair.b.grad is not None]
+    gradients = [one.to_local() if hasattr(one, "to_local") else one for one in gradients]
+    size = sum(one.double().abs().mean().item() for one in gradients) / (len(gradients) or 1)
+    power = round(math.log2(size)) if 0 < size < math.inf else 0
+    return optimizer_effect(optimizer, group, 2.0**power)
+
+
+def _response(optimizer: Any, group: dict[str, Any], size: float) -> float | None:
+    # The least-squares slope of log ‖Δ_i(c)‖/‖Δ_i(1)‖ over log c_i, Δ the last of some steps from 0; the same of one c.
+    factors, (low, high) = 2.0 ** torch.arange(-2.0, 4.0, dtype=torch.float64), (0.5, 4.0)
+    gradient = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * size
+    try:
+        plain, scaled, short, long = (
+            _last_step(optimizer, group, c * gradient) for c in (1.0, factors[:, None], low, high)
+        )
+    except Exception:  # another's code, called in a way that it may not foresee
+        return None
+    ratio, x = (scaled.norm(dim=1) / plain.norm(dim=1)).log(), factors.log()
+    slope = float(((x - x.mean()) * ratio).sum() / ((x - x.mean()) ** 2).sum())
+    whole = float((long.norm() / short.norm()).log()) / math.log(high / low)
+    return min(slope, whole) if math.isfinite(slope + whole) else None
+
+
+def _last_step(optimizer: Any, group: dict[str, Any], gradient: Tensor) -> Tensor:
+    parameter = nn.Parameter(torch.zeros_like(gradient))
+    fresh = fresh_optimizer(optimizer, group, parameter, 1.0)  # a warm-up starts at 0
+    for _ in range(_STEPS):
+        before, parameter.grad = parameter.detach().clone(), gradient.clone()
+        fresh.step()
+    return parameter.detach() - before
+
+
+def of_response(response: float) -> Effect:
+    """What becomes of a factor c on a row of a gradient that is c^response on the step."""
+    return Effect.ON_GRADIENT if response > 0.9 else Effect.UNDONE if response < 0.1 else Effect.PARTLY_UNDONE

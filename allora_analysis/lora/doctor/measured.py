@@ -1,8 +1,7 @@
-"""What the doctor measures: an optimizer on a row factor, clipping, a layer's backward pass and its factor.
+"""What the doctor measures: clipping, a layer's backward pass and its factor.
 
-Nothing is looked up by name that can be tried: a fresh optimizer of the class steps with and without factors on a
-gradient's rows, and a layer runs alone on a few random inputs. `report` is one adapter's line. Checked by
-`tests/test_lora_doctor.py` and `tests/test_lora_doctor_measured.py`.
+Nothing is looked up by name that can be tried: a layer runs alone on a few random inputs. `report` is one adapter's
+line. Checked by `tests/test_lora_doctor.py` and `tests/test_lora_doctor_measured.py`.
 """
 
 from __future__ import annotations
@@ -13,50 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
-from allora_analysis.lora.doctor.effects import Effect, RowFactor, fresh_optimizer, row_factor
+from allora_analysis.lora.doctor.effects import Effect, OptimizerEffect, of_response
 from allora_analysis.lora.foreign import dropout_applied, in_mode, wants_gradient
-from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import PLAIN, Pair, stacked
 
 _KEPT = 0.9  # of the logarithm of the gain: below, clipping undoes the factor
-_SAME_NORM = 1e-4  # relative: clipping rounds in float32, and torch adds 1e-6 to the norm
-_STEPS = 20  # RAdam adapts from its sixth step on
-# Where an optimizer cannot be tried (it needs a GPU, a closure, …): families that divide a gradient by its own size.
-_NORMALISING = ("adam", "lion", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "rprop", "signsgd", "sophia")
-
-
-@dataclass(frozen=True)
-class OptimizerEffect:
-    """What an optimizer makes of ALLoRA.
-
-    Attributes:
-        name: the optimizer's class.
-        response: h, where multiplying a gradient's rows by c_i multiplies the step's rows by c_iʰ: 1 for SGD, 0 for
-            Adam; None where that is not known.
-        measured: h was measured on a fresh optimizer of this class with these settings; else it is by the name.
-        momentum: earlier gradients stay in the step, and so do the factors that they had.
-        on_update: `ALLoRAAdamW`, which puts the factor on its update.
-        row_factor: a factor of the parameters' own row norms that the optimizer puts on its update, measured; or None.
-    """
-
-    name: str
-    response: float | None
-    measured: bool
-    momentum: bool
-    on_update: bool
-    row_factor: RowFactor | None = None
-
-    @property
-    def words(self) -> str:
-        """What it does to a factor."""
-        if self.response is None:
-            return "what it does to a factor is not known"
-        source = "measured" if self.measured else "by its name"
-        return f"a factor c on a row becomes c^{abs(self.response):.2f}, {source}"
+# Relative: torch adds 1e-6 to the norm, and rounds norms, quotient and product in the gradients' own dtype.
+_SAME_NORM, _ROUNDINGS = 1e-4, 2
 
 
 def unwrapped(optimizer: Any) -> Any:
@@ -72,40 +38,6 @@ def rate(group: dict[str, Any]) -> float | None:
     return None if lr is None else float(lr)
 
 
-def optimizer_effect(optimizer: Any, group: dict[str, Any], size: float = 1.0) -> OptimizerEffect:
-    """A fresh optimizer of this class with this group's settings, tried with and without factors on gradient rows."""
-    name = type(optimizer).__name__
-    momentum = bool(group.get("momentum") or (group.get("betas") or (0.0,))[0])
-    response = _response(optimizer, group, size)
-    measured = response is not None
-    if not measured and any(word in name.lower() for word in _NORMALISING):
-        response = 0.0
-    ours = isinstance(optimizer, ALLoRAAdamW)
-    return OptimizerEffect(name, response, measured, momentum, ours, None if ours else row_factor(optimizer, group))
-
-
-def _response(optimizer: Any, group: dict[str, Any], size: float) -> float | None:
-    # The least-squares slope of log ‖Δ_i(c)‖/‖Δ_i(1)‖ over log c_i, Δ the last of some steps from 0.
-    factors = 2.0 ** torch.arange(-2.0, 4.0, dtype=torch.float64)
-    gradient = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * size
-    try:
-        plain, scaled = (_last_step(optimizer, group, c[:, None] * gradient) for c in (torch.ones(6), factors))
-    except Exception:  # another's code, called in a way that it may not foresee
-        return None
-    ratio, x = (scaled.norm(dim=1) / plain.norm(dim=1)).log(), factors.log()
-    slope = float(((x - x.mean()) * ratio).sum() / ((x - x.mean()) ** 2).sum())
-    return slope if abs(slope) < float("inf") else None
-
-
-def _last_step(optimizer: Any, group: dict[str, Any], gradient: Tensor) -> Tensor:
-    parameter = nn.Parameter(torch.zeros_like(gradient))
-    fresh = fresh_optimizer(optimizer, group, parameter, 1.0)  # a warm-up starts at 0
-    for _ in range(_STEPS):
-        before, parameter.grad = parameter.detach().clone(), gradient.clone()
-        fresh.step()
-    return parameter.detach() - before
-
-
 @dataclass(frozen=True)
 class Clipping:
     """What clipping the total gradient norm to a maximum makes of the last gradients.
@@ -116,6 +48,7 @@ class Clipping:
         removed: the fraction of that norm that clipping takes away, 1 − min(1, max/norm).
         gain: ‖ALLoRA's gradient‖ / ‖LoRA's‖ over all B of layers that scale theirs; None without such layers.
         gain_after: the same with both clipped; 1 means that clipping undid the factor.
+        done: the gradients have been clipped already: their norm is the maximum, and what it was is not known.
     """
 
     max_norm: float
@@ -123,11 +56,7 @@ class Clipping:
     removed: float
     gain: float | None
     gain_after: float | None
-
-    @property
-    def done(self) -> bool:
-        """The gradients have been clipped already: their norm is the maximum, and what it was is not known."""
-        return math.isclose(self.norm, self.max_norm, rel_tol=_SAME_NORM)
+    done: bool
 
     @property
     def undoes(self) -> bool:
@@ -151,11 +80,13 @@ def clipping_effect(
     lora_b = sum(_square(None if b is None else b / d[:, None]) for _, b, d in scaled)
     lora_a = sum(_square(None if a is None else a / d.mean()) for a, _, d in scaled)
     clip, norm = _coefficient(max_norm, square), square**0.5
+    rounding = max((torch.finfo(gradient.dtype).eps for gradient in gradients), default=0.0)
+    done = math.isclose(norm, max_norm, rel_tol=max(_SAME_NORM, _ROUNDINGS * rounding))
     if not lora_b > 0:
-        return Clipping(max_norm, norm, 1 - clip, None, None)
+        return Clipping(max_norm, norm, 1 - clip, None, None, done)
     gain = (own_b / lora_b) ** 0.5
     lora_clip = _coefficient(max_norm, square - own + lora_a + lora_b)
-    return Clipping(max_norm, norm, 1 - clip, gain, gain * clip / lora_clip)
+    return Clipping(max_norm, norm, 1 - clip, gain, gain * clip / lora_clip, done)
 
 
 def _square(gradient: Tensor | None) -> float:
@@ -174,8 +105,8 @@ _LOW_PRECISION = 0.1
 def backward_word(pair: Pair) -> str | None:
     """∂L/∂B of the layer, dropout off, for L = Σ v ⊙ layer(X), beside s·(v ⊙ T)ᵀ(XAᵀ): is it what the layer states?"""
     # T is 1 for LoRA, d_i for ALLoRA, adaptor(|f|) for ALLoRA-OD and the derivative of f·adaptor(|f|) for ASF-LoRA,
-    # f = XAᵀBᵀ. Random numbers come from a generator of its own, and no `.grad` is touched. Autocast is off meanwhile:
-    # both sides are in the layer's own precision.
+    # f = XAᵀBᵀ; DoRA's forward multiplies v by a factor of each row. Random numbers come from a generator of its own,
+    # and no `.grad` is touched. Autocast is off meanwhile: both sides are in the layer's own precision.
     if not pair.is_product or pair.a.is_meta or not pair.b.requires_grad or pair.a.ndim > 2 or pair.experts > 1:
         return None
     with without_autocast(pair.b):
@@ -198,9 +129,12 @@ def _word(pair: Pair) -> str | None:
     if found is None:
         return None
     exact = torch.promote_types(pair.b.dtype, torch.float32)
+    if (length := _dora(pair, weight, exact)) is None:
+        return None
+    v = v.to(exact) * length
     hidden = x.to(exact) @ pair.a.detach().to(exact).T
-    lora = pair.scaling * v.to(exact).T @ hidden
-    stated = pair.scaling * (v.to(exact) * _factor(pair, hidden)).T @ hidden
+    lora = pair.scaling * v.T @ hidden
+    stated = pair.scaling * (v * _factor(pair, hidden)).T @ hidden
     if not torch.isfinite(stated).all():
         return None
     tolerance = max(_TOLERANCES.get(kind, _LOW_PRECISION) for kind in (pair.b.dtype, dtype))
@@ -208,6 +142,19 @@ def _word(pair: Pair) -> str | None:
         if (found.to(exact) - expected).norm() <= tolerance * expected.norm():
             return word
     return "another"
+
+
+def _dora(pair: Pair, weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """m_i/‖(W + s·BA)_i‖, by which DoRA's forward multiplies row i; 1 elsewhere, None if W is not there."""
+    vectors = getattr(pair.module, "lora_magnitude_vector", {})
+    if pair.adapter not in vectors:
+        return torch.ones((), dtype=dtype, device=pair.b.device)
+    if weight is None:
+        return None
+    wide = (weight.mT if getattr(pair.module, "fan_in_fan_out", False) else weight).detach().to(dtype)
+    product = pair.b.detach().to(dtype) @ pair.a.detach().to(dtype)
+    norms = torch.linalg.vector_norm(wide + pair.scaling * product, dim=1)
+    return vectors[pair.adapter].weight.detach().to(dtype).flatten() / norms
 
 
 def _factor(pair: Pair, hidden: Tensor) -> Tensor:
@@ -395,10 +342,5 @@ def _factors_effect(
     if not scales:
         return Effect.NO_PAIR if optimizer.on_update else Effect.OFF
     if (response := optimizer.response) is None:
-        return Effect.UNKNOWN
+        return Effect.UNTRIED
     return of_response(response)
-
-
-def of_response(response: float) -> Effect:
-    """What becomes of a factor c on a row of a gradient that is c^response on the step."""
-    return Effect.ON_GRADIENT if response > 0.9 else Effect.UNDONE if response < 0.1 else Effect.PARTLY_UNDONE

@@ -114,7 +114,8 @@ class ALLoRAConfig(LoraConfig):
         if getattr(self, "ensure_weight_tying", False):
             raise ArgumentError(
                 "ensure_weight_tying must be left out, received True: the head's rows are the embedding's columns, so "
-                "that one pair would have two factors; adapt one of the two, or each with a pair of its own"
+                "that one pair would have two factors; untie them first (tie_word_embeddings=False, the head a clone), "
+                "or adapt one of the two and do not merge it: a merge would change both"
             )
         variants = [f.name for f in dataclasses.fields(self) if f.metadata.get("is_lora_variant")]
         for name in {*_LEFT_OUT, *variants} - {"variant", "use_dora"}:

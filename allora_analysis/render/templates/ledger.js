@@ -14,7 +14,7 @@
     for (const claim of claims) {
       const data = claim.dataset;
       const wanted = (!part.value || data.part === part.value)
-        && (!paper.value || data.paper === paper.value)
+        && (!paper.value || data.paper.startsWith(paper.value))
         && (!verdicts.length || verdicts.includes(data.verdict))
         && asked.every((word) => data.search.includes(word));
       claim.hidden = !wanted;
