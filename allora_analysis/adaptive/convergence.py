@@ -220,9 +220,6 @@ def first_instability(a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, et
 
     The first crossing on a geometric grid of ratio 1.25, bisected. Arguments as in `update_jacobian`, A and B of
     rank r, G of a rest point.
-
-    Returns:
-        The scale and the frequency.
     """
     a, b, g = checked_gradient(a, b, g)
     start = update_jacobian(a, b, 0 * g, s, eta)
@@ -319,9 +316,6 @@ def rest_point(target: ArrayLike, rank: int, eta: float) -> RestPoint:
         rank: r.
         eta: η > 0.
 
-    Returns:
-        The rest point.
-
     Raises:
         ArgumentError: it settles for no m. Then, as far as seen, the r-th and the next singular value of D^{1/2}T tie
             at the fit, one of a circle, and change places on the way. ALLoRA still rests there: `run_to_rest`.
@@ -358,9 +352,6 @@ def run_to_rest(
         eta: η > 0.
         learning_rate: l.
         steps: how many, up to a million.
-
-    Returns:
-        The product.
     """
     t = matrix("target", target)
     a = matrix_of("a", a, (None, t.shape[1]), "n2, the columns of target")

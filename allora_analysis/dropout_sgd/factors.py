@@ -79,9 +79,6 @@ class FactorFlow:
 
         Args:
             w_true: the population's weights.
-
-        Returns:
-            The risks.
         """
         gap, moved = self.flow_product - w_true, self.mean_product - self.flow_product
         return np.sum(gap * (gap + 2 * moved), axis=(1, 2)) + self.covariance_trace

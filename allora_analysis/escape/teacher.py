@@ -74,9 +74,6 @@ def linear_teacher(
         noise: standard deviation of the noise on Y.
         orthonormal: orthogonalize X's columns, so that S = I exactly; needs N ≥ n₂.
 
-    Returns:
-        The teachers.
-
     Raises:
         ArgumentError: a number out of range; orthonormal inputs from fewer samples than columns.
     """

@@ -108,9 +108,6 @@ def inertia(x: ArrayLike, g: ArrayLike, a: ArrayLike, *, g_tolerance: float | No
     σ ≪ q can lie far below the rounding error of the largest one, and is counted all the same.
     Arguments as in `factor_spectrum_multiplicities`. Checked by `tests/test_hessian.py::test_inertia`.
 
-    Returns:
-        The three counts.
-
     Examples:
         >>> from allora_analysis.hessian import inertia
         >>> inertia(x=[[1.0, 0.0]], g=[[3.0, 0.0]], a=[[2.0, 0.0]])
@@ -184,9 +181,6 @@ def is_stationary(g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None) -> boo
     Of the usual initializations only A = B = 0 is one (or G = 0, where there is nothing to learn). Where B = 0, so also
     if A's rows happen to lie in G's kernel. Arguments as in `factor_gradient`.
     Checked by `tests/test_hessian_escape.py::test_is_stationary`.
-
-    Returns:
-        The answer.
 
     Examples:
         >>> from allora_analysis.hessian import is_stationary
@@ -263,9 +257,6 @@ def initial_speed_ratio(n2: int, rank: int, a_std: float) -> float:
         n2: n₂, the module's input size.
         rank: r.
         a_std: s, the standard deviation of A's entries.
-
-    Returns:
-        The ratio.
     """
     n2, rank = validation.count("n2", n2), validation.count("rank", rank)
     return validation.positive("a_std", a_std) ** 2 * math.sqrt(rank * (n2 + rank + 1))

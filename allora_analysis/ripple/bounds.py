@@ -330,9 +330,6 @@ def adapter_norm_limit(width: int, rank: int) -> float:
     Args:
         width: n.
         rank: r ≤ n.
-
-    Returns:
-        The norm.
     """
     width = validation.count("width", width)
     y = validation.adapter_rank(rank, width, width) / width
@@ -358,9 +355,6 @@ def fair_scales(
         w_std: s_W or None.
         a_std: s_A or None.
         b_std: s_B or None; 1/√n where w_std or a_std is 0 and m = 1 thus out of reach.
-
-    Returns:
-        Three standard deviations.
     """
     validation.choice("architecture", architecture, ARCHITECTURES)
     limit, root = adapter_norm_limit(width, rank), math.sqrt(width)

@@ -129,9 +129,6 @@ def bottleneck_minimum(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) 
         y: Y (N×C).
         keep_prob: p in (0, 1].
         rank: the width r ≥ 1.
-
-    Returns:
-        The minimum.
     """
     x, y = design_and_targets(x, y)
     basis = singular_basis(x)[0]

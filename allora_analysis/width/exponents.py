@@ -147,9 +147,6 @@ def exponents(method: str | Method, optimizer: str, *, network: bool = False, ma
             is n times the rate and 1/n of the first step.
         many: the gradient has far more directions than r, in place of one.
 
-    Returns:
-        The exponents.
-
     Raises:
         ArgumentError: an unknown name; the factor on Adam's update under "sgd".
 
@@ -194,9 +191,6 @@ def flow_row_norm(method: str | Method | Knobs, width: int, rank: int) -> float:
         method: a name of `METHODS`, any scaling, or s and l_B/l_A (n^ρ above) themselves.
         width: n.
         rank: r.
-
-    Returns:
-        The norm.
     """
     n, r = count("width", width), adapter_rank(rank, width, width)
     if isinstance(method, tuple):
