@@ -211,9 +211,7 @@ def test_the_callback_does_not_call_on_in_part_what_it_cannot_tell():
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
     args, state = SimpleNamespace(max_grad_norm=1e-3), SimpleNamespace(global_step=0, log_history=[])
     state.is_world_process_zero = True
-    with pytest.warns(
-        UserWarning, match=r"^Whether ALLoRA is on is not known \(step 0\): the gradient's norm"
-    ):
+    with pytest.warns(UserWarning, match=r"^Whether ALLoRA is on is not known \(step 0\): the gradient's norm"):
         DoctorCallback().on_train_begin(args, state, None, model=model, optimizer=optimizer)
 
 
