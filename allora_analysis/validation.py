@@ -89,8 +89,10 @@ def representable(
 
 def _size(value: Any) -> str:
     try:
-        array = np.asarray(value, dtype=np.float64)
+        array = np.asarray(value)
     except (TypeError, ValueError, OverflowError):
+        return shown(value)
+    if array.dtype.kind not in "biuf":
         return shown(value)
     if array.size > 10**7:  # may be a view that repeats one number
         return f"of shape {array.shape}"

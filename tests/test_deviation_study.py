@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from jaxtyping import TypeCheckError
 
 from allora_analysis import deviation
 from allora_analysis.cli import main
@@ -145,9 +144,3 @@ def test_mistakes(arguments, message, capsys):
 def test_no_masks_at_all():
     with pytest.raises(ArgumentError, match="masks must have at least one value"):
         study.run(Config(masks=()))
-
-
-def test_wrong_shape_is_rejected_by_the_hook(request, rng):
-    if not request.config.option.untyped:
-        with pytest.raises(TypeCheckError):
-            law.deviations(np.ones((2, 2)), 0.5, 1, 1, rng)

@@ -8,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis.dropout_sgd import stability_limits, trajectory
-from allora_analysis.dropout_sgd.moments import advance, start
-from allora_analysis.dropout_sgd.monte_carlo import _gradient
 from allora_analysis.dropout_sgd.placements import InputMasks, OutputMasks, SharedInputMask, build, checked
 from tests.brute_force import dropout_sgd as brute_force
 from tests.stat_assert import assert_rejects
@@ -203,24 +201,6 @@ def test_output_masks_do_not_see_a_rotation_of_the_features():
     q = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
     run, turned = trajectory(x, y, 0.6, 0.005, 9), trajectory(x @ q, y, 0.6, 0.005, 9)
     np.testing.assert_allclose(q @ turned.covariance[0] @ q.T, run.covariance[0], rtol=1e-9, atol=1e-14)
-
-
-def test_wrong_shapes_are_rejected_by_the_hook(request):
-    if not request.config.option.untyped:
-        from jaxtyping import TypeCheckError
-
-        x, y = np.eye(3), np.ones((3, 1))
-        options = (("output", None, False), ("input", None, False), ("input", None, True))
-        processes = [build(checked(x, y, 0.5, *option)) for option in options]
-        for process in processes:
-            with pytest.raises(TypeCheckError):
-                process.noise(np.ones(3), np.ones(3), np.ones((3, 4)))
-            with pytest.raises(TypeCheckError):
-                process.drift(np.ones(3))
-        with pytest.raises(TypeCheckError):
-            advance(processes[0], start(processes[0]).mean, 0.1)
-        with pytest.raises(TypeCheckError):
-            _gradient(np.ones((2, 5, 1)), np.ones((2, 3, 4)), np.ones((2, 3, 1)), np.ones((2, 3, 4)))
 
 
 @pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])

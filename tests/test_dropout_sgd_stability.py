@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.dropout_sgd import stability_limits, stationary_moments, trajectory
-from allora_analysis.dropout_sgd.placements import build, checked
-from allora_analysis.dropout_sgd.stability import CovarianceOperator, _solve, covariance_operator, learning_rates
+from allora_analysis.dropout_sgd.stability import CovarianceOperator
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import dropout_sgd as brute_force
 from tests.stat_assert import assert_rejects
@@ -158,17 +157,3 @@ def test_stationary_moments_leave_out_what_never_moves():
     nothing = stationary_moments(0 * x, y, 0.5, 0.1, "output")
     assert nothing.covariance_trace == 0
     assert not nothing.mean.any()
-
-
-def test_wrong_shapes_are_rejected_by_the_hook(request):
-    if not request.config.option.untyped:
-        from jaxtyping import TypeCheckError
-
-        process = build(checked(np.eye(3), np.ones((3, 1)), 0.5, "output", None, False))
-        operator = covariance_operator(process)
-        with pytest.raises(TypeCheckError):
-            operator(np.ones((3, 2)))
-        with pytest.raises(TypeCheckError):
-            _solve(operator, np.ones(3), 0.1)
-        with pytest.raises(TypeCheckError):
-            learning_rates(None, 0.1, 3)

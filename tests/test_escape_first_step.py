@@ -2,7 +2,6 @@
 
 import math
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -161,9 +160,3 @@ def test_bad_input():
         optimizers.adamw_step(1.0, -1.0)
     with pytest.raises(ArgumentError, match="gradient"):
         optimizers.adamw_step([math.nan])
-
-
-def test_shapes_are_checked(request):
-    if not request.config.option.untyped:
-        with pytest.raises(jaxtyping.TypeCheckError):
-            optimizers.clipped_step(1.0, np.ones(3))

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -214,11 +213,3 @@ def test_allora_adamw_keeps_the_sign_of_adamw_and_the_decay(rng):
 def test_bad_recipes(field, value):
     with pytest.raises(ArgumentError, match=field):
         check(dataclasses.replace(escape.Recipe("sgd", 0.1, steps=5), **{field: value}))
-
-
-def test_shapes_are_checked(request):
-    if not request.config.option.untyped:
-        with pytest.raises(jaxtyping.TypeCheckError):
-            optimizers._clipped(np.zeros((2, 3)), np.zeros((2, 3, 1)), 1.0)
-        with pytest.raises(jaxtyping.TypeCheckError):
-            escape.Iterate(np.zeros((1, 2, 3)), np.zeros((1, 4, 2)), np.zeros(2), np.zeros((1, 4)))

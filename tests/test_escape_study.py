@@ -3,7 +3,6 @@
 import json
 import math
 
-import jaxtyping
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -254,11 +253,3 @@ def test_divergence_is_said():
         run(Config(**SMALL, optimizer=("sgd",), learning_rate=50.0))
     names = [recipe.optimizer for recipe in recipes(Config(optimizer=("adamw", "sgd", "adamw")))]
     assert names == ["adamw", "sgd"]
-
-
-def test_shapes_are_checked(request):
-    if not request.config.option.untyped:
-        with pytest.raises(jaxtyping.TypeCheckError):
-            study.crossing(np.zeros(3), np.zeros(3))
-        with pytest.raises(jaxtyping.TypeCheckError):
-            study.row_gradients(np.zeros(3), "sgd")

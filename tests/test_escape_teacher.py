@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -154,7 +153,7 @@ def test_allora_adamw_tends_to_the_scalar_model_and_allora_under_adamw_does_not(
 def test_sgd_on_both_factors_tends_to_the_pair(adaptor):
     a = np.array([[0.3, 0.4]])
     teacher = escape.constant_gradient([[1.2, 1.6]], a)  # along a: γ = 2, s = 1/4, g = 1/2
-    time = float(escape.pair_time(0.8, 0.5, 1.5, 0.25, adaptor))
+    time = brute_force.pair_time(0.8, 2.0, 1.5, 0.25, adaptor)
     rates = [time / steps for steps in (200, 400, 800)]
     values = [last_norms(teacher, "allora", "sgd", 1.5, rate, time, adaptor, train_a=True) for rate in rates]
     errors = [abs(value[0] - 0.8) for value in values]
@@ -191,13 +190,6 @@ def test_bad_input(rng):
         escape.linear_teacher(seed=-1)
     with pytest.raises(ArgumentError, match="noise"):
         escape.linear_teacher(noise=-1.0)
-
-
-def test_shapes_are_checked(request, rng):
-    x, y, a = data(rng)
-    if not request.config.option.untyped:
-        with pytest.raises(jaxtyping.TypeCheckError):
-            teachers.product_gradient(escape.data_teacher(x, y, a), a, np.zeros((3, 2)))
 
 
 RATES = {"sgd": 0.02, "momentum": 0.002, "adamw": 0.005, "allora_adamw": 0.005}
@@ -293,9 +285,3 @@ def test_bad_input_of_drift():
         escape.drift("sgd", 1.0, 0.1, 3, adaptor="none")
     with pytest.raises(TypeError, match="nesterov"):
         escape.drift("sgd", 1.0, 0.1, 3, nesterov=True)
-
-
-def test_shapes_of_drift_are_checked(request):
-    if not request.config.option.untyped:
-        with pytest.raises(jaxtyping.TypeCheckError):
-            escape.Drift(*[np.zeros((2, 3))] * 4, *[np.zeros((3, 2, 3, 1))] * 3)

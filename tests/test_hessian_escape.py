@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.integrate import solve_ivp
-from scipy.linalg import expm
 
 from allora_analysis import hessian
-from allora_analysis.validation import ArgumentError
 from tests.brute_force import hessian as reference
 from tests.stat_assert import assert_mean, assert_rejects
 
@@ -52,64 +49,6 @@ def test_is_stationary_up_to_rounding(layer):
     assert hessian.is_stationary(g, kernel)
     assert hessian.is_stationary(g, 1e-200 * kernel)
     assert not hessian.is_stationary(g, kernel + 1e-9)
-
-
-def test_linearised_flow(layer):
-    _, g, a, b = layer
-    found = hessian.linearised_flow(g, a, b, 0.3)
-    # The brute force: the matrix exponential of −H at A = B = 0.
-    *_, dense = reference.factor_derivatives(np.zeros((1, 6)), g, 0 * a, 0 * b)
-    expected = expm(-0.3 * dense) @ np.concatenate([b.ravel(), a.ravel()])
-    both = np.concatenate([part.ravel() for part in found])
-    np.testing.assert_allclose(both, expected, rtol=1e-10, atol=1e-10 * np.abs(expected).max())
-    start = hessian.linearised_flow(g, a, b, 0.0)
-    np.testing.assert_array_equal(start[0], b)
-    np.testing.assert_array_equal(start[1], a)
-
-
-@pytest.mark.parametrize("time", [20.0, 40.0, 1000.0])
-def test_linearised_flow_for_long(time):
-    """A and B alike only decay, as e^{−t}; of opposite sign, and as soon as there is any, they grow as e^t."""
-    b, a = hessian.linearised_flow([[1.0]], [[1e-3]], [[1e-3]], time)
-    assert b[0, 0] == a[0, 0] == pytest.approx(1e-3 * np.exp(-time), abs=1e-18)
-    if time > 709:
-        with pytest.raises(ArgumentError, match=r"^time: by 1000 .*σ₁ = 1; .*give a shorter one$"):
-            hessian.linearised_flow([[1.0]], [[1e-3]], [[0.0]], time)
-    else:
-        b, a = hessian.linearised_flow([[1.0]], [[1e-3]], [[0.0]], time)
-        assert b[0, 0] == pytest.approx(-1e-3 * np.sinh(time), rel=1e-12)
-        assert a[0, 0] == pytest.approx(1e-3 * np.cosh(time), rel=1e-12)
-
-
-@pytest.mark.bad_input
-def test_a_flow_beyond_the_floats_range_is_refused():
-    """Of two modes the fast one alone overflows: neither −∞ nor, by 0·∞ in the other, NaN comes back."""
-    start = np.diag([1.0, 0.1]), [[1e-3, 2e-3], [1e-3, -1e-3]], np.zeros((2, 2))
-    assert np.isfinite(hessian.linearised_flow(*start, 700.0)).all()
-    with pytest.raises(ArgumentError, match="time: by 1000 the flow has left float64's range"):
-        hessian.linearised_flow(*start, 1000.0)
-
-
-def full_flow(x, g, a, b, time):
-    """SciPy's integrator on autograd's gradient of the full quartic loss."""
-
-    def velocity(_, theta):
-        of_b, of_a, _ = reference.factor_derivatives(
-            x, g, theta[b.size :].reshape(a.shape), theta[: b.size].reshape(b.shape)
-        )
-        return -np.concatenate([of_b.ravel(), of_a.ravel()])
-
-    start = np.concatenate([b.ravel(), a.ravel()])
-    return solve_ivp(velocity, (0, time), start, "RK45", rtol=1e-9, atol=1e-15).y[:, -1]
-
-
-def test_full_flow_starts_as_the_linearised_one(layer):
-    x, g, a, b = layer
-    small, time = 1e-5, 0.2
-    expected = np.concatenate([part.ravel() for part in hessian.linearised_flow(g, small * a, small * b, time)])
-    found = full_flow(x, g, small * a, small * b, time)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
-    assert np.abs(expected - small * np.concatenate([b.ravel(), a.ravel()])).max() > 0.1 * small  # it has moved
 
 
 @pytest.mark.parametrize("rank", [1, 3])
@@ -174,21 +113,6 @@ def test_escape_scales_with_the_gradient(seed, epsilon, scale):
     assert hessian.escape_rate(g) == pytest.approx(-lowest, rel=1e-12)
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(0, 1))
-def test_linearised_flow_is_a_flow_that_keeps_the_balance(seed, first, second):
-    generator = np.random.default_rng(seed)
-    g, a, b = (generator.standard_normal(shape) for shape in ((3, 5), (2, 5), (3, 2)))
-    b1, a1 = hessian.linearised_flow(g, a, b, first)
-    b2, a2 = hessian.linearised_flow(g, a1, b1, second)
-    at_once = hessian.linearised_flow(g, a, b, first + second)
-    scale = max(np.abs(b2).max(), np.abs(a2).max(), 1)
-    np.testing.assert_allclose(b2, at_once[0], atol=1e-10 * scale)
-    np.testing.assert_allclose(a2, at_once[1], atol=1e-10 * scale)
-    # BᵀB − AAᵀ is conserved, as on the full flow.
-    np.testing.assert_allclose(b2.T @ b2 - a2 @ a2.T, b.T @ b - a @ a.T, atol=1e-10 * scale**2)
-
-
 def test_nothing_to_escape_from():
     assert hessian.escape_rate(np.zeros((2, 3))) == 0
     assert hessian.escape_time(np.zeros((2, 3)), 0.1) == math.inf
@@ -203,7 +127,6 @@ BAD = [
     (lambda: hessian.escape_rate(np.array([[np.nan]])), "g: every entry"),
     (lambda: hessian.escape_time(G, 2.0), r"epsilon must be in \(0, 1\], received 2.0"),
     (lambda: hessian.escape_time(G, 0.0), "epsilon must be"),
-    (lambda: hessian.linearised_flow(G, A, B, -1.0), "time must be"),
     (lambda: hessian.initial_speed_ratio(0, 1, 1.0), "n2 must be"),
     (lambda: hessian.initial_speed_ratio(4, 1, -1.0), "a_std must be"),
     (lambda: hessian.simulated_escape_time(np.eye(3), G, A, B, 0.0), "size must be"),

@@ -169,9 +169,3 @@ def test_other_bad_input():
     with pytest.raises(ArgumentError, match="width must be"):
         ripple.growth_exponent(10**9 + 1, 1, 0.0, 1.0, 1.0, 1.0, architecture="relu")
     assert ripple.adapter_gain(1, 0.0, 1.0, 1.0, 1.0) == 0.0
-
-
-def test_the_hook_checks_the_nodes(request):
-    if not request.config.option.untyped:
-        with pytest.raises(Exception, match="type"):
-            growth.log1p_chi_square("two", 0.0)

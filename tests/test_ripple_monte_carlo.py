@@ -271,16 +271,6 @@ def test_residual_names_bad_input():
         ripple.residual_square(2, 4, 1, 1.0, *STDS, input_square=0.0)
 
 
-def test_the_hook_rejects_wrong_shapes(request, rng):
-    if not request.config.option.untyped:
-        from jaxtyping import TypeCheckError
-
-        with pytest.raises(TypeCheckError):
-            monte_carlo._matrices(np.ones((3, 4)), 5, 2, Scales(*STDS), rng)
-        with pytest.raises(TypeCheckError):
-            ripple.Simulation(np.ones((2, 3)), np.ones((2, 4)))
-
-
 def test_a_branch_that_is_0_has_no_angle():
     """Columns along, at 60°, and with one part 0."""
     w, f = np.array([[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]), np.array([[[2.0, 0.5, 3.0], [0.0, 0.75**0.5, 1.0]]])

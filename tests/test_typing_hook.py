@@ -163,7 +163,6 @@ WRONG = [
     ("escape.Iterate", ones((1, 2, 3)), ones((1, 4, 2)), ones(2), ones((1, 4))),
     ("escape.optimizers._clipped", ones((2, 3)), ones((2, 3, 1)), 1.0),
     ("escape.optimizers.clipped_step", 1.0, ones(3)),
-    ("escape.pair_time", 1.0, ones(3), 1.0, 1.0),
     ("escape.scalar.levels", ones(3, dtype=complex), 1.0, "inverse"),
     ("escape.study.crossing", ones(3), ones(3)),
     ("escape.study.row_gradients", ones(3), "sgd"),

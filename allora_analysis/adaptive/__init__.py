@@ -21,7 +21,6 @@ from allora_analysis.adaptive.convergence import (
     rank_one_lyapunov,
     rest_gradient,
     rest_point,
-    rest_stability,
     run_to_rest,
 )
 from allora_analysis.adaptive.descent import (
@@ -87,7 +86,6 @@ __all__ = [
     "rescaled",
     "rest_gradient",
     "rest_point",
-    "rest_stability",
     "row_factor",
     "run_to_rest",
     "smallest_eigenvalue",

@@ -53,7 +53,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.adaptive.field import checked_gradient, checked_pair, factor_of, field, update_jacobian
+from allora_analysis.adaptive.field import checked_gradient, checked_pair, factor_of, update_jacobian
 from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.validation import (
     ArgumentError,
@@ -68,7 +68,6 @@ from allora_analysis.validation import (
 
 KAPPA = (3 / 8**0.5 - 1) / 2
 ZERO = 1e-9  # of the largest eigenvalue: below it a real part counts as 0
-AT_REST = 1e-6  # how far from a rest point A and B may be, relative
 LARGEST = 1e9  # scale of M up to which instability is looked for
 
 
@@ -192,26 +191,6 @@ HOPF = _hopf()
 """Rank 2, 3×3, η = 1, in whole numbers: stable below μ = 0.7169…, where a pair ±1.1198i crosses."""
 
 
-@representable(infinite=True)
-def rest_stability(a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float) -> RestStability:
-    """The eigenvalues of the update field's Jacobian at a rest point, and the largest stable learning rate.
-
-    Arguments as in `update_jacobian`, A and B of rank r, G of a rest point.
-
-    Returns:
-        The stability.
-
-    Raises:
-        ArgumentError: (A, B, G) is no rest point.
-    """
-    a, b, g = checked_gradient(a, b, g)
-    jacobian = update_jacobian(a, b, g, s, eta)
-    off = max(float(np.abs(part).max()) for part in field(a, b, g, factor_of(a, b, eta)))
-    if off > AT_REST * np.abs(jacobian).max() * max(np.abs(a).max(), np.abs(b).max()):
-        raise ArgumentError(f"g: no rest point, F has {off:.2g} in it; run ALLoRA longer, or take rest_gradient's G")
-    return _stability(jacobian, len(a))
-
-
 def _stability(jacobian: Float[np.ndarray, "parameters parameters"], rank: int) -> RestStability:
     # J's eigenvalues but the r² nearest to 0.
     values = np.linalg.eigvals(jacobian)
@@ -239,10 +218,8 @@ class Instability:
 def first_instability(a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float) -> Instability:
     """Follow G = μG₁ from a perfect fit until the rest point loses stability; J is affine in μ.
 
-    The first crossing on a geometric grid of ratio 1.25, bisected. Arguments as in `rest_stability`.
-
-    Returns:
-        The scale and the frequency.
+    The first crossing on a geometric grid of ratio 1.25, bisected. Arguments as in `update_jacobian`, A and B of
+    rank r, G of a rest point.
     """
     a, b, g = checked_gradient(a, b, g)
     start = update_jacobian(a, b, 0 * g, s, eta)
@@ -339,9 +316,6 @@ def rest_point(target: ArrayLike, rank: int, eta: float) -> RestPoint:
         rank: r.
         eta: η > 0.
 
-    Returns:
-        The rest point.
-
     Raises:
         ArgumentError: it settles for no m. Then, as far as seen, the r-th and the next singular value of D^{1/2}T tie
             at the fit, one of a circle, and change places on the way. ALLoRA still rests there: `run_to_rest`.
@@ -378,9 +352,6 @@ def run_to_rest(
         eta: η > 0.
         learning_rate: l.
         steps: how many, up to a million.
-
-    Returns:
-        The product.
     """
     t = matrix("target", target)
     a = matrix_of("a", a, (None, t.shape[1]), "n2, the columns of target")

@@ -100,9 +100,6 @@ def smallest_eigenvalue(b: ArrayLike, d: ArrayLike) -> float:
         b: B (n₁×r).
         d: d (n₁), positive.
 
-    Returns:
-        The eigenvalue.
-
     Raises:
         ArgumentError: d of another size or not positive.
     """
@@ -167,9 +164,6 @@ def ascent_frequency(
         samples: G = Σ_k δ_k x_kᵀ over so many tokens: its rank, at most.
         draws: sample size, up to ten million.
         generator: the randomness; the result does not depend on the chunks it is drawn in.
-
-    Returns:
-        The frequencies.
     """
     n1, n2, rank = several("shape", shape, 3)
     n1, n2 = count("n1", n1), count("n2", n2)
@@ -240,9 +234,6 @@ def loss_after_step(example: Counterexample, factor: Sequence[Fraction]) -> Poly
     Args:
         example: the point.
         factor: d for A and B alike: `example.factor()` for ALLoRA, ones for LoRA.
-
-    Returns:
-        Five coefficients at most.
     """
     adapted = [d * g for d, g in zip(factor, example.gradient(), strict=True)]
     slope_a = -sum((b * g for b, g in zip(example.b, adapted, strict=True)), Fraction(0))
@@ -284,9 +275,6 @@ def evaluate(polynomial: Polynomial, at: Fraction) -> Fraction:
     Args:
         polynomial: coefficients, ascending.
         at: the point.
-
-    Returns:
-        The value.
     """
     value = Fraction(0)
     for coefficient in reversed(polynomial):

@@ -338,9 +338,6 @@ def unmergeable_pair(a: ArrayLike, b: ArrayLike, eta: float) -> UnmergeablePair:
         b: B (n₁×r), BA ≠ 0.
         eta: η > 0.
 
-    Returns:
-        The pair and its gap.
-
     Raises:
         ArgumentError: BA = 0, which merges trivially.
     """

@@ -88,9 +88,6 @@ def rescaled(setting: Setting, a: float, b: float, optimizer: str = "adam") -> S
         b: what B is multiplied by, above 0.
         optimizer: "adam" or "sgd".
 
-    Returns:
-        The other setting.
-
     Raises:
         ArgumentError: an ALLoRA setting.
     """

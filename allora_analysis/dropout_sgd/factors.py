@@ -79,9 +79,6 @@ class FactorFlow:
 
         Args:
             w_true: the population's weights.
-
-        Returns:
-            The risks.
         """
         gap, moved = self.flow_product - w_true, self.mean_product - self.flow_product
         return np.sum(gap * (gap + 2 * moved), axis=(1, 2)) + self.covariance_trace
@@ -319,6 +316,8 @@ def factor_flow(
 def _refuse_long_steps(model: Factors, theta: Flat, rate: float, where: str) -> float:
     # l·λ_max, below 2.
     largest = float(np.linalg.eigvalsh(model.hessian(theta))[-1])
+    if not np.isfinite(largest):
+        raise OverflowError("the curvature")
     if rate * largest >= 2:
         raise ArgumentError(
             f"learning_rate: {rate:.4g} times the loss's curvature at the {where}, {largest:.4g}, is 2 or more, where "

@@ -252,9 +252,6 @@ def trajectory(
         shared_mask: one input mask a step for all rows (full batch only).
         most_seconds: a run that would take longer is refused before it begins, by a rough estimate for one core.
 
-    Returns:
-        The trajectory.
-
     Raises:
         ArgumentError: what cannot be used; more than 1 GiB of means; a run that would take longer than `most_seconds`.
 

@@ -268,7 +268,7 @@ def checked(x: ArrayLike, y: ArrayLike, keep_prob: Any, placement: str, batch_si
     y = validation.matrix_of("y", y, (len(x), None), "N of x")
     keep_prob = validation.keep_probability(keep_prob)
     batch_size = None if batch_size is None else validation.count("batch_size", batch_size)
-    if placement == "bottleneck":
+    if isinstance(placement, str) and placement == "bottleneck":
         raise ArgumentError(
             "placement must be output or input; received 'bottleneck': training (A, B) is not affine in the weights, "
             "so each moment needs a higher one and no finite set of them closes"

@@ -252,9 +252,6 @@ def stationary_moments(
     the largest have no covariance: SGD needs 1/ε steps to move there.
 
     Arguments as in `trajectory`; the learning rate is constant, below the mean-square limit.
-
-    Returns:
-        The limit.
     """
     process = build(checked(x, y, keep_prob, placement, batch_size, shared_mask))
     return resting(process, limits(process), validation.positive("learning_rate", learning_rate))

@@ -194,9 +194,6 @@ def clip_factor(norm: float, max_grad_norm: float | None) -> float:
     Args:
         norm: the gradients' norm, 0 or above.
         max_grad_norm: c, or None.
-
-    Returns:
-        The factor.
     """
     norm = validation.non_negative("norm", norm)
     if max_grad_norm is None:

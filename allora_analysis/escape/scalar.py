@@ -24,8 +24,6 @@ Checked by `tests/test_escape_scalar.py` against an ODE solver and 50 digits and
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +34,6 @@ from allora_analysis import validation
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.validation import ArgumentError, representable
 
-TOLERANCE = 1e-11  # relative, of the quadrature
 ETAS = (1e-50, 1e50)  # beyond, η³ leaves the range of a float
 
 
@@ -221,37 +218,6 @@ def _not_negative(name: str, value: ArrayLike) -> Float[np.ndarray, "*shape"]:
     if array.min() < 0:
         raise ArgumentError(f"{name} must be 0 or above everywhere, received {array.min():g}")
     return array
-
-
-@representable()
-def pair_time(
-    level: ArrayLike, gradient: float, eta: float, start: float, adaptor: str = "inverse_sqrt"
-) -> Float[np.ndarray, "*shape"]:
-    """The time at which m reaches a level when A is trained too: ∫₀^level du/(γ·h(u)·√(s² + 4u²)).
-
-    Arguments as in `time_to_reach`, g = γs; `start` is s = ‖A‖² at the start, above 0.
-
-    Returns:
-        The time for each level, below `time_to_reach`.
-    """
-    levels = _not_negative("level", level)
-    gradient, eta = validation.positive("gradient", gradient), validation.positive("eta", eta)
-    start, core = validation.positive("start", start), ADAPTORS[validation.choice("adaptor", adaptor, ADAPTORS)]
-    # u = (s/2)·sinh(z) takes the root away, du/√(s² + 4u²) = dz/2; z = x² softens 1/h's bend near 0.
-    ends = np.sqrt(np.arcsinh(2 * levels / start))
-    times = [_quadrature(lambda x: x / core(start / 2 * np.sinh(x * x), eta), end) for end in ends.flat]
-    return np.asarray(np.reshape(times, levels.shape) * start / gradient)
-
-
-def _quadrature(integrand: Callable[[float], float], end: float) -> float:
-    from scipy.integrate import IntegrationWarning, quad  # here: the study's --help does without it
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", IntegrationWarning)
-        try:
-            return quad(integrand, 0.0, end, epsabs=0, epsrel=TOLERANCE, limit=200)[0] if end > 0 else 0.0
-        except IntegrationWarning:
-            raise ArgumentError(f"level, eta, start: no integral to {TOLERANCE:g}; give less extreme numbers") from None
 
 
 @representable()

@@ -74,9 +74,6 @@ def linear_teacher(
         noise: standard deviation of the noise on Y.
         orthonormal: orthogonalize X's columns, so that S = I exactly; needs N ≥ n₂.
 
-    Returns:
-        The teachers.
-
     Raises:
         ArgumentError: a number out of range; orthonormal inputs from fewer samples than columns.
     """
@@ -86,6 +83,8 @@ def linear_teacher(
     validation.adapter_rank(rank, n_outputs, n_inputs)
     validation.count("teacher_rank", teacher_rank, 1, min(n_outputs, n_inputs))
     validation.non_negative("noise", noise)
+    numbers = float(n_outputs + n_inputs) * (samples + seeds * (n_outputs + n_inputs))
+    validation.fits("seeds, n_outputs, n_inputs, samples", numbers, "the teachers")
     if orthonormal and samples < n_inputs:
         raise ArgumentError(f"samples must be at least n_inputs = {n_inputs} where inputs are orthonormal")
     parts = [

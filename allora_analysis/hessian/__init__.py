@@ -29,7 +29,6 @@ from allora_analysis.hessian.factors import (
     inertia,
     initial_speed_ratio,
     is_stationary,
-    linearised_flow,
     simulated_escape_time,
 )
 from allora_analysis.hessian.product import (
@@ -94,7 +93,6 @@ __all__ = [
     "initial_speed_ratio",
     "is_stationary",
     "layer_gradient_ranks",
-    "linearised_flow",
     "log_condition",
     "marchenko_pastur_condition",
     "negative_directions",

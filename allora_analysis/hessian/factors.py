@@ -108,9 +108,6 @@ def inertia(x: ArrayLike, g: ArrayLike, a: ArrayLike, *, g_tolerance: float | No
     σ ≪ q can lie far below the rounding error of the largest one, and is counted all the same.
     Arguments as in `factor_spectrum_multiplicities`. Checked by `tests/test_hessian.py::test_inertia`.
 
-    Returns:
-        The three counts.
-
     Examples:
         >>> from allora_analysis.hessian import inertia
         >>> inertia(x=[[1.0, 0.0]], g=[[3.0, 0.0]], a=[[2.0, 0.0]])
@@ -185,9 +182,6 @@ def is_stationary(g: ArrayLike, a: ArrayLike, b: ArrayLike | None = None) -> boo
     if A's rows happen to lie in G's kernel. Arguments as in `factor_gradient`.
     Checked by `tests/test_hessian_escape.py::test_is_stationary`.
 
-    Returns:
-        The answer.
-
     Examples:
         >>> from allora_analysis.hessian import is_stationary
         >>> is_stationary(g=[[3.0]], a=[[2.0]]), is_stationary(g=[[3.0]], a=[[0.0]])  # LoRA's start; A = B = 0
@@ -252,43 +246,6 @@ def escape_time(g: ArrayLike, epsilon: float) -> float:
 
 
 @representable()
-def linearised_flow(g: ArrayLike, a: ArrayLike, b: ArrayLike, time: float) -> tuple[B, A]:
-    """Gradient flow linearized at A = B = 0: Ḃ = −GAᵀ, Ȧ = −BᵀG, solved through G = UΣVᵀ.
-
-    UᵀB(t) = cosh(Σt) UᵀB − sinh(Σt) VᵀAᵀ and the same with B and Aᵀ, U and V exchanged; null directions of G rest. By
-    modes: (UᵀB − VᵀAᵀ)/2 grows as e^{Σt}, (UᵀB + VᵀAᵀ)/2 decays as e^{−Σt}.
-    Checked by `tests/test_hessian_escape.py::test_linearised_flow`.
-
-    Arguments as in `factor_gradient`, A and B small, at time 0; the time, 0 or above, is learning rate × steps.
-
-    Returns:
-        (B(t), A(t)).
-
-    Raises:
-        ArgumentError: a time after which e^{σ₁(G)·t} has left float64's range.
-    """
-    g, a = _gradient_and_a(g, a)
-    b = _outputs(b, g, a)
-    time = validation.non_negative("time", time)
-    flow = _flow(g, a, b, time)
-    if not all(np.isfinite(part).all() for part in flow):
-        raise ArgumentError(
-            f"time: by {time:g} the flow has left float64's range (it grows as e^{{σ₁·time}}, σ₁ = "
-            f"{_largest_singular_value(g):g}; e^709 is the largest); give a shorter one"
-        )
-    return flow
-
-
-def _flow(g: G, a: A, b: B, time: float) -> tuple[B, A]:
-    u, sigma, vt = np.linalg.svd(g, full_matrices=False)
-    exponent, left, right = (sigma * time)[:, None], u.T @ b, vt @ a.T
-    rising, falling = (left - right) / 2, (left + right) / 2
-    grown = np.where(rising == 0, 0.0, np.expm1(exponent) * rising)
-    decayed = np.expm1(-exponent) * falling
-    return b + u @ (decayed + grown), a + (decayed - grown).T @ vt
-
-
-@representable()
 def initial_speed_ratio(n2: int, rank: int, a_std: float) -> float:
     """Root mean square over A of ‖d(BA)/dt‖/‖dΔ/dt‖ at B = 0: s²√(r(n₂ + r + 1)) for A with i.i.d. N(0, s²) entries.
 
@@ -300,9 +257,6 @@ def initial_speed_ratio(n2: int, rank: int, a_std: float) -> float:
         n2: n₂, the module's input size.
         rank: r.
         a_std: s, the standard deviation of A's entries.
-
-    Returns:
-        The ratio.
     """
     n2, rank = validation.count("n2", n2), validation.count("rank", rank)
     return validation.positive("a_std", a_std) ** 2 * math.sqrt(rank * (n2 + rank + 1))

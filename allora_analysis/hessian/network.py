@@ -328,9 +328,6 @@ def network_spectrum(
         tolerance: largest residual, relative to ‖H‖; 1e-10 for float64 parameters and 1e-5 for float32, if None.
         generator: draws start vectors and test directions; seed 0 if None.
 
-    Returns:
-        The spectrum's ends.
-
     Raises:
         ArgumentError: no trainable parameter, no data, a loss that is not finite or that depends on the batches, k out
             of range, a model whose double backward is not a Hessian, or no convergence.

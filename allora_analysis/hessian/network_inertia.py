@@ -72,9 +72,6 @@ def add_adapters(model: nn.Module, rank: int, eta: float, generator: torch.Gener
         eta: η of every adapter.
         generator: draws each A, in the order of `model.named_modules()`.
 
-    Returns:
-        The same model.
-
     Raises:
         ArgumentError: no `nn.Linear` below the model.
     """
@@ -182,9 +179,6 @@ def negative_directions(model: nn.Module, loss: nn.Module, data: Iterable[Any]) 
         model: a model with `LowRankLinear` layers, B = 0 in each that trains its A.
         loss: as in `network_spectrum`.
         data: as in `network_spectrum`.
-
-    Returns:
-        The counts.
 
     Raises:
         ArgumentError: a B that is not zero, parameters that are not float64, or more than 4096 besides the A.

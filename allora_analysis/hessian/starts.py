@@ -195,9 +195,6 @@ def restricted_spectrum(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike) 
     """Eigenvalues of H on the complement of the rescalings, ascending: in closed form where A or B is 0.
 
     Arguments as in `dense_hessian`. Checked by `tests/test_hessian_starts.py::test_restricted_spectrum_is_autograds`.
-
-    Returns:
-        The eigenvalues.
     """
     x, g, a, b = _checked(x, g, a, b)
     if not b.any():
@@ -243,9 +240,6 @@ def start_report(
         rank: r.
         weight: the pretrained W* (n₁×n₂), for "pissa".
         seed: of the start's draws.
-
-    Returns:
-        The report.
 
     Raises:
         ArgumentError: an unknown start, a rank that is not the start's, a target that X does not see, more than 2,000
@@ -303,9 +297,6 @@ def expected_cosine(rank: int, width: int) -> float:
     Args:
         rank: r.
         width: n₂.
-
-    Returns:
-        The cosine.
 
     Examples:
         >>> from allora_analysis.hessian.starts import expected_cosine

@@ -1,7 +1,7 @@
 """The study of §3.2: condition numbers over N/D, and the spectrum in (B, A) at LoRA's start and at A = B = 0.
 
 Predicted: Marchenko–Pastur, Edelman's peak, closed-form spectra. Measured: sampled designs, a dense Hessian by
-differences; with `--network` both ends of a real network's Hessian. Checked by `tests/test_hessian_study.py`.
+differences; with `--network` both ends of a real network's Hessian. Checked by `tests/test_hessian.py`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from allora_analysis.ripple.bounds import (
     adapter_norm_limit,
     aligned_network,
     fair_scales,
-    residual_bound,
     spectral_norms,
     worst_case,
 )
@@ -55,7 +54,6 @@ __all__ = [
     "log_output_growth",
     "log_survival",
     "network_growth",
-    "residual_bound",
     "residual_growth",
     "residual_log_growth",
     "residual_square",

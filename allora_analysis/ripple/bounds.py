@@ -177,34 +177,15 @@ def _log_sums(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarray, " L"
         return np.logaddexp(np.log(weights), np.log(eta) + np.log(adapters))
 
 
-@validation.representable("weight_norms", "adapter_norms", "eta")
-def residual_bound(weight_norms: ArrayLike, adapter_norms: ArrayLike, eta: float, width: int) -> float:
-    """The worst case of the pre-LayerNorm residual stack: log(1 + Σ_l (‖W_l‖ + η‖B_lA_l‖)), from ‖h₀‖ = √n.
+def residual_bound_of(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarray, " L"], eta: float) -> float:
+    """The worst case of the pre-LayerNorm residual stack: log(1 + Σ_l (‖W_l‖ + η‖B_lA_l‖)) bounds log(‖h_L‖/‖h₀‖).
 
-    h_l = h_{l−1} + (W_l + ηB_lA_l) LN(h_{l−1}) and ‖LN(·)‖ = √n (ε = 0, unit gain), so ‖h_l‖ ≤ ‖h_{l−1}‖ +
+    h_l = h_{l−1} + (W_l + ηB_lA_l) LN(h_{l−1}) and ‖h₀‖ = ‖LN(·)‖ = √n (ε = 0, unit gain), so ‖h_l‖ ≤ ‖h_{l−1}‖ +
     √n(‖W_l‖ + η‖B_lA_l‖): the bound is *additive*, linear in L where the plain stack's is exponential. Attained by
     `aligned_network(..., architecture="prelayernorm")`. Checked by `tests/test_ripple.py`.
-
-    Args:
-        weight_norms: ‖W_l‖, length L.
-        adapter_norms: ‖B_lA_l‖, length L.
-        eta: the scaling factor.
-        width: n, at least 2 (the layer norm of one number is 0/0).
-
-    Returns:
-        The bound on log(‖h_L‖/‖h₀‖), natural logarithm.
-
-    Raises:
-        ArgumentError: a negative norm or eta, lengths that differ, a width below 2.
     """
-    validation.count("width", width, 2)
-    weights, adapters = _norms(weight_norms, adapter_norms)
-    return residual_bound_of(weights, adapters, validation.non_negative("eta", eta))
-
-
-def residual_bound_of(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarray, " L"], eta: float) -> float:
-    """The core of `residual_bound`, which does not depend on the width."""
-    total = (weights + eta * adapters).sum()
+    with np.errstate(over="ignore"):
+        total = (weights + eta * adapters).sum()
     if total < math.inf:
         return float(np.log1p(total))
     return float(np.logaddexp.reduce(_log_sums(weights, adapters, eta)))
@@ -349,9 +330,6 @@ def adapter_norm_limit(width: int, rank: int) -> float:
     Args:
         width: n.
         rank: r ≤ n.
-
-    Returns:
-        The norm.
     """
     width = validation.count("width", width)
     y = validation.adapter_rank(rank, width, width) / width
@@ -377,9 +355,6 @@ def fair_scales(
         w_std: s_W or None.
         a_std: s_A or None.
         b_std: s_B or None; 1/√n where w_std or a_std is 0 and m = 1 thus out of reach.
-
-    Returns:
-        Three standard deviations.
     """
     validation.choice("architecture", architecture, ARCHITECTURES)
     limit, root = adapter_norm_limit(width, rank), math.sqrt(width)

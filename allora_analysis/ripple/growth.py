@@ -256,9 +256,6 @@ def fluctuation_band(growth: Growth, coverage: float = 0.95) -> tuple[float, flo
         growth: mean and variance.
         coverage: in (0, 1).
 
-    Returns:
-        Its two ends.
-
     Raises:
         ArgumentError: a coverage outside (0, 1).
     """

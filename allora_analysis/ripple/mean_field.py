@@ -158,9 +158,6 @@ def logit_gain(sigma: float, tokens: int) -> float:
         sigma: σ ≥ 0; beyond 30, where ties are rare, the gain is taken as proportional to σ, which is right to 2 %.
         tokens: T ≥ 2.
 
-    Returns:
-        The gain.
-
     Examples:
         >>> from allora_analysis.ripple.mean_field import logit_gain
         >>> print(round(logit_gain(0.1, 4) / 0.01, 2))  # 2σ²(1 − 1/T) where attention is uniform

@@ -239,9 +239,6 @@ def simulate(
         damped: ASF-LoRA's branch in place of LoRA's: one for all η, or one each.
         method: "matrices", "isotropy" or "chi_square".
 
-    Returns:
-        The growths and alignments.
-
     Raises:
         ArgumentError: what `growth_exponent` refuses; "prelayernorm" with unequal widths; "chi_square" with ASF-LoRA.
     """

@@ -123,9 +123,9 @@ def one_sided(differences: ArrayLike, test: str = "sign flips", level: float = 0
     """
     values, level = vector("differences", differences), probability("level", level)
     grain = max(non_negative("grain", grain), TIE * float(np.abs(values).max()))
-    if values.size < 2 or (test == "sign flips" and values.size > MOST_UNITS):
+    if values.size < 2 or (choice("test", test, TESTS) == "sign flips" and values.size > MOST_UNITS):
         raise ArgumentError(f"differences: 2 to {MOST_UNITS} units are needed for {test}, received {values.size}")
-    if choice("test", test, TESTS) == "t":
+    if test == "t":
         return _by_t(values, level, grain)
     means = _subset_means(values)
     below, above = (np.searchsorted(means, grain, "right"), means.size - np.searchsorted(means, -grain, "left"))

@@ -24,9 +24,8 @@ from allora_analysis.tikhonov.bottleneck import (
     bottleneck_loss,
     bottleneck_minimum,
     bottleneck_solution,
-    bottleneck_threshold,
 )
-from allora_analysis.tikhonov.loss import PLACEMENTS, dropout_solution, expected_loss, loss_std, reduced_rank_solution
+from allora_analysis.tikhonov.loss import PLACEMENTS, dropout_solution, expected_loss, reduced_rank_solution
 from allora_analysis.tikhonov.masks import (
     SampleMean,
     enumerated_bottleneck_loss,
@@ -53,7 +52,6 @@ __all__ = [
     "bottleneck_loss",
     "bottleneck_minimum",
     "bottleneck_solution",
-    "bottleneck_threshold",
     "dropout_solution",
     "enumerated_bottleneck_loss",
     "enumerated_bottleneck_minimum",
@@ -62,7 +60,6 @@ __all__ = [
     "exact_penalty",
     "expected_loss",
     "is_exact_ridge",
-    "loss_std",
     "nearest_ridge",
     "reduced_rank_solution",
     "ridge_solution",

@@ -64,33 +64,6 @@ def factored_problem(
     return x, y, a, validation.matrix_of("b", b, (y.shape[1], a.shape[0]), "C of y and r of a")
 
 
-@validation.representable("singular_values", "keep_prob", "rank")
-def bottleneck_threshold(singular_values: ArrayLike, keep_prob: float, rank: int) -> float:
-    """τ = kΣ_{i≤ρ}σ_i/(r + kρ), ρ ≤ r the largest with σ_ρ > τ: stationarity of Σ(σ_i − t_i)² + (k/r)(Σt_i)².
-
-    Args:
-        singular_values: σ ≥ 0 of XX⁺Y, in any order.
-        keep_prob: p in (0, 1].
-        rank: the width r ≥ 1 of the bottleneck, which may exceed the number of singular values.
-
-    Returns:
-        τ ≥ 0.
-
-    Raises:
-        ArgumentError: a negative singular value, besides what the checks of single arguments refuse.
-    """
-    values = validation.vector("singular_values", singular_values)
-    if values.min() < 0:
-        raise validation.ArgumentError(f"singular_values must be 0 or above, received {values.min()}")
-    noise = noise_ratio(validation.keep_probability(keep_prob))
-    return _threshold(np.sort(values)[::-1], noise, validation.count("rank", rank))
-
-
-def _threshold(values: Float[np.ndarray, " K"], noise: float, rank: int) -> float:
-    width, weight, active = _active(values, noise, rank)
-    return weight * float(values[:active].sum()) / (width + weight * active)
-
-
 def _active(values: Float[np.ndarray, " K"], noise: float, rank: int) -> tuple[float, float, int]:
     # r and k, divided by k where it is large, and ρ. σ_ρ > τ_ρ is rσ_ρ > kΣ_{i≤ρ}(σ_i − σ_ρ), which no rounding of τ
     # beside σ spoils; once it fails it stays so: the left side falls with ρ and the right one grows.
@@ -156,9 +129,6 @@ def bottleneck_minimum(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int) 
         y: Y (N×C).
         keep_prob: p in (0, 1].
         rank: the width r ≥ 1.
-
-    Returns:
-        The minimum.
     """
     x, y = design_and_targets(x, y)
     basis = singular_basis(x)[0]

@@ -18,7 +18,6 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis import validation
-from allora_analysis.deviation.law import loss_moments
 
 # Shapes by the paper's letters: the design, the targets or what has their shape, the weights.
 X, Y, W = Float[np.ndarray, "N D"], Float[np.ndarray, "N C"], Float[np.ndarray, "D C"]
@@ -119,35 +118,17 @@ def mean_loss(x: X, y: Y, w: W, keep_prob: float, place: str) -> float:
     return float(np.sum((y - fit) ** 2)) + noise_ratio(keep_prob) * penalty
 
 
-@validation.representable("x", "y", "w", "keep_prob")
-def loss_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, placement: str) -> float:
-    """Std of ‖Y − (XW) ⊙ V‖² (output) or ‖Y − (X ⊙ V)W‖² (input) over the masks V, exact.
+def input_std(x: X, y: Y, w: W, keep_prob: float) -> float:
+    """Std of ‖Y − (X ⊙ V)W‖² over the input masks V, exact.
 
     A mean over drawn masks is measured against it: a sample's own standard error is 0, or nearly, where no draw has met
-    a rare mask entry. Input: with R = Y − XW, H = RWᵀ, M = WWᵀ and k = (1 − p)/p, the variance is
+    a rare mask entry. With R = Y − XW, H = RWᵀ, M = WWᵀ and k = (1 − p)/p, the variance is
 
         k Σ_nd (2X_nd H_nd − (k − 1)X²_nd M_dd)² + 2k² Σ_n Σ_{d≠e} X²_nd X²_ne M²_de,
 
     as the loss is Σ_n of a quadratic form in u = v − 1, whose moments are k, k(k − 1) and k(k² − k + 1).
     `tests/test_tikhonov_monte_carlo.py` enumerates all masks.
-
-    Arguments as in `expected_loss`.
-
-    Returns:
-        The standard deviation, in the loss's unit.
-
-    Examples:
-        >>> from allora_analysis.tikhonov import loss_std
-        >>> print(round(loss_std([[1.0]], [[0.0]], [[2.0]], 0.5, "input"), 9))  # the loss is 0 or 16, with equal chance
-        8.0
     """
-    if validation.choice("placement", placement, PLACEMENTS) == "output":
-        return loss_moments(x, y, w, keep_prob)[1]
-    return input_std(*weighted_problem(x, y, w), validation.keep_probability(keep_prob))
-
-
-def input_std(x: X, y: Y, w: W, keep_prob: float) -> float:
-    """The core of `loss_std` for input masks."""
     noise, between, squares = noise_ratio(keep_prob), w @ w.T, x**2
     own = math.sqrt(noise) * (2 * x * ((y - x @ w) @ w.T) - (noise - 1) * squares * np.diag(between))
     pairs = noise * between  # before the square: k² may overflow where p is tiny, and W with it

@@ -46,9 +46,6 @@ def enumerated_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, 
     """`expected_loss` by summing over all masks; N·C (output) or N·D (input) at most 16.
 
     Arguments as in `expected_loss`.
-
-    Returns:
-        The expected loss.
     """
     x, y, w = weighted_problem(x, y, w)
     keep_prob = validation.keep_probability(keep_prob)
@@ -90,9 +87,6 @@ def enumerated_bottleneck_loss(x: ArrayLike, y: ArrayLike, a: ArrayLike, b: Arra
     """`bottleneck_loss` by summing over all masks; N·r at most 16.
 
     Arguments as in `bottleneck_loss`.
-
-    Returns:
-        The expected loss.
     """
     x, y, a, b = factored_problem(x, y, a, b)
     masks, probability = all_masks(len(x), len(a), validation.keep_probability(keep_prob))
@@ -161,9 +155,6 @@ def sample_mean(samples: ArrayLike) -> SampleMean:
 
     Args:
         samples: at least two numbers.
-
-    Returns:
-        Both.
 
     Raises:
         ArgumentError: a single draw, which has no standard error.

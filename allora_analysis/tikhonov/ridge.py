@@ -142,9 +142,6 @@ def is_exact_ridge(x: ArrayLike, placement: str, of: str = "weights", tolerance:
 
     Arguments as in `exact_penalty`.
 
-    Returns:
-        The answer.
-
     Examples:
         >>> from allora_analysis.tikhonov import is_exact_ridge
         >>> is_exact_ridge([[2.0, 0.0], [0.0, 2.0]], "output"), is_exact_ridge([[1.0, 0.0], [0.0, 2.0]], "output")

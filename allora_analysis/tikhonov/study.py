@@ -1,6 +1,6 @@
 """`python -m allora_analysis.tikhonov`: the ridge nearest to dropout as the spectrum of X spreads.
 
-Checked by `tests/test_tikhonov_study.py`.
+Checked by `tests/test_tikhonov_monte_carlo.py`.
 """
 
 from __future__ import annotations

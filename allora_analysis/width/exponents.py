@@ -65,6 +65,7 @@ from allora_analysis.validation import (
     number,
     positive,
     representable,
+    several,
     vector,
 )
 
@@ -146,9 +147,6 @@ def exponents(method: str | Method, optimizer: str, *, network: bool = False, ma
             is n times the rate and 1/n of the first step.
         many: the gradient has far more directions than r, in place of one.
 
-    Returns:
-        The exponents.
-
     Raises:
         ArgumentError: an unknown name; the factor on Adam's update under "sgd".
 
@@ -159,7 +157,7 @@ def exponents(method: str | Method, optimizer: str, *, network: bool = False, ma
         >>> exponents("allora", "sgd").tapers  # its factor tends to η
         False
     """
-    of = METHODS[choice("method", method, METHODS)] if isinstance(method, str) else method
+    of = method if isinstance(method, Method) else METHODS[choice("method", method, METHODS)]
     ratio, sigma, rows = of.ratio, of.scale, many / 2
     if choice("optimizer", optimizer, OPTIMIZERS) == "sgd":
         if of.factor == "update":
@@ -193,15 +191,13 @@ def flow_row_norm(method: str | Method | Knobs, width: int, rank: int) -> float:
         method: a name of `METHODS`, any scaling, or s and l_B/l_A (n^ρ above) themselves.
         width: n.
         rank: r.
-
-    Returns:
-        The norm.
     """
     n, r = count("width", width), adapter_rank(rank, width, width)
     if isinstance(method, tuple):
-        scale, ratio = positive("s", method[0]), positive("l_B/l_A", method[1])
+        scale, ratio = several("method, s and l_B/l_A,", method, 2)
+        scale, ratio = positive("s", scale), positive("l_B/l_A", ratio)
     else:
-        of = METHODS[choice("method", method, METHODS)] if isinstance(method, str) else method
+        of = method if isinstance(method, Method) else METHODS[choice("method", method, METHODS)]
         scale, ratio = r**of.scale, n**of.ratio
     square = 2 / scale**2 / (r / n + math.sqrt((r / n) ** 2 + 4 / (ratio * scale**2)))
     return scale * math.sqrt(square * (1 + r / n + square / ratio) / n)

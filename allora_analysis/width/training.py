@@ -45,9 +45,6 @@ def layer(width: int, rank: int, seeds: int, rng: np.random.Generator, network: 
         rng: draws all of it.
         network: the hidden layer of a two-layer network in place of a linear teacher.
         inputs: N.
-
-    Returns:
-        The layer.
     """
     z, base = rng.standard_normal((2, seeds, width, inputs))
     z *= math.sqrt(width) / np.linalg.norm(z, axis=1, keepdims=True)
@@ -80,9 +77,6 @@ def row_norms(a: Float[np.ndarray, "K r n"], b: Float[np.ndarray, "K n r"]) -> F
     Args:
         a: A, for each seed.
         b: B.
-
-    Returns:
-        The norms.
     """
     return np.sqrt(np.maximum(((b @ (a @ a.swapaxes(1, 2))) * b) @ np.ones(b.shape[2]), 0.0))  # faster than `sum`
 
@@ -104,9 +98,6 @@ def train(
         rates: l by seed.
         steps: how many.
         eta: η of ALLoRA's factor.
-
-    Returns:
-        What came out.
     """
     (_, rank, width), losses = of.a.shape, []
     scale, a, b = rank**method.scale, of.a.copy(), np.zeros(of.a.swapaxes(1, 2).shape)

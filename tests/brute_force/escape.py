@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.integrate import quad
 
 ADAPTORS = {
     "inverse_sqrt": lambda m, eta: 1 / math.sqrt(m + 1 / eta**2),
@@ -16,6 +17,13 @@ ADAPTORS = {
     "exponential": lambda m, eta: eta * math.exp(-m * eta**2 / 2),
     "constant": lambda m, eta: eta,
 }
+
+
+def pair_time(level, gamma, eta, start, adaptor):
+    """∫₀^level du/(γ·h(u)·√(s² + 4u²)), the time to a level where A is trained too; u = (s/2)·sinh(z)."""
+    core = ADAPTORS[adaptor]
+    end = math.asinh(2 * level / start)
+    return quad(lambda z: 1 / (2 * gamma * core(start / 2 * math.sinh(z), eta)), 0.0, end, epsabs=0, epsrel=1e-11)[0]
 
 
 def loss(x, y, a, b):
