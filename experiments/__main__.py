@@ -23,7 +23,6 @@ from tyro.conf import Positional, arg
 
 import experiments
 from allora_analysis import cli, outputs, records
-from allora_analysis.claims import s3_1_small_runs
 from allora_analysis.doctor import edge
 from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.run import check_result, summarised
@@ -31,10 +30,11 @@ from allora_analysis.finetune.sources import resolve
 from allora_analysis.gradient_std import grid as gradient_std
 from allora_analysis.grid.reading import average_norm
 from allora_analysis.grid.reproduce import MAKERS, again, compare, named
+from allora_analysis.laboratory import features
 from allora_analysis.validation import ArgumentError, count
 from allora_analysis.zero_initialisation import run as hessian
 
-STUDIES = (finetune, gradient_std, hessian, edge, s3_1_small_runs)
+STUDIES = (finetune, gradient_std, hessian, edge, features)
 FOLDERS = tuple(of.RESULTS for of in STUDIES)
 PROTOCOLS = {of.STUDY: of.PROTOCOL for of in STUDIES}
 

@@ -5,7 +5,7 @@ and after a few steps dropout costs. On real features of text too, in batches, a
 
 **Arms.** all-MiniLM-L6-v2's mean-pooled features of rotten_tomatoes, centered and scaled so that their mean square over
 the training sentences is 1; softmax of W = BA, rank 8, B = 0, masks on the features as LoRA has them, 400 steps of 32
-sentences, of 100 in all or of all 8,530, at a constant rate, under SGD and under AdamW (`s3_1_small_runs.TRIALS`).
+sentences, of 100 in all or of all 8,530, at a constant rate, under SGD and under AdamW (`laboratory.features.TRIALS`).
 No dropout and no decay; drop rates 0.05, 0.2 and 0.5; three weight decays a decade apart. Seven learning rates half a
 decade apart. *One rate*: the one of the least mean validation loss after 400 steps without dropout and decay. *Own
 rates*: for each arm the one of the least mean validation loss at its best of twelve times.
@@ -35,7 +35,7 @@ import numpy as np
 from tyro.conf import arg
 
 from allora_analysis import cli, outputs, records
-from allora_analysis.claims.s3_1_small_runs import DATA, MODEL, PROTOCOL, RESULTS, STUDY, TRIALS, Features, run
+from allora_analysis.laboratory.features import DATA, MODEL, PROTOCOL, RESULTS, STUDY, TRIALS, Features, run
 from allora_analysis.study import progress
 from allora_analysis.validation import ArgumentError
 
@@ -85,9 +85,6 @@ def experiment(arguments: Arguments) -> int:
 
     Args:
         arguments: the flags.
-
-    Returns:
-        The exit status.
 
     Raises:
         ArgumentError: results that are no folder, data without a validation split or with other labels.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import pytest
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import Claim, Finding
@@ -37,11 +42,25 @@ class Rows(dict[str, Claim]):
         return self.finding(identifier, seed).verdict
 
     def planted(self, monkeypatch: Any, identifier: str, module: Any, name: str, wrong: Any) -> str:
-        """The row's verdict with a wrong formula in a name's place, which must not be the recorded one."""
+        """The row's verdict with a wrong formula in a name's place, which must not be the recorded one.
+
+        A formula whose first argument is `right` gets there the one that it replaces.
+        """
+        if inspect.isfunction(wrong) and next(iter(inspect.signature(wrong).parameters), "") == "right":
+            wrong = functools.partial(wrong, getattr(module, name))
         monkeypatch.setattr(module, name, wrong)
         found = self.verdict(identifier)
         assert found != recorded()[identifier]["verdict"]
         return found
+
+    def plants(self, planted: Sequence[tuple]) -> Callable[..., None]:
+        """A test of each: row, module, name, the wrong formula there, the verdict that it must lead to."""
+
+        @pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), planted)
+        def test(monkeypatch, identifier, module, name, wrong, expected):
+            assert self.planted(monkeypatch, identifier, module, name, wrong) == expected
+
+        return test
 
 
 def scaled_input_gradient(x, a, b, eta, adaptor="inverse_sqrt"):

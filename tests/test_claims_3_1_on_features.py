@@ -12,6 +12,7 @@ import torch
 from allora_analysis.claims import s3_1_small_runs as section
 from allora_analysis.finetune import data as texts
 from allora_analysis.finetune import models
+from allora_analysis.laboratory import features
 from experiments import dropout_features
 from tests import tiny_finetune
 from tests.ledger_rows import Rows
@@ -20,17 +21,17 @@ verdict = Rows(section).verdict
 TINY = {"rank": 2, "batch_size": 12, "rates": 2, "times": (0, 1, 5), "tuning": 1, "seeds": 2}
 
 
-def random_features(width: int = 5, n: int = 12) -> section.Features:
+def random_features(width: int = 5, n: int = 12) -> features.Features:
     generator = np.random.default_rng(4)
     parts = [generator.standard_normal((n, width)).astype(np.float32) for _ in range(3)]
-    return section.Features(*((x, (x[:, 0] > 0).astype(int)) for x in parts))
+    return features.Features(*((x, (x[:, 0] > 0).astype(int)) for x in parts))
 
 
-@pytest.mark.parametrize("trial", section.TRIALS[:2], ids=lambda one: one.optimizer)
+@pytest.mark.parametrize("trial", features.TRIALS[:2], ids=lambda one: one.optimizer)
 def test_training_is_torchs_own(trial):
     trial, of = dataclasses.replace(trial, sentences=None, **TINY), random_features()
-    decay = section.DECAYS[trial.optimizer][2]
-    found = section.trained(of, trial, [(0.0, decay, 0.05), (0.0, 0.0, 0.05)], 3)
+    decay = features.DECAYS[trial.optimizer][2]
+    found = features.trained(of, trial, [(0.0, decay, 0.05), (0.0, 0.0, 0.05)], 3)
     generator = np.random.default_rng([3, 1923])
     for _ in range(1 + 1 + trial.times[-1]):  # the sentences drawn, and an order a pass
         generator.permutation(len(of.train[0]))
@@ -54,11 +55,11 @@ def test_training_is_torchs_own(trial):
 
 def test_a_mask_drops_at_its_rate_and_scales_what_it_keeps():
     one = (np.ones((1, 1), np.float32), np.array([1]))
-    of = section.Features(*[(np.ones((2, 1), np.float32), np.array([0, 1]))], one, one)
-    trial = dataclasses.replace(section.TRIALS[0], **TINY | {"batch_size": 1, "sentences": 1})
+    of = features.Features(*[(np.ones((2, 1), np.float32), np.array([0, 1]))], one, one)
+    trial = dataclasses.replace(features.TRIALS[0], **TINY | {"batch_size": 1, "sentences": 1})
     kept = []
     for seed in range(60):
-        dropped, plain, twice = section.trained(of, trial, [(0.5, 0, 0.1), (0, 0, 0.1), (0, 0, 0.2)], seed)[1, 1]
+        dropped, plain, twice = features.trained(of, trial, [(0.5, 0, 0.1), (0, 0, 0.1), (0, 0, 0.2)], seed)[1, 1]
         assert plain != pytest.approx(math.log(2), rel=1e-6)
         kept.append(dropped != pytest.approx(math.log(2), rel=1e-6))
         assert dropped == pytest.approx(twice if kept[-1] else math.log(2), rel=1e-5)  # at B = 0 a step is linear in x
@@ -66,7 +67,7 @@ def test_a_mask_drops_at_its_rate_and_scales_what_it_keeps():
 
 
 def test_the_rates_chosen_are_those_of_the_least_mean_loss(monkeypatch):
-    trial = dataclasses.replace(section.TRIALS[0], sentences=None, **TINY)
+    trial = dataclasses.replace(features.TRIALS[0], sentences=None, **TINY)
     slow, fast = trial.learning_rates
     asked = []
 
@@ -75,8 +76,8 @@ def test_the_rates_chosen_are_those_of_the_least_mean_loss(monkeypatch):
         losses = [math.inf if decay == 0.1 else 0.1 + (rate == slow and drop == 0) for drop, decay, rate in columns]
         return np.broadcast_to(losses, (3, 2, len(columns)))
 
-    monkeypatch.setattr(section, "trained", planted)
-    found = section.run(random_features(), trial)
+    monkeypatch.setattr(features, "trained", planted)
+    found = features.run(random_features(), trial)
     assert [seed for seed, _ in asked] == [1000, 0, 1]
     assert found["rates"]["one"] == pytest.approx(fast, rel=1e-4)
     np.testing.assert_allclose(found["rates"]["own"], [fast, slow, slow, slow, fast, fast, slow], rtol=1e-4)
@@ -87,7 +88,7 @@ def test_the_rates_chosen_are_those_of_the_least_mean_loss(monkeypatch):
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """The command on a tiny model, its trials cut down; where it writes."""
-    trials = tuple(dataclasses.replace(one, **TINY, sentences=one.sentences and 6) for one in section.TRIALS)
+    trials = tuple(dataclasses.replace(one, **TINY, sentences=one.sentences and 6) for one in features.TRIALS)
     monkeypatch.setattr(dropout_features, "TRIALS", trials)
     model, data = tiny_finetune.bert(tmp_path / "model"), tiny_finetune.sentences(tmp_path / "words")
     return ["--model", str(model), "--data", str(data), "--results", str(tmp_path / "results")]
@@ -100,11 +101,11 @@ def test_the_command_records_each_trial_once(command, tmp_path, monkeypatch, cap
     assert dropout_features.main(command) == 0
     assert "4 of 4 trials recorded" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in (tmp_path / "results").glob("*.json")} == written
-    monkeypatch.setattr(section, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(section, "TRIALS", dropout_features.TRIALS)
-    assert {of["one_rate"].shape for of in section.recorded().values()} == {(2, 3, 7)}
+    monkeypatch.setattr(features, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(features, "TRIALS", dropout_features.TRIALS)
+    assert {of["one_rate"].shape for of in features.recorded().values()} == {(2, 3, 7)}
     next((tmp_path / "results").glob("*.json")).unlink()
-    assert section.recorded() == {}
+    assert features.recorded() == {}
     assert verdict("3.1-few-steps-minilm") == verdict("3.1-not-a-must-have-minilm") == "not_run"
 
 
@@ -140,7 +141,7 @@ def test_data_without_validation_and_results_that_are_a_file(command, tmp_path, 
     ],
 )
 def test_other_losses_change_the_verdict(monkeypatch, name, rates, arms, expected):
-    known = section.recorded()
+    known = features.recorded()
     assert len(known) == 4
     planted = {words: one | {rates: one[rates] * arms} for words, one in known.items()}
     monkeypatch.setattr(section, "recorded", lambda *_: planted)

@@ -9,13 +9,13 @@ import pytest
 
 from allora_analysis import hessian
 from allora_analysis.claims import s3_2_starts as section
-from tests.ledger_rows import finding
+from tests.ledger_rows import Rows
 
-RIGHT = {name: getattr(hessian, name) for name in ("restricted_spectrum", "inertia", "start_pair", "dense_hessian")}
+ROWS = Rows(section)
 
 
-def fewer(*args):
-    found = RIGHT["inertia"](*args)
+def fewer(right, *args):
+    found = right(*args)
     return dataclasses.replace(found, negative=found.negative - 1)
 
 
@@ -48,13 +48,7 @@ def smallest_that_is_not_0(values):
 
 
 PLANTED = [  # row, where, function, wrong formula, the verdict that it must lead to
-    (
-        "worst_place",
-        hessian,
-        "restricted_spectrum",
-        lambda *args: np.abs(RIGHT["restricted_spectrum"](*args)),
-        "refuted",
-    ),
+    ("worst_place", hessian, "restricted_spectrum", lambda right, *args: np.abs(right(*args)), "refuted"),
     # As if r singular values of the change to be learned were enough, equal to the next or not.
     ("worst_place", section, "lead", lambda one: float(np.linalg.matrix_rank(one.fit) >= len(one.a)), "refuted"),
     # The start's own flat directions not counted; a start told flat by its shape alone, or never.
@@ -67,7 +61,7 @@ PLANTED = [  # row, where, function, wrong formula, the verdict that it must lea
     # As if there were always enough samples.
     ("start_has_most", section, "largest_rank", lambda one: min(one.g.shape), "refuted"),
     ("start_has_most", section, "negative", lambda values: 1, "holds"),
-    ("start_has_most", hessian, "dense_hessian", lambda *args: -RIGHT["dense_hessian"](*args), "refuted"),
+    ("start_has_most", hessian, "dense_hessian", lambda right, *args: -right(*args), "refuted"),
     # The gradient-aligned start alone; no bases but the singular vectors themselves; G of rank 2r and above alone.
     ("first_direction", section, "shares_out", first_right_ones, "refuted"),
     ("first_direction", section, "shares_out", singular_vectors_themselves, "refuted"),
@@ -76,10 +70,9 @@ PLANTED = [  # row, where, function, wrong formula, the verdict that it must lea
 ]
 
 
-@pytest.mark.parametrize(("row", "where", "name", "wrong", "expected"), PLANTED)
-def test_a_planted_wrong_formula_changes_the_verdict(monkeypatch, row, where, name, wrong, expected):
-    monkeypatch.setattr(where, name, wrong)
-    assert finding(getattr(section, row)).verdict == expected
+test_a_planted_wrong_formula_changes_the_verdict = ROWS.plants(
+    [(getattr(section, row).id, *rest) for row, *rest in PLANTED]
+)
 
 
 def test_where_descent_of_several_ends_is_where_descent_of_each_does():

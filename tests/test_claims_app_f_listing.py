@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from allora_analysis import adaptive
@@ -72,9 +71,7 @@ PLANTED = [  # row, module, name, what takes its place, verdict
 ]
 
 
-@pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), PLANTED)
-def test_another_listing_or_definition_changes_the_verdict(monkeypatch, identifier, module, name, wrong, expected):
-    assert ROWS.planted(monkeypatch, identifier, module, name, wrong) == expected
+test_another_listing_or_definition_changes_the_verdict = ROWS.plants(PLANTED)
 
 
 def test_a_listing_that_is_the_layer_would_hold(monkeypatch):

@@ -113,9 +113,3 @@ def test_clusters_needed_and_seeds_needed_are_minimal():
     for std, seeds in study.seeds_needed(0.28, (0.1, 0.5, 2.0)).items():
         assert power(seeds, 0.28, std) >= 0.8 > power(max(seeds - 1, 2), 0.28, std) - (seeds <= 3)
     assert study.seeds_needed(0.0, (0.5,)) == {0.5: None}
-
-
-def test_hook_rejects_a_wrong_shape(request):
-    if not request.config.option.untyped:
-        with pytest.raises(Exception, match="Type-check"):
-            contrasts.Gaps(np.ones((2, 2)), (), ())

@@ -125,9 +125,6 @@ class _Verdict:
             assumes: the optimizer that these cases have, where another one, as the paper names none, would change
                 `at_paper`.
             answers: the answer by verdict (`holds="Yes: …"`); a verdict without one gets a general one.
-
-        Returns:
-            The finding.
         """
         if others := answers.keys() - GENERIC.keys():
             raise TypeError(f"no verdict is called {', '.join(sorted(others))}")
@@ -385,9 +382,6 @@ class Cases:
             corrected: whether the corrected sentence does.
             condition: whether, by the inputs alone, the printed sentence should pass: a truth value, or a ratio that is
                 above 1 where it should, so that the distance from the boundary is known.
-
-        Returns:
-            The cases judged.
 
         Raises:
             ValueError: two cases of one name.

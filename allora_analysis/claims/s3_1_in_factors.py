@@ -20,6 +20,7 @@ from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
 from allora_analysis.claims.masked_descent import Sgd, Tiny, enumerated_mean, falling_spectra, risks, turned, worst_gaps
 from allora_analysis.claims.s3_1_few_steps import EXACT, RISK, ROUNDING, sgd_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
+from allora_analysis.laboratory.features import log_losses, softmax_slopes
 from allora_analysis.statistics import one_sided
 
 factors_claim = functools.partial(
@@ -314,23 +315,6 @@ def digits_losses(seed: int) -> np.ndarray:
         sets = (pixels[held], data.y_train[held]), (test, data.y_test)
         found.append(trained(pixels[chosen], np.eye(10, dtype=np.float32)[data.y_train[chosen]], sets, generator))
     return np.array(found, dtype=float)
-
-
-def log_losses(x: np.ndarray, labels: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Mean cross-entropy of softmax(xW), for each W of a stack."""
-    logits = np.swapaxes(w, 1, 2) @ x.T  # classes one below the other: sums over them are then fast
-    logits -= logits.max(axis=1, keepdims=True)
-    chosen = logits[:, labels, np.arange(len(labels))]
-    return np.mean(np.log(np.exp(logits).sum(axis=1)) - chosen, axis=1)
-
-
-def softmax_slopes(inputs: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """∂/∂A and ∂/∂B of the mean cross-entropy of softmax(XAᵀBᵀ), for each X, A and B of a stack; float32."""
-    hidden = inputs @ np.swapaxes(a, 1, 2)
-    logits = b @ np.swapaxes(hidden, 1, 2)
-    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
-    delta = (chances / chances.sum(axis=1, keepdims=True) - y.T) / np.float32(len(y))
-    return np.swapaxes(b, 1, 2) @ delta @ inputs, delta @ hidden
 
 
 def trained(x: np.ndarray, y: np.ndarray, sets: tuple, generator: np.random.Generator) -> list[list[np.ndarray]]:

@@ -70,7 +70,10 @@ def scaled_gradient(cases: Cases) -> Finding:
     return judged.finding(
         holds_corrected="Not as printed, a misprint: g̃ = κ∘g, with g at the scaled output.",
         evidence=layer_training.deviations(
-            judged, lambda case: [case.eta * _plain_output(case.one), eta_times_g(case, case.eta)], ROUNDING, TOLERANCE
+            judged,
+            lambda case: [case.eta * (case.one.x @ (case.one.b @ case.one.a).T), eta_times_g(case, case.eta)],
+            ROUNDING,
+            TOLERANCE,
         ),
         size=Size(
             relative_error(eta_times_g(two, two.eta), eta_times_g(two, 1.0)),
@@ -80,11 +83,6 @@ def scaled_gradient(cases: Cases) -> Finding:
         corrected="g̃ = κ∘g = ηg, with ∂L/∂f in g taken at ηf",
         flips_if="a gradient of the scaled layer other than η times ∂L/∂f at ηf, xᵀ",
     )
-
-
-def _plain_output(one: Pass) -> np.ndarray:
-    """BAx for every token."""
-    return one.x @ (one.b @ one.a).T
 
 
 class Trained(NamedTuple):

@@ -6,7 +6,6 @@ wrong formulas.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,12 +14,12 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim, ranged
+from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Layer, Pass, Run, close
 from allora_analysis.claims.s4_2_definition import frame
+from allora_analysis.claims.s4_3_family import family_claim
 
 TOLERANCE = 1e-9
-family_claim = functools.partial(claim, where="§4.3", test="tests/test_adaptive_variants.py")
 
 
 def _asf_backward(one: Pass, eta: float) -> list[np.ndarray]:

@@ -50,13 +50,8 @@ def applied(arm: str, one: Pass, eta: float) -> np.ndarray:
     if arm in ("scaled", "asf"):
         return layer_training.backward(lambda *parts: layer_training.forward(arm, *parts, eta), one)[0]
     rule = functional.allora_od if arm == "od" else functools.partial(layer_training.forward, arm)
-    found = layer_training.backward(rule, one, eta)[3] if arm == "od" else _backward_of(arm, one, eta)
+    found = layer_training.backward(rule, one, eta)[3]
     return np.divide(found, layer_training.backward(layer_training.lora, one)[3])[:, 0]
-
-
-def _backward_of(arm: str, one: Pass, eta: float) -> np.ndarray:
-    """The gradient of B in an arm's layer."""
-    return layer_training.backward(lambda *parts: layer_training.forward(arm, *parts, eta), one)[3]
 
 
 def members(rng: np.random.Generator, arm: str | None = None) -> _Member:

@@ -25,7 +25,6 @@ from scipy.special import stdtrit
 
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run
-from allora_analysis.claims.s3_1_small_runs import LEAST, POINTS, in_words
 from allora_analysis.laboratory.design import ETA2, STEPS, Cell, Contrast, contrasts, reference
 from allora_analysis.laboratory.table import ALL_SEEDS, STUDY, Table, recorded
 from allora_analysis.statistics import OneSided, decide, one_sided
@@ -37,6 +36,8 @@ laboratory_claim = functools.partial(
     reads=STUDY,
 )
 Samples = Mapping[str, np.ndarray]
+POINTS = 100.0
+LEAST = 30  # seeds below which nothing is judged
 QUANTILE = float(stdtrit(4, 0.95))  # of Student's t; four controls, no two of which share a cell
 WIDER = float(stdtrit(6, 0.95))
 FLIPS = {
@@ -130,6 +131,14 @@ def in_none(of: Samples, margins: Mapping[str, float]) -> str:
     return {"holds": "refuted", "refuted": "holds", "undecided": "undecided"}[in_some(of, margins)]
 
 
+def in_words(of: Samples) -> tuple[dict[str, OneSided], dict[str, dict[str, Any]]]:
+    """One-sided tests by Student's t, and what of them stands in the evidence."""
+    found = {name: one_sided(gaps, "t") for name, gaps in of.items()}
+    return found, {
+        name: {"points": one.mean, "p": one.p_above, "interval": one.interval} for name, one in found.items()
+    }
+
+
 def _evidence(of: Samples, holm: str) -> tuple[Evidence, dict[str, OneSided]]:
     found, told = in_words(of)
     seeds = {length(name): len(gaps) for name, gaps in of.items()}
@@ -137,7 +146,7 @@ def _evidence(of: Samples, holm: str) -> tuple[Evidence, dict[str, OneSided]]:
     return Evidence({"difference": "above 0"}, told, rule, n=min(seeds.values())), found
 
 
-def _in_words(means: Samples) -> str:
+def _by_length_in_words(means: Samples) -> str:
     # The mean gap by length of training: "-0.8 points after 50 steps, 0.0 after 300".
     told = [f"{value if abs(value) >= 0.05 else 0:.1f}" for value in (float(gaps.mean()) for gaps in means.values())]
     first, *others = (f"{value} after {steps.removesuffix(' steps')}" for value, steps in zip(told, means, strict=True))
@@ -187,7 +196,7 @@ def averaged(
     evidence, _ = _evidence({**known, **control, **(more or {})}, f", of the means over settings; margins {words}")
     judged = {f"means, test {of}": _judged_at_lengths(table, pairs, of) for of in UNITS}
     told = {
-        "by_length": _in_words(means),
+        "by_length": _by_length_in_words(means),
         "beside": f"{np.mean([of.mean() for of in by_length(more).values()]) + 0.0:+.1f}" if more else "",
     }
     seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from allora_analysis.claims.cases import Case, Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, ranged
-from allora_analysis.claims.s3_1_small_runs import POINTS
+from allora_analysis.claims.s4_4_laboratory import POINTS
 from allora_analysis.claims.tables.procedures import PROCEDURES, TRAINED, adapters_grow, mean_shape, reported_ratio
 from allora_analysis.laboratory.one_rate import (
     AFTER,
