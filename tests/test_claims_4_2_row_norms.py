@@ -198,7 +198,7 @@ def test_how_far_the_factor_falls_decides(folder, size, expected):
     found = finding(section.factor_falls)
     assert found.verdict == expected
     norm = size * (1 + 0.01 * max(run.seed for run in RUNS))
-    assert f"{1 - (1 + 4 * norm) ** -0.5:.1%} in one run" in found.answer
+    assert f"{1 - (1 + 4 * norm) ** -0.5:.1%} in a single run" in found.answer
 
 
 def test_the_rows_on_tapering_off_need_whole_runs(folder):
