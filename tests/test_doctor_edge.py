@@ -129,7 +129,12 @@ def test_an_adapters_layers_are_those_that_are_measured(sources, tmp_path, capsy
     assert main([str(tmp_path), *words]) == 0
     of_adapter = capsys.readouterr().out
     assert f"of the Hessian in A and B of the adapter's {len(names)} layers on 8 sentences" in of_adapter
-    alone = edges.edge(*sources, Recipe(2, 2.0, 0.1, "sgd"), batch_size=8, layers=names).rate
+    bare = [name.removeprefix("bert.") for name in names]  # of an adapter that was trained without the head
+    alone, same = (
+        edges.edge(*sources, Recipe(2, 2.0, 0.1, "sgd"), batch_size=8, layers=of).rate for of in (names, bare)
+    )
+    assert bare != names
+    assert alone == same
     assert f"largest stable rate  {alone:.3g} = " in of_adapter
     assert alone > 1.2 * edges.edge(*sources, Recipe(2, 2.0, 0.1, "sgd"), batch_size=8).rate
 

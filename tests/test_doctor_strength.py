@@ -165,6 +165,13 @@ def test_what_a_file_holds_of_the_model_beside_a_and_b_is_refused_and_a_head_is_
     assert "beside A and B  bert." in capsys.readouterr().out
 
 
+def test_a_pooler_beside_a_and_b_is_behind_the_last_block(both):
+    source, folder, _ = both
+    matrices = saved.matrices(folder, saved.read(folder))
+    names = ["classifier.weight", "pooler.dense.bias", "bert.pooler.dense.bias"]
+    saved.strength(str(source), matrices, SENTENCE, beside=names)
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("make", "match"),

@@ -22,7 +22,7 @@ from allora_analysis.claims.claim import OPENINGS, VERDICTS, Claim, Evidence, Fi
 from allora_analysis.claims.claim import claim as claimed
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import terminal as written
-from allora_analysis.render.view import LESS_KIND, SAME_FAULT, recorded, size_text, summary, view
+from allora_analysis.render.view import LESS_KIND, recorded, size_text, summary, view
 from allora_analysis.study import plain
 from allora_analysis.validation import ArgumentError
 from tests import dying_row, sleeping
@@ -114,12 +114,14 @@ def test_what_is_refuted_in_a_less_kind_reading_is_counted_as_such():
 
 def test_what_hangs_on_an_assumption_or_is_one_fault_again_is_counted_as_such():
     known = {one.id: one for one in ledger.all_claims()}
-    for name, other in SAME_FAULT.items():
+    again = {name: one.same_fault_as for name, one in known.items() if one.same_fault_as}
+    assert len(again) == 4
+    for name, other in again.items():
         assert recorded()[name]["verdict"] == recorded()[other]["verdict"] == "holds_corrected"
         corrected = Finding("holds_corrected", Evidence({}, {}, "none"), "2 = 2")
         both = [view(Row(known[one], corrected)) for one in (other, name)]
-        assert summary(both).partition(": ")[2] == "2 holds_corrected (1 faults)"
-        assert "faults" not in summary(both[1:])
+        assert summary(both).partition(": ")[2] == "2 holds_corrected (1 fault)"
+        assert "fault" not in summary(both[1:])
     row = view(Row(known["4-escape"], Finding("refuted", Evidence({}, {}, "none"), at_paper="no, if AdamW")))
     assert row.setting == "no, if AdamW"
     assert summary([row]) == "1 claims: 1 refuted (1 assuming AdamW)"

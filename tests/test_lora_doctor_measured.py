@@ -12,7 +12,7 @@ from torch import nn
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.hessian import LowRankLinear
 from allora_analysis.lora.doctor import effects
-from allora_analysis.lora.doctor.effects import optimizer_effect
+from allora_analysis.lora.doctor.effects import effect_on, optimizer_effect
 from allora_analysis.lora.doctor.measured import backward_word, clipping_effect, unwrapped
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
@@ -303,6 +303,11 @@ def test_gradients_that_torch_clipped_are_known_as_such_in_their_own_precision(d
         assert not clipping_effect(0.31, [parameter.grad for parameter in parameters], []).done
 
 
+def test_one_zero_in_low_precision_does_not_widen_what_counts_as_clipped():
+    norm, zero = torch.full((100,), 0.1012), torch.zeros(1, dtype=torch.bfloat16)
+    assert not clipping_effect(1.0, [norm, zero], []).done
+
+
 def test_clipping_undoes_a_factor_on_everything_and_nothing_below_the_maximum():
     a, b, _, _ = gradients()
     d = torch.full((5,), 4.0, dtype=torch.float64)
@@ -327,3 +332,14 @@ def test_without_gradients_or_scaled_layers_there_is_no_gain():
     assert (alone.gain, alone.removed) == (None, pytest.approx(1 - 1 / (3 * float(head.norm())), abs=1e-6))
     assert clipping_effect(1.0, [head], [(None, None, d)]).gain is None
     assert clipping_effect(1.0, [head, 0 * b], [(None, 0 * b, d)]).gain_after is None
+
+
+def test_the_trial_is_at_the_mean_gradient_of_the_pairs_that_this_optimizer_trains_and_says_so():
+    small, other = (ALLoRALinear(nn.Linear(6, 6), 2, 2.0) for _ in range(2))
+    for layer, size in ((small, 2.0**-30), (other, 1.0)):
+        layer.a.grad, layer.b.grad = (torch.full_like(part, size) for part in (layer.a, layer.b))
+    optimizer = torch.optim.Adam([small.a, small.b], lr=1e-3, eps=1e-6)
+    homes = {id(one): optimizer.param_groups[0] for one in (small.a, small.b)}
+    found = effect_on(optimizer, homes, [*lora_pairs(other), *lora_pairs(small)])
+    assert found.response == pytest.approx(1, abs=0.01)
+    assert found.words == "a factor c on rows becomes c^1.00, measured at gradients of 9.3e-10"

@@ -265,9 +265,3 @@ def test_what_is_no_tensor_is_one_clear_line(name, wrong, value, request):
 def test_an_integer_eta_is_a_number(rng):
     arrays = problem(rng)
     assert_agree(backward(functional.allora, *arrays, 2), by_hand(twin.listing_1, *arrays, 2.0))
-
-
-def test_the_hook_rejects_a_wrong_shape(request):
-    if not request.config.option.untyped:
-        with pytest.raises(jaxtyping.TypeCheckError):
-            functional.row_norms(torch.zeros(2, 7, 1), torch.zeros(5, 2))

@@ -179,7 +179,7 @@ def test_functional_call_takes_other_parameters(variant, tensors):
 @pytest.mark.parametrize("trace", [torch.export.export, lambda layer, given: make_fx(layer)(*given)])
 def test_a_graph_of_the_forward_pass_alone_is_named_where_it_could_be_trained(trace, tensors):
     module = ALLoRALinear(torch.nn.Linear(7, 5, dtype=torch.float64), 2, 2.0)
-    with pytest.warns(FactorUndone, match=r"ALLoRA is OFF in a graph.*export under torch.no_grad"):
+    with pytest.warns(FactorUndone, match=r"forward pass alone has no rule.*export under torch.no_grad"):
         trace(module, (tensors["x"],))
     with warnings.catch_warnings():
         warnings.simplefilter("error", FactorUndone)
@@ -195,6 +195,16 @@ def test_a_graph_that_holds_the_backward_pass_has_the_rule(tensors):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", FactorUndone)
+        traced = make_fx(gradient)(torch.zeros_like(tensors["b"]))
+    torch.testing.assert_close(traced(tensors["b"]), gradient(tensors["b"]))
+
+
+def test_a_traced_backward_pass_has_the_rule_and_the_warning_says_that(tensors):
+    def gradient(b):
+        b = b.detach().requires_grad_()
+        return torch.autograd.grad(loss(allora, tensors["x"], tensors["a"], b), b)[0]
+
+    with pytest.warns(FactorUndone, match="one that has its own backward pass keeps it"):
         traced = make_fx(gradient)(torch.zeros_like(tensors["b"]))
     torch.testing.assert_close(traced(tensors["b"]), gradient(tensors["b"]))
 

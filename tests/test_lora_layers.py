@@ -321,11 +321,3 @@ def test_mistakes_with_the_fused_function(change, words):
     arguments |= {"a": torch.zeros(2, 7), "b": torch.zeros(5, 2), "eta": 2.0} | change
     with pytest.raises(ArgumentError, match=words):
         allora_linear(**arguments)
-
-
-def test_the_hook_rejects_a_wrong_shape(request):
-    if not request.config.option.untyped:
-        with pytest.raises(jaxtyping.TypeCheckError):
-            allora_linear(torch.zeros(4, 7), torch.zeros(5), None, torch.zeros(2, 7), torch.zeros(5, 2), 2.0)
-        with pytest.raises(jaxtyping.TypeCheckError):
-            built()(torch.zeros(4, 7, dtype=torch.int64))

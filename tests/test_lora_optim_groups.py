@@ -13,6 +13,7 @@ from torch import nn
 
 from allora_analysis.lora import optim
 from allora_analysis.lora.functional import row_factor
+from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.validation import ArgumentError
 
@@ -382,6 +383,25 @@ def test_a_state_of_adapters_of_other_names_is_taken_in_order_with_a_warning():
     )
     with pytest.warns(UserWarning, match=r"no 'base_model.model.0 \(three\)' but 'base_model.model.0 \(one\)', …: mom"):
         other.load_state_dict(optimizer.state_dict())
+    again = ALLoRAAdamW(param_groups(with_adapters("three", "two")), 0.1, 2.0)
+    again.load_state_dict(other.state_dict())  # goes on under its own names, without a warning
+
+
+def test_names_inside_a_group_stay_the_optimizers_own():
+    def made(head):
+        model = nn.ModuleDict({"layer": ALLoRALinear(nn.Linear(6, 6), 2, 1.0, "lora_x_eta"), head: nn.Linear(6, 2)})
+        return ALLoRAAdamW(param_groups(model), 0.1, 2.0)
+
+    later = made("score")
+    later.load_state_dict(made("classifier").state_dict())
+    assert later.param_groups[1]["names"] == ["score.weight", "score.bias"]
+
+
+@pytest.mark.bad_input
+def test_a_state_of_more_groups_is_refused():
+    optimizer = ALLoRAAdamW(param_groups(with_adapters("one", "two")), 0.1, 2.0)
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        ALLoRAAdamW(param_groups(with_adapters("one")), 0.1, 2.0).load_state_dict(optimizer.state_dict())
 
 
 @pytest.mark.bad_input

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -129,6 +130,35 @@ def test_what_holds_a_alone_undoes_a_part():
     step(model, torch.optim.SGD([model[0].b], lr=1e-3))
     with pytest.warns(watch.FactorUndone, match=r"^AdamW undoes a part of the factor"):
         step(model, torch.optim.AdamW([model[0].a], lr=1e-3))
+
+
+def test_whose_b_another_optimizer_holds_is_a_part_though_one_b_is_frozen():
+    model = nn.Sequential(*(ALLoRALinear(nn.Linear(6, 6), 2, 2.0) for _ in range(3)))
+    model[2].b.requires_grad_(False)
+    step(model, torch.optim.SGD([layer.b for layer in model[:2]], lr=1e-3))
+    with pytest.warns(watch.FactorUndone, match=r"^AdamW undoes a part of the factor .*\(3\)"):
+        step(model, torch.optim.AdamW([layer.a for layer in model], lr=1e-3))
+
+
+def test_a_step_leaves_no_weak_reference_on_a_parameter():
+    """torch swaps none that has one, and so moves no DTensor."""
+    model = adapted()
+    step(model, torch.optim.SGD(trained(model), lr=1e-3))
+    assert all(weakref.getweakrefcount(one) == 0 for one in model.parameters())
+
+
+def test_an_id_that_was_anothers_is_not_believed():
+    model, other = adapted(), adapted()
+    watch._PLACES.update({id(one): weakref.ref(other[0]) for one in model.parameters()})
+    with pytest.warns(watch.FactorUndone, match="ALLoRA is OFF"):
+        step(model, torch.optim.AdamW(trained(model), lr=1e-3))
+
+
+def test_a_vector_of_no_layer_has_no_layer_searched(monkeypatch):
+    model = nn.Sequential(adapted()[0], nn.LayerNorm(5))
+    step(model, torch.optim.SGD([model[0].a], lr=1e-3))
+    monkeypatch.setattr(watch, "_LAYERS", {None})  # which has no parameters to search
+    step(model, torch.optim.SGD(model[1].parameters(), lr=1e-3))
 
 
 def test_an_optimizer_is_judged_at_the_size_of_the_gradients_as_by_the_doctor():

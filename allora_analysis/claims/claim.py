@@ -173,6 +173,7 @@ class Claim:
         reading: how the sentence was made checkable, in one sentence; None where it is checkable as it stands.
         depends_on: ids of the claims that this one rests on.
         relied_on_by: where others lean on the sentence in print.
+        same_fault_as: id of the claim whose correction is this one's once more, or None.
     """
 
     id: str
@@ -185,6 +186,7 @@ class Claim:
     reading: str | None = None
     depends_on: Sequence[str] = ()
     relied_on_by: Sequence[Reliance] = ()
+    same_fault_as: str | None = None
 
     @property
     def section(self) -> str:
@@ -203,6 +205,7 @@ def claim(
     reading: str | None = None,
     depends_on: Sequence[str] = (),
     relied_on_by: Sequence[Reliance] = (),
+    same_fault_as: str | None = None,
 ) -> Callable[[Callable[..., Finding]], Claim]:
     """Makes the function below it the check of a printed sentence.
 
@@ -211,6 +214,7 @@ def claim(
 
     def made(check: Callable[..., Finding]) -> Claim:
         run = command or f"python -m allora_analysis --only {identifier}"
-        return Claim(identifier, where, says, check, run, test, reads, reading, tuple(depends_on), tuple(relied_on_by))
+        leans = tuple(depends_on), tuple(relied_on_by)
+        return Claim(identifier, where, says, check, run, test, reads, reading, *leans, same_fault_as)
 
     return made

@@ -167,7 +167,11 @@ class Ridge(NamedTuple):
     penalty: float
 
 
-@tikhonov_claim("3.1-tikhonov-solution", says="the usual Tikhonov regularization that produces W = (XᵀX + λI)⁻¹YᵀX")
+@tikhonov_claim(
+    "3.1-tikhonov-solution",
+    says="the usual Tikhonov regularization that produces W = (XᵀX + λI)⁻¹YᵀX",
+    same_fault_as="3.1-minimiser",
+)
 def tikhonov_solution(cases: Cases) -> Finding:
     """(XᵀX + λI)⁻¹YᵀX as printed, and `ridge_solution`, against least squares on [X; √λI], [Y; 0]."""
 
@@ -222,6 +226,7 @@ def equal_spectrum_draw(rng: np.random.Generator) -> Equal:
     says="whenever the eigenvalues of XᵀX are all identical to a positive constant c, e.g. when X is whitened, then "
     "W = c/(c + λ)·(XᵀX)⁻¹YᵀX hence recovering the dropout solution",
     depends_on=("3.1-minimiser", "3.1-tikhonov-solution"),
+    same_fault_as="3.1-minimiser",
 )
 def equal_spectrum(cases: Cases) -> Finding:
     """XᵀX = cI: ridge, dropout at p = c/(c + λ), and c/(c + λ) times (XᵀX)⁻¹YᵀX as printed or least squares."""

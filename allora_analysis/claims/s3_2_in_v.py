@@ -21,9 +21,7 @@ quadratic_claim = functools.partial(
 )
 ROUNDING = 1e-9
 ROUNDING_SOURCE = "float64 rounding of differences that are exact for a quadratic, relative; seen: below 1e-11"
-DEGENERATE = (
-    "as the training set size (n) decreases, the optimization landscape for V will become degenerate"  # two readings
-)
+DEGENERATE = "as the training set size (n) decreases, the optimization landscape for V will become degenerate"
 
 
 class Problem(NamedTuple):
@@ -144,6 +142,7 @@ def second_derivative(cases: Cases) -> Finding:
     where="§3.2, below Eq. (2)",
     says="‖X(W+V) − Y‖_F² = ‖(I_n ⊗ X)vec(W+V) − vec(Y)‖₂²",
     reading="n is the number of samples, as in the section's last sentence.",
+    same_fault_as="3.2-hessian",
 )
 def vectorisation(cases: Cases) -> Finding:
     """Both sides, with the identity of size n as printed and of size C, the number of outputs."""

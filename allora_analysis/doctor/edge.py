@@ -137,7 +137,9 @@ def _prepared(
         )
     torch.manual_seed(setting.seed)
     pretrained = models.load(setting.model, read.classes, attention="eager")
-    there = dict(pretrained.model.named_modules())
+    there, prefix = dict(pretrained.model.named_modules()), f"{pretrained.model.base_model_prefix}."
+    # An adapter of the model without a head names layers without the prefix.
+    layers = layers and [prefix + name if prefix + name in there else name for name in layers]
     if lacking := [name for name in layers or () if not isinstance(there.get(name), torch.nn.Linear)]:
         raise ArgumentError(
             f"--model {setting.model!r}: has no linear layer {lacking[0]!r}, which ADAPTER adapts; "

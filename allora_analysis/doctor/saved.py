@@ -374,9 +374,10 @@ def strength(
 
 
 def _check_beside(model: Any, beside: Sequence[str]) -> None:
-    # A head may be there: it is behind the last block.
-    inside = {model.base_model_prefix, *dict(model.base_model.named_children())}
-    if found := [name for name in beside if name.partition(".")[0] in inside]:
+    # A head and a pooler may be there: they are behind the last block.
+    prefix, behind = model.base_model_prefix, ("pooler.", f"{model.base_model_prefix}.pooler.")
+    inside = {prefix, *dict(model.base_model.named_children())}
+    if found := [name for name in beside if name.partition(".")[0] in inside and not name.startswith(behind)]:
         raise ArgumentError(
             f"--model: the adapter's file holds more of the model than A and B ({found[0]}), so that its "
             "change is not s·BA alone; leave --model out, or save the adapter without that"

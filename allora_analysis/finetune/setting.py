@@ -99,9 +99,6 @@ class Setting:
 
         Args:
             rows: of the training split.
-
-        Returns:
-            The steps.
         """
         return self.max_steps or self.epochs * -(-rows // self.batch_size)
 

@@ -232,14 +232,15 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 
 
 def _warn_of_tracing(*tensors: Tensor | None) -> None:
-    """A graph of the forward pass alone has the backward passes of its operations, and not the rule's."""
+    """A graph of the forward pass alone has its operations' backward passes; which one is traced is not known here."""
     traced = torch.compiler.is_exporting() if torch.compiler.is_compiling() else get_proxy_mode() is not None
     if not traced or torch._C._are_functorch_transforms_active():  # torch.func.grad is traced with its backward pass
         return
     if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in tensors):
         warnings.warn(
-            "ALLoRA is OFF in a graph of torch.export or make_fx, which holds the forward pass alone: train the layers "
-            "themselves (torch.compile keeps the rule), and export under torch.no_grad()",
+            "a graph of torch.export or make_fx that holds the forward pass alone has no rule of ALLoRA's, one that "
+            "has its own backward pass keeps it: train the layers themselves, or by torch.compile, and export under "
+            "torch.no_grad()",
             FactorUndone,
             stacklevel=2,
         )

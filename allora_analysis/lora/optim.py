@@ -146,8 +146,8 @@ class ALLoRAAdamW(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict()` gave; from torch.optim.AdamW's, what it lacks (η, the pairs) stays as it is here.
 
-        As in torch the saved groups' values replace those of this optimizer; where that is another η, adaptor or
-        scaling, a warning says so. Groups of `param_groups` are matched by their names, whatever their order.
+        As in torch the saved groups' values replace those of this optimizer, but for names; where that is another η,
+        adaptor or scaling, a warning says so. Groups of `param_groups` are matched by name, whatever their order.
 
         Args:
             state_dict: of an optimizer over the same parameters in the same groups; moments of other shapes, or a pair
@@ -159,7 +159,8 @@ class ALLoRAAdamW(Optimizer):
         if [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]:
             for theirs, ours in zip(saved, own, strict=True):
                 _check_same(theirs, ours, state_dict["state"])
-            merged = [_checked_options({**ours, **theirs}) for theirs, ours in zip(saved, own, strict=True)]
+            names = [{key: group[key] for key in ("name", "names") if key in group} for group in own]
+            merged = [_checked_options({**a, **b, **c}) for a, b, c in zip(own, saved, names, strict=True)]
             _warn_of_another_rule(merged, own)
             state_dict = {**state_dict, "param_groups": merged}
         super().load_state_dict(state_dict)

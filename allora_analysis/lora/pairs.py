@@ -237,10 +237,10 @@ def in_order_of(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> list[
     """A state's groups, and the parameters of each, in the order of an optimizer's own: both are of `param_groups`.
 
     A model whose adapters were added in another order has its pairs in another. What has no name stays in its place,
-    and where the names are others a warning says so.
+    as do groups of another number, which torch refuses; where a group's name is another a warning says so.
     """
     places = {_bare(group.get("name")): group for group in saved}
-    if None in places or len(places) < len(saved) or any(group.get("name") is None for group in own):
+    if None in places or not len(places) == len(saved) == len(own) or any(group.get("name") is None for group in own):
         return saved
     if unlike := [name for group in own if (name := _bare(group["name"])) not in places]:
         warnings.warn(
@@ -257,7 +257,7 @@ def _named_alike(saved: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     if not ours or sorted(ours) != sorted(theirs):
         return saved
     keys = dict(zip(theirs, saved["params"], strict=True))
-    return saved | {"params": [keys[name] for name in ours], "names": own["names"]}
+    return saved | {"params": [keys[name] for name in ours]}
 
 
 def _bare(name: str | None) -> str | None:

@@ -7,7 +7,7 @@ The layers call `watch`; torch calls `_look` before each step of any optimizer, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from allora_analysis.lora.pairs import Pair, lora_pairs
 
 _LAYERS: WeakSet[nn.Module] = WeakSet()
-_PLACES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # a layer by its parameters; new when one is not there
+# A layer by its parameters' ids: torch swaps no tensor that has a weak reference.
+_PLACES: dict[int, Callable[[], nn.Module | None]] = {}
 _KNOWN: WeakSet[Optimizer] = WeakSet()  # named, or found to keep the factor, or asked about
-_LOOKED: WeakKeyDictionary[Optimizer, set] = WeakKeyDictionary()  # what it trained then, and what had a gradient
+# What it trained then, by id, negative without a gradient.
+_LOOKED: WeakKeyDictionary[Optimizer, set[int]] = WeakKeyDictionary()
 
 
 class FactorUndone(UserWarning):
@@ -59,12 +60,13 @@ def known(optimizer: Any) -> None:
 def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if torch.compiler.is_compiling() or not _LAYERS or optimizer in _KNOWN:
         return
-    held = [(one, group) for group in optimizer.param_groups for one in group["params"] if one.requires_grad]
-    seen = {(id(one), one.grad is None) for one, _ in held}
+    held = [one for group in optimizer.param_groups for one in group["params"] if one.requires_grad]
+    seen = {-id(one) if one.grad is None else id(one) for one in held}
     if seen <= (before := _LOOKED.get(optimizer, set())):
         return
     _LOOKED[optimizer] = seen | before  # what is thawed, added, or switched on later is looked at again
-    homes, layers = {id(one): group for one, group in held}, _layers_with([one for one, _ in held])
+    homes = {id(one): group for group in optimizer.param_groups for one in group["params"] if one.requires_grad}
+    layers = _layers_with([one for one in held if one.ndim > 1])
     pairs = [pair for layer in layers for pair in lora_pairs(layer) if _scaled(pair) and _held(pair, homes)]
     if pairs:
         known(optimizer)
@@ -73,10 +75,15 @@ def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 
 def _layers_with(parameters: Sequence[Tensor]) -> list[nn.Module]:
-    if any(one not in _PLACES for one in parameters):
-        _PLACES.update({one: ref(layer) for layer in list(_LAYERS) for one in layer.parameters()})
-    found = (_PLACES[one]() for one in parameters if one in _PLACES)
-    return list({id(layer): layer for layer in found if layer is not None}.values())
+    if not all(_layer_of(one) for one in parameters):
+        _PLACES.clear()
+        _PLACES.update({id(one): ref(layer) for layer in list(_LAYERS) for one in layer.parameters()})
+    return list({id(layer): layer for one in parameters if (layer := _layer_of(one))}.values())
+
+
+def _layer_of(one: Tensor) -> nn.Module | None:
+    layer = _PLACES.get(id(one), lambda: None)()  # an id may have been another's
+    return layer if layer is not None and any(own is one for own in layer.parameters()) else None
 
 
 def _scaled(pair: Pair) -> bool:
@@ -98,8 +105,8 @@ def _said(optimizer: Optimizer, homes: dict[int, Any], pairs: Sequence[Pair]) ->
         return None
     if (effect := of_response(found.response)) == Effect.ON_GRADIENT:
         return None
-    whole = any(id(pair.b) in homes or not pair.b.requires_grad for pair in pairs)
-    effect = effect if whole else Effect.PARTLY_UNDONE  # B is another optimizer's
+    whole = all(id(pair.b) in homes or not pair.b.requires_grad for pair in pairs)
+    effect = effect if whole else Effect.PARTLY_UNDONE  # some B is another optimizer's
     words = {"optimizer": found.name, "response": found.words, "layers": f"ALLoRA's layers ({len(pairs)})"}
     return "ALLoRA is OFF: " * (effect == Effect.UNDONE) + effect.text.format(**words)
 

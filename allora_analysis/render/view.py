@@ -48,13 +48,6 @@ MEANINGS = {
 }
 BRACKETS = f"Brackets hold a size's {USUAL} interval, or what they name; intervals are rounded outwards."
 LESS_KIND = "A less kind reading"  # so begins a reading of which a kinder one is a row of its own
-SAME_FAULT = {
-    "3.1-tikhonov-solution": "3.1-minimiser",
-    "3.1-equal-spectrum": "3.1-minimiser",
-    "3.2-vectorisation": "3.2-hessian",
-    "T1-parameters-dora": "T1-parameters-allora",
-}
-"""Rows whose correction is another's once more: YᵀX for XᵀY, the size of I, the share of all parameters."""
 BEYOND = "beyond the paper"  # so begins `where` of what the paper does not say
 OTHERS = re.compile(rf"{BEYOND}: abstract of (.+) \(")  # and of what another paper says
 PACKAGE = "allora_analysis."
@@ -187,10 +180,12 @@ def _counts(of: Sequence[View]) -> str:
 
 def _of_these(of: Sequence[View]) -> str:
     # In brackets, how many of the rows of one verdict are less kind readings, hang on an assumption, or are one fault.
-    again = sum(SAME_FAULT.get(one.id) in {other.id for other in of} for one in of)
+    same, ids = {one.id: one.same_fault_as for one in ledger.all_claims()}, {one.id for one in of}
+    again = sum(same.get(one.id) in ids for one in of)
     less_kind = sum((one.reading or "").startswith(LESS_KIND) for one in of)
     assumed = Counter(one.setting.partition(", if ")[2] for one in of)
-    told = [f"{len(of) - again} faults"] if again else []
+    faults = len(of) - again
+    told = [f"{faults} fault{'s' if faults > 1 else ''}"] if again else []
     told += [f"{less_kind} less kind"] if less_kind else []
     told += [f"{n} assuming {name}" for name, n in assumed.items() if name]
     return f" ({'; '.join(told)})" if told else ""

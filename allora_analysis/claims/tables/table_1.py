@@ -105,10 +105,8 @@ def _parameters_of(cases: Cases, arm: str, answer: str, formula: str) -> Finding
         [item for item in reported.table_1_parameters(base) if f", {arm}," in item.where]
         for base in reported.DENOMINATORS
     )
-    mended = [
-        dataclasses.replace(item, printed=reported.exact(MISPRINTED.get(item.where, float(item.printed))))
-        for item in of_all
-    ]
+    printed = [reported.exact(MISPRINTED.get(item.where, float(item.printed))) for item in of_all]
+    mended = [dataclasses.replace(item, printed=one) for item, one in zip(of_all, printed, strict=True)]
     return compared(
         cases,
         pretrained,
@@ -137,6 +135,7 @@ def parameters_of_allora(cases: Cases) -> Finding:
     says=PARAMETERS,
     reading="Of DoRA's rows, taken from DoRA's authors. One looks like a misprint, theirs: LLaMA3-8B, r = 16 has "
     "LoRA's share, 0.35, in a copy of their table, too (github.com/UdiBhaskar/Adaptive-Rank-LoRA).",
+    same_fault_as="T1-parameters-allora",
 )
 def parameters_of_dora(cases: Cases) -> Finding:
     """DoRA's shares."""

@@ -65,11 +65,7 @@ class Diagnosis:
     advice: tuple[Advice, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: plain numbers, words and lists; what is not finite is None.
-
-        Returns:
-            A dictionary.
-        """
+        """For JSON: plain numbers, words and lists; what is not finite is None."""
         return _plain(asdict(self))
 
     def __str__(self) -> str:
@@ -88,9 +84,6 @@ def doctor(
         max_grad_norm: at which the gradient's norm is clipped; None or 0: it is not. transformers' default is 1. It is
             compared with the gradients as they are: a GradScaler's must be unscaled, and none clipped yet.
         allora: ALLoRA is meant to be on; False: plain LoRA is what is wanted, and no problem.
-
-    Returns:
-        The diagnosis.
 
     Raises:
         ArgumentError: no adapter in the model, a negative maximum, an optimizer without parameter groups.

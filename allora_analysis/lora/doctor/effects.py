@@ -274,6 +274,7 @@ class OptimizerEffect:
         momentum: earlier gradients stay in the step, and so do the factors that they had.
         on_update: `ALLoRAAdamW`, which puts the factor on its update.
         row_factor: a factor of the parameters' own row norms that the optimizer puts on its update, measured; or None.
+        size: of the gradient's entries in the trial: one for all layers, which differ where ε is about their size.
     """
 
     name: str
@@ -282,13 +283,14 @@ class OptimizerEffect:
     momentum: bool
     on_update: bool
     row_factor: RowFactor | None = None
+    size: float = 1.0
 
     @property
     def words(self) -> str:
         """What it does to a factor."""
         if self.response is None:
             return "what it does to a factor is not known"
-        source = "measured" if self.measured else "by its name"
+        source = f"measured at gradients of {self.size:.2g}" if self.measured else "by its name"
         return f"a factor c on rows becomes c^{abs(self.response):.2f}, {source}"
 
 
@@ -315,14 +317,15 @@ def _tried(optimizer: Any, group: dict[str, Any], size: float) -> OptimizerEffec
     if not measured and any(word in name.lower() for word in _NORMALISING):
         response = 0.0
     ours = isinstance(optimizer, ALLoRAAdamW)
-    return OptimizerEffect(name, response, measured, momentum, ours, None if ours else row_factor(optimizer, group))
+    own = None if ours else row_factor(optimizer, group)
+    return OptimizerEffect(name, response, measured, momentum, ours, own, size)
 
 
 def effect_on(optimizer: Any, homes: dict[int, Any], pairs: Sequence[Pair]) -> OptimizerEffect:
-    """`optimizer_effect` of the first group that trains one of `pairs`, at the power of 2 next to their gradients'."""
-    held = (homes.get(id(pair.b), homes.get(id(pair.a))) for pair in pairs)
-    group = next((one for one in held if one is not None), None) or optimizer.param_groups[0]
-    gradients = [pair.b.grad for pair in pairs if pair.b.grad is not None]
+    """`optimizer_effect` of the first group that trains one of `pairs`, at the power of 2 next to the mean |∂L/∂B|."""
+    held = [pair for pair in pairs if id(pair.b) in homes or id(pair.a) in homes]
+    group = next((homes.get(id(pair.b), homes.get(id(pair.a))) for pair in held), optimizer.param_groups[0])
+    gradients = [pair.b.grad for pair in held if pair.b.grad is not None]
     gradients = [one.to_local() if hasattr(one, "to_local") else one for one in gradients]
     size = sum(one.double().abs().mean().item() for one in gradients) / (len(gradients) or 1)
     power = round(math.log2(size)) if 0 < size < math.inf else 0

@@ -80,7 +80,7 @@ def clipping_effect(
     lora_b = sum(_square(None if b is None else b / d[:, None]) for _, b, d in scaled)
     lora_a = sum(_square(None if a is None else a / d.mean()) for a, _, d in scaled)
     clip, norm = _coefficient(max_norm, square), square**0.5
-    rounding = max((torch.finfo(gradient.dtype).eps for gradient in gradients), default=0.0)
+    rounding = sum(_square(gradient) * torch.finfo(gradient.dtype).eps for gradient in gradients) / (square or 1)
     done = math.isclose(norm, max_norm, rel_tol=max(_SAME_NORM, _ROUNDINGS * rounding))
     if not lora_b > 0:
         return Clipping(max_norm, norm, 1 - clip, None, None, done)

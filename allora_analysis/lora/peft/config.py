@@ -199,9 +199,6 @@ def allora_config(eta: float, variant: str = "allora", adaptor: str = "inverse_s
         adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
         **fields: of `peft.LoraConfig`.
 
-    Returns:
-        The config.
-
     Raises:
         ArgumentError: a value out of range, a field that `LoraConfig` does not have, or one that ALLoRA has no
             meaning for.
