@@ -89,6 +89,8 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-asf-similar", layer_training, "pairs", lora_for_asf, "refuted"),
     ("4-asf-similar", functional, "asf_lora", with_a, "refuted"),
     ("4-asf-similar", asf, "QUARTER", 0.01, "refuted"),
+    ("4-asf-similar", asf, "QUARTER", 0.5, "holds"),  # twice of it, and SGD's pass
+    ("4-asf-similar", layer_training, "pairs", allora_for_asf, "holds"),
     ("4-asf-similar-output", layer_training, "pairs", long_for_asf, "refuted"),
     ("4-asf-similar-output", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
     ("4-asf-similar-output", functional, "asf_lora", by_row, "holds"),
@@ -116,6 +118,7 @@ def test_the_output_is_not_of_bas_size_even_where_training_is_allora_s(monkeypat
     """The same BA at every step, and the output that ASF-LoRA makes of it: the two readings part."""
     monkeypatch.setattr(layer_training, "pairs", allora_for_asf)
     assert ROWS.finding("4-asf-similar").size.high == 0
+    assert ROWS.finding("4-asf-similar").verdict == "holds"
     assert ROWS.finding("4-asf-similar-output").verdict == "conditional"
 
 

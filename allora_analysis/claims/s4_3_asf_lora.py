@@ -35,10 +35,11 @@ SIMILAR = "we may achieve similar effect by switching from adaptive learning rat
 
 
 class Beside(NamedTuple):
-    """A run, and ALLoRA's BA after each of it and of its first steps, a step under each optimizer."""
+    """A run, and ALLoRA's and LoRA's BA after it."""
 
     run: Run
-    told: list[np.ndarray]
+    told: np.ndarray
+    lora: np.ndarray
 
 
 def after(run: Run, arm: str) -> np.ndarray:
@@ -47,46 +48,61 @@ def after(run: Run, arm: str) -> np.ndarray:
     return b @ a
 
 
-def products(run: Run, arm: str) -> list[np.ndarray]:
-    """BA after the run, and after one step under each optimizer."""
-    first = [run._replace(optimizer=name, steps=1) for name in ("sgd", "momentum", "adamw")]
-    return [after(one, arm) for one in (run, *first)]
-
-
-def apart(case: Beside, seen: list[np.ndarray]) -> float:
+def apart(case: Beside, seen: np.ndarray) -> float:
     """‖BA − ALLoRA's‖ over ‖ALLoRA's‖ after the run."""
-    return float(np.linalg.norm(seen[0] - case.told[0]) / np.linalg.norm(case.told[0]))
+    return float(np.linalg.norm(seen - case.told) / np.linalg.norm(case.told))
+
+
+def similar_runs(rng: np.random.Generator) -> list[Case]:
+    """AdamW at 1e-4 at the paper's η, SGD where it trains, and one step of SGD and of momentum."""
+    task, (least, middle, most) = layer_training.paper_problem(rng), PAPER_ETAS
+    kinds = [("adamw", most, PAPER_RATE, 200), ("adamw", middle, PAPER_RATE, 50), ("adamw", least, PAPER_RATE, 50)]
+    kinds += [("sgd", most, 1e-2, 25), ("sgd", middle, 1e-2, 25), ("sgd", most, 1e-2, 1), ("momentum", most, 1e-2, 1)]
+    return [
+        Case(
+            f"{run.optimizer} at {run.rate:g}, {run.steps} steps, η = {run.eta:.3g}",
+            Beside(run, after(run, "allora"), after(run, "lora")),
+            run.optimizer == "adamw",
+        )
+        for run in (Run(task, *kind) for kind in kinds)
+    ]
 
 
 @family_claim(
     "4-asf-similar",
     says=SIMILAR,
     reading="The effect is training's, as the words before have it (the link between learning rate and scaling "
-    "factor): BA is ALLoRA's after the first step under each optimizer, and within a quarter, a tolerance of ours, "
-    "after 200 of AdamW at 1e-4.",
+    "factor): BA is ALLoRA's after one step, and within a quarter after more. The quarter is ours, chosen after some "
+    "distances had been seen: at half of it the verdict is the same for these steps of AdamW (not always for 300), at "
+    "twice SGD's pass, too.",
     depends_on=("4-scaling-as-rate",),
 )
 def asf_similar(cases: Cases) -> Finding:
-    """BA of ASF-LoRA against ALLoRA's after the same training, and after one step."""
-
-    def case(name: str, eta: float) -> Case:
-        run = Run(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, 200)
-        return Case(f"{name}, η = {eta:.3g}", Beside(run, products(run, "allora")), True)
-
+    """BA of ASF-LoRA, and of LoRA, against ALLoRA's after the same training."""
     judged = cases.judge(
-        [case(f"problem {number}", eta) for number, eta in enumerate((*PAPER_ETAS, *[max(PAPER_ETAS)] * 2), 1)],
-        measure=lambda case: products(case.run, "asf"),
-        printed=lambda case, seen: apart(case, seen) <= QUARTER and close(seen[1:], case.told[1:], 1e-7),
+        similar_runs(cases.rng),
+        measure=lambda case: after(case.run, "asf"),
+        printed=lambda case, seen: apart(case, seen) <= (QUARTER if case.run.steps > 1 else 1e-7),
+        condition=lambda case: case.run.optimizer == "adamw" or case.run.steps == 1,
     )
-    distances = [apart(case.inputs, seen) for case, seen in judged.pairs]
+    far = [(apart(case.inputs, seen), apart(case.inputs, case.inputs.lora)) for case, seen in judged.pairs]
+    (ours, lora), own = far[0], [one for one, _ in far[:3]]
     return judged.finding(
-        holds=f"Yes: BA stays within {100 * min(distances):.0f} to {max(distances):.0%} of ALLoRA's; the module's "
-        "output, though, grows with η.",
+        conditional=f"Only under AdamW: to {ours:.0%} at η² = 4, LoRA without a factor even to {lora:.0%}; under SGD "
+        f"{far[3][0]:.0%} off.",
         evidence=judged.evidence(
-            "a quarter; the first step: 1e-7", {"distance of BA": 0.0}, shown=apart, tolerance=QUARTER
+            "a quarter; one step: 1e-7",
+            {"distance of BA": 0.0},
+            shown=lambda case, seen: {"ASF-LoRA": apart(case, seen), "LoRA": apart(case, case.lora)},
+            tolerance=QUARTER,
         ),
-        size=ranged(distances, "of ALLoRA's", "distance of BA after 200 steps of AdamW at 1e-4, η² from 1 to 4"),
-        flips_if="a BA that leaves ALLoRA's by more than a quarter, or at the first step",
+        size=ranged(
+            own, "of ALLoRA's", "distance of BA after 200 steps of AdamW at 1e-4, η² = 4 (50 steps at 1 and 2)", ours
+        ),
+        condition="AdamW, which divides the factor out of each step, for up to 200 steps at 1e-4; any optimizer's "
+        "first step. SGD's later steps leave the quarter at η² = 2 and 4: ASF-LoRA fits with an output η times as long",
+        flips_if="a BA within a quarter after SGD has trained at η² = 4, or beyond it after AdamW",
+        assumes="AdamW",
     )
 
 
@@ -144,7 +160,7 @@ def asf_similar_output(cases: Cases) -> Finding:
     run = Run(layer_training.paper_problem(cases.rng), "adamw", PAPER_ETAS[0], PAPER_RATE, 200)
     own = [Case(f"AdamW at 1e-4, 200 steps, η = {one.run.eta:.3g}", one, True) for one in switched(run, PAPER_ETAS)]
     judged = cases.judge(
-        [*own, *cases.draw(switches, 8)],
+        [*own, *cases.draw(switches, 5)],
         measure=outputs,
         printed=lambda case, seen: abs(enlarged(seen) - 1) <= QUARTER,
         corrected=lambda case, seen: relative_error(seen["output"], adaptive.asf(seen["f"], case.run.eta)) <= TOLERANCE,
