@@ -97,16 +97,18 @@ def competing(rng: np.random.Generator, long: float, rows: int, joint: float, et
     target = long * np.eye(1 + rows, 2)
     target[1:, 1] = joint * long / rows**0.5
     above = float(np.sin(angle) ** 2 * (1 - joint**2) / (1 + joint**2))
-    return _Target(target, 1, eta, 0.3 * rng.standard_normal((1, 2)), 2500, 0.4 / max(long, 0.5), above)
+    return _Target(target, 1, eta, 0.3 * rng.standard_normal((1, 2)), 4000, 0.4 / max(long, 0.5), above)
 
 
 def uneven(rng: np.random.Generator) -> _Target:
-    """A long row against short ones, away from where they begin to tie, slow to rest, and from a hundredth."""
+    """A long row against short ones, most near a hundredth; not where they begin to tie, which is slow to rest."""
+    anywhere = rng.random() < 0.2
     while True:
         rows, joint = int(rng.integers(2, 65)), rng.uniform(0.7, 0.98)
         one = competing(rng, log_uniform(rng, -1.5, 1), rows, joint, log_uniform(rng, 0, 1))
         begun = joint**4 * (1 + one.eta**2 * one.target[0, 0])
-        if abs(np.log(begun)) > 0.1 and abs(nearly_best(one) - 1) > 0.02:
+        near = 0.5 < nearly_best(one) < 2
+        if abs(np.log(begun)) > 0.2 and (near or anywhere) and abs(nearly_best(one) - 1) > 0.02:
             return one
 
 
@@ -115,9 +117,10 @@ def foretold(one: _Target) -> float:
     return excess(one, rest(one)) if one.tied is None else one.tied
 
 
-def nearly_best(one: _Target) -> float:
-    """A hundredth over the excess foretold, up to 10⁶."""
-    return CENT / max(foretold(one), CENT / 1e6)
+def nearly_best(one: _Target) -> bool | float:
+    """A hundredth over the excess foretold; True where that is far less."""
+    above = foretold(one)
+    return True if above < CENT / 20 else CENT / above
 
 
 DISCOVERY = "Then it finds an approriate level and enters measured discovery of optimal directions."
