@@ -278,6 +278,7 @@ def test_adam_speed_ratio_is_the_first_adam_steps():
 
 
 def test_a_step_as_long_as_vs_once_away_from_zero_would_make_zero_the_cause(monkeypatch):
+    assert ROWS.finding("3.2-slow-start").at_paper == "mixed"
     monkeypatch.setattr(s3_2_first_steps, "away_from_zero", lambda one, rng: 1.5)
     assert ROWS.finding("3.2-slow-start").at_paper is True
 

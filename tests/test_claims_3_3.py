@@ -235,6 +235,13 @@ SCALING = [
         )
     ),
     ("3.3-either-zero", s3_3_scaling_factor, "HAYOU", "initialize B to zero and A to random, or vice-versa", "refuted"),
+    (
+        "3.3-either-zero",
+        s3_3_scaling_factor,
+        "HAYOU",
+        s3_3_scaling_factor.HAYOU + ", and than one with neither at zero",
+        "holds",
+    ),
     # As if BA = 0 needed a zero factor at every rank: no start of PEFT's orthogonal kind.
     (
         "3.3-either-zero-any-start",
@@ -249,6 +256,17 @@ SCALING = [
     ("3.3-depth", s3_3_growth, "growth", at_the_ends, "refuted"),
     ("3.3-depth", s3_3_growth, "deeper", lambda right, steps: not right(steps), "refuted"),
 ]
+
+
+def test_adam_at_the_papers_rate_is_judged_in_layers_that_keep_their_inputs_size(monkeypatch):
+    """There η decides nothing; it would if layers amplified by what each of 23 needs."""
+    found = ROWS.finding("3.3-unstable")
+    assert found.at_paper == "no, if AdamW"
+    low, high = found.evidence.measured["gains for which η from 1 to 2 decides"]
+    assert 1.5 < low < high < 1.8
+    right = s3_3_interactions.at_gain
+    monkeypatch.setattr(s3_3_interactions, "at_gain", lambda gain, *rest: right(gain * (low + high) / 2, *rest))
+    assert ROWS.finding("3.3-unstable").at_paper == "yes, if AdamW"
 
 
 def test_in_one_layer_doubling_eta_multiplies_curvature_by_four_and_adds_no_ripple(monkeypatch):

@@ -12,11 +12,12 @@ import torch
 from allora_analysis import adaptive
 from allora_analysis.adaptive.convergence import truncated
 from allora_analysis.claims import layer_training
+from allora_analysis.claims import s4_2_at_rest as at_rest
 from allora_analysis.claims import s4_2_descent as section
 from allora_analysis.lora import functional, optim
 from tests.ledger_rows import Rows, lora_instead
 
-ROWS = Rows(section)
+ROWS = Rows(section, at_rest)
 SURELY = section.surely
 
 
@@ -81,6 +82,8 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-optimal-direction", adaptive, "run_to_rest", lambda t, a, *args: 0.9 * truncated(t, len(a)), "refuted"),
     ("4-optimal-direction", adaptive, "run_to_rest", lambda t, a, *args: t @ np.linalg.pinv(a) @ a, "refuted"),
     ("4-optimal-direction-exactly", adaptive, "run_to_rest", lambda t, a, *args: truncated(t, len(a)), "holds"),
+    ("4-optimal-direction", adaptive, "run_to_rest", lambda t, a, *args: truncated(t, len(a)), "holds"),
+    ("4-optimal-direction", at_rest, "foretold", lambda one: 0.0 if one.tied is None else one.tied / 2, "refuted"),
     (
         "4-optimal-direction-exactly",
         adaptive,
@@ -104,6 +107,36 @@ def test_without_unequal_factors_the_example_descends(monkeypatch):
     monkeypatch.setattr(adaptive, "EXAMPLE", example)
     assert section.small_step(section.example(), "allora", 1e-7) < 0
     assert ROWS.finding("4-descent").verdict == "refuted"
+
+
+@pytest.mark.parametrize("tolerance", [0.005, 0.02])
+def test_the_condition_decides_at_half_and_twice_of_the_hundredth(monkeypatch, tolerance):
+    monkeypatch.setattr(at_rest, "CENT", tolerance)
+    assert ROWS.verdict("4-optimal-direction") == "conditional"
+
+
+@pytest.mark.parametrize(
+    ("s", "m", "f", "eta", "above"), [(1, 8, 0.8, 2, 0.0837), (0.5, 8, 0.8, 2, 0.0233), (3, 16, 0.7, 2, 0.151)]
+)
+def test_a_long_row_against_short_ones_rests_above_the_least_by(s, m, f, eta, above):
+    """The closed form against the steps; and nothing where the short ones cannot outweigh it."""
+    rng = np.random.default_rng(0)
+    for joint, left in ((f, above), (0.3, 0.0)):
+        one = at_rest.competing(rng, s, m, joint, eta)
+        rested = adaptive.run_to_rest(one.target, one.a, eta, one.rate, one.steps)
+        assert one.tied == pytest.approx(left, rel=5e-3)
+        assert at_rest.excess(one, rested) == pytest.approx(one.tied, abs=1e-8)
+
+
+def test_rows_at_random_can_rest_above_a_hundredth():
+    """Gaussian targets k×4, k from 4 to 12, rows of 0.5 on average, r = 1, η² = 4: some do, most do not."""
+    rng, above = np.random.default_rng(0), []
+    for _ in range(60):
+        target = rng.standard_normal((rng.integers(4, 13), 4))
+        target *= 0.5 / np.linalg.norm(target, axis=1).mean()
+        one = at_rest._Target(target, 1, 2.0, 0.3 * rng.standard_normal((1, 4)))
+        above.append(at_rest.excess(one, adaptive.run_to_rest(target, one.a, 2.0, 0.3, 1000)) > at_rest.CENT)
+    assert 0 < sum(above) < 12
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

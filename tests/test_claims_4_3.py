@@ -88,6 +88,8 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-asf-similar", layer_training, "pairs", lora_for_asf, "refuted"),
     ("4-asf-similar", functional, "asf_lora", with_a, "refuted"),
     ("4-asf-similar", asf, "QUARTER", 0.01, "refuted"),
+    ("4-asf-similar", asf, "QUARTER", 0.5, "holds"),  # twice of it, and SGD's pass
+    ("4-asf-similar", layer_training, "pairs", allora_for_asf, "holds"),
     ("4-asf-similar-output", layer_training, "pairs", long_for_asf, "refuted"),
     ("4-asf-similar-output", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
     ("4-asf-similar-output", functional, "asf_lora", by_row, "holds"),
@@ -98,6 +100,8 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-output-scales-gradient", functional, "asf_lora", by_row, "refuted"),
     ("4-output-scales-gradient", functional, "asf_lora", turned_round, "refuted"),
     ("4-asf-ripple", functional, "asf_lora", scaled, "refuted"),
+    ("4-asf-ripple", functional, "asf_lora", lambda x, a, b, eta, adaptor="": x @ a.mT @ b.mT, "refuted"),
+    ("4-asf-ripple", asf, "SIZES", np.array([0.1, 1.0, 10.0]), "refuted"),  # too large where η is near 1
     ("4-asf-ripple", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
     ("4-asf-merge", functional, "asf_lora", scaled, "refuted"),
     ("4-asf-merge", layers, "ALLoRALinear", Merging, "refuted"),
@@ -111,14 +115,24 @@ def test_the_output_is_not_of_bas_size_even_where_training_is_allora_s(monkeypat
     """The same BA at every step, and the output that ASF-LoRA makes of it: the two readings part."""
     monkeypatch.setattr(layer_training, "pairs", allora_for_asf)
     assert ROWS.finding("4-asf-similar").size.high == 0
+    assert ROWS.finding("4-asf-similar").verdict == "holds"
     assert ROWS.finding("4-asf-similar-output").verdict == "conditional"
 
 
 @pytest.mark.parametrize(("f", "grows"), [(0.74, True), (0.76, False)])
 def test_the_ripple_ends_at_one_minus_one_over_eta_squared(f, grows):
     """η² = 4: one layer with an output on either side of 3/4, against ALLoRA's 1 + m."""
-    one = asf._Stack(0.01, f / 0.01, asf.frame(np.random.default_rng(0), 4, 2), 1, 2.0)
-    assert bool(asf._asf_growth(one)[0] > np.log1p(0.01)) == grows
+    one = asf._Stack(0.01, (f / 0.01,), asf.frame(np.random.default_rng(0), 4, 2), 1, 2.0)
+    assert bool(asf._asf_growth(one)[0, 0] > np.log1p(0.01)) == grows
+
+
+def test_at_eta_of_one_no_output_ripples():
+    """One of the paper's three: growth is below scaling 1's in every layer, so the sentence is not true of all."""
+    assert ROWS.finding("4-asf-ripple").at_paper == "mixed"
+    u = asf.frame(np.random.default_rng(0), 4, 2)
+    for eta, grows in ((1.0, False), (1.01, True)):
+        growth = asf._asf_growth(asf._Stack(0.1, (1e-4, 1e-2, 1.0, 100.0), u, 4, eta))
+        assert (growth.max() > np.log1p(0.1)) == grows
 
 
 def test_the_damping_is_at_most_the_square_root():

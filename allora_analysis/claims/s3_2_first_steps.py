@@ -98,8 +98,9 @@ def at_pefts_start(optimizer: str) -> list[_Speed]:
     where="Abstract",
     says="That poor conditioning combined with the need to move away from 0 lead to slow training dynamics.",
     reading="Slow: the first step moves BA less than training V at the same rate would, under gradient descent and "
-    "Adam, at η = 1 (another multiplies BA's step by η under Adam, by η² under gradient descent). What zero alone does "
-    "to it is told beside, by a B whose entries are as large as A's; the conditioning is row 3.2-factor-conditioning.",
+    "Adam, at η = 1 (another multiplies BA's step by η under Adam, by η² under gradient descent). Whether zero leads "
+    "to it is told by a B whose entries are as large as A's: still slow from there, it is true in part. The "
+    "conditioning is row 3.2-factor-conditioning; B's own, 3.2-b-conditioning, is at low ranks better than V's.",
 )
 def slow_start(cases: Cases) -> Finding:
     """The first step's length over draws of A, with A's scale on both sides of where the two are equal."""
@@ -120,8 +121,8 @@ def slow_start(cases: Cases) -> Finding:
     off = {f"{optimizer}, B as large as A": away_from_zero(each[0], cases.rng) for optimizer, each in peft.items()}
     gain = off["Adam, B as large as A"] / ratios["Adam"][0]
     return judged.finding(
-        conditional=f"Yes: Adam's first step moves BA by {min(ratios['Adam']):.0%} to {max(ratios['Adam']):.0%} of "
-        f"full fine-tuning's; zero alone slows it {gain:.1f}-fold.",
+        conditional=f"Partly: Adam's first step moves BA {min(ratios['Adam']):.0%} to {max(ratios['Adam']):.0%} of "
+        f"full fine-tuning's at one rate; zero's part is {gain:.1f}-fold.",
         evidence=judged.evidence(
             source_of_errors(DRAWS),
             lambda one: one.ratio**2,
@@ -139,6 +140,7 @@ def slow_start(cases: Cases) -> Finding:
         condition="A's entries have a standard deviation s below (r(n₂ + r + 1))^(−1/4) under gradient descent, below "
         "(r(n₂ + 2(r − 1)/π)/m)^(−1/2) under Adam, m the entries of G that are not 0 per row of G that is not 0: n₂ "
         "in a G without zeros; PEFT's s is 1/√(3n₂)",
+        at_paper="mixed" if judged.at_paper is True and max(off.values()) < 1 else judged.at_paper,
         flips_if="a mean square on the other side of 1 than s says",
     )
 

@@ -242,7 +242,8 @@ def share_of_depth(steps: Sequence[tuple[float, float]]) -> float:
     where="§3.3, below Proposition 1",
     says="LLMs that most commonly resort to increased depth rather than increased width to scale up their capacity",
     reading="In more than half of the families depth grows by a larger factor than width: kindest from each size to "
-    "the next, in more of these steps than width; less kind from the smallest model to the largest. LLaMA and Llama 2 "
+    "the next, in more of these steps than width; less kind from the smallest model to the largest, the "
+    "first count that was made, in ten families. LLaMA and Llama 2 "
     "count once; as two they would make it 4 of the paper's own 7 from the smallest to the largest.",
     test="tests/test_claims_3_3.py",
 )

@@ -1,4 +1,4 @@
-"""§4.2, is the adaptive gradient a learning rate? Does it descend, where does it rest, is it the gradient of a loss?
+"""§4.2, is the adaptive gradient a learning rate? Does it descend, under AdamW too?
 
 ΔA = −l BᵀD_dG and ΔB = −l D_dGAᵀ, G = ∂L/∂(BA), for L = ½‖XPᵀ − Y‖²_F, P = BA: with its ½. The real layer takes
 the steps. Checked by `tests/test_claims_4_2_descent.py`, which plants wrong formulas.
@@ -6,21 +6,17 @@ the steps. Checked by `tests/test_claims_4_2_descent.py`, which plants wrong for
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import adaptive
-from allora_analysis.adaptive.convergence import truncated
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, Judged, log_uniform, on_either_side, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim, ranged
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, on_either_side, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import ADAM, Pass, Problem
-from allora_analysis.validation import ArgumentError
 
 TOLERANCE, NOTHING = 1e-9, 1e-10
 DRAWS = 4000
@@ -235,138 +231,6 @@ def descent(cases: Cases) -> Finding:
         condition="under SGD ½(BBᵀD_d + D_dBBᵀ) + σ²D_d ⪰ 0, σ the smallest of A's n₂ singular values: 0 for r < n₂, "
         "where a B at random then needs rows of BA equally long, as at B = 0; these in AdamW's first step, too",
         flips_if="a loss that climbs where rows of BA are equally long, or none where, r < n₁ and r < n₂, they are not",
-    )
-
-
-class _Target(NamedTuple):
-    """T (n₁×n₂), the adapter's rank, η, A's draw, and how far it is trained."""
-
-    target: np.ndarray
-    rank: int
-    eta: float
-    a: np.ndarray
-    steps: int = 2500
-    rate: float = 0.05
-
-
-def excess(one: _Target, product: np.ndarray) -> float:
-    """½‖P − T‖² above the best of that rank, over ‖T‖²/2."""
-    left = np.linalg.svd(one.target, compute_uv=False)[one.rank :]
-    return float((np.sum((product - one.target) ** 2) - left @ left) / np.sum(one.target**2))
-
-
-def rest(one: _Target) -> np.ndarray:
-    """The row-weighted fit."""
-    return adaptive.rest_point(one.target, one.rank, one.eta).product
-
-
-def rests_at_best(one: _Target) -> bool:
-    """Whether the best fit is its own row-weighted fit, D^{-1/2}[D^{1/2}T]_r with the factors d of its own rows."""
-    best = truncated(one.target, one.rank)
-    root = (np.linalg.norm(best, axis=1) + one.eta**-2)[:, None] ** -0.25
-    return relative_error(truncated(root * one.target, one.rank) / root, best) <= 1e-9
-
-
-def targets(rng: np.random.Generator) -> _Target:
-    """Of the adapter's rank; higher; with a best fit of equally long rows; almost so; or of one row, the longest."""
-    from scipy.linalg import hadamard
-
-    kind, sizes = rng.integers(5), np.array([6.0, 2.0, 1.0, 0.0])
-    left, right = (np.linalg.qr(rng.standard_normal((4, 4)))[0] for _ in range(2))
-    if kind == 0:
-        target = left[:, :1] * sizes[0] @ right[:1]
-    elif kind == 1:
-        target = left * sizes @ right
-    elif kind == 4:
-        target = sizes[:, None] * right
-    else:
-        target = (hadamard(4) / 2 * sizes @ right) * np.exp((kind == 3) * 0.05 * rng.standard_normal((4, 1)))
-    return _Target(target, 1, log_uniform(rng, 0, 1.2), 0.3 * rng.standard_normal((1, 4)))
-
-
-def power_law(rng: np.random.Generator) -> list[_Target]:
-    """A spectrum that falls, 16×16, rank 8, rows near 0.1 and near 0.5; drawn again where singular values tie."""
-    while True:
-        left, right = (np.linalg.qr(rng.standard_normal((16, 16)))[0] for _ in range(2))
-        target = left * np.arange(1, 17) ** -0.5 @ right
-        small = 0.1 * target / np.linalg.norm(target, axis=1).mean()
-        one = _Target(small, 8, 2.0, 0.1 * rng.standard_normal((8, 16)), 6000, 1.0)
-        pair = [one, one._replace(target=5 * small)]
-        with contextlib.suppress(ArgumentError):
-            for each in pair:
-                rest(each)
-            return pair
-
-
-DISCOVERY = "Then it finds an approriate level and enters measured discovery of optimal directions."
-CENT = 0.01  # of ‖T‖²/2: what counts as optimal; a tolerance of ours
-discovery_claim = functools.partial(descent_claim, where="§4.2, below Figure 2's description", says=DISCOVERY)
-
-
-def discovered(cases: Cases, **predicates: Callable) -> tuple[Judged, Size]:
-    """ALLoRA's own steps, run to rest, and what its rest points leave above the best fit at a layer's spectrum."""
-    at_layer = [power_law(cases.rng) for _ in range(10)]
-    first = Case("power-law T, 16×16, rows near 0.1, r = 8, η² = 4", at_layer[0][0])
-    above = [excess(each, rest(each)) for pair in at_layer for each in pair]
-    of = "loss at rest above the least, r = 8, rows of 0.1 to 0.5"
-    size = ranged(above, "of ‖T‖²/2", of, float(np.median(above[::2])))
-    at_rest = lambda one: adaptive.run_to_rest(one.target, one.a, one.eta, one.rate, one.steps)  # noqa: E731
-    return cases.judge([first, *cases.draw(targets, 12)], at_rest, **predicates), size
-
-
-@discovery_claim(
-    "4-optimal-direction",
-    reading="Run to rest by gradient descent, it reaches the least loss that its rank allows to a hundredth of ‖T‖²/2, "
-    "T the target, a tolerance of ours; squared loss, white inputs, and one best fit of rank r: T's singular values "
-    "σ_r > σ_{r+1}. How measured its steps are is 4-escape's and 4-figure-2-tapers'.",
-    depends_on=("4-descent",),
-)
-def optimal_direction(cases: Cases) -> Finding:
-    """ALLoRA's own steps, run to rest, against the best fit of its rank."""
-    judged, size = discovered(cases, printed=lambda one, seen: excess(one, seen) <= CENT)
-    above = [excess(case.inputs, seen) for case, seen in judged.pairs]
-    return judged.finding(
-        holds=f"Yes, to {max(above):.1%} of ‖target‖²/2: not exactly, as it fits short rows better than long ones.",
-        evidence=judged.evidence(
-            f"{CENT:.0%}; at half of it {sum(one <= CENT / 2 for one in above)} of {len(above)} cases",
-            {"loss above the least, of ‖T‖²/2": 0.0},
-            shown=excess,
-            error=max(above),
-            tolerance=CENT,
-        ),
-        size=size,
-        flips_if="a rest point further above the best fit than a hundredth of ‖T‖²/2",
-    )
-
-
-@discovery_claim(
-    "4-optimal-direction-exactly",
-    reading="A less kind reading: it rests at the least loss that its rank allows exactly, as LoRA does; squared "
-    "loss, white inputs, one best fit.",
-    depends_on=("4-optimal-direction",),
-)
-def optimal_exactly(cases: Cases) -> Finding:
-    """ALLoRA's own steps, run to rest, against the best fit of its rank and the row-weighted one."""
-    judged, size = discovered(
-        cases,
-        printed=lambda one, seen: excess(one, seen) <= 1e-9,
-        corrected=lambda one, seen: relative_error(seen, rest(one)) <= 1e-5,
-        condition=rests_at_best,
-    )
-    return judged.finding(
-        conditional="Only where the target has the adapter's rank, or the fit's rows are equally long: short rows "
-        "weigh more.",
-        evidence=judged.evidence(
-            "what is left after the steps taken; the rest point to 1e-5",
-            lambda one: excess(one, rest(one)),
-            shown=excess,
-            tolerance=1e-5,
-        ),
-        size=size,
-        corrected="it rests at the row-weighted fit, the least Σ_i d_i‖(BA − T)_i‖² with d its own row factors",
-        condition="P = D_d^(−1/2)[D_d^(1/2)T]_r for T's best rank-r fit P = [T]_r, d = d(P), D_d = diag(d): as where "
-        "rank T ≤ r or P's rows are equally long",
-        flips_if="a rest point other than the row-weighted fit",
     )
 
 

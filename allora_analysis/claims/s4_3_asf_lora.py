@@ -34,10 +34,11 @@ SIMILAR = "we may achieve similar effect by switching from adaptive learning rat
 
 
 class Beside(NamedTuple):
-    """A run, and ALLoRA's BA after each of it and of its first steps, a step under each optimizer."""
+    """A run, and ALLoRA's and LoRA's BA after it."""
 
     run: Run
-    told: list[np.ndarray]
+    told: np.ndarray
+    lora: np.ndarray
 
 
 def after(run: Run, arm: str) -> np.ndarray:
@@ -46,46 +47,61 @@ def after(run: Run, arm: str) -> np.ndarray:
     return b @ a
 
 
-def products(run: Run, arm: str) -> list[np.ndarray]:
-    """BA after the run, and after one step under each optimizer."""
-    first = [run._replace(optimizer=name, steps=1) for name in ("sgd", "momentum", "adamw")]
-    return [after(one, arm) for one in (run, *first)]
-
-
-def apart(case: Beside, seen: list[np.ndarray]) -> float:
+def apart(case: Beside, seen: np.ndarray) -> float:
     """‖BA − ALLoRA's‖ over ‖ALLoRA's‖ after the run."""
-    return float(np.linalg.norm(seen[0] - case.told[0]) / np.linalg.norm(case.told[0]))
+    return float(np.linalg.norm(seen - case.told) / np.linalg.norm(case.told))
+
+
+def similar_runs(rng: np.random.Generator) -> list[Case]:
+    """AdamW at 1e-4 at the paper's η, SGD where it trains, and one step of SGD and of momentum."""
+    task, (least, middle, most) = layer_training.paper_problem(rng), PAPER_ETAS
+    kinds = [("adamw", most, PAPER_RATE, 200), ("adamw", middle, PAPER_RATE, 50), ("adamw", least, PAPER_RATE, 50)]
+    kinds += [("sgd", most, 1e-2, 25), ("sgd", middle, 1e-2, 25), ("sgd", most, 1e-2, 1), ("momentum", most, 1e-2, 1)]
+    return [
+        Case(
+            f"{run.optimizer} at {run.rate:g}, {run.steps} steps, η = {run.eta:.3g}",
+            Beside(run, after(run, "allora"), after(run, "lora")),
+            run.optimizer == "adamw",
+        )
+        for run in (Run(task, *kind) for kind in kinds)
+    ]
 
 
 @family_claim(
     "4-asf-similar",
     says=SIMILAR,
     reading="The effect is training's, as the words before have it (the link between learning rate and scaling "
-    "factor): BA is ALLoRA's after the first step under each optimizer, and within a quarter, a tolerance of ours, "
-    "after 200 of AdamW at 1e-4.",
+    "factor): BA is ALLoRA's after one step, and within a quarter after more. The quarter is ours, chosen after some "
+    "distances had been seen: at half of it the verdict is the same for these steps of AdamW (not always for 300), at "
+    "twice SGD's pass, too.",
     depends_on=("4-scaling-as-rate",),
 )
 def asf_similar(cases: Cases) -> Finding:
-    """BA of ASF-LoRA against ALLoRA's after the same training, and after one step."""
-
-    def case(name: str, eta: float) -> Case:
-        run = Run(layer_training.paper_problem(cases.rng), "adamw", eta, PAPER_RATE, 200)
-        return Case(f"{name}, η = {eta:.3g}", Beside(run, products(run, "allora")), True)
-
+    """BA of ASF-LoRA, and of LoRA, against ALLoRA's after the same training."""
     judged = cases.judge(
-        [case(f"problem {number}", eta) for number, eta in enumerate((*PAPER_ETAS, *[max(PAPER_ETAS)] * 2), 1)],
-        measure=lambda case: products(case.run, "asf"),
-        printed=lambda case, seen: apart(case, seen) <= QUARTER and close(seen[1:], case.told[1:], 1e-7),
+        similar_runs(cases.rng),
+        measure=lambda case: after(case.run, "asf"),
+        printed=lambda case, seen: apart(case, seen) <= (QUARTER if case.run.steps > 1 else 1e-7),
+        condition=lambda case: case.run.optimizer == "adamw" or case.run.steps == 1,
     )
-    distances = [apart(case.inputs, seen) for case, seen in judged.pairs]
+    far = [(apart(case.inputs, seen), apart(case.inputs, case.inputs.lora)) for case, seen in judged.pairs]
+    (ours, lora), own = far[0], [one for one, _ in far[:3]]
     return judged.finding(
-        holds=f"Yes: BA stays within {100 * min(distances):.0f} to {max(distances):.0%} of ALLoRA's; the module's "
-        "output, though, grows with η.",
+        conditional=f"Only under AdamW: to {ours:.0%} at η² = 4, LoRA without a factor even to {lora:.0%}; under SGD "
+        f"{far[3][0]:.0%} off.",
         evidence=judged.evidence(
-            "a quarter; the first step: 1e-7", {"distance of BA": 0.0}, shown=apart, tolerance=QUARTER
+            "a quarter; one step: 1e-7",
+            {"distance of BA": 0.0},
+            shown=lambda case, seen: {"ASF-LoRA": apart(case, seen), "LoRA": apart(case, case.lora)},
+            tolerance=QUARTER,
         ),
-        size=ranged(distances, "of ALLoRA's", "distance of BA after 200 steps of AdamW at 1e-4, η² from 1 to 4"),
-        flips_if="a BA that leaves ALLoRA's by more than a quarter, or at the first step",
+        size=ranged(
+            own, "of ALLoRA's", "distance of BA after 200 steps of AdamW at 1e-4, η² = 4 (50 steps at 1 and 2)", ours
+        ),
+        condition="AdamW, which divides the factor out of each step, for up to 200 steps at 1e-4; any optimizer's "
+        "first step. SGD's later steps leave the quarter at η² = 2 and 4: ASF-LoRA fits with an output η times as long",
+        flips_if="a BA within a quarter after SGD has trained at η² = 4, or beyond it after AdamW",
+        assumes="AdamW",
     )
 
 
@@ -143,7 +159,7 @@ def asf_similar_output(cases: Cases) -> Finding:
     run = Run(layer_training.paper_problem(cases.rng), "adamw", PAPER_ETAS[0], PAPER_RATE, 200)
     own = [Case(f"AdamW at 1e-4, 200 steps, η = {one.run.eta:.3g}", one, True) for one in switched(run, PAPER_ETAS)]
     judged = cases.judge(
-        [*own, *cases.draw(switches, 8)],
+        [*own, *cases.draw(switches, 5)],
         measure=outputs,
         printed=lambda case, seen: abs(enlarged(seen) - 1) <= QUARTER,
         corrected=lambda case, seen: relative_error(seen["output"], adaptive.asf(seen["f"], case.run.eta)) <= TOLERANCE,
@@ -242,81 +258,83 @@ def output_scales_gradient(cases: Cases) -> Finding:
 
 
 class _Stack(NamedTuple):
-    """Aligned layers x + BAx, BA = mUUᵀ, |entries| of x along U's first column, U (n×r), the depth, and η."""
+    """Aligned layers x + BAx, BA = mUUᵀ: inputs' |entries| along U's first column, U (n×r), the depth, and η."""
 
     m: float
-    x: float
+    inputs: tuple[float, ...]
     frame: np.ndarray
     depth: int
     eta: float
 
 
 def _asf_growth(one: _Stack) -> np.ndarray:
-    """The logarithm of the output's norm over the input's in each of ASF-LoRA's layers."""
+    """The logarithm of the output's norm over the input's in each of ASF-LoRA's layers (depth × inputs)."""
     import torch
 
     u = torch.tensor(one.frame)
-    path = [one.x * len(u) ** 0.5 * u[None, :, 0]]
+    path = [torch.tensor(one.inputs, dtype=u.dtype)[:, None] * len(u) ** 0.5 * u[None, :, 0]]
     for _ in range(one.depth):
         path.append(path[-1] + layer_training.forward("asf", path[-1], u.mT, one.m * u, one.eta))
-    return np.diff([float(h.norm().log()) for h in path])
+    return np.diff(np.array([h.norm(dim=1).log().numpy() for h in path]), axis=0)
 
 
-def _outputs_of(one: _Stack) -> list[float]:
-    """|f| in each layer, by the closed form."""
-    h, found = one.x, []
+def _outputs_of(one: _Stack) -> np.ndarray:
+    """|f| in each layer, by the closed form (depth × inputs)."""
+    h, found = np.array(one.inputs), []
     for _ in range(one.depth):
         found.append(one.m * h)
-        h += float(adaptive.asf(one.m * h, one.eta))
-    return found
+        h = h + adaptive.asf(one.m * h, one.eta)
+    return np.array(found)
+
+
+SIZES = 10.0 ** np.arange(-4, 3)  # of |f| in the first layer
 
 
 @family_claim(
     "4-asf-ripple",
     says="The potential downside is that it introduces ripple effect across layers, which may blur accuracy.",
-    reading='"Potential" and "may": there are outputs at which each of some aligned layers, the worst case, lets its '
-    "input grow more than under ALLoRA's own forward pass, LoRA's at scaling 1: those below 1 − 1/η².",
+    reading='"Potential" and "may": at this η there are outputs, of sizes from 1e-4 to 100, at which each of some '
+    "aligned layers, the worst case, lets its input grow more than under ALLoRA's own forward pass, LoRA's at scaling "
+    "1.",
     depends_on=("4-asf-gradient",),
 )
 def asf_ripple(cases: Cases) -> Finding:
-    """Growth in each of L aligned layers against 1 + m, outputs below and above 1 − 1/η², and on both sides of it."""
+    """Growth in each of L aligned layers against 1 + m, at outputs of many sizes, η on both sides of 1."""
 
     def told(one: _Stack) -> np.ndarray:
-        f = np.array(_outputs_of(one))
+        f = _outputs_of(one)
         return np.log1p(one.m * adaptive.asf(f, one.eta) / f)
 
-    def edge(one: _Stack) -> bool | float:
-        limit = 1 - one.eta**-2
-        return limit > 0 and limit / max(_outputs_of(one))
+    def grows(one: _Stack, seen: np.ndarray) -> bool:
+        return bool((seen > np.log1p(one.m) + TOLERANCE).all(axis=0).any())
+
+    def stack(m: float, u: np.ndarray, depth: int, eta: float) -> _Stack:
+        return _Stack(m, tuple(SIZES / m), u, depth, eta)
 
     def draw(rng: np.random.Generator) -> _Stack:
-        while True:
-            eta, m = log_uniform(rng, -0.3, 1.2), log_uniform(rng, -3, 0)
-            aligned = frame(rng, 4, int(rng.integers(1, 5)))
-            one = _Stack(m, log_uniform(rng, -2, 2), aligned, int(rng.integers(2, 6)), eta)
-            ratio = edge(one)
-            if (rng.random() < 0.2 or 0.5 < ratio < 2) and abs(ratio - 1) > 0.02:
-                return one
+        m, aligned = log_uniform(rng, -3, 0), frame(rng, 4, int(rng.integers(1, 5)))
+        return stack(m, aligned, int(rng.integers(2, 6)), on_either_side(rng, 0.01, 1.2))
 
-    own = at_etas("n = 64, r = 8, |f| from 0.1, L = 4", lambda eta: _Stack(0.1, 1.0, frame(cases.rng, 64, 8), 4, eta))
+    own = at_etas("n = 64, r = 8, L = 4", lambda eta: stack(0.1, frame(cases.rng, 64, 8), 4, eta))
     judged = cases.judge(
         [*own, *cases.draw(draw, 30)],
         measure=_asf_growth,
-        printed=lambda one, seen: bool(
-            np.abs(seen - told(one)).max() <= TOLERANCE
-            and (seen > np.log1p(one.m) + TOLERANCE).all() == (edge(one) > 1)
-        ),
+        printed=grows,
+        corrected=lambda one, seen: np.abs(seen - told(one)).max() <= TOLERANCE,
+        condition=lambda one: one.eta if abs(one.eta - 1) > TOLERANCE else False,
     )
-    ours = judged.cases[2].inputs
+    ours, at = judged.cases[2].inputs, int(np.flatnonzero(SIZES == 0.1)[0])
     return judged.finding(
-        holds="Yes, it may: where outputs are below 1 − 1/η² layers grow more than ALLoRA's; larger outputs it damps.",
+        conditional="Only for η > 1, at outputs below 1 − 1/η²: never at η² = 1; larger outputs it damps.",
         evidence=judged.evidence(ROUNDING, told, tolerance=TOLERANCE),
         size=Size(
-            float(judged.measured[2].sum() / (ours.depth * np.log1p(ours.m))),
+            float(judged.measured[2][:, at].sum() / (ours.depth * np.log1p(ours.m))),
             "times",
             "log growth over that at scaling 1, outputs near 0.1, η² = 4",
         ),
-        flips_if="outputs below 1 − 1/η² in every layer that do not grow more than at scaling 1",
+        corrected="a layer grows by log(1 + m·f̃/f), f̃/f = 1/√(|f| + 1/η²), which is above 1 where |f| < 1 − 1/η²",
+        condition="η > 1: then at outputs |f| < 1 − 1/η² in every layer",
+        flips_if="a layer that grows more at η ≤ 1, or none at outputs below 1 − 1/η²",
     )
 
 
