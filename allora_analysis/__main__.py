@@ -4,8 +4,6 @@ Exit status: 0 every check ran, whatever its verdict; 1 a check raised (an error
 2 a mistake of the caller's; 130 Ctrl-C, after printing what was finished. Checked by `tests/test_ledger.py`.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

@@ -21,8 +21,6 @@ h(0) is η to the last bit and a small η does not overflow. Where η²|x| is be
 core gives 0; the functions give the tail, which is then h to rounding. Checked by `tests/test_adaptors.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

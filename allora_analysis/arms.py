@@ -4,8 +4,6 @@
 Checked by `tests/test_finetune_arms.py`, which asks of every arm what its first step must be.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 Checked by `tests/test_cli.py`, which runs each study as a user does.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import itertools

@@ -8,8 +8,6 @@ We write and read no pickle (`allow_pickle=False`). torchvision's CIFAR-10 archi
 which torchvision loads after checking its md5; an `.npz` avoids it. Checked by `tests/test_images.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import sys

@@ -4,8 +4,6 @@ output and error as they may be, closed by their reader, full, missing, or witho
 Checked by `tests/test_outputs.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

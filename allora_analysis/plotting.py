@@ -3,8 +3,6 @@
 Imported only when a figure is drawn. Checked by `tests/test_plotting.py`.
 """
 
-from __future__ import annotations
-
 import io
 from contextlib import AbstractContextManager
 from pathlib import Path

@@ -11,8 +11,6 @@ time (which a neighbor on the same cores does not lengthen), and the memory that
 ones in float32: the stream's float64 moments, its halves and its standard error come on top of the same work.
 """
 
-from __future__ import annotations
-
 import argparse
 import resource
 import time

@@ -5,8 +5,6 @@ over interleaved rounds of ALLoRA's time over the peer's. `--model` compares who
 One thread (`--threads 1`, the default) is the quiet way.
 """
 
-from __future__ import annotations
-
 import argparse
 import platform
 from statistics import median

@@ -10,8 +10,6 @@ The last line is the bound of arithmetic: the norms' operations, at the rate of 
 fused kernel's time.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from functools import partial

@@ -4,8 +4,6 @@ Other work on the machine slows all contenders of a round alike; the median over
 what is left. On a CPU the process's own time is reported beside the wall's: with one thread it does not see others.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

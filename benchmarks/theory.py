@@ -7,8 +7,6 @@ else is compared. curvlinops comes with the package, the others with `pip instal
 backpack-for-pytorch`.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.metadata
 import time

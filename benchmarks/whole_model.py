@@ -4,8 +4,6 @@
 architecture (494 M parameters) with random weights, whose speed is that of the real ones, batch 4 × 48 tokens.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import os

@@ -3,8 +3,6 @@
 `python -m docs.doctor` writes them anew; `tests/test_docs_doctor.py` asks that they are current.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -7,8 +7,6 @@
 | `reproduce` | runs recorded runs again and says how far they agree |
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import random

@@ -21,8 +21,6 @@ Desk runs are on rotten_tomatoes; emotion (24 runs of 10 minutes each, none made
 seeds are all there.
 """
 
-from __future__ import annotations
-
 from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 

@@ -31,8 +31,6 @@ seen would need. Beside it: task by task, and over LoRA.
 seeds are all there on every task.
 """
 
-from __future__ import annotations
-
 from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 

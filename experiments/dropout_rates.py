@@ -24,8 +24,6 @@ against drop rate 0 alone; that cannot tell the strongest from the second.)
 seeds are all there.
 """
 
-from __future__ import annotations
-
 from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 

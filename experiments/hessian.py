@@ -21,8 +21,6 @@ ledger's row 3.2-pretrained-saddle; −λ_min/λ_max and the ends over σ₁(G),
 **Stopping rule.** The list is fixed; every run is recorded whatever it shows. A row says how many of them it rests on.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Sequence

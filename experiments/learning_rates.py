@@ -28,8 +28,6 @@ split judges.
 is judged when all its rates and seeds are there.
 """
 
-from __future__ import annotations
-
 from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 

@@ -49,8 +49,6 @@ written, tried each cell once, on seed 5000, at 0.003 under AdamW and 0.03 under
 Runs go to the laboratory's table; what is recorded is skipped, and a table that was cut off goes on to the same bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

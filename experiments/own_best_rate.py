@@ -43,8 +43,6 @@ comparison's verdict is that of its first decision; later seeds change nothing. 
 verdict says which effects the bounds exclude. Every run is recorded whatever it shows.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import statistics
 import sys

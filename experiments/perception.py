@@ -31,8 +31,6 @@ independent (changed before the first run: cells' signs were to be flipped).
 seeds are all there.
 """
 
-from __future__ import annotations
-
 from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 

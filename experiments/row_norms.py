@@ -34,8 +34,6 @@ there.
 seeds are all there.
 """
 
-from __future__ import annotations
-
 from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 

@@ -41,8 +41,6 @@ gradients at the start are below 1 (s = 1 under SGD). s has no number that could
 digits laboratory's network, and this paragraph written, before any other s of these models was measured.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Exit status: 0 all ran; 1 a cell raised, an output names a place on this machine
 `tests/test_notebooks_runner.py`.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

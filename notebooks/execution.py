@@ -1,7 +1,5 @@
 """One notebook executed, its outputs cleaned and judged. Checked by `tests/test_notebooks_runner.py`."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import os

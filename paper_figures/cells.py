@@ -4,8 +4,6 @@ A cell is one arm on one model and data set at one η²; LoRA's learning rate is
 `tests/test_paper_figure_3.py`, `tests/test_paper_figure_4.py` and `tests/test_paper_tables.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 

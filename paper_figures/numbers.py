@@ -3,8 +3,6 @@
 Checked by `tests/test_paper_figures.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

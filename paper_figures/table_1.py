@@ -5,8 +5,6 @@ follows from the models' sizes (§4.5's wording: of the pre-trained parameters).
 runs of this repository has no model of 7 billion parameters. Checked by `tests/test_paper_tables.py`.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from allora_analysis.claims.tables.reported import (

@@ -5,8 +5,6 @@ with the mask in the bottleneck, where the paper's prose has it. The best epoch 
 rate is shown when all its seeds are recorded. Checked by `tests/test_paper_tables.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple

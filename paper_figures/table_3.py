@@ -5,8 +5,6 @@ like ALLoRA's, which the paper does not have. The paper's own models are among o
 `tests/test_paper_tables.py`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from allora_analysis.claims.tables.reported import COLUMNS_3, TABLE_3

@@ -4,8 +4,6 @@ Ours, `experiments.ablation` with ALLoRA's runs of `experiments.perception`: mea
 interval. The paper's own models are among ours where they are recorded. Checked by `tests/test_paper_tables.py`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from allora_analysis.claims.tables.reported import COLUMNS_4, TABLE_4

@@ -1,7 +1,5 @@
 """A table as Markdown and as LaTeX. Checked by `tests/test_paper_tables.py`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Debian's Chromium, driven by Playwright. `python -m tests.chromium` says whether it is here, in a line."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 

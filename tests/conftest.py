@@ -1,7 +1,5 @@
 """The typing hook (every jaxtyping annotation checked by beartype), seeds, and the house's pytest options."""
 
-from __future__ import annotations
-
 import collections
 import gc
 import os

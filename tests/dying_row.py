@@ -1,7 +1,5 @@
 """Rows for a ledger in several processes, one of which ends its process as the kernel does where no memory is left."""
 
-from __future__ import annotations
-
 import os
 
 DYING = "3.3-norm"

@@ -1,7 +1,5 @@
 """What a reader needs of a printed figure: no wider than the page, no text too small, cut off or over another text."""
 
-from __future__ import annotations
-
 import itertools
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,7 +1,5 @@
 """Small doubles of LoRA as other libraries and ports build it: their names and design, no code of theirs."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """What tests of §3.2's closed forms share."""
 
-from __future__ import annotations
-
 import numpy as np
 
 EXACT = 1e-10  # relative to the largest |eigenvalue|; float64 leaves about 1e-14 at these sizes

@@ -1,7 +1,5 @@
 """What the tests of the ledger's rows share: run the check behind a row, with a plant for what is to be missed."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import json

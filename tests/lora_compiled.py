@@ -1,7 +1,5 @@
 """Run in a process of its own, without the typing hook: compiled equals eager, in one graph. Exits 0 where it holds."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 

@@ -5,8 +5,6 @@ FILE is where they meet; both give up by themselves after a minute. Rank 0 print
 moved that moved least, and the largest relative difference.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

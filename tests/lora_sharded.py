@@ -5,8 +5,6 @@ they meet; both give up by themselves after a minute. Rank 0 prints a JSON objec
 moved that moved least and the largest relative difference, or the refusal.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import warnings

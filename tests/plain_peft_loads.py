@@ -3,8 +3,6 @@
 `python -m tests.plain_peft_loads FOLDER...` from the repository's root.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """Records of fine-tuning runs as if they had been run: accuracies and row norms by formula, seeds a little apart."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from allora_analysis import records

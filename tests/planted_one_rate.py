@@ -1,7 +1,5 @@
 """A planted table of the laboratory's arms at one rate, for the rows and the picture that read it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

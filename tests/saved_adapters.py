@@ -1,7 +1,5 @@
 """Small adapters as libraries save them: PEFT's folders, and .safetensors files of other libraries' names."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -5,8 +5,6 @@ writes and `tests/test_claims_sentences.py` holds the map against. Letters and d
 formulas: the text is a scan's, with numbers of lines in it.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import tomllib

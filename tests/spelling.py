@@ -5,8 +5,6 @@ docstrings and strings of several words. Left alone are names in code and in bac
 `Reliance`, `Quotation`), and what another command writes. Checked by `tests/test_spelling.py`.
 """
 
-from __future__ import annotations
-
 import ast
 import io
 import itertools

@@ -6,8 +6,6 @@ their standard error is. The test also *asserts its power*: the smallest bias th
 ≥ 1 − `miss` must not exceed `smallest_error`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import ndtri, stdtrit
 

@@ -1,7 +1,5 @@
 """ALLoRA's convergence: Ψ along the flow, rest points and their spectra against autograd, stable rates, Hopf points."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Descent and where it fails: first-order changes against differences, the exact counterexample, rest points."""
 
-from __future__ import annotations
-
 import dataclasses
 from fractions import Fraction
 

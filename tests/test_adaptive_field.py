@@ -1,7 +1,5 @@
 """The update field and its Jacobian, against automatic differentiation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Rescalings that leave training unchanged, each exponent on trial; the hand-written training against torch's own."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 
 import numpy as np

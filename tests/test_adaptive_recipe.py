@@ -1,7 +1,5 @@
 """Equivalent settings trained by torch's own optimizers; the first step and the rates against what really moves."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

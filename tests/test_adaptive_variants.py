@@ -1,7 +1,5 @@
 """ASF-LoRA's output function and ALLoRA-OD's factor over Gaussian inputs, against autograd, mpmath and sampling."""
 
-from __future__ import annotations
-
 import mpmath
 import numpy as np
 import pytest

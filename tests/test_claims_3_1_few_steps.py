@@ -1,7 +1,5 @@
 """§3.1's rows about training steps: planted wrong formulas change their verdicts, and the theorems they rest on."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

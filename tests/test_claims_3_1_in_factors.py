@@ -1,7 +1,5 @@
 """§3.1's rows in LoRA's factors: planted wrong formulas change their verdicts; the limits they rest on."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

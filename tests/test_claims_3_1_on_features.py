@@ -1,7 +1,5 @@
 """Dropout on a language model's features: training beside torch's own, the command end to end, planted losses."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

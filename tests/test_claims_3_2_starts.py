@@ -1,7 +1,5 @@
 """The ledger's rows on starts: a wrong formula planted behind a row changes its verdict."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The ledger's rows on §3.3 and the third flaw: a wrong formula planted behind a row changes its verdict."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

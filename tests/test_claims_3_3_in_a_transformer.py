@@ -1,7 +1,5 @@
 """The ledger's rows on §3.3 in a transformer: a wrong formula or other data behind a row changes its verdict."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

@@ -1,7 +1,5 @@
 """The ledger's rows on §4.1: what a wrong formula, another loss or another mask does to their verdicts."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

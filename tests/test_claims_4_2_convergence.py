@@ -1,7 +1,5 @@
 """§4.2's rows on convergence: planted wrong formulas change their verdicts."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

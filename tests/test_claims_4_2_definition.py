@@ -1,7 +1,5 @@
 """The ledger's rows on Eq. (6) and the definition of ALLoRA: what a wrong formula does to their verdicts."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The ledger's rows on what kind of step ALLoRA takes, and on ALLoRAAdamW: what a wrong formula does to them."""
 
-from __future__ import annotations
-
 import dataclasses
 from fractions import Fraction
 

@@ -1,7 +1,5 @@
 """The ledger's rows on hyper-parameters: what a wrong exponent or count does to their verdicts."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The ledger's rows on leaving zero (§4.2, Figure 2 right): what a wrong formula does to them; the layers as run."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

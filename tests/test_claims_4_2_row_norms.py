@@ -1,7 +1,5 @@
 """The rows of Figure 2, right, as measured: their verdicts follow from the records, and from nothing else."""
 
-from __future__ import annotations
-
 import math
 import re
 

@@ -1,7 +1,5 @@
 """The ledger's rows on width and rank: their verdicts follow from training and from records."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The ledger's rows on §4.3 and §5.2, ALLoRA-OD and ASF-LoRA: what a wrong formula does to their verdicts."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The ledger's rows on Listing 1: what other listings would get; autograd and a batched gradient."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

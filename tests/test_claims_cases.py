@@ -1,7 +1,5 @@
 """Cases of toy rows: some outcome would have changed each verdict; `test_ledger.py` asks it of the ledger's rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

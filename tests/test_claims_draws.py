@@ -3,8 +3,6 @@
 `make stress` runs this 20 times, each with a seed of its own.
 """
 
-from __future__ import annotations
-
 import pytest
 
 from allora_analysis.claims.cases import Cases

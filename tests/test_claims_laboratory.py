@@ -1,7 +1,5 @@
 """The rows on the laboratory: verdicts follow from planted differences, and from nothing else."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The rows on the laboratory's arms at one rate: verdicts follow from a planted table, and from nothing else."""
 
-from __future__ import annotations
-
 import pytest
 
 from allora_analysis.claims import s4_4_one_rate as section

@@ -1,7 +1,5 @@
 """The rows that read our fine-tuning runs: verdicts follow from planted records, and from nothing else."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

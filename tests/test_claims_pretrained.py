@@ -1,7 +1,5 @@
 """The row on pretrained models' Hessians: its verdict follows from planted records, and from nothing else."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The η sweep in pretrained models: transformers' own numbers, the command end to end, and the figure drawn from it."""
 
-from __future__ import annotations
-
 import json
 import math
 

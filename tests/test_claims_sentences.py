@@ -1,7 +1,5 @@
 """The map from the paper's sentences to rows: every sentence is in it, with rows or a reason; every row has one."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """The reported numbers' arithmetic, tests and rows: against enumeration, other libraries and planted errors."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from decimal import Decimal

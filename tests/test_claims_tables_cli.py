@@ -1,7 +1,5 @@
 """`python -m allora_analysis.claims.tables`: table, JSON, figure, mistakes, and how little it imports."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

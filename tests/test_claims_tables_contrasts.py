@@ -1,7 +1,5 @@
 """Contrasts between reported arms: against enumeration of all signs, SciPy's own tests, and the power function."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Table 3's procedures: predicted shapes against torch, the reported ratio by hand, planted errors."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The ledger's rows about the reported numbers: planted errors must change their verdicts."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from decimal import Decimal

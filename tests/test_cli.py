@@ -1,7 +1,5 @@
 """Every study's command, run as a user does, in a process of its own."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import io

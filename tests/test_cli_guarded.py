@@ -1,7 +1,5 @@
 """A command in this process: its switches, its outputs, what stops it and what it refuses."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import json

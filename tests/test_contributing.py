@@ -1,7 +1,5 @@
 """CONTRIBUTING's examples are whole changes: applied to a copy, each adds its row, its arm, its experiment."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

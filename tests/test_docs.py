@@ -1,7 +1,5 @@
 """The documentation's pages: each part that makes them, and a small site built whole. `make docs` builds all of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

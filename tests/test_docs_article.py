@@ -1,7 +1,5 @@
 """The article's numbers and its sources: what is computed, and that the prose says what the numbers say."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """docs/doctor.md: twelve questions, ten with a thread, and what its commands and code print today."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The examples in the docstrings give what they show, and the main functions of each part have one."""
 
-from __future__ import annotations
-
 import ast
 import doctest
 import importlib

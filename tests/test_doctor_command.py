@@ -1,7 +1,5 @@
 """`python -m allora_analysis.doctor`, as a user calls it: what it answers, its JSON, its one-line errors."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Where a recorded curve ends, and what is a hit; the committed comparison reads as it did when it was recorded."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The largest stable rate of a tiny pretrained model, against the dense Hessian."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Saved adapters: names, scalings and row norms of several libraries, against BA itself and against PEFT."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Seeds for a gap: against the t-test's power by hand, chi-square ends, and records."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

@@ -1,7 +1,5 @@
 """How strongly a saved adapter acts in its network, against PEFT's own forward pass of the same files."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

@@ -1,7 +1,5 @@
 """Exact moments of SGD under dropout against every sequence of masks and draws; identities."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """What the entry points of `dropout_sgd` refuse, each with the argument, the value and what is allowed."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """SGD under dropout in A and B: enumeration of every sequence of masks, the errors' orders, the Monte Carlo twin."""
 
-from __future__ import annotations
-
 import tracemalloc
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Online equations of dropout on hidden nodes: the fields' integrals, finite networks, the limit of small rates."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The simulation against the closed forms, at a fixed number of replicas and with stated power."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Both stability limits against the spectral radius of the enumerated step; the limit t → ∞; averaging."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

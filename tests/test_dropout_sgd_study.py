@@ -1,7 +1,5 @@
 """The study as a user runs it."""
 
-from __future__ import annotations
-
 import json
 import runpy
 

@@ -1,7 +1,5 @@
 """The fine-tuning experiments: what each states before it runs, and its list of runs."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import inspect

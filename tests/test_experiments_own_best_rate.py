@@ -1,7 +1,5 @@
 """Each arm at its own best rate: the rules stand beside what the old records say, and verdicts follow them."""
 
-from __future__ import annotations
-
 import math
 import re
 from functools import cache

@@ -1,7 +1,5 @@
 """`python -m experiments status`: what is recorded, older, unfinished, torn."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tomllib

@@ -1,7 +1,5 @@
 """Each arm's adapters and optimizer, and the identities of their first steps."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """Which of a stopped run's checkpoints is whole: cut, emptied and missing files of each kind."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

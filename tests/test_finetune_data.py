@@ -1,7 +1,5 @@
 """Classification sets from folders of JSON lines: read whole, digested by content, wrong rows named."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import sys

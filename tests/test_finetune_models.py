@@ -1,7 +1,5 @@
 """Models from a folder: the classifier, the padding token and the pooled position, the content digest."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import warnings

@@ -1,7 +1,5 @@
 """Multiple choice: rows, scores against log-probabilities taken one token at a time, and a run to its record."""
 
-from __future__ import annotations
-
 import json
 import os
 import types

@@ -1,7 +1,5 @@
 """Real pretrained models, each from its own package: they load, padding counts for nothing, and steps are taken."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Two processes on the CPU: the run of one process at the same batch size, one record, one table."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """What a record's result holds: norms over layers, and one clear line where a leaf is missing."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """A run that was stopped, at any moment and in any way, goes on to the result of a run that was not."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

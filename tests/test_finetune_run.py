@@ -1,7 +1,5 @@
 """A run from its start to its record: learns, is found again, and goes on from its checkpoints to the same result."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import io

@@ -1,7 +1,5 @@
 """What a run is: its fields are the record's key, and a run that makes no sense is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -2,8 +2,6 @@
 then a line elsewhere.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import subprocess

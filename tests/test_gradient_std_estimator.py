@@ -1,7 +1,5 @@
 """The network, its second layer's gradient and the estimator: autograd, all masks, closed forms, two passes; memory."""
 
-from __future__ import annotations
-
 import tracemalloc
 
 import numpy as np

@@ -2,8 +2,6 @@
 whatever killed the run; a record is the uninterrupted one's.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

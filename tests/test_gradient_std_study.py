@@ -1,7 +1,5 @@
 """`python -m allora_analysis.gradient_std`: table, JSON, figure, refusals; what one epoch's entry holds."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

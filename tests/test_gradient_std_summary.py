@@ -1,7 +1,5 @@
 """Summaries of the standard deviations; variance components against simulation, exact sums and planted errors."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

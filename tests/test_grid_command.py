@@ -1,7 +1,5 @@
 """The command line that the experiments share, on tiny runs."""
 
-from __future__ import annotations
-
 import dataclasses
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Runs as jobs through submitit: processes on this machine. Slurm's own are in `test_grid_slurm.py`."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil

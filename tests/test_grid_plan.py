@@ -1,7 +1,5 @@
 """What a grid has to run, what is recorded of it, how long the rest takes; where its models and data come from."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 

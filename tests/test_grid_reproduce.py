@@ -1,7 +1,5 @@
 """Runs made again from their records: bitwise equal here; where a record was altered, that is found and named."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json

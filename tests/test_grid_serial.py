@@ -1,7 +1,5 @@
 """One run after the other, and a grid killed, doubled or without room: each run recorded once, none lost."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """Runs as jobs on a real Slurm of two nodes on this machine: `make slurm`."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

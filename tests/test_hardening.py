@@ -1,7 +1,5 @@
 """A small share of what `tests.hardening` tries at scale, and that its page says what was recorded."""
 
-from __future__ import annotations
-
 import ast
 import gc
 import math

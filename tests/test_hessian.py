@@ -1,7 +1,5 @@
 """§3.2's closed forms in (B, A): spectrum and inertia at B = 0; bad input to all of them; the study's command."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

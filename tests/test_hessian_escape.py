@@ -1,7 +1,5 @@
 """§3.2: which starts are critical points, and how gradient flow leaves zero."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

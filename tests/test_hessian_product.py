@@ -1,7 +1,5 @@
 """§3.2's closed forms in Δ: gradient, Hessian, spectrum, condition numbers."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

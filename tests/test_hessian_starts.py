@@ -1,7 +1,5 @@
 """Where LoRA starts: H without the rescalings, the path, the first step, against autograd on tiny problems."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

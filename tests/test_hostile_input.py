@@ -3,8 +3,6 @@
 Every function with drawn ones: `tests/test_hardening.py::test_every_function_answers_or_refuses_in_one_line`.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 

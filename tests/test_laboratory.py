@@ -1,7 +1,5 @@
 """The laboratory: its design is balanced, its arms start alike, its identities hold, its table survives being cut."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import itertools

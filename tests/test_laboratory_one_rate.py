@@ -1,7 +1,5 @@
 """The laboratory's arms at one rate: equal runs are one cell, rates and classifiers are as named, masks strike Ax."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

@@ -1,7 +1,5 @@
 """The ledger's mechanics; each section's checks have tests of their own (`test_claims_*.py`)."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

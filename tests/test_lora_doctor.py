@@ -1,7 +1,5 @@
 """The doctor's numbers against autograd, and its statements on optimizers against models that really step."""
 
-from __future__ import annotations
-
 import copy
 import json
 

@@ -1,7 +1,5 @@
 """Each piece of advice in the case that calls for it, and only there."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """What the doctor measures: a layer's backward pass alone, and what optimizers and clipping make of a row factor."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a live optimizer's rates come to, on PEFT's LoRA, LoRA+ and DoRA; plain LoRA is no problem where it is meant."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

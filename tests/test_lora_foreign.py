@@ -1,7 +1,5 @@
 """The doctor on LoRA of other libraries: `foreign_lora.py` has small doubles of their designs."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 

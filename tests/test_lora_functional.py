@@ -1,7 +1,5 @@
 """`lora.functional` against twins by hand: values, planted bugs, shapes, dtypes, autocast, errors."""
 
-from __future__ import annotations
-
 import inspect
 
 import jaxtyping

@@ -1,7 +1,5 @@
 """Row norms without BA: accuracy where BA vanishes, derivatives, nothing of BA's size, many pairs at once."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """What users wrap the functions in: torch.func, checkpointing, deepcopy, torch.compile."""
 
-from __future__ import annotations
-
 import copy
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The frozen layer and its adapter in one function: against the twin and the plain path, and when a layer fuses."""
 
-from __future__ import annotations
-
 import jaxtyping
 import pytest
 import torch

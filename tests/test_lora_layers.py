@@ -1,7 +1,5 @@
 """`ALLoRALinear` as a module: each variant against the twin, states, merging, and what it refuses."""
 
-from __future__ import annotations
-
 import copy
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`ALLoRAAdamW` against a NumPy twin that forms BA and torch's AdamW; what it promises: signs, descent, escape."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

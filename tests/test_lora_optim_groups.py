@@ -1,7 +1,5 @@
 """Groups, states and refusals of `ALLoRAAdamW`."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json

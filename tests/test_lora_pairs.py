@@ -1,7 +1,5 @@
 """`param_groups` and `lora_pairs` of a model, PEFT's or the toolkit's own."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

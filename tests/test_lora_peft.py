@@ -1,7 +1,5 @@
 """Gradients of the PEFT layers against a twin by hand: plain PEFT LoRA's, rows scaled by d formed through BA."""
 
-from __future__ import annotations
-
 import copy
 from types import SimpleNamespace
 

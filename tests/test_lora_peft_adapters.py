@@ -1,7 +1,5 @@
 """What PEFT does with adapters, on ALLoRA's: merging, switching, adding, deleting, copying, checkpointing."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 

@@ -1,7 +1,5 @@
 """ALLoRA's rule on embeddings, convolutions, experts and DoRA, against the gradient with respect to ΔW formed whole."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """ALLoRA over bitsandbytes' 4-bit and 8-bit bases, on a CPU, against the layer whose weight is the dequantized one."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """What cannot be: each is refused in one line that names what to change, and the model is left as it was."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.util

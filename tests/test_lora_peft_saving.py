@@ -1,7 +1,5 @@
 """Adapters on disk: with the rule, as plain PEFT reads them, trained on from LoRA, exported as LoRA."""
 
-from __future__ import annotations
-
 import json
 import os
 import warnings

@@ -1,7 +1,5 @@
 """Adapters on disk that do not load, or do not export: one line, and nothing is changed."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

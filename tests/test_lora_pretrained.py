@@ -3,8 +3,6 @@
 `pytest -m pretrained tests/test_lora_pretrained.py`; off by default, as the model is not among the dependencies.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`ALLoRAAdamW(cpp_kernel=True)`: the C++ kernel against the NumPy twin and against the steps of torch's kernels."""
 
-from __future__ import annotations
-
 import copy
 import os
 from concurrent.futures import ThreadPoolExecutor

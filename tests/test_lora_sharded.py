@@ -1,7 +1,5 @@
 """FSDP1 as the Trainer sets it, FSDP2 on blocks and on A and B: as one process on the joined batch, or refused."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from packaging.version import Version

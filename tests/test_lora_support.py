@@ -3,8 +3,6 @@
 `python -m tests.test_lora_support` writes the table anew, between its two marks.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """In transformers' Trainer and beyond: both recipes, the doctor's callback, resuming, two processes."""
 
-from __future__ import annotations
-
 import warnings
 from types import SimpleNamespace
 

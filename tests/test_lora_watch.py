@@ -1,7 +1,5 @@
 """An optimizer that undoes ALLoRA's factor is named at its first step, once, where nobody asked the doctor."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 import weakref

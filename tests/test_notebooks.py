@@ -1,7 +1,5 @@
 """The notebooks as they are committed, and what they share."""
 
-from __future__ import annotations
-
 import ast
 import itertools
 import json

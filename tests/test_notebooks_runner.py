@@ -1,7 +1,5 @@
 """The runner that executes the notebooks: in place, cleaned, compared; a kernel that does not answer."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Files that a user asks for, and standard output: tried before anything is computed, whole, without a traceback."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """The paper's Figure 2 redrawn: Table 2's points, ours from planted records, whole cases only."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The paper's Figure 3 redrawn: printed gaps, Table 3's where they differ, ours from planted records."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

@@ -1,7 +1,5 @@
 """The paper's Figure 4 redrawn: printed gaps, ours from planted records of two experiments."""
 
-from __future__ import annotations
-
 import pytest
 
 from allora_analysis.claims.tables.reported import FIGURE_4

@@ -1,7 +1,5 @@
 """The command that draws the paper's figures and tables; what they are drawn from, and what they say of it."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

@@ -1,7 +1,5 @@
 """The figures of the laboratory: contrasts and screening, from planted tables and from none; titles say the finding."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

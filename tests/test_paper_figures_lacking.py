@@ -1,7 +1,5 @@
 """The figures that the paper lacks, from tiny fresh results and planted records."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

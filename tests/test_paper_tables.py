@@ -1,7 +1,5 @@
 """The paper's tables as Markdown and LaTeX: every printed cell against `reported`, ours against planted records."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

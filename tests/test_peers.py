@@ -1,7 +1,5 @@
 """`make peers`, which runs PEFT's tests: what stands in LoRA's place, and that the list of failures is strict."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The house style: arms that share an axis stay apart for every eye, files hold their provenance, bytes repeat."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The README and its pages: its ledger is what the ledger says today, its commands and its code run."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import re

@@ -2,8 +2,6 @@
 and provenance, which a record names in place of paths and machines.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

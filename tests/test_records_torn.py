@@ -1,7 +1,5 @@
 """Torn and altered records are named, set aside and never read; the status of a folder."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

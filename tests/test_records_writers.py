@@ -2,8 +2,6 @@
 released by death, and leaves nothing behind.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

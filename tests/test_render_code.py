@@ -1,7 +1,5 @@
 """The way from a claim to its code: what is named, directly, through the claims' files or in a closure, and no more."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 

@@ -1,7 +1,5 @@
 """The ledger's page: its structure, what it holds of each claim, that it loads nothing, its palette."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.resources
 import itertools

@@ -4,8 +4,6 @@ The page is the real ledger's: every check is run once, by `make verify` or here
 from disk.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

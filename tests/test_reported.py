@@ -1,7 +1,5 @@
 """Proof-reading of `claims/tables/reported`: every cell against a second transcription of the paper's text."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 

@@ -1,7 +1,5 @@
 """Worst case, aligned network, forward pass, scales: against dense singular values and plain loops."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

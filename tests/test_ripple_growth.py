@@ -1,7 +1,5 @@
 """The exact moments of a layer's log growth against mpmath, SciPy and exact binomial weights."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A transformer's mean field at random weights: streams, gradients and attention, against draws and closed forms."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

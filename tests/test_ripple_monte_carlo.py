@@ -1,7 +1,5 @@
 """The simulators against the closed forms and each other, with stated power and planted errors."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

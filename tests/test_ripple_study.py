@@ -1,7 +1,5 @@
 """The showcase as a user runs it: table, JSON, figure, mistakes; by layer the figure has the closed forms' lines."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """A transformer of adapted maps and its power series in η, against loops, theorems and draws."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -5,8 +5,6 @@ sizes, titles are read from every page's file, and axe looks at each 60th page, 
 a browser opens every page but claims, sources and the reference, which are many and alike: of those every 20th.
 """
 
-from __future__ import annotations
-
 import functools
 import http.server
 import itertools

@@ -1,7 +1,5 @@
 """The explorables' JavaScript against the package, in Chromium: 200 random points each, to 1e-12 relative."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """American spelling: which words are mended, and what is left as it stands."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

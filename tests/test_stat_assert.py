@@ -1,7 +1,5 @@
 """The statistical assertions are themselves tested: false-fail rate, power, refusal without power, planted errors."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.stats

@@ -1,7 +1,5 @@
 """Accuracies, Holm's correction, power and sample sizes, families of tests: by definition, integral and simulation."""
 
-from __future__ import annotations
-
 import math
 import re
 import subprocess

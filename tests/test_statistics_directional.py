@@ -1,7 +1,5 @@
 """The ledger's rule for comparisons: against enumeration of all signs, SciPy's tests, and by simulation."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Sequential e-values: by another formula, and by simulation of their errors, power and bounds."""
 
-from __future__ import annotations
-
 import math
 import sys
 

@@ -1,7 +1,5 @@
 """Fieller's interval, and the interval over seeds and rows at once: definitions, coverage, planted others."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

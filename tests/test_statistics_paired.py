@@ -1,7 +1,5 @@
 """Paired, sign-flip and clustered tests: against enumeration, SciPy, simulated size and power."""
 
-from __future__ import annotations
-
 import itertools
 import re
 

@@ -1,7 +1,5 @@
 """The studies' shared shape: plain JSON, environment, progress, interrupted sweeps, tables."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -1,7 +1,5 @@
 """Designs and targets whose squares overflow or vanish: the answers are those of the same problem in other units."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """What validation lets through, what it turns away, and in which words."""
 
-from __future__ import annotations
-
 import math
 import sys
 

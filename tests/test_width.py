@@ -1,7 +1,5 @@
 """Powers of width and rank against training, the trainer against autograd; ALLoRA's factor at width."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 

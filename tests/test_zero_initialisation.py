@@ -1,7 +1,5 @@
 """LoRA's Hessian in a transformer's layer: the model cut at the layer, the counts, the ends, the records."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

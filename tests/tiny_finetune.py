@@ -1,7 +1,5 @@
 """Tiny models with random weights, a word-level tokenizer and a set whose labels a linear classifier can learn."""
 
-from __future__ import annotations
-
 import json
 import string
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A grid of tiny runs, as an experiment's command: `python -m tests.tiny_grid --source bert=… films=… --results …`."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 from typing import NamedTuple

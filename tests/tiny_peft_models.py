@@ -1,7 +1,5 @@
 """Tiny random models for the tests of `allora_analysis.lora.peft`. Imports nothing from the package."""
 
-from __future__ import annotations
-
 import torch
 from transformers import (
     BertConfig,

@@ -1,7 +1,5 @@
 """A toy run for the tests of records: its config, its result, saving it and spoiling its file."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

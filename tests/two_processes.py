@@ -1,7 +1,5 @@
 """A module of these tests run as two processes that meet in a file; what rank 0 prints."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

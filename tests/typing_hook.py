@@ -6,8 +6,6 @@ our functions take. So these are checked once for each combination of types, dty
 with: nothing else makes a difference to the answer. The others are beartype's alone.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Collection

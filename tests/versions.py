@@ -6,8 +6,6 @@ list is for the newest PEFT; and prints what passed (`--record`: keeps it for do
 disk space.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import subprocess

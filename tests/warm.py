@@ -4,8 +4,6 @@ Those imports are five seconds of a process that trains for one; our own code st
 about what runs, wants a real one (`tests/test_cli.py`).
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os

@@ -3,8 +3,6 @@
 `python -m tests.warm_jobs FOLDER` in the place of submitit's own, which starts another Python.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import runpy

@@ -5,8 +5,6 @@ interpreter, installs the wheel into a new virtual environment and runs the whol
 verdict and answer must be the recorded one, as in a clone. Needs the network; torch may be large.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

@@ -44,8 +44,6 @@ Source: this toolkit. Checked by `tests/test_adaptive_convergence.py`; the fits,
 `tests/test_adaptive_descent.py`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

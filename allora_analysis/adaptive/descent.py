@@ -29,8 +29,6 @@ falls for 0 < l < l_max, the smallest positive root, bracketed here in rational 
 is rounded. Checked by `tests/test_adaptive_descent.py`.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -44,8 +44,6 @@ E|f_i| < σ_i): OD damps the row's own direction and steps further across it.
 Checked by `tests/test_adaptive_field.py` against automatic differentiation and by `tests/test_adaptive_variants.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

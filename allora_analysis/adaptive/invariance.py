@@ -25,8 +25,6 @@ model is small and not linear, x ↦ tanh(s·BAx), the loss squared, the batch f
 `tests/test_adaptive_invariance.py` against torch's own optimizers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 

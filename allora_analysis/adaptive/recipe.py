@@ -18,8 +18,6 @@ Below, in the words that the doctors print: what the theory says of a layer's st
 dropout. Checked by `tests/test_doctor_command.py` and `tests/test_lora_doctor_rates.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

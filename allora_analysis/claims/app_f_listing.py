@@ -4,8 +4,6 @@ The text below is the paper's, less line numbers, which the comparison needs to 
 nothing with it. Checked by `tests/test_claims_app_f_listing.py`, which plants other listings.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 

@@ -7,8 +7,6 @@ Checked by `tests/test_claims_cases.py`; `tests/test_ledger.py` scrambles each r
 survives.
 """
 
-from __future__ import annotations
-
 import functools
 import warnings
 import zlib

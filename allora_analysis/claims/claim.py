@@ -4,8 +4,6 @@ A section's file reads as the paper does: `@claim(...)` carries the sentence, th
 on `Cases` and returns a `Finding`. Checked by `tests/test_ledger.py`.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

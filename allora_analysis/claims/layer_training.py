@@ -3,8 +3,6 @@
 The measured side of §4's rows; nothing is predicted here. Checked by `tests/test_claims_4_2_leaving_zero.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ A claim stands above its check in its section's file (`claim.claim`); its verdic
 (`cases.Cases`), and nothing here or there types one in. Checked by `tests/test_ledger.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import functools

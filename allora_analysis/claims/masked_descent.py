@@ -8,8 +8,6 @@ steps hold `dropout_sgd`, which judges them, against these moments, which import
 `tests/test_claims_3_1_few_steps.py`.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

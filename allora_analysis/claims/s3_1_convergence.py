@@ -4,8 +4,6 @@ The model and its symbols are `masked_descent`'s. Judged by `dropout_sgd`'s clos
 sequence of masks. Checked by `tests/test_claims_3_1_few_steps.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

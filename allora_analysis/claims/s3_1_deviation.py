@@ -4,8 +4,6 @@ L = ‖Y − (XW) ⊙ V‖²_F, masks on the output; Z = XW, p the keep probabil
 all masks and along gradient descent. Checked by `tests/test_claims_3_1_deviation.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

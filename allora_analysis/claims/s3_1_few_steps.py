@@ -5,8 +5,6 @@ new inputs of equal variances, which the training inputs X need not have. The ro
 by `tests/test_claims_3_1_few_steps.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

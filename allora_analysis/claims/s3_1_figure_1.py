@@ -7,8 +7,6 @@ Figure 1's over both data sets at once. Directions in the evidence are two-sided
 `tests/test_claims_3_1_figure_1.py`, which plants records.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

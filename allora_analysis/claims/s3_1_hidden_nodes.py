@@ -6,8 +6,6 @@ space"): what of their abstract is true there, judged where the flow ends and al
 `tests/test_claims_3_1_in_factors.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -5,8 +5,6 @@ ships them, judged by `dropout_sgd.factor_flow`, by enumeration, and by training
 `tests/test_claims_3_1_few_steps.py` and `tests/test_claims_3_1_in_factors.py`, which plant wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ Z = pF. Var[L] = k Σ Z²(Z/p − 2Y)² and Var[∂L/∂W_dc] = 4k Σ_n X²_nd (
 `tests/test_claims_3_1_deviation.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -4,8 +4,6 @@ k = (1 − p)/p; S = XᵀX. Judged by sums over all masks. Checked by `tests/tes
 wrong formulas and looks at PEFT's own layer.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -7,8 +7,6 @@ each arm's rate is chosen; a hundred seeds after few and after many steps. Check
 `tests/test_claims_3_1_on_features.py` and `tests/test_claims_laboratory.py`, which plant losses and differences.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Mapping

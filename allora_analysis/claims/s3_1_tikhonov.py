@@ -4,8 +4,6 @@ Masks V on the output, entries 0 or 1/p, p the keep probability; k = (1 − p)/p
 squares on the enumeration of all masks. Checked by `tests/test_claims_3_1_tikhonov.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

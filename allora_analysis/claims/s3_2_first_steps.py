@@ -4,8 +4,6 @@ V = (BA)ᵀ, B is n₁×r, A is r×n₂, S = XᵀX, κ a condition number. Judge
 steps over draws of A. Checked by `tests/test_claims_3_2.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from typing import NamedTuple

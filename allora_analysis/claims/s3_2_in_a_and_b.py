@@ -5,8 +5,6 @@ power-law spectrum and r = 8 or 16. Judged by differences of the loss and by int
 `tests/test_claims_3_2.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

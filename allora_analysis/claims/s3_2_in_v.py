@@ -4,8 +4,6 @@ X is N×D, Y is N×C, W and V are D×C; S = XᵀX; κ is the condition number of
 Hessians are judged by differences of the loss, which are exact for a quadratic. Checked by `tests/test_claims_3_2.py`.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from typing import NamedTuple

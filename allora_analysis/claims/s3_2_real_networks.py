@@ -5,8 +5,6 @@ The MLP is a tanh network on scikit-learn's digits; pretrained transformers are 
 which plant wrong formulas and records.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from pathlib import Path

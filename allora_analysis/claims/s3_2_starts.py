@@ -5,8 +5,6 @@ the r² directions of (BK⁻¹, KA), which change nothing. Judged by gradient de
 gradient. Checked by `tests/test_claims_3_2_starts.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ and L the number of layers; entries of W, A and B are independent and Gaussian.
 Checked by `tests/test_claims_3_3.py`.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ The symbols are `s3_3_worst_case`'s. Judged by forward passes through networks t
 grow in that number, by published sizes. Checked by `tests/test_claims_3_3.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ The paper multiplies linear layers; these rows ask what is left of its sentences
 in two pretrained models. m̄ is ‖BA‖/‖W‖ of a map, by rows. Checked by `tests/test_claims_3_3_in_a_transformer.py`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ f_L(x) = ∏(W_l + ηB_lA_l)x = Σ_k η^k c_k, c_k the sum of the products with 
 is left of f_L when each adapter's own effect is taken off, Σ_{k≥2} η^k c_k. Checked by `tests/test_claims_3_3.py`.
 """
 
-from __future__ import annotations
-
 import itertools
 from bisect import bisect_left
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Entries of W, A and B are independent and Gaussian, or aligned as in the worst c
 `tests/test_claims_3_3.py`.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

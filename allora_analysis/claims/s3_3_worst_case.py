@@ -4,8 +4,6 @@ f_L(x) = M_L ⋯ M_1 x with M_l = W_l + ηB_lA_l; m_l = ‖B_lA_l‖/‖W_l‖. 
 passes. Checked by `tests/test_claims_3_3.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ G = ∂L/∂(BA), f(x) = BAx; a mask m ∈ {0, 1} is drawn without its factor 1/
 of these statements. Checked by `tests/test_claims_4_1.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

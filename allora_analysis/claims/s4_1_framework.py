@@ -4,8 +4,6 @@ Here f(x) = BAx; a mask m ∈ {0, 1} is drawn without its factor 1/(keep probabi
 of these statements. Checked by `tests/test_claims_4_1.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple

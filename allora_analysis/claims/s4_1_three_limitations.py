@@ -4,8 +4,6 @@ Each limitation is measured on the layer beside LoRA's, and beside that of LoRA 
 Checked by `tests/test_claims_4_1.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

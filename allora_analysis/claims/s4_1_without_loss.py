@@ -3,8 +3,6 @@
 f(x) = BAx. Checked by `tests/test_claims_4_1.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -4,8 +4,6 @@ L = ½‖BA − T‖²_F, white inputs, ΔA = −l BᵀD_dG and ΔB = −l D_dGA
 Checked by `tests/test_claims_4_2_descent.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable, Sequence

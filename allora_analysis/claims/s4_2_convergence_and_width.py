@@ -6,8 +6,6 @@ scaling, l the largest stable learning rate, judged by training at n up to 4,096
 Checked by `tests/test_claims_4_2_convergence.py` and `tests/test_claims_4_2_width.py`, which plant wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

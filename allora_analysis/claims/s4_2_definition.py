@@ -4,8 +4,6 @@ The layer is run (`lora.functional`, `lora.layers`). d_i = 1/√(‖(BA)_i‖ + 
 `tests/test_claims_4_2_definition.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@
 the steps. Checked by `tests/test_claims_4_2_descent.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 from fractions import Fraction
 from typing import NamedTuple

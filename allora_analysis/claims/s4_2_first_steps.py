@@ -4,8 +4,6 @@ The layers under torch's own optimizers, with and without clipping, beside what 
 `tests/test_claims_4_2_leaving_zero.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import NamedTuple

@@ -5,8 +5,6 @@ trainings are run; a first step of the layer shows the rate that acts. s = α/r 
 `tests/test_claims_4_2_hyper_parameters.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from dataclasses import replace

@@ -4,8 +4,6 @@ A row's norm m at a constant gradient or towards a target, under SGD and AdamW: 
 Checked by `tests/test_claims_4_2_leaving_zero.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import NamedTuple

@@ -4,8 +4,6 @@ The runs are long: the rows read what `python -m experiments.row_norms` recorded
 and the stopping rule of the first two. Checked by `tests/test_claims_4_2_row_norms.py`, which plants records.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from bisect import bisect_left

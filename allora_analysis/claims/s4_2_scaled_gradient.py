@@ -4,8 +4,6 @@ The layer with a constant adaptor is run (`lora.functional`). G = ∂L/∂(BA). 
 `tests/test_claims_4_2_definition.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -4,8 +4,6 @@ The layer is run. f̃_i = f_i/√(|f_i| + 1/η²), f = BAx. Checked by `tests/te
 wrong formulas.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ The layers are run. ALLoRA-OD puts d = 1/√(|f(x)_i| + 1/η²) on each token's 
 Checked by `tests/test_claims_4_3.py`, which plants wrong formulas.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import NamedTuple

@@ -9,8 +9,6 @@ margins from all pairs of the controls' arms, both looked at after the runs. Che
 `tests/test_claims_laboratory.py`, which plants differences.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

@@ -5,8 +5,6 @@ network, arms, rates and rules, written before the runs. No row here is a statem
 `tests/test_claims_one_rate.py`, which plants differences.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from pathlib import Path

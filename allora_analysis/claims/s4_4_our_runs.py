@@ -7,8 +7,6 @@ changed after these runs: one-sided, Holm over the cases run, where it was two-s
 beside accuracy. Checked by `tests/test_claims_our_runs.py`, which plants records.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import statistics

@@ -10,8 +10,6 @@ lattice): meet in the middle; beyond: the characteristic function, after enumera
 `tests/test_deviation_methods.py` the methods against one another.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ a gap with power 0.8 at level 0.05 (`statistics.required_n`), and as many at the
 Checked by `tests/test_doctor_command.py` and `tests/test_doctor_seeds.py`.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Sequence

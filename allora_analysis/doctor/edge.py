@@ -9,8 +9,6 @@ and B helps.
 and `tests/test_doctor_curves.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@ norms, and the radius of convergence (`ripple.series`), the c up to which the ne
 by `tests/test_doctor_saved.py` and `tests/test_doctor_strength.py`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -30,8 +30,6 @@ c, f the unmasked residual and h_i = f + (1 − k)a_i, the masked residual as no
 `tests/test_dropout_sgd_factors.py` enumerates every sequence of masks and fits both errors' orders in l.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any

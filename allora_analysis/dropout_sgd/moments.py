@@ -6,8 +6,6 @@ Cross-covariances for the average W̄_t = (W₁ + … + W_t)/t: with A_t = tW̄_
 B_{t+1} = B_t F + Cov W_{t+1} and Cov A_{t+1} = Cov A_t + B_t F + (B_t F)ᵀ + Cov W_{t+1}.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -4,8 +4,6 @@ Knows nothing of the moments: it draws masks, forms the masked predictions and s
 (`simulate`) or in LoRA's factors A and B (`simulate_factors`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

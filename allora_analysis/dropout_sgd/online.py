@@ -20,8 +20,6 @@ fixed data at small rates it acts by keeping the fit from the noise of labels. C
 `tests/test_dropout_sgd_online.py` against networks.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping

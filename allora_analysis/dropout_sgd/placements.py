@@ -42,8 +42,6 @@ With one row the two kinds of mask are the same.
 `tests/test_dropout_sgd.py` enumerates every sequence of masks.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property

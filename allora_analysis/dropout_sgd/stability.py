@@ -13,8 +13,6 @@ t·Cov W̄_t → H⁺ Q(E W_∞, C) H⁺ (Polyak–Juditsky; for masks shared by
 arXiv:2306.10529). `tests/test_dropout_sgd_stability.py` checks both.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

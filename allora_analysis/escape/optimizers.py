@@ -29,8 +29,6 @@ Checked by `tests/test_escape_optimizers.py` against a twin that shares nothing 
 `tests/test_escape_first_step.py`.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

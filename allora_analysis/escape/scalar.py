@@ -22,8 +22,6 @@ Checked by `tests/test_escape_scalar.py` against an ODE solver and 50 digits and
 `tests/test_escape_teacher.py`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -9,8 +9,6 @@ step on, however small its gradient), the residual's decline, decay, and, for SG
 Checked by `tests/test_escape_study.py` and `tests/test_escape_teacher.py`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

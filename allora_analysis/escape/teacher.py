@@ -14,8 +14,6 @@ Every array has a leading axis, the seeds. Checked by `tests/test_escape_teacher
 `tests/test_escape_optimizers.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Every arm adapts all linear layers but the classifier, which is trained in full 
 α/r is 1 (α = r), so that the identities of §4 hold, but for lora_x_eta, whose arm it is (η), and rslora (√r at α = r).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

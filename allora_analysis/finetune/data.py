@@ -11,8 +11,6 @@ answer1/answer2/…", which lists what may be answered: each answer in the outpu
 Checked by `tests/test_finetune_data.py` and `tests/test_finetune_multiple_choice.py`.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

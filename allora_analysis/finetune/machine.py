@@ -5,8 +5,6 @@ Several processes train one run together under `torchrun` or `accelerate launch`
 Checked by `tests/test_finetune_processes.py` and `tests/test_finetune_run.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

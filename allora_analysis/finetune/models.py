@@ -7,8 +7,6 @@ padding token matters: a decoder's classifier reads the last token that is no pa
 on it, or the accuracy is chance's in silence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a fine-tuning run is: every field counts, none is a path. Checked by `tests/test_finetune_setting.py`."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import Annotated

@@ -4,8 +4,6 @@ The paper's own are hub ids; a user's folders take their place by `--source NAME
 `tests/test_finetune_models.py` and, what the user gives, by `tests/test_grid_plan.py`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterable, Mapping

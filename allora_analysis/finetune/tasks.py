@@ -7,8 +7,6 @@ score is the answer. Trained is −log P of the right output's tokens, the promp
 Checked by `tests/test_finetune_run.py` and `tests/test_finetune_multiple_choice.py`.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any

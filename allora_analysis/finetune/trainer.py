@@ -2,8 +2,6 @@
 a checkpoint holds it. Checked by `tests/test_finetune_run.py`.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import time

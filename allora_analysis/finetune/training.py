@@ -5,8 +5,6 @@ an older one is then taken, or none. torch's files are zip archives, whose check
 one is whole: checked by `tests/test_finetune_checkpoints.py`; the rest by `tests/test_finetune_run.py`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -4,8 +4,6 @@ The grid is stated in full by `experiments/gradient_std.py`, which runs it; the 
 Numbers only, no torch. Checked by `tests/test_gradient_std_study.py` and `tests/test_gradient_std_grid.py`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -22,8 +22,6 @@ sentence is judged one-sided in `claims.s3_1_figure_1`, beside these. Checked by
 with planted trends, a planted absence of any, and the power claimed here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

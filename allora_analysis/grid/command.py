@@ -1,7 +1,5 @@
 """The command line that the fine-tuning experiments share. Checked by `tests/test_grid_command.py`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,8 +8,6 @@ started again waits for those that it left. Checked by `tests/test_grid_jobs.py`
 `tests/test_grid_slurm.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -5,8 +5,6 @@ The command that runs them, the ledger's rows and the figures read the same list
 Checked by `tests/test_experiments_finetune.py` and `tests/test_experiments_own_best_rate.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple

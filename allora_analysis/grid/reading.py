@@ -5,8 +5,6 @@ run. Accuracies are shares, so 0.01 is a point. Checked by `tests/test_grid_plan
 `tests/test_claims_our_runs.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

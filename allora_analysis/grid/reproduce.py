@@ -5,8 +5,6 @@ itself or to 1, whichever is larger; or *different*. A run in float32 on another
 starts to differ by rounding and may end a sentence apart: where it starts and what differs in provenance tells why.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import tempfile

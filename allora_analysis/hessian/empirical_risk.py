@@ -7,8 +7,6 @@ float64, so that each can judge the other. Checked by `tests/test_hessian_networ
 `tests/test_hessian_network_refusals.py`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -16,8 +16,6 @@ B = 0 with A random is no critical point: ∇_B = GAᵀ. Only A = B = 0 is, a sa
 Checked by `tests/test_hessian.py` against automatic differentiation and `tests/test_hessian_escape.py`, an ODE solver.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

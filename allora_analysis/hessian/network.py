@@ -21,8 +21,6 @@ Checked by `tests/test_hessian_lanczos.py`, by `tests/test_hessian_network.py` a
 backward, and by `tests/test_hessian_network_refusals.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

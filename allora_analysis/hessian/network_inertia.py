@@ -13,8 +13,6 @@ scikit-learn's embedded digits (1,797 images of 8 × 8), float64, full batch, pl
 a run depends on its seed alone. Checked by `tests/test_hessian_digits.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any

@@ -22,8 +22,6 @@ Checked by `tests/test_hessian_product.py` against automatic differentiation, Ma
 `tests/test_hessian_starts.py` against the whole Hessian.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -26,8 +26,6 @@ Checked by `tests/test_hessian_stable_rate.py` against dense Hessians, and again
 these digits, on both sides of the edge.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

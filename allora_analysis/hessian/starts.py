@@ -33,8 +33,6 @@ they use: `product.within`.
 Checked by `tests/test_hessian_starts.py` against autograd's Hessian.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Iterator

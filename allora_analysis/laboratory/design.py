@@ -3,8 +3,6 @@
 Checked by `tests/test_laboratory.py`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from dataclasses import dataclass

@@ -4,8 +4,6 @@
 Checked by `tests/test_claims_3_1_on_features.py`, beside torch's own optimizers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ is. `CANDIDATES` are the procedures of Table 3's row, each with LoRA under the s
 `tests/test_laboratory_one_rate.py`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import NamedTuple
 

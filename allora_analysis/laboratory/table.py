@@ -5,8 +5,6 @@ lines before it, so that an altered line shows. A table that was cut off goes on
 of a table that was not. Checked by `tests/test_laboratory.py`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

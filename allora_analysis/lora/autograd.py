@@ -18,8 +18,6 @@ n₁ = n₂ = n. Everything is differentiable, for a second backward pass. Check
 `tests/test_lora_functional_norms.py` and `tests/test_lora_fused.py`; measured by `benchmarks/layer.py`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -4,8 +4,6 @@
 where ALLoRA is off. Checked by `tests/test_lora_training.py`.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator

@@ -9,8 +9,6 @@ layer keeps its B, its mode, its gradients and the random state. Checked by `tes
 doubles of such libraries.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

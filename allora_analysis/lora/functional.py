@@ -18,8 +18,6 @@ Checked by `tests/test_lora_functional.py` against a hand-written twin of the pa
 `tests/test_lora_functional_transforms.py`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -9,8 +9,6 @@ CPU, so that machines that share the folder share no instructions; it is renamed
 processes need not wait for each other. Checked by `tests/test_lora_row_kernel.py`; timed by `benchmarks/optimizer.py`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import hashlib

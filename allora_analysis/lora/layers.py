@@ -4,8 +4,6 @@ For a pretrained model use `allora_config` (in `peft/`, and from here once it is
 `peft.get_peft_model`. Checked by `tests/test_lora_layers.py`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -16,8 +16,6 @@ a stack of pairs of one shape at a time; with `cpp_kernel=True` what `row_kernel
 `tests/test_lora_row_kernel.py`; timed by `benchmarks/optimizer.py`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple

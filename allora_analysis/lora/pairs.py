@@ -5,8 +5,6 @@ Found by their attributes, so that nothing needs PEFT: a PEFT layer has `lora_A`
 `tests/test_lora_doctor.py`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass

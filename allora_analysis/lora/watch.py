@@ -4,8 +4,6 @@ The layers call `watch`; torch calls `_look` before each step of any optimizer, 
 `tests/test_lora_watch.py`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Files that many processes write at once, whole or not at all. Checked by `tests/test_records_writers.py`."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

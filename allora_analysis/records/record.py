@@ -5,8 +5,6 @@ Provenance is outside the key, beside the result.
 Checked by `tests/test_records.py` and `tests/test_records_torn.py`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -4,8 +4,6 @@ Checked by `tests/test_records.py` (alone), `tests/test_records_writers.py` (wit
 and `tests/test_grid_plan.py`.
 """
 
-from __future__ import annotations
-
 import operator
 import os
 import warnings

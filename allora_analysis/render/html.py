@@ -10,8 +10,6 @@ Unicode in the middle of sentences. A browser shows that as it stands; what it l
 `tests/test_report_browser.py`.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import re

@@ -6,8 +6,6 @@ answered is recorded beside the claims, for `--list`. Checked by `tests/test_rea
 fresh run disagree.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from collections import Counter

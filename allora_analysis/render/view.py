@@ -7,8 +7,6 @@ method of a result) is not seen.
 Checked by `tests/test_ledger.py` and `tests/test_render_code.py`.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import importlib

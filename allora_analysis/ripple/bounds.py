@@ -30,8 +30,6 @@ limit of large width at fixed r/n. `tests/test_ripple.py` checks all of this, ag
 Everything is in natural logarithms: at η = 100 and L = 10⁵ the bound itself is 10^200432.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

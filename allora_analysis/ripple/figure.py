@@ -3,8 +3,6 @@
 Checked by `tests/test_ripple_study.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

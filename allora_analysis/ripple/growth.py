@@ -32,8 +32,6 @@ the whole law of log S_L in two variables. Width makes z's part of its variance 
 layers or a large rank do that. Checked by `tests/test_ripple_monte_carlo.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

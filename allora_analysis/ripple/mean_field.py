@@ -28,8 +28,6 @@ integral of Φ's powers, and E H = F − σF′, E Σp² = 1 − F′/σ. In a f
 Checked by `tests/test_ripple_mean_field.py`.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -13,8 +13,6 @@ a column for each η and branch; all columns of a replica share their draws: dif
 their standard errors say. Checked by `tests/test_ripple_monte_carlo.py` and `tests/test_ripple.py`.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence

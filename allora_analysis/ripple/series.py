@@ -16,8 +16,6 @@ distance to the first zero of `Pass.squares` and `Pass.partitions`. Three ways t
 `tests/test_ripple_transformer.py`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float, Inexact
 

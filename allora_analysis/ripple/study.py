@@ -4,8 +4,6 @@ In a square stack of like layers, of three architectures: the bound, the network
 Checked by `tests/test_ripple_study.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

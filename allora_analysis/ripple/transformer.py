@@ -20,8 +20,6 @@ one pass: f(h + iεv) = f(h) + iεJv + O(ε²), ε = 1e-30. Checked by `tests/te
 double loop, and by `tests/test_claims_pretrained_ripple.py` against transformers' own BERT and Llama.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Mapping

@@ -24,8 +24,6 @@ Sign flips: Fisher 1935; their interval by the means of all subsets: Hartigan 19
 Schuirmann 1987. Checked by `tests/test_statistics_directional.py` against enumeration and by simulation.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass

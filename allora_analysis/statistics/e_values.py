@@ -29,8 +29,6 @@ of 0 with 0.43 where the margin is 0.4 deviations, 0.81 at 0.5, 0.92 at 0.6. Few
 effect of 0, 0.038 of the paths are "above".
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ integral.
 little. Checked by `tests/test_statistics.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass

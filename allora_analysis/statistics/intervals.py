@@ -5,8 +5,6 @@ row: entry 1 where the first arm alone is right, −1 where the second alone is,
 for these rows alone, one over rows for these runs alone. Checked by `tests/test_statistics_intervals.py`.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -5,8 +5,6 @@ that of the sign flips is counted, not approximated, up to `EXACT_FLIPS` units. 
 `tests/test_statistics_paired.py` against enumeration of all signs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Hashable, Sequence

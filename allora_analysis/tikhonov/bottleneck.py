@@ -5,8 +5,6 @@ penalty is at least (k/r)‖P‖²_*, reached when the r products ‖XA_j‖‖B
 and Vidal 2018. Checked by `tests/test_tikhonov_bottleneck.py`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

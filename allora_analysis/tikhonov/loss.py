@@ -9,8 +9,6 @@ Linear problems are solved in X's singular basis, cut at the numerical rank. Che
 the enumeration of all masks, by least squares on it, and by Monte Carlo.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

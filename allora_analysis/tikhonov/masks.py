@@ -6,8 +6,6 @@ from one stream, so results do not depend on the chunks that bound the memory. C
 `tests/test_tikhonov_monte_carlo.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

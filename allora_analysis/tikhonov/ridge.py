@@ -5,8 +5,6 @@ Where none is exact: in X's singular basis, ridge's fit multiplies direction i o
 §3.1. Checked by `tests/test_tikhonov_ridge.py`, the nearest one against a dense grid.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from dataclasses import dataclass

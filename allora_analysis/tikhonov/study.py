@@ -3,8 +3,6 @@
 Checked by `tests/test_tikhonov_monte_carlo.py`.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -48,8 +48,6 @@ LoRA+'s rates under Adam, or with η growing as n^{¼}.
 under SGD l here is 2 over it. Checked by `tests/test_width.py` against training at n up to 4,096.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ with Gaussian entries, L = ½‖u − y‖²; a *network* has the readout (1/n)v
 input z, or several with targets of their own, summed over. Checked by `tests/test_width.py` against autograd.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

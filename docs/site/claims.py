@@ -1,7 +1,5 @@
 """A page for each claim, and one for each section, an article through its claims. Nothing is typed in."""
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import json

@@ -1,7 +1,5 @@
 """All pages of the site, and the way through them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 Checked by `tests/test_docs.py`.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Their mathematics is `static/explore/formulas.js`, their charts `static/explore/
 holds the one against this package, `tests/test_site_browser.py` opens the other.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from markupsafe import Markup

@@ -1,7 +1,5 @@
 """What every page gets once it is HTML: links to claims, wide tables as cards, a description, its scripts."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Callable, Collection

@@ -1,7 +1,5 @@
 """What rests on what: every claim a line and a link, an arc from each to those that rest on it, in one SVG."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 

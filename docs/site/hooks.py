@@ -1,7 +1,5 @@
 """What MkDocs calls while it builds: pages come from the package, the README and the notebooks, none from a folder."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """The ledger's rows for the site, and what belongs to a row: its page, its study, its figures."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Sequence
 from functools import cache

@@ -1,7 +1,5 @@
 """TeX to MathML: browsers draw it themselves, so that no script is fetched. Checked by `tests/test_docs.py`."""
 
-from __future__ import annotations
-
 import html
 import re
 

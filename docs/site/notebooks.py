@@ -1,7 +1,5 @@
 """The notebooks as pages, with their committed outputs; none of them is run here."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """README, CONTRIBUTING, CHANGELOG and the pages in docs/ as pages of the site, their links led to its pages."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from pathlib import Path

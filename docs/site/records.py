@@ -1,7 +1,5 @@
 """The page of the recorded runs: what each folder of `experiments/results` holds, what reads it, what made it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from allora_analysis.claims.ledger import Row

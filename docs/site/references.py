@@ -1,7 +1,5 @@
 """A Griffe extension: a name in backticks in a docstring links to what it names, where the package has it."""
 
-from __future__ import annotations
-
 import re
 
 import griffe

@@ -1,7 +1,5 @@
 """The checks, tests and experiments that claims name, as pages with numbered lines: a click from a verdict."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from allora_analysis.claims.ledger import Row

@@ -1,7 +1,5 @@
 """A page for each study: what it is, its command with what it printed and drew, its flags, its claims."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import re

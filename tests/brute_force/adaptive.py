@@ -1,7 +1,5 @@
 """References for `adaptive`: automatic differentiation, exact fractions, loops. Imports nothing from the package."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import numpy as np

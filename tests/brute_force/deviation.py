@@ -1,7 +1,5 @@
 """References for `deviation`, by hand: all masks, all counts, and high precision. Imports none of it."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """SGD under dropout in LoRA's factors by enumeration of every sequence of masks. Imports nothing from the package."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

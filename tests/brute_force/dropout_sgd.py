@@ -3,8 +3,6 @@
 Imports nothing from the package.
 """
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

@@ -4,8 +4,6 @@ Training from the raw data, one row, one entry and one term at a time. Adam's mo
 gradients, the way they are defined, and never a recursion.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Reference: ∂L/∂W₂ of a ReLU network with dropout by autograd, a mask at a time; all masks of a tiny one."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

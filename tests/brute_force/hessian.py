@@ -1,7 +1,5 @@
 """References for §3.2 by automatic differentiation in float64. Imports nothing from the package."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """Parameter counts of LLaMA decoders by building them, weightless, in torch. Imports nothing from the package."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import torch

@@ -4,8 +4,6 @@ Written from the paper and from claims on it, with NumPy in float64; each return
 of B) for ∂L/∂output = grad. x is (tokens, n₂). Imports nothing from what it judges.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -3,8 +3,6 @@
 Imports nothing from the package.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -3,8 +3,6 @@
 `rule` plants one bug at a time, so that a test can show that its assertion would reject it.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 ADAPTORS = {

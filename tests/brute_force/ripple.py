@@ -1,7 +1,5 @@
 """References for the ripple study: mpmath integrals, plain loops, dense SVDs. Imports nothing from the package."""
 
-from __future__ import annotations
-
 import math
 
 import mpmath

@@ -1,7 +1,5 @@
 """Dropout in a linear model by enumerating every mask, in plain loops. Imports nothing from the package."""
 
-from __future__ import annotations
-
 import itertools
 from fractions import Fraction
 

@@ -1,7 +1,5 @@
 """A transformer at one real η by loops over tokens and heads, its maps merged. Imports nothing from the package."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

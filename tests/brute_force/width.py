@@ -1,7 +1,5 @@
 """An adapted layer trained by torch's autograd and optimizers, every matrix formed. Imports nothing of the package."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

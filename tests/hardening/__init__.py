@@ -5,8 +5,6 @@ into `figures.json` beside it, and `python -m tests.hardening` writes the page f
 seed, so that a finding can be seen again.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """The page of what was tried, from the recorded figures: `python -m tests.hardening` writes `docs/hardening.md`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 The references are written from the mathematics and import nothing from the package.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

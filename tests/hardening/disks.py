@@ -9,8 +9,6 @@ full, or it fails once with an input/output error, or the process is killed ther
 - the same call, on a disk that works again, comes to the same result as one that was never disturbed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import dataclasses

@@ -13,8 +13,6 @@ more samples are nearer to normal. What cannot be counted so is named: calls of 
 given no samples, and tests marked `statistical` with a bound of their own.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import sys

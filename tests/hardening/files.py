@@ -7,8 +7,6 @@ the file really holds, or one line of refusal, within ten seconds, 1 GB and the 
 A record is sealed: what is read of it must be what was recorded.
 """
 
-from __future__ import annotations
-
 import collections
 import io
 import json

@@ -5,8 +5,6 @@ in `.coverage_mutants/`: a file that has not changed since is not run again. `Se
 child whose functions were exchanged for others.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gc

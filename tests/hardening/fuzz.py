@@ -7,8 +7,6 @@ What may come of it: finite numbers (but in the fields of `INFINITE` and `UNDEFI
 a strided view, a tensor) must give the same answer, which is the second method that every function has.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import dataclasses

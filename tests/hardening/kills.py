@@ -12,8 +12,6 @@ hangs until Slurm has given its jobs to the other. Afterwards
 - no file is left but records; what a killed process was writing may stay for an hour.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import io

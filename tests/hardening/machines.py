@@ -5,8 +5,6 @@ must end with its status and without a traceback, say the same as in the ordinar
 leave the source tree as it was, so nothing else may work in it meanwhile.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

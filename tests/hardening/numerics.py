@@ -4,8 +4,6 @@
 function refuses a point, that is counted apart, since a refusal is an answer.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from typing import NamedTuple

@@ -4,8 +4,6 @@ A verdict is that of its statement and not of its seed: with `--seed N` every ro
 and must come to the recorded verdict, and to the same answer at the paper's own setting.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 

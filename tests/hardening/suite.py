@@ -5,8 +5,6 @@ nothing, 40 columns wide, without UTF-8. `make test` has what a developer has; a
 here. What the tests' child processes run is counted, as in `make test`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -5,8 +5,6 @@ license that lets a user of the MIT license install it. A dependency that one mo
 vulnerabilities are asked of pip-audit where there is one (`--audit PATH` of its executable).
 """
 
-from __future__ import annotations
-
 import ast
 import importlib.metadata
 import json

@@ -5,8 +5,6 @@ another. A way is named by what the loaded libraries report: OpenBLAS has the sa
 may take others than it was asked for. Every row must have the recorded verdict, answer and size.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -7,8 +7,6 @@ list, or a listed one that passes. `--fast`, which is part of CI: under two vari
 quick, every test that is listed and every tenth of the others. Further options are pytest's.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

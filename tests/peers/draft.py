@@ -4,8 +4,6 @@ Failures of one message (names and numbers aside) make an entry, whose message t
 are shortened to patterns that fit no test that passed in the same run.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import xml.etree.ElementTree as ElementTree

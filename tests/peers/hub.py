@@ -5,8 +5,6 @@ of an id below finds it there under `HF_HUB_CACHE=FOLDER HF_HUB_OFFLINE=1`. Adap
 from the package.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

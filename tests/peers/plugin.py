@@ -3,8 +3,6 @@
 `pytest -p peers.plugin --peer allora …`; `--peer plain` leaves PEFT as it is, which is the control.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import inspect
 import re

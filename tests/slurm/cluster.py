@@ -4,8 +4,6 @@ All of it (configuration, spool, sockets, logs, process ids) is in the folder, s
 touched. The nodes are two slurmd of one host, each with a port of its own. Needs Debian's packages slurm-wlm and munge.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -10,8 +10,6 @@ on a share π. An accuracy a over n examples has binomial standard error √(a(1
 which repeated runs on one test set do not reduce. Checked by `tests/test_claims_tables.py`, by enumeration.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache

@@ -4,8 +4,6 @@ Checked by `tests/test_claims_tables_rows.py`, which plants other numbers. Compa
 `statistics.directional`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -3,8 +3,6 @@
 Checked by `tests/test_claims_tables_rows.py`, which plants other dates, rates, epochs and ranks.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -9,8 +9,6 @@ The ledger's verdicts follow the rule of `statistics.directional`, a question of
 `tests/test_claims_tables_contrasts.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

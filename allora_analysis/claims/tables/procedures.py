@@ -9,8 +9,6 @@ classifier's depends on the model; whether there is one does not. Nothing is sai
 `tests/test_claims_tables_procedures.py`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools
@@ -114,9 +112,14 @@ def _drawn(seed: int) -> tuple[np.ndarray, ...]:
 
 
 @functools.cache
+def _problems(seeds: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    return tuple(map(np.array, zip(*map(_drawn, seeds), strict=True)))
+
+
+@functools.cache
 def _gains(one: Procedure, seeds: tuple[int, ...], eta: float | None, scale: float) -> Float[np.ndarray, " draws"]:
     # The fall of the loss; `eta` is ALLoRA's, None for LoRA, whose rates are all multiplied by `scale`.
-    x, y, frozen, a, head = map(np.array, zip(*map(_drawn, seeds), strict=True))
+    x, y, frozen, a, head = map(np.copy, _problems(seeds))
     weights, epsilon = [a, np.zeros((len(seeds), WIDTH, RANK)), head], 1e-8
     first, second = ([np.zeros_like(weight) for weight in weights] for _ in range(2))
     own = 1.0 if eta is None else eta

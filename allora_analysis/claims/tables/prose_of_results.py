@@ -5,8 +5,6 @@ A sentence of direction or equality is judged by the rule of `statistics.directi
 Checked by `tests/test_claims_tables_rows.py`, which plants wrong numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

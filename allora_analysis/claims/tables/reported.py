@@ -10,8 +10,6 @@ decimals from printed inputs *agrees* with a printed y if |x − y| ≤ h, and r
 models built in torch.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

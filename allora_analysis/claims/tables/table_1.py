@@ -4,8 +4,6 @@ Checked by `tests/test_claims_tables_rows.py`, which plants wrong numbers. Compa
 `statistics.directional`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

@@ -3,8 +3,6 @@
 Checked by `tests/test_claims_tables_rows.py`, which plants wrong numbers.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

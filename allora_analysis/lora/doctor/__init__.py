@@ -12,8 +12,6 @@ Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping 
 - `advice.py`: what to say about it, with the way out; what the rates come to, in any LoRA; all of it as text
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from typing import Any

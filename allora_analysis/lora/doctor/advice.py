@@ -3,8 +3,6 @@
 Checked case by case by `tests/test_lora_doctor_advice.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ Nothing is looked up by name that can be tried: a layer runs alone on a few rand
 line. Checked by `tests/test_lora_doctor.py` and `tests/test_lora_doctor_measured.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -6,8 +6,6 @@ adapter; saving, switching, mixed batches, disabling and merging are PEFT's. Che
 (gradients, against a twin by hand), `tests/test_lora_peft_adapters.py` and `tests/test_lora_peft_refusals.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -13,8 +13,6 @@ With ALLoRA-OD the factor is that of each output f; not for experts, whose outpu
 `tests/test_lora_peft_other_layers.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -4,8 +4,6 @@ Imported only where such a layer is adapted. Checked by `tests/test_lora_peft_qu
 weight is the dequantized one.
 """
 
-from __future__ import annotations
-
 import bitsandbytes
 from peft.tuners.lora import bnb
 

@@ -7,8 +7,6 @@ PiSSA and OLoRA change the base weight: their file is read over the changed one,
 Checked by `tests/test_lora_peft_saving.py` and `tests/test_lora_peft_saving_refusals.py`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile
