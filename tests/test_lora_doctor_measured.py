@@ -194,30 +194,29 @@ def test_an_epsilon_far_above_the_gradients_makes_adam_sgd():
     assert 0.1 < effect_of(torch.optim.AdamW, eps=1.0).response < 0.9
 
 
-def test_in_between_there_are_others():
-    class Root(torch.optim.Optimizer):
+def stepping_by(rule):
+    """An optimizer whose step is −lr·rule(gradient)."""
+
+    class Stepping(torch.optim.Optimizer):
         def __init__(self, params, lr):
             super().__init__(params, {"lr": lr})
 
         @torch.no_grad()
         def step(self):
             for parameter in self.param_groups[0]["params"]:
-                parameter -= self.param_groups[0]["lr"] * parameter.grad.sign() * parameter.grad.abs().sqrt()
+                parameter -= self.param_groups[0]["lr"] * rule(parameter.grad)
 
-    assert effect_of(Root).response == pytest.approx(0.5, abs=1e-6)
+    return Stepping
+
+
+def test_in_between_there_are_others():
+    root = stepping_by(lambda gradient: gradient.sign() * gradient.abs().sqrt())
+    assert effect_of(root).response == pytest.approx(0.5, abs=1e-6)
 
 
 def test_a_step_of_one_length_undoes_the_factor_that_all_rows_share():
-    class Normalized(torch.optim.Optimizer):
-        def __init__(self, params, lr):
-            super().__init__(params, {"lr": lr})
-
-        @torch.no_grad()
-        def step(self):
-            for parameter in self.param_groups[0]["params"]:
-                parameter -= self.param_groups[0]["lr"] * parameter.grad / parameter.grad.norm()
-
-    assert effect_of(Normalized).response == pytest.approx(0, abs=1e-9)
+    normalized = stepping_by(lambda gradient: gradient / gradient.norm())
+    assert effect_of(normalized).response == pytest.approx(0, abs=1e-9)
     if hasattr(torch.optim, "Muon"):  # torch from 2.9 on
         assert effect_of(torch.optim.Muon).response == pytest.approx(0, abs=0.02)
 

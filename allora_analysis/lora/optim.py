@@ -12,8 +12,8 @@ of the batch loss. With momentum nothing beyond the sign is promised. The decay 
 
 The moments are torch's own: −l·u is what `torch.optim.adamw.adamw` (its loop, foreach or fused kernel) makes of zeros,
 a stack of pairs of one shape at a time; with `cpp_kernel=True` what `row_kernel.cpp` makes of them. Checked by
-`tests/test_lora_optim.py` (against a NumPy twin and torch's AdamW), `tests/test_lora_optim_groups.py` and
-`tests/test_lora_row_kernel.py`; timed by `benchmarks/optimizer.py`.
+`tests/test_lora_optim.py` (against a NumPy twin and torch's AdamW), `tests/test_lora_optim_groups.py`,
+`tests/test_lora_optim_state.py` and `tests/test_lora_row_kernel.py`; timed by `benchmarks/optimizer.py`.
 """
 
 import warnings
