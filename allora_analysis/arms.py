@@ -49,4 +49,6 @@ ARMS = {
     "pissa": Arm("PiSSA", "#882255", ">", peft={"init_lora_weights": "pissa"}),
     "head_only": Arm("classifier alone", "#777777", ".", dropout=False),
 }
+ON_ROWS = ("allora", "allora_0")  # a factor for each row of BA
+ON_GRADIENTS = (*ON_ROWS, "allora_od")  # a factor that Adam and clipping divide out again
 TRAINED = {name: arm for name, arm in ARMS.items() if arm.trained}

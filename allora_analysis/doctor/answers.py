@@ -19,13 +19,14 @@ from allora_analysis import records
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.arms import ON_ROWS
 from allora_analysis.doctor.saved import Saved, SavedPair
 from allora_analysis.grid.reading import every, final_value
 from allora_analysis.statistics import required_n, required_n_interval
 from allora_analysis.study import Table
 from allora_analysis.validation import ArgumentError, positive
 
-_ON_ROWS, _ON_OUTPUTS = ("allora", "allora_0"), ("allora_od", "asf_lora")
+_ON_OUTPUTS = ("allora_od", "asf_lora")
 _OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # starts that change the base weight
 _STARTS = (*_OTHER_BASE, "eva", "orthogonal")
 # PEFT's words for adapters whose change is no s·BA, or not on every token.
@@ -101,7 +102,7 @@ def _start(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
 
 def _at_width(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
     # Does ALLoRA's factor taper in a layer of this width, and what does it do to the stable rates?
-    if switches.eta is None or switches.variant not in _ON_ROWS or switches.adaptor != "inverse_sqrt":
+    if switches.eta is None or switches.variant not in ON_ROWS or switches.adaptor != "inverse_sqrt":
         return
     if recipe.width is not None:
         knobs = recipe.scaling, recipe.loraplus_ratio
@@ -272,7 +273,7 @@ def _factor(pairs: Sequence[SavedPair], eta: float, switches: Switches) -> Itera
     # The rule's factor at these rows, and what it does to the stable rates.
     if switches.variant in _ON_OUTPUTS:
         yield "factor", f"of each output, not of rows, as {switches.variant} has it: the inputs decide, not the file"
-    if switches.variant not in _ON_ROWS:
+    if switches.variant not in ON_ROWS:
         return
     least, middle, most = (float(ADAPTORS[switches.adaptor](value, eta)) / eta for value in reversed(_spread(pairs)))
     told = "a constant so far: " if least > recipes.CONSTANT else "it tapers: "

@@ -26,7 +26,6 @@ OPTIMIZERS = ("sgd", "momentum", "adamw")
 TASKS = ("classification", "multiple_choice")
 MOMENTUM = 0.9
 WITH_ETA = tuple(name for name, arm in TRAINED.items() if arm.has_eta)
-ON_GRADIENTS = ("allora", "allora_0", "allora_od")  # a factor that Adam and clipping divide out again
 ARMS = {name: arm.label for name, arm in TRAINED.items()}
 ABOVE_ZERO, ZERO_TOO = ("learning_rate", "epsilon"), ("head_learning_rate", "weight_decay", "max_grad_norm")
 LARGEST = 1e30  # of any of them: float32 ends at 3e38

@@ -10,8 +10,9 @@ from tyro.conf import arg
 
 from allora_analysis import outputs
 from allora_analysis.adaptive.recipe import rule_on_gradients
+from allora_analysis.arms import ON_GRADIENTS
 from allora_analysis.finetune.run import summarised
-from allora_analysis.finetune.setting import ON_GRADIENTS, Setting, check
+from allora_analysis.finetune.setting import Setting, check
 from allora_analysis.study import Result, Study, Table, text
 from allora_analysis.validation import ArgumentError, choice, count
 
@@ -87,11 +88,10 @@ def run(config: Config) -> Result:
 
 
 def _warn_of_idle_rule(chosen: Setting) -> None:
-    if chosen.arm in ON_GRADIENTS:
+    if chosen.arm in ON_GRADIENTS and (chosen.optimizer == "adamw" or chosen.max_grad_norm):
         kind = "adamw" if chosen.optimizer == "adamw" else "sgd"
         left = rule_on_gradients(kind, chosen.max_grad_norm)
-        if left != "on":
-            outputs.remark(f"{chosen.arm}'s factor is {left}; --optimizer sgd --max-grad-norm 0, or --arm allora_adamw")
+        outputs.remark(f"{chosen.arm}'s factor is {left}; --optimizer sgd --max-grad-norm 0, or --arm allora_adamw")
 
 
 def table(config: Config, result: Result) -> Table:

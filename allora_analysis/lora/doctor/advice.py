@@ -15,6 +15,7 @@ from torch import Tensor
 
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe, rates
+from allora_analysis.arms import ON_ROWS
 from allora_analysis.lora.doctor.effects import ALLORA_ADAMW, Effect, OptimizerEffect
 from allora_analysis.lora.doctor.measured import Clipping, LayerReport, holds, share
 from allora_analysis.lora.pairs import PLAIN, Pair
@@ -271,7 +272,6 @@ def _spread(values: tuple[float, float, float] | None) -> str:
     return _ABSENT if values is None else "/".join(f"{value:.3g}" for value in values)
 
 
-_ON_ROWS = ("allora", "allora_0")
 _SETTINGS = ("weight_decay", "betas", "eps", "momentum")
 
 
@@ -316,7 +316,7 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
             row.rank,
             math.prod(pair.a.shape[1:]),
             (abs(row.scaling), row.rates[1] / row.rates[0] if all(row.rates) else 1.0),
-            row.eta if row.variant in _ON_ROWS or row.effect == Effect.ON_UPDATE else None,
+            row.eta if row.variant in ON_ROWS or row.effect == Effect.ON_UPDATE else None,
         )
         for pair, row in zip(pairs, layers, strict=True)
         if pair.is_product
@@ -334,7 +334,7 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
                 "factor at this width",
                 f"the factor at this width: {recipes.factor_at_width(knobs, rank, width, eta)}",
             )
-    ruled = [row for row in layers if row.variant in _ON_ROWS and row.effect in _ON_GRADIENT]
+    ruled = [row for row in layers if row.variant in ON_ROWS and row.effect in _ON_GRADIENT]
     if len({row.eta for row in ruled}) != 1:
         return
     shortest, longest = min(row.norms[0] for row in ruled), max(row.norms[2] for row in ruled)

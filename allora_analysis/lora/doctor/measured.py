@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.arms import ON_ROWS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
 from allora_analysis.lora.doctor.effects import Effect, OptimizerEffect, of_response
 from allora_analysis.lora.foreign import dropout_applied, in_mode, wants_gradient
@@ -233,7 +234,7 @@ class LayerReport:
 
 def layer_factor(pair: Pair) -> Tensor | None:
     """The d by which the layer's backward pass multiplies the rows of B's gradient."""
-    if pair.variant not in ("allora", "allora_0") or not pair.is_product or pair.a.is_meta:
+    if pair.variant not in ON_ROWS or not pair.is_product or pair.a.is_meta:
         return None
     return ADAPTORS[pair.adaptor](abs(pair.scaling) * norms_of_rows(*pair.matrices), pair.eta).flatten()
 
