@@ -91,6 +91,16 @@ def test_a_derivative_in_one_pass_is_a_central_difference(design, rng):
     np.testing.assert_allclose(run.output, transformer.forward(model, x, 1.5).output, rtol=1e-12)
 
 
+def test_a_derivative_that_grows_beyond_all_bounds_is_exact():
+    """Along v a block multiplies it by (1 + (1 + η)²)/4, which the stream along u knows nothing of: 4e89 in the end."""
+    u, v = np.eye(2, 6)
+    one = transformer.AdaptedMap(np.outer(u, u) + np.outer(v, v), v[:, None], v[None, :])
+    drawn = transformer.draw(Design(norm="post", activation="relu"), 60, 6, 1, 1.0, np.random.default_rng(0))
+    model = replace(drawn, blocks=(dict.fromkeys(drawn.design.maps, one),) * 60)
+    last = transformer.derivative(model, math.sqrt(6) * u[None, :], v[None, :], 10.0)[1][-1]
+    np.testing.assert_allclose(np.log(np.linalg.norm(last)), 60 * math.log(122 / 4), rtol=1e-12)
+
+
 @pytest.mark.parametrize("design", ANALYTIC.values(), ids=ANALYTIC)
 def test_several_eta_at_once_are_a_pass_each(design, rng):
     model, x, etas = transformer.draw(design, 2, 8, 2, 0.5, rng), tokens(3, 8, rng), np.array([0.0, 0.5, 0.3 + 1j])

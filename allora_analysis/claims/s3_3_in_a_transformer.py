@@ -100,7 +100,8 @@ def added(one: Blocks, rng: np.random.Generator, gradient: bool = False) -> dict
     once, twice = (float(np.diff(of, axis=0).mean()) for of in logs)
     if gradient:
         told = one.depth * math.log((1 + (1 + one.eta) ** 2) / 2)
-        return {"L": once, "2L": twice, "off": abs(once - told) / 1e-9 if one.aligned else 0.0}
+        off = max(abs(once - told), abs(twice - 2 * told)) / 1e-9 if one.aligned else 0.0
+        return {"L": once, "2L": twice, "off": off}
     told = [transformer.stream_bound(model, one.eta) if one.aligned else predicted(model, one.eta) for model in models]
     return {"L": once, "2L": twice, "off": _off(one, np.square(streams[-1][1]).mean(axis=(1, 2)), np.array(told))}
 

@@ -33,7 +33,7 @@ from allora_analysis import validation
 from allora_analysis.ripple.bounds import adapter_norm
 from allora_analysis.validation import ArgumentError
 
-STEP = 1e-30  # of a derivative: its square is nothing beside 1
+STEP = 1e-150  # of a derivative: exact while it grows by less than 1e142, its square is nothing beside 1
 NORMS = ("none", "pre", "post")
 Eta = complex | Inexact[np.ndarray, "_ 1 1"] | Inexact[np.ndarray, "_ 1 1 1"]
 
