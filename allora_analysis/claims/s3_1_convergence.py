@@ -100,7 +100,7 @@ def expectation(cases: Cases) -> Finding:
     direct = sampled_distance(many[0]._replace(a=None, steps=1), cases.rng)
     return judged.finding(
         conditional="Yes under Adam; under plain SGD W, averaged over masks, follows regularized descent at every "
-        "step, BA at the first alone.",
+        "step, BA only at first.",
         evidence=judged.evidence(
             "float64 rounding, 1e-16, against 1e-9",
             {"E W_t off by": "0 under plain SGD for W, and for BA at step 1"},

@@ -107,10 +107,10 @@ def follows_from_f(case: Adaption) -> bool:
 
 
 def same_f(one: Pass) -> np.ndarray:
-    """Inputs x moved as far as f(x) = BAx allows: by all of BA's null space."""
-    _, values, basis = np.linalg.svd(one.b @ one.a)
-    rank = int(np.sum(values > 1e-8 * values[0]))
-    return one.x + basis[rank:].sum(axis=0)
+    """Inputs x moved within BA's null space, where f(x) = BAx stays: by what lies in it of one fixed vector."""
+    _, values, basis = np.linalg.svd(one.b @ one.a, full_matrices=False)
+    rows, way = basis[values > 1e-8 * values[0]], np.sqrt(2) * np.cos(np.arange(one.a.shape[1]))
+    return one.x + way - rows.T @ (rows @ way)
 
 
 @framework_claim(

@@ -34,7 +34,8 @@ SELECTED = {
 }
 """What a reader with one minute wants to know: the three flaws, the layer, its knobs, its tables; by row, its words."""
 QUESTIONS = {
-    "Should I use ALLoRA?": "4-better-than-lora-laboratory",
+    "Should I use ALLoRA, on a language model?": "4-own-best-rate",
+    "And on digits?": "4-better-than-lora-laboratory",
     "Is dropout in LoRA only for long training?": "3.1-figure-2-left-laboratory",
     "α, rank or learning rate: does α add anything to the rate?": "4-alpha",
     "And does one learning rate fit every rank and width?": "4-width-transfer",
