@@ -307,15 +307,16 @@ def _seed_by_seed(
     table = right_differences(known, own_best_pairs(name, OURS)[: one.n])
     losses = own_best_verdicts(name, "test_loss", folder)
     ends = [100 * end for end in (one_sided(used, "t").interval if one.low is None else (one.low, one.high))]
-    told = f"{100 * one.mean + 0.0:+.1f} points against LoRA on {OWN_BEST[name].model}, each at its best rate tried"
+    mean = f"{100 * one.mean + 0.0:+.1f}"
+    where = f"on {OWN_BEST[name].model}, each at its best rate tried, {one.n} seeds"
     answers = {
         "undecided": f"Undecided after {one.n} of {CAP} seeds: ALLoRA minus LoRA is between "
         f"{bound(ends[0], 1, False):+.1f} and {bound(ends[1], 1, True):+.1f} points{outlying(used)}.",
-        "holds": f"Yes: {told}, {one.n} seeds.",
-        "refuted": f"No: {told}, {one.n} seeds.",
+        "holds": f"Yes: {mean} points against LoRA {where}.",
+        "refuted": f"No: {mean} points against LoRA {where}.",
     }
     if one.verdict == "equivalent":
-        answers["refuted"] = f"No, less than {100 * margin:g} points either way: {told}, {one.n} seeds."
+        answers["refuted"] = f"No, less than {100 * margin:g} points either way: {mean} {where}."
     wanted = f"an e-value of 20 either way, or both bounds within ±{100 * margin:g} points"
     measured = {
         OURS: dataclasses.asdict(one) | {"differences": used},
