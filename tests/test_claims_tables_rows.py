@@ -172,6 +172,8 @@ PLANTED = [
     ("T2-overfit", reported, "TABLE_2", table_2(best=MIXED, at_epoch_10=(0.0,) * 5), "undecided"),
     ("T2-long", reported, "TABLE_2", table_2(at_epoch_10=DOWN), "refuted"),
     ("T2-long", reported, "TABLE_2", table_2(at_epoch_10=MIXED), "undecided"),
+    ("T2-long", reported, "TABLE_2", table_2(at_epoch_10=UP), "holds"),
+    ("T2-short", reported, "TABLE_2", table_2(at_epoch_3=DOWN), "holds"),
     ("T2-short", reported, "TABLE_2", table_2(at_epoch_3=UP), "refuted"),
     ("T2-epoch-of-best", reported, "TABLE_2", table_2(best_epoch=(5, 4, 3, 2, 1)), "refuted"),
     ("T3-five-runs", accuracies, "reachable_share", lambda d, a: 1.0, "refuted"),  # of made-up numbers all would pass
@@ -252,6 +254,15 @@ def test_planted_errors_change_verdicts(monkeypatch, identifier, module, name, w
 
 def test_every_row_has_a_plant():
     assert {identifier for identifier, *_ in PLANTED} == set(CLAIMS)
+
+
+@pytest.mark.parametrize("identifier", ["T2-long", "T2-short"])
+def test_nine_pairs_in_order_may_be_chance_among_four_trends(identifier):
+    """Five of 120 orders have nine pairs in order or all ten; Holm's factor is 2, after the two smaller p-values."""
+    found = finding(identifier)
+    assert (found.verdict, found.at_paper) == ("undecided", None)
+    assert found.evidence.measured["p_value"] == pytest.approx(5 / 120)
+    assert found.evidence.measured["adjusted_p_value"] == pytest.approx(2 * 5 / 120)
 
 
 def test_as_many_tries_are_alike(monkeypatch):
