@@ -233,6 +233,7 @@ PLANTED = [
     ("6-optimal-beyond-chance", contrasts, "of", of(-9.0), "refuted"),
     ("6-over-backbones", contrasts, "of", of(100.0), "undecided"),  # no gaps whatever decide it, and the row says so
     ("5.2-over-half", prose_of_results, "FIGURE_4", (None,) * 3 + (reported.FIGURE_4[0],), "holds"),
+    ("5.2-over-half", prose_of_results, "FIGURE_4", (None,) * 3 + (turned(reported.FIGURE_4[3]),), "refuted"),
     ("4.4-fair-to-lora", reported, "TABLE_3", at_the_last_rate(-9.0), "holds"),  # the best is inside
     ("4.4-fair-to-lora", reported, "TABLE_3", at_the_last_rate(None), "refuted"),  # one rate fewer
     ("4.4-fair-to-lora", prose_of_results, "RATES", (1e-4, 2e-4, 4e-4), "refuted"),  # other rates than listed
@@ -401,6 +402,7 @@ def test_the_answers_say_what_the_numbers_are():
     other = finding("1-consistently-dora")
     assert "in 8 of 11 averages, -0.19 points on LLaMA-7B; with dropout in 9." in other.answer
     assert (other.verdict, other.at_paper) == ("refuted", False)
+    assert finding("5.2-over-half").answer.endswith("10 of 18 cells, if 0.08 points count; by 0.25 or more in 8.")
     assert "DoRA is 0.0125 ahead" in finding("4.5-best-average").answer
     assert finding("T3-five-runs").evidence.measured["p_value_of_chance"] < 1e-11
     assert "50 of 51 cells can be; 78.19 is a mean of two, four or six" in finding("T3-five-runs").answer
