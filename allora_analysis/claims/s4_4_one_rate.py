@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from allora_analysis.claims.cases import Case, Cases, each_above
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, ranged
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
 from allora_analysis.claims.s4_4_laboratory import POINTS
 from allora_analysis.claims.tables.procedures import LISTED, PROCEDURES, TRAINED, mean_shape, reported_ratio
 from allora_analysis.laboratory.one_rate import (
@@ -149,7 +149,8 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
     told["mean"], means = f"{overall.mean:+.1f}", over_each(known, pairs)
     unlike = len(means) > 1
     told["over"] = ", ".join(f"over {other} {values.mean():+.1f}" for other, values in means.items())
-    size_of, leads = "test accuracy on digits, ALLoRA minus", [float(values.mean()) for values in means.values()]
+    least = min(means, key=lambda other: means[other].mean())
+    size, size_of = one_sided(means[least], "t"), f"test accuracy on digits, ALLoRA minus {least}"
     return tested.finding(
         **{word: text.format(**told) for word, text in (IN_ALL | (IN_FAMILY if unlike else {})).items()},
         evidence=Evidence(
@@ -163,9 +164,9 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
             f"Student's t over seeds, these 191 images, one-sided at 0.05, Holm over the {len(known)}; intervals: 90 %",
             n=len(SEEDS),
         ),
-        size=ranged(leads, "points", f"{size_of} another of the family, the middle of three means; range: all three")
-        if unlike
-        else Size(overall.mean, "points", f"{size_of} {LORA}, mean", *overall.interval),
+        size=Size(
+            size.mean, "points", size_of + (", the least of three means" if unlike else ", mean"), *size.interval
+        ),
         wanted="more seeds",
         flips_if="no case in which it is clearly behind"
         if tested.verdict == "refuted"
