@@ -179,7 +179,7 @@ PLANTED = [
     ("T3-five-runs", accuracies, "reachable_share", lambda d, a: 1.0, "refuted"),  # of made-up numbers all would pass
     ("T3-five-runs", accuracies, "reachable", lambda p, d, a: True, "holds"),
     ("T3-five-runs", accuracies, "frequency", lambda p, d, n, s: 1.0, "holds"),
-    ("T3-five-runs", tables_2_to_4, "OTHER_RUNS", {}, "refuted"),
+    ("T3-five-runs", tables_2_to_4, "NO_FIVE", (), "refuted"),
     ("T3-five-runs", reported, "TABLE_3", raised_accuracies(0.01), "refuted"),
     ("T3-five-runs", reported, "TABLE_3", raised_accuracies(0.01, only=78.19), "holds"),
     ("T3-five-runs", reported, "TABLE_3", raised_accuracies(0.01, only=77.71), "refuted"),  # a second one
@@ -405,7 +405,7 @@ def test_the_answers_say_what_the_numbers_are():
     assert finding("5.2-over-half").answer.endswith("10 of 18 cells, if 0.08 points count; by 0.25 or more in 8.")
     assert "DoRA is 0.0125 ahead" in finding("4.5-best-average").answer
     assert finding("T3-five-runs").evidence.measured["p_value_of_chance"] < 1e-11
-    assert "50 of 51 cells can be; 78.19 is a mean of two, four or six" in finding("T3-five-runs").answer
+    assert "50 of 51 cells can be; 78.19 cannot: a misprint, or another" in finding("T3-five-runs").answer
     gaps = [
         reported.exact(value) - reported.exact(100 * 4173 / 5330) for value in (100 * 4168 / 5330, 100 * 1667 / 2132)
     ]
@@ -413,5 +413,11 @@ def test_the_answers_say_what_the_numbers_are():
     left = finding("T3-five-runs").evidence.measured
     assert max(left["as often as numbers near it, rounded first"].values()) < tables_2_to_4.RARE / 1000
     assert [*left["a mean of so many"].values()] == [[2, 4, 6]]
+    (share,) = (share for name, share in left.items() if name.startswith("share of 77.00, …"))
+    assert 0.6 < share < 0.9
+    assert finding("D-all-experiments").answer.startswith("Yes, of §4.4: ")
+    assert "in 9 of 12 pairs" in finding("D-all-experiments").answer
+    for identifier in ("D-all-experiments", "5-same-setup"):
+        assert "above 0" not in finding(identifier).evidence.measured
     assert finding("4.5-dora-every-task").answer.endswith("in 28 of 32 (model, rank, task).")
     assert finding("6-better-than-lora").answer.endswith("in 9 of 10 averages; with Figure 3's numbers in 10.")
