@@ -191,10 +191,10 @@ def test_verdicts_of_given_rows():
 
 def test_verdicts_are_the_ledgers_and_are_read_back():
     cell = new_code_cell("", outputs=[])
-    data = {"text/markdown": shared.verdicts("T1-averages", "D-universally-better").data}
+    data = {"text/markdown": shared.verdicts("T1-averages", "F3-cells").data}
     cell.outputs = [nbformat.from_dict({"output_type": "display_data", "data": data, "metadata": {}})]
     found = execution.shown_verdicts(new_notebook(cells=[cell]))
-    assert found == [("D-universally-better", "holds_corrected"), ("T1-averages", "holds")]
+    assert found == [("F3-cells", "holds_corrected"), ("T1-averages", "holds")]
     with pytest.raises(ArgumentError, match="did you mean"):
         shared.verdicts("T1-average")
 

@@ -99,6 +99,10 @@ class Gaps:
             found |= _averages(self.values, [label[part] for label in self.labels])
         return found
 
+    def averages(self, parts: Sequence[int] = (0, 1, 2)) -> dict[str, float]:
+        """The mean gap by each part of the labels and by each cluster."""
+        return self.by_part(parts) | {", ".join(pair): value for pair, value in self.by_cluster().items()}
+
 
 def _averages(values: Iterable[float], labels: Sequence) -> dict:
     groups: dict = {}
@@ -266,8 +270,8 @@ def by_cell(names: tuple[str, ...], other: Sequence[Cell] | None = None) -> dict
 
 
 def by_average(names: tuple[str, ...], other: Sequence[Cell] | None = None) -> dict[str, float]:
-    """Each contrast's averages by model, by data set and by η²."""
-    found = {name: of(name, other).by_part() for name in names}
+    """Each contrast's averages by model, by data set, by η², and by pair of model and data set."""
+    found = {name: of(name, other).averages() for name in names}
     return {f"{name}: {part}": value for name, parts in found.items() for part, value in parts.items()}
 
 

@@ -12,6 +12,7 @@ classifier's depends on the model; whether there is one does not. Nothing is sai
 import dataclasses
 import functools
 import itertools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -23,14 +24,13 @@ from allora_analysis.claims.tables import contrasts
 from allora_analysis.claims.tables.contrasts import MARGIN, RULE, told_by
 from allora_analysis.claims.tables.reported import COLUMNS_3, TABLE_3, by_key
 from allora_analysis.claims.tables.table_1 import reported_claim
-from allora_analysis.statistics import Judgement, judge_family
+from allora_analysis.statistics import Judgement, judge_family, one_sided
 
 ETAS = (1.0, 2.0)  # η² of 1 and 4
 RATE, STEPS, SAMPLES, WIDTH, RANK = 3e-3, 100, 128, 16, 4
 LEVEL = 0.05  # at which Table 3's ratio is told from another; half and twice of it stand in the evidence
-DRAWS = 100  # of the small model: means come to 0.012 or better, the nearest end of the interval is 0.03 away
+DRAWS = 100  # of the small model: standard errors of the means below 0.015
 TRAINED = 0.2  # of what LoRA gains under AdamW: what counts as training at all; chosen after it had been seen
-TRAINS = (10.0, 100.0)  # multiples of l at which SGD does, and no draw diverges
 
 
 class Procedure(NamedTuple):
@@ -64,21 +64,11 @@ SGD = tuple(
     Procedure(f"as listed, under SGD at {speed:g} l{', classifier at η·l' * head}", "sgd", head=head, speed=speed)
     for speed, head in ((1.0, True), (5.0, True), (10.0, False), (10.0, True), (100.0, False), (100.0, True))
 )
-"""At 10 l and more it trains, at 100 l LoRA gains what it does under AdamW; from 150 l on some draws diverge."""
+"""At 10 l it trains, at 100 l LoRA gains what it does under AdamW; the shares between are not between theirs."""
 
 
-def adapters_grow(one: Procedure) -> bool:
-    """Whether the adapters' steps grow with η: under AdamW by their rate or a factor after Adam's division; under SGD
-    at a rate that trains.
-    """
-    if one.optimizer == "adamw":
-        return one.rate or one.factor_after
-    return TRAINS[0] <= one.speed <= TRAINS[1]
-
-
-def both_grow(one: Procedure) -> bool:
-    """Whether the classifier's steps do as well; under AdamW with both by their rates ALLoRA is LoRA at η·l."""
-    return adapters_grow(one) and one.head
+LISTED = tuple(one for one in (*PROCEDURES, *SGD) if one.speed == 1 and not (one.rate or one.factor_after))
+"""At l, the factor on the gradient; what the paper does not name is left open: optimizer, ε, the classifier's rate."""
 
 
 class Shape(NamedTuple):
@@ -202,51 +192,61 @@ def _inside(seen: Shape, low: float, high: float, errors: float = 0.0, trained: 
     where="beyond the paper: Table 3, caption; Listing 1",
     says="Trained as Table 3's caption and Listing 1 have it, ALLoRA rises with η² as it does in Table 3.",
     reading="ALLoRA's fall of training loss from η² = 1 to 4 in a model of ours (a linear layer of width "
-    f"{WIDTH}, r = {RANK}, and a classifier, {STEPS} steps at l = {RATE:g}, under SGD also at 5 to 100 l; means of "
-    f"{DRAWS} draws) is such a share of LoRA's, trained at η·l, as its rise of accuracy in Table 3, within its 90 % "
-    f"interval, where LoRA at η = 1 gains {TRAINED:g} of what it does under AdamW: at half of that SGD at 5 l "
-    "counts, too, at twice 10 l does not. These and the condition were chosen after the shares had been seen; theory "
-    "gives numbers where no step grows, or each by its rate.",
+    f"{WIDTH}, r = {RANK}, and a classifier, {STEPS} steps at l = {RATE:g}; means of {DRAWS} draws) is such a share of "
+    "LoRA's, trained at η·l, as its rise of accuracy in Table 3, within its 90 % interval, and LoRA at η = 1 gains "
+    f"{TRAINED:g} at least of what it does under AdamW (chosen after the shares had been seen). Optimizer, ε and the "
+    "classifier's rate are not named: any may do it. Other procedures are in the evidence.",
     test="tests/test_claims_tables_procedures.py",
     depends_on=("F3-cells",),
 )
 def procedure(cases: Cases) -> Finding:
-    """All procedures against Table 3's rises."""
+    """The listed procedures against Table 3's rises, the others beside them."""
     seeds = tuple(map(int, cases.rng.integers(2**31, size=DRAWS)))
     ratio, low, high = reported_ratio()
     judged = cases.judge(
-        [Case(one.name, one) for one in (*PROCEDURES, *SGD)],
-        measure=lambda one: mean_shape(one, seeds),
-        printed=lambda one, seen: _inside(seen, low, high),
-        condition=both_grow,
+        [Case("as listed", LISTED)],
+        measure=lambda those: {one.name: mean_shape(one, seeds) for one in those},
+        printed=lambda those, seen: any(_inside(seen[one.name], low, high) for one in those),
     )
-    at_level = {
-        f"{level:g}": [case.name for case, seen in judged.pairs if _inside(seen, *reported_ratio(level)[1:], 4.0)]
-        for level in (LEVEL / 2, 2 * LEVEL)
-    }
-    more = {
+    every = judged.measured[0] | {one.name: mean_shape(one, seeds) for one in (*PROCEDURES, *SGD) if one not in LISTED}
+    adamw, (_, sgd, _) = one_sided([one.ratio for one in shapes(LISTED[0], seeds)], "t"), every[LISTED[1].name]
+    return judged.finding(
+        holds="Yes, in a linear model: a listed procedure gives Table 3's share.",
+        refuted=f"No, in a linear model: AdamW gives {adamw.mean:.2f} of LoRA's rise, not {ratio:.2f}; SGD makes "
+        f"{100 * sgd:.0f} % of AdamW's progress.",
+        evidence=dataclasses.replace(
+            judged.evidence(
+                "sign flips over Table 3's nine pairs; training of a small model",
+                {"ALLoRA's rise over LoRA's, its 90 % interval": [ratio, low, high]},
+                shown=lambda those, seen: _within(seen, low, high),
+                more=every | _beside(every, seeds),
+                n=len(COLUMNS_3),
+            ),
+            interval=(low, high),
+        ),
+        size=Size(adamw.mean, "of LoRA's rise", "ALLoRA's as listed, under AdamW, in a linear model", *adamw.interval),
+        flips_if="a listed procedure that trains and whose share is inside Table 3's interval",
+    )
+
+
+def _within(of: Mapping[str, Shape], low: float, high: float, errors: float = 0.0, trained: float = TRAINED) -> list:
+    return [name for name, seen in of.items() if _inside(seen, low, high, errors, trained)]
+
+
+def _beside(of: Mapping[str, Shape], seeds: tuple[int, ...]) -> dict[str, object]:
+    # Which of all procedures give Table 3's share, and at other levels and bars; SGD between two of its rates.
+    _, low, high = reported_ratio()
+    return {
         "Table 3's rises, points": {arm: rises(arm).tolist() for arm in ("LoRA", "ALLoRA", "ALLoRA-0")},
-        "inside the interval at another level, or within four standard errors of it": at_level,
+        "inside the interval, of all": _within(of, low, high),
+        "inside the interval at another level, or within four standard errors of it": {
+            f"{level:g}": _within(of, *reported_ratio(level)[1:], 4.0) for level in (LEVEL / 2, 2 * LEVEL)
+        },
         "SGD at 33 l, classifier at η·l": mean_shape(SGD[-1]._replace(speed=33.0), seeds),
         "inside if half, or twice, of the progress counts as training": {
-            f"{trained:g}": [case.name for case, seen in judged.pairs if _inside(seen, low, high, trained=trained)]
-            for trained in (TRAINED / 2, 2 * TRAINED)
+            f"{trained:g}": _within(of, low, high, trained=trained) for trained in (TRAINED / 2, 2 * TRAINED)
         },
     }
-    further = [name for name in at_level[f"{LEVEL / 2:g}"] if not judged.printed[name]]
-    also = f"; at half the level of the interval also {', '.join(further)}" if further else ""
-    evidence = judged.evidence(
-        "sign flips over Table 3's nine pairs; training of a small model", both_grow, more=more, n=len(COLUMNS_3)
-    )
-    return judged.finding(
-        conditional="Not as listed, by AdamW or SGD; at 10 to 100 l, both classifiers at η·l, SGD does (linear model).",
-        evidence=dataclasses.replace(evidence, interval=(low, high)),
-        size=Size(ratio, "of LoRA's rise", "ALLoRA's rise over η² in Table 3", low, high),
-        condition=f"the adapters' steps grow with η (SGD at {TRAINS[0]:g} to {TRAINS[1]:g} l, at which it trains and "
-        "no draw diverges; AdamW by their rate or by a factor after Adam's division), and the classifier's by its "
-        f"rate{also}",
-        flips_if="training under AdamW as listed in which ALLoRA rises with η² about as much as LoRA at η·l",
-    )
 
 
 @reported_claim(

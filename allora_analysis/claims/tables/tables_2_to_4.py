@@ -3,7 +3,6 @@
 Checked by `tests/test_claims_tables_rows.py`, which plants wrong numbers.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -14,7 +13,6 @@ import numpy as np
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size
 from allora_analysis.claims.tables import accuracies, contrasts, reported
-from allora_analysis.claims.tables.contrasts import everywhere
 from allora_analysis.claims.tables.table_1 import compared, reported_claim
 from allora_analysis.statistics import accuracy_stderr, holm
 
@@ -36,10 +34,9 @@ SAME_SETUP = (
     "Using the same setup in 4.4, we run experiments with ALLoRA-OD, the output-dependent variant, and ASF-LoRA, the "
     "adaptive scaling factor variant."
 )
-ONE_ABSENT = "a table in which one of them is absent"
 CHANCE = 1e-6  # the rate at which made-up numbers may pass for means of five runs
 RARE = 0.05  # how often a number must come of runs rounded first, beside the numbers around it
-OTHER_RUNS = {"Snowflake-Arctic-L, ALLoRA-0, η² = 1": 2}  # 1667 of 2132 are 78.19 %; of four and six runs, too
+NO_FIVE = ("Snowflake-Arctic-L, ALLoRA-0, η² = 1",)  # the one cell that the corrected sentence leaves out
 
 
 @reported_claim(
@@ -66,54 +63,52 @@ def derived(cases: Cases) -> Finding:
     )
 
 
-# What Table 2's sentences say: a value by drop rate that rises (1) or falls (−1), and the sentence that says it.
-TRENDS: dict[str, tuple[Callable[[reported.DropoutColumn], float], int, str]] = {
-    "T2-epoch-of-best": (lambda one: float(one.best_epoch), 1, CAPTION_2),
-    "T2-long": (lambda one: one.at_epoch_10, 1, CAPTION_2),
-    "T2-overfit": (lambda one: contrasts.gap(one.best, one.at_epoch_10), -1, DROPOUT),
-    "T2-short": (lambda one: one.at_epoch_3, -1, DROPOUT),
+# What Table 2's sentences say: a value by drop rate that rises (1) or falls (−1).
+TRENDS: dict[str, tuple[Callable[[reported.DropoutColumn], float], int]] = {
+    "T2-epoch-of-best": (lambda one: float(one.best_epoch), 1),
+    "T2-long": (lambda one: one.at_epoch_10, 1),
+    "T2-overfit": (lambda one: contrasts.gap(one.best, one.at_epoch_10), -1),
+    "T2-short": (lambda one: one.at_epoch_3, -1),
 }
 
 
 def _steps(name: str) -> dict[str, float]:
     # The change in the sentence's direction from each drop rate to each larger one.
-    value, sign, _ = TRENDS[name]
+    value, sign = TRENDS[name]
     pairs = itertools.combinations(reported.TABLE_2, 2)
     return {f"{a.drop_rate:g} to {b.drop_rate:g}": sign * contrasts.gap(value(b), value(a)) for a, b in pairs}
 
 
 def _order_p(name: str, score: float) -> float:
     # Kendall's test: the share of the 5! orders of the values whose pairs are in order as often as `score` or more.
-    value, sign, _ = TRENDS[name]
+    value, sign = TRENDS[name]
     orders = itertools.permutations([sign * value(one) for one in reported.TABLE_2])
     scores = [sum(np.sign(b - a) for a, b in itertools.combinations(order, 2)) for order in orders]
     return float(np.mean(np.array(scores) >= score - 1e-9))
 
 
-def _adjusted(names: Sequence[str], name: str, score: float) -> tuple[float, float]:
-    # Holm's p of the sentence and of its opposite, among the sentences named, each of its own score but this one.
-    scores = {other: float(np.sign(list(_steps(other).values())).sum()) for other in names} | {name: score}
+def _adjusted(name: str, score: float) -> tuple[float, float]:
+    # Holm's p of the trend and of its opposite, among the four, each of its own score but this one.
+    scores = {other: float(np.sign(list(_steps(other).values())).sum()) for other in TRENDS} | {name: score}
     sentence = {other: _order_p(other, own) for other, own in scores.items()}
     opposite = {other: 1 - _order_p(other, own + 1) for other, own in scores.items()}
     return tuple(float(holm(list(side.values()))[list(scores).index(name)]) for side in (sentence, opposite))
 
 
-def _swaps(family: Sequence[str], name: str, own: float) -> str:
+def _swaps(name: str, own: float) -> str:
     # How many pairs more in the other order the verdict bears: each takes 2 off the score.
-    more = next(n for n in itertools.count(1) if _adjusted(family, name, own - 2 * n)[0] > LEVEL + 1e-12)
+    more = next(n for n in itertools.count(1) if _adjusted(name, own - 2 * n)[0] > LEVEL + 1e-12)
     return f"{more} more {'pair' if more == 1 else 'pairs'} of drop rates in the other order"
 
 
 def trend(cases: Cases, name: str, answer: str) -> Finding:
     """A value that changes with the drop rate, by Kendall's exact test over the ten pairs of drop rates, one-sided.
 
-    What one printed sentence says is one family; Holm over both sentences' four trends stands in the evidence. {k} of
-    {n} pairs are in the order stated, all but {but}.
+    The four trends of Table 2 are one family. {k} of {n} pairs are in the order stated, all but {but}.
     """
-    family = [other for other in TRENDS if TRENDS[other][2] == TRENDS[name][2]]
 
     def rule(samples: Mapping[str, np.ndarray]) -> str:
-        up, down = _adjusted(family, name, float(sum(np.sign(value) for (value,) in samples.values())))
+        up, down = _adjusted(name, float(sum(np.sign(value) for (value,) in samples.values())))
         return "holds" if up <= LEVEL + 1e-12 else "refuted" if down <= LEVEL + 1e-12 else "undecided"
 
     steps = _steps(name)
@@ -121,65 +116,65 @@ def trend(cases: Cases, name: str, answer: str) -> Finding:
         cases.test({pair: [step] for pair, step in steps.items()}, rule),
         float(np.sign([*steps.values()]).sum()),
     )
-    against, over_all = {pair: step for pair, step in steps.items() if step <= 0}, _adjusted(list(TRENDS), name, own)[0]
+    against, adjusted = {pair: step for pair, step in steps.items() if step <= 0}, _adjusted(name, own)[0]
     measured = {
         "values": [TRENDS[name][0](one) for one in reported.TABLE_2],
         "pairs not in the order stated": against,
         "p_value": _order_p(name, own),
-        "adjusted_p_value": _adjusted(family, name, own)[0],
-        "adjusted over all four sentences": over_all,
+        "adjusted_p_value": adjusted,
         "smallest_p_value": 1 / math.factorial(len(reported.TABLE_2)),
         "accuracy_stderr_of_one_test_set": 100
         * accuracy_stderr(0.8, reported.PERCEPTION_LABELS["bias_in_bios"].examples),
     }
-    source = f"Kendall's exact test of order, one-sided at {LEVEL}, Holm within the sentence; means of 3 runs"
+    source = f"Kendall's exact test of order, one-sided at {LEVEL}, Holm over Table 2's four trends; means of 3 runs"
     told = {"k": len(steps) - len(against), "n": len(steps), "values": measured["values"]}
     told["but"] = "; ".join(pair + (f", {-step:.2f} points" if step else ", a tie") for pair, step in against.items())
-    four = f"one family of both sentences' four trends (adjusted p = {over_all:.3f})"
     return tested.finding(
         holds=answer.format(**told),
+        undecided=f"Undecided: in order in {told['k']} of {told['n']} pairs of drop rates, which may be chance "
+        f"(p = {adjusted:.3f}).",
         evidence=Evidence({"pairs in the order stated": len(steps)}, measured, source, n=len(reported.TABLE_2)),
         size=Size(float(told["k"]), f"of {len(steps)} pairs", "pairs of drop rates in the order stated"),
         wanted="would be decided by more drop rates",
-        flips_if=four if over_all > LEVEL + 1e-12 else _swaps(family, name, own),
+        flips_if="more drop rates in the order stated" if tested.verdict == "undecided" else _swaps(name, own),
         at_paper=None if tested.verdict == "undecided" else "mixed" if against else True,
     )
 
 
 dropout_claim = functools.partial(reported_claim, where="Table 2, caption", says=CAPTION_2)
 short_claim = functools.partial(reported_claim, where="§3.1", says=DROPOUT)
-AFTER = " What one sentence says is one family: a rule that was changed after the numbers were seen."
+FOUR = " Holm over Table 2's four trends."
 AS_A_TREND = "Yes, as a trend: in {k} of {n} pairs of drop rates; not from {but}."
 
 
-@dropout_claim("T2-epoch-of-best", reading="The best epoch, as a trend over the drop rates." + AFTER)
+@dropout_claim("T2-epoch-of-best", reading="The best epoch, as a trend over the drop rates." + FOUR)
 def epoch_of_best(cases: Cases) -> Finding:
     """Table 2's last row."""
     return trend(cases, "T2-epoch-of-best", AS_A_TREND)
 
 
-@dropout_claim("T2-long", reading="Accuracy after 10 epochs, as a trend over the drop rates." + AFTER)
+@dropout_claim("T2-long", reading="Accuracy after 10 epochs, as a trend over the drop rates." + FOUR)
 def after_10_epochs(cases: Cases) -> Finding:
     """Accuracy after long fine-tuning."""
     return trend(cases, "T2-long", AS_A_TREND)
 
 
-@short_claim("T2-short", reading="Accuracy after 3 epochs falls, as a trend over the drop rates." + AFTER)
+@short_claim("T2-short", reading="Accuracy after 3 epochs falls, as a trend over the drop rates." + FOUR)
 def after_3_epochs(cases: Cases) -> Finding:
     """Accuracy after short fine-tuning."""
     return trend(cases, "T2-short", AS_A_TREND)
 
 
-@short_claim("T2-overfit", reading="What is lost from the best epoch to the tenth falls with the drop rate." + AFTER)
+@short_claim("T2-overfit", reading="What is lost from the best epoch to the tenth falls with the drop rate." + FOUR)
 def overfit(cases: Cases) -> Finding:
     """How far the accuracy after 10 epochs is below the best."""
     words = "Yes: {values[0]:.2f} points are lost without dropout, {values[4]:.2f} at the largest drop rate."
     return trend(cases, "T2-overfit", words)
 
 
-def _possible(value: float, examples: int, runs: int = 5) -> bool:
-    # Whether a number is a mean of so many runs; or of runs rounded to two decimals first, more often than `RARE`.
-    return accuracies.reachable(value, 2, runs * examples) or accuracies.frequency(value, 2, examples, runs) > RARE
+def _possible(value: float, examples: int) -> bool:
+    # Whether a number is a mean of five runs; or of runs rounded to two decimals first, more often than `RARE`.
+    return accuracies.reachable(value, 2, 5 * examples) or accuracies.frequency(value, 2, examples, 5) > RARE
 
 
 @reported_claim(
@@ -200,20 +195,22 @@ def five_runs(cases: Cases) -> Finding:
     hits = {runs: sum(accuracies.reachable(v, 2, runs * examples) for v in cells.values()) for runs in range(1, 7)}
     chance = accuracies.reachable_share(2, 5 * examples)
     p_value = float(bdtrc(hits[5] - 1, len(cells), chance))
+
+    def five(one: tuple[float, bool], seen: float) -> bool:
+        return p_value <= CHANCE and abs(seen - one[0]) <= 0.01 and _possible(one[0], examples)
+
     judged = cases.judge(
-        [Case(name, (value, OTHER_RUNS.get(name, 5))) for name, value in cells.items()],
-        measure=lambda one: [float(accuracies.restored(one[0], runs * examples)) for runs in (5, one[1])],
-        printed=lambda one, seen: p_value <= CHANCE and abs(seen[0] - one[0]) <= 0.01 and _possible(one[0], examples),
-        corrected=lambda one, seen: (
-            p_value <= CHANCE and abs(seen[1] - one[0]) <= 0.01 and _possible(one[0], examples, one[1])
-        ),
+        [Case(name, (value, name in NO_FIVE)) for name, value in cells.items()],
+        measure=lambda one: float(accuracies.restored(one[0], 5 * examples)),
+        printed=five,
+        corrected=lambda one, seen: one[1] or five(one, seen),
     )
     left = {name: value for name, value in cells.items() if not accuracies.reachable(value, 2, 5 * examples)}
     told = ", ".join(map(str, left.values()))
     return judged.finding(
         holds=f"Yes: all {len(cells)} cells can be.",
-        holds_corrected=f"Mostly: {hits[5]} of {len(cells)} cells can be; {told} is a mean of two, four or six runs, "
-        "not of five.",
+        holds_corrected=f"Mostly: {hits[5]} of {len(cells)} cells can be; {told} cannot: a misprint, or another number "
+        "of runs.",
         evidence=Evidence(
             {"cells": len(cells)},
             _five_runs_measured(left, examples)
@@ -226,9 +223,8 @@ def five_runs(cases: Cases) -> Finding:
             n=len(cells),
         ),
         size=Size(float(hits[5]), "cells", f"of {len(cells)} are k of 5·{examples} right answers"),
-        corrected="but for 78.19 (ALLoRA-0 on Snowflake-Arctic-L, rotten_tomatoes, η² = 1), a mean of two, four or six "
-        "runs, 1667 of 2132; were it 78.20 with its last digit cut off, 4168 of 5330, Figure 3's gap beside it would "
-        "be -0.09, not -0.10",
+        corrected="but for 78.19 (Snowflake-Arctic-L, ALLoRA-0, rotten_tomatoes, η² = 1), not of five runs: a misprint "
+        "or other runs; were it 78.20 cut off, 4168 of 5330, Figure 3's gap would be -0.09, not -0.10",
         flips_if="a second accuracy that no five runs can give, or as many possible ones as made-up numbers have",
     )
 
@@ -237,11 +233,15 @@ def _five_runs_measured(left: Mapping[str, float], examples: int) -> dict[str, o
     # What is known of the numbers that are no mean of five runs, of rounding first, and of the figures' gaps.
     near = [value / 100 for value in range(7700, 7901)]
     gaps = accuracies.restored_gaps("rotten_tomatoes", 5)
+
+    def means(value: float) -> list[int]:
+        return [runs for runs in range(1, 7) if accuracies.reachable(value, 2, runs * examples)]
+
+    of_others = [bool(runs) for runs in map(means, near) if 5 not in runs]
     return {
         "no mean of five runs": left,
-        "a mean of so many": {
-            n: [r for r in range(1, 7) if accuracies.reachable(v, 2, r * examples)] for n, v in left.items()
-        },
+        "a mean of so many": {name: means(value) for name, value in left.items()},
+        "share of 77.00, …, 79.00, where no five runs give them, that up to six give": np.mean(of_others or [False]),
         "as often as numbers near it, rounded first": {
             n: accuracies.frequency(v, 2, examples, 5) for n, v in left.items()
         },
@@ -356,17 +356,26 @@ def shared_arms(cases: Cases) -> Finding:
     "D-all-experiments",
     where="Appendix D; §4.4",
     says="Table 3 shows the accuracy data of all of our experiments on perception tasks.",
-    reading="Every model, every data set and every η² that §4.4 names appears; that each model ran on each data set is "
-    "not said.",
+    reading="Of the experiments of §4.4: every model, every data set and every η² that it names appears; that each "
+    "model ran on each data set is not said. Tables 2 and 4 and Figure 2 have perception tasks, too.",
 )
 def all_experiments(cases: Cases) -> Finding:
     """Table 3's models, data sets and η²."""
-    shown = {part for cell in reported.TABLE_3 for part in (cell.model, cell.dataset, cell.eta_squared)}
-    named = {str(part): 1.0 if part in shown else -1.0 for part in (*MODELS, *DATASETS, *reported.ETA_SQUARED)}
-    found = everywhere(cases, named, "No: {k} of the {n} models, data sets and η² appear.")
+    named = (*MODELS, *DATASETS, *reported.ETA_SQUARED)
+    judged = cases.judge(
+        [Case(str(part), part, True) for part in named],
+        measure=lambda part: any(part in (cell.model, cell.dataset, cell.eta_squared) for cell in reported.TABLE_3),
+        printed=lambda part, seen: seen,
+    )
+    shown = sum(judged.printed.values())
     pairs = f"{len(reported.COLUMNS_3)} of {len(MODELS) * len(DATASETS)}"
-    answer = f"Yes: every model, data set and η² of §4.4 appears, and {pairs} pairs of model and data set."
-    return dataclasses.replace(found, answer=answer if found.verdict == "holds" else found.answer, flips_if=ONE_ABSENT)
+    return judged.finding(
+        holds=f"Yes, of §4.4: all its models, data sets and η² appear, in {pairs} pairs.",
+        refuted=f"No: {shown} of the {len(named)} models, data sets and η² of §4.4 appear.",
+        evidence=judged.evidence("the parts of Table 3's cells", n=len(named)),
+        size=Size(float(shown), f"of {len(named)} models, data sets and η²", "named in §4.4 that appear in Table 3"),
+        flips_if="a table in which one of them is absent",
+    )
 
 
 @reported_claim(
@@ -386,12 +395,17 @@ def same_setup(cases: Cases) -> Finding:
         ", ".join(map(str, key)): third.get(key) == value for key, value in fourth.items() if key[3] == "ALLoRA"
     }
     used = sum(any(name in column for column in reported.COLUMNS_4) for name in DATASETS)
-    signs = {name: 1.0 if part else -1.0 for name, part in part_of.items()}
-    found = everywhere(cases, signs, "No: {k} of {n} pairs, η² and shared numbers agree.")
-    words = f"Yes: its models, data sets, η² and shared numbers are §4.4's, on {used} of the {len(DATASETS)} data sets."
-    return dataclasses.replace(
-        found,
-        answer=words if found.verdict == "holds" else found.answer,
+    judged = cases.judge(
+        [Case(name, name, True) for name in part_of],
+        measure=lambda name: part_of[name],
+        printed=lambda _, seen: seen,
+    )
+    agree = sum(judged.printed.values())
+    return judged.finding(
+        holds=f"Yes: models, data sets, η² and shared numbers are §4.4's, on {used} of its {len(DATASETS)} data sets.",
+        refuted=f"No: {agree} of {len(part_of)} pairs, η² and shared numbers agree.",
+        evidence=judged.evidence("equality with what Table 3 has", n=len(part_of)),
+        size=Size(float(agree), f"of {len(part_of)} pairs, η² and ALLoRA's cells", "of Table 4 that Table 3 has, too"),
         flips_if="a model, data set or η² that §4.4 does not have, or another number in a cell that both tables have",
     )
 
