@@ -55,6 +55,10 @@ def at_the_ends(right, count):
     return right(count._replace(each_size=False))
 
 
+def size_by_size(right, count):
+    return right(count._replace(each_size=True))
+
+
 PLANTED = [
     ("3.3-norm", ripple, "log_output_growth", lambda right, *a, **k: right(*a, **k) + 3),
     ("3.3-norm", s3_3_worst_case, "product", lambda network: np.eye(len(network.layers[-1].w), len(network.x))),
@@ -248,11 +252,10 @@ SCALING = [
         lambda n1, n2, rank, rng: [(rng.standard_normal((rank, n2)), rng.standard_normal((n1, rank)))],
         "refuted",
     ),
-    ("3.3-depth", s3_3_growth, "growth", lambda one: dict.fromkeys(one.families, ((4.0, 2.0),)), "holds"),
     ("3.3-depth", s3_3_growth, "growth", lambda one: dict.fromkeys(one.families, ((2.0, 2.0),)), "refuted"),
-    # As if the smallest were compared with the largest in both counts, or width's lead were depth's.
     ("3.3-depth", s3_3_growth, "growth", at_the_ends, "refuted"),
     ("3.3-depth", s3_3_growth, "deeper", lambda right, steps: not right(steps), "refuted"),
+    ("3.3-depth-at-the-ends", s3_3_growth, "growth", size_by_size, "holds"),
 ]
 
 
@@ -262,6 +265,8 @@ def test_adam_at_the_papers_rate_is_judged_in_layers_that_keep_their_inputs_size
     assert found.at_paper == "no, if AdamW"
     low, high = found.evidence.measured["gains for which η from 1 to 2 decides"]
     assert 1.5 < low < high < 1.8
+    assert found.size.low <= low <= found.size.high
+    assert found.size.low < found.size.high < 1.8
     right = s3_3_interactions.at_gain
     monkeypatch.setattr(s3_3_interactions, "at_gain", lambda gain, *rest: right(gain * (low + high) / 2, *rest))
     assert ROWS.finding("3.3-unstable").at_paper == "yes, if AdamW"
@@ -308,6 +313,36 @@ def test_norms_of_a_pretrained_model(tmp_path):
     )
     for model in ("all-MiniLM-L6-v2", "SmolLM2-135M"):
         assert all(0 < layer["mean"] <= layer["max"] for layer in s3_3_scaling_factor.weight_norms(model).values())
+
+
+@pytest.mark.parametrize(("first", "expected"), [(6, "holds"), (5, "refuted")])
+def test_depth_leads_where_it_does_in_more_than_half_of_eleven_families(monkeypatch, first, expected):
+    """The paper's own six come first: in more than half of them depth leads either way."""
+    led = {*list(s3_3_growth.FAMILIES)[:first], "LLaMA", "Llama 2"}
+    monkeypatch.setattr(
+        s3_3_growth,
+        "growth",
+        lambda one: {name: [(4.0, 2.0)] if name in led else [(2.0, 4.0)] for name in one.families},
+    )
+    assert verdict("3.3-depth") == expected
+
+
+def test_from_smallest_to_largest_llama_and_llama_2_apart_are_four_of_the_papers_seven():
+    found = ROWS.finding("3.3-depth-at-the-ends")
+    assert (found.verdict, found.at_paper, found.size.value) == ("refuted", "mixed", 4)
+    assert "3 of 6, or 4 of 7" in found.size.of
+
+
+def test_theta_shows_at_the_papers_eta_only_where_the_adapters_are_as_large_as_the_weights(monkeypatch):
+    """24 nats times log(1.02/1.01) and log(3/2)."""
+    found = ROWS.finding("3.3-theta")
+    assert (found.verdict, found.at_paper) == ("holds", "mixed")
+    assert found.size.value == pytest.approx(24 * np.log(1.02 / 1.01))
+    right = s3_3_growth.attained
+    monkeypatch.setattr(
+        s3_3_growth, "attained", lambda w, m, eta, *rest: right(w, m if len(eta) > 2 else 1.0, eta, *rest)
+    )
+    assert ROWS.finding("3.3-theta").at_paper is True
 
 
 def test_depth_s_share_is_that_of_the_parameters():

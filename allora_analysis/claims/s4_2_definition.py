@@ -301,7 +301,7 @@ def removed_by_name(cases: Cases) -> Finding:
         size=ranged(
             [off_the_product(as_run._replace(seed=other)) for other in more],
             "of ‖BAx‖",
-            "what dropout p = 0.05 moves in ALLoRA as run, √(p/(1 − p)) in root mean square; 0 in ALLoRA-0",
+            "what dropout at drop rate 0.05 moves in ALLoRA as run, √(0.05/0.95) in root mean square; 0 in ALLoRA-0",
             (0.05 / 0.95) ** 0.5,
         ),
         flips_if="ALLoRA-0's output depending on η or on a mask",
