@@ -14,12 +14,15 @@ from allora_analysis.claims import (
     s3_3_residual,
     s3_3_scaling_factor,
     s3_3_worst_case,
+    s3_3_zero_start,
 )
 from allora_analysis.claims.cases import FALSE_FAIL, source_of_errors, standard_errors
 from allora_analysis.ripple import study
 from tests.ledger_rows import Rows
 
-ROWS = Rows(s3_3_scaling_factor, s3_3_interactions, s3_3_worst_case, s3_3_growth, s3_3_at_random, s3_3_residual)
+ROWS = Rows(
+    s3_3_scaling_factor, s3_3_zero_start, s3_3_interactions, s3_3_worst_case, s3_3_growth, s3_3_at_random, s3_3_residual
+)
 verdict = ROWS.verdict
 
 
@@ -229,25 +232,24 @@ SCALING = [
         "undecided",
     ),
     *(
-        (row, s3_3_scaling_factor, name, wrong, "refuted")
-        for row in ("3.3-either-zero", "3.3-either-zero-any-start")
+        ("3.3-either-zero-any-start", s3_3_zero_start, name, wrong, "refuted")
         for name, wrong in (
             ("fall", lambda one: one.eta * float(np.square(one.b).sum())),
             ("first_step", lambda one: {"moved": 0.0, "fall": 1.0}),
         )
     ),
-    ("3.3-either-zero", s3_3_scaling_factor, "HAYOU", "initialize B to zero and A to random, or vice-versa", "refuted"),
+    ("3.3-either-zero", s3_3_zero_start, "HAYOU", "initialize B to zero and A to random, or vice-versa", "refuted"),
     (
         "3.3-either-zero",
-        s3_3_scaling_factor,
+        s3_3_zero_start,
         "HAYOU",
-        s3_3_scaling_factor.HAYOU + ", and than one with neither at zero",
+        s3_3_zero_start.HAYOU + ", and than one with neither at zero",
         "holds",
     ),
     # As if BA = 0 needed a zero factor at every rank: no start of PEFT's orthogonal kind.
     (
         "3.3-either-zero-any-start",
-        s3_3_scaling_factor,
+        s3_3_zero_start,
         "pairs_with_product_0",
         lambda n1, n2, rank, rng: [(rng.standard_normal((rank, n2)), rng.standard_normal((n1, rank)))],
         "refuted",
@@ -283,21 +285,64 @@ def test_in_one_layer_doubling_eta_multiplies_curvature_by_four_and_adds_no_ripp
 test_other_data_or_formulas_change_the_verdict = ROWS.plants(SCALING)
 
 
-def test_the_induced_norm_is_averaged_map_by_map():
-    """A map whose rows are short and whose stable rank is high counts for more than the averages' product has it."""
-    measured = ROWS.finding("3.3-comparable-level").evidence.measured
-    assert 0.1 < measured["in the induced norm, if BA's rows are equally long in all maps, at most about"] < 0.15
-
-
 def test_the_induced_norm_of_two_maps(monkeypatch):
-    maps = {"one": {"mean": 1.0, "root_stable_rank": 8.0}, "two": {"mean": 3.0, "root_stable_rank": 3.0}}
+    maps = {
+        "one": {"mean": 1.0, "max": 2.0, "root_stable_rank": 8.0},
+        "two": {"mean": 3.0, "max": 3.0, "root_stable_rank": 3.0},
+    }
     monkeypatch.setattr(s3_3_scaling_factor, "weight_norms", lambda model: maps)
-    assert s3_3_scaling_factor.in_the_induced_norm("", 0.01) == pytest.approx(0.02 * (8 + 1) / 2)
+    least, most, equal = s3_3_scaling_factor.in_the_induced_norm("", 4, 0.01, 0.02, 0.05)
+    assert (least, most, equal) == pytest.approx((0.01 * (4 + 1) / 2 / 2, 0.05 * (8 + 1) / 2, 0.02 * (8 + 1) / 2))
 
 
-def test_comparable_level_needs_records(tmp_path):
-    row = ledger.examine(ROWS["3.3-comparable-level"], tmp_path)
-    assert row.finding.verdict == "not_run"
+def test_the_induced_norm_is_between_its_bounds(monkeypatch):
+    """Of maps and adapters at random, whose norms are computed."""
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((n1, 12)) * rng.exponential(size=(n1, 1)) for n1 in (10, 24)]
+    adapters = [rng.standard_normal((len(w), 3)) @ rng.standard_normal((3, 12)) for w in weights]
+    rows = [np.linalg.norm(one, axis=1) for one in weights]
+    maps = {
+        str(place): {
+            "mean": norms.mean(),
+            "max": norms.max(),
+            "root_stable_rank": np.linalg.norm(w) / np.linalg.norm(w, 2),
+        }
+        for place, (w, norms) in enumerate(zip(weights, rows, strict=True))
+    }
+    monkeypatch.setattr(s3_3_scaling_factor, "weight_norms", lambda model: maps)
+    of = [np.linalg.norm(one, axis=1) for one in adapters]
+    means = [norms.mean() for norms in of]
+    least, most, _ = s3_3_scaling_factor.in_the_induced_norm(
+        "", 3, min(means), np.mean(means), max(norms.max() for norms in of)
+    )
+    ratios = [np.linalg.norm(ba, 2) / np.linalg.norm(w, 2) for ba, w in zip(adapters, weights, strict=True)]
+    assert least < np.mean(ratios) < most
+
+
+@pytest.mark.parametrize(
+    ("of_one", "of_other", "expected"),
+    [
+        ([(0.01, 0.5)], [(0.01, 0.2)], "undecided"),
+        ([(0.1, 0.5)], [(0.05, 0.5), (0.16, 0.5)], "holds"),
+        ([(0.2, 0.5)], [(0.01, 0.05), (0.01, 0.14)], "refuted"),
+    ],
+)
+def test_bounds_decide_where_they_leave_out_a_tenth(of_one, of_other, expected):
+    bounds = {"one": np.array(of_one), "other": np.array(of_other)}
+    assert s3_3_scaling_factor._by_bounds(bounds) == expected
+
+
+def test_in_the_induced_norm_the_records_leave_it_open():
+    found = ROWS.finding("3.3-comparable-level-induced")
+    assert found.verdict == "undecided"
+    ends = [(of["least"], of["most"]) for of in found.evidence.measured.values()]
+    assert all(least < 0.05 < 0.1 < most for least, most in ends)
+    assert [most < 0.2 for _, most in ends] == [False, True]
+
+
+@pytest.mark.parametrize("row", ["3.3-comparable-level", "3.3-comparable-level-induced"])
+def test_comparable_level_needs_records(row, tmp_path):
+    assert ledger.examine(ROWS[row], tmp_path).finding.verdict == "not_run"
 
 
 def test_norms_of_a_pretrained_model(tmp_path):

@@ -21,6 +21,7 @@ SECTIONS = (
     "s3_2_starts",
     "s3_2_real_networks",
     "s3_3_scaling_factor",
+    "s3_3_zero_start",
     "s3_3_interactions",
     "s3_3_worst_case",
     "s3_3_growth",
