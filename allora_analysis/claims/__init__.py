@@ -35,6 +35,7 @@ SECTIONS = (
     "s4_1_framework",
     "s4_2_scaled_gradient",
     "s4_2_definition",
+    "s4_2_noise_at_rest",
     "s4_2_leaving_zero",
     "s4_2_first_steps",
     "s4_2_row_norms",

@@ -144,7 +144,8 @@ def discovered(cases: Cases, further: Sequence[Case] = (), **predicates: Callabl
     reading="Run to rest by gradient descent, it reaches the least loss that its rank allows to a hundredth of ‖T‖²/2, "
     "T the target; squared loss, white inputs, and one best fit of rank r: T's singular values σ_r > σ_{r+1}. The "
     "tolerance is ours, chosen after some sizes had been seen; the condition decides at half and at twice of it, too. "
-    "Every optimizer without decay rests where this one does. How measured its steps are is 4-escape's and 4-figure-2-tapers'.",
+    "Every optimizer without decay rests where this one does. How measured its steps are is 4-escape's and "
+    "4-figure-2-tapers'.",
     depends_on=("4-descent",),
 )
 def optimal_direction(cases: Cases) -> Finding:
