@@ -192,6 +192,18 @@ def limits_apart(rng: np.random.Generator) -> tuple[Deep, Deep]:
     return low._replace(rate=rate), high._replace(rate=rate)
 
 
+def added_by_others(rng: np.random.Generator) -> dict[str, float]:
+    """The median of `ripple_when_doubled` at two sizes of the adapters, over 100 draws."""
+    seeds = [int(seed) for seed in rng.integers(2**31, size=100)]
+    return {
+        "% that the other layers add to a layer's largest curvature as η goes from 1 to 2, which the layer alone makes "
+        f"4 times as large; rows of BA {rows:.1%} of W's": float(
+            np.median([ripple_when_doubled(seed, rows) for seed in seeds])
+        )
+        for rows in (RECORDED, LARGE)
+    }
+
+
 @claim(
     "3.3-unstable",
     where="§3.3, first paragraph",
@@ -217,8 +229,6 @@ def unstable(cases: Cases) -> Finding:
         lambda inputs: trained_loss(inputs[0]),
         printed=lambda inputs, seen: (seen <= 1) == (inputs[1] == "smaller"),
     )
-    seeds = [int(seed) for seed in cases.rng.integers(2**31, size=100)]
-    added = {rows: [ripple_when_doubled(seed, rows) for seed in seeds] for rows in (RECORDED, LARGE)}
     return judged.finding(
         holds="Yes, it may, by descent; Adam at 1e-4 only where each of 23 layers amplifies "
         f"{np.median(needed):.1f}-fold, some 10^{23 * np.log10(np.median(needed)):.0f}-fold in all.",
@@ -230,11 +240,7 @@ def unstable(cases: Cases) -> Finding:
                 for g, losses in adam.items()
             }
             | {"gains for which η from 1 to 2 decides": [gains[1], gains[2] - 0.01]}
-            | {
-                "% that the other layers add to a layer's largest curvature as η goes from 1 to 2, which the layer "
-                f"alone makes 4 times as large; rows of BA {rows:.1%} of W's": float(np.median(values))
-                for rows, values in added.items()
-            },
+            | added_by_others(cases.rng),
         ),
         size=ranged(
             needed,
