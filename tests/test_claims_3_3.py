@@ -14,12 +14,15 @@ from allora_analysis.claims import (
     s3_3_residual,
     s3_3_scaling_factor,
     s3_3_worst_case,
+    s3_3_zero_start,
 )
 from allora_analysis.claims.cases import FALSE_FAIL, source_of_errors, standard_errors
 from allora_analysis.ripple import study
 from tests.ledger_rows import Rows
 
-ROWS = Rows(s3_3_scaling_factor, s3_3_interactions, s3_3_worst_case, s3_3_growth, s3_3_at_random, s3_3_residual)
+ROWS = Rows(
+    s3_3_scaling_factor, s3_3_zero_start, s3_3_interactions, s3_3_worst_case, s3_3_growth, s3_3_at_random, s3_3_residual
+)
 verdict = ROWS.verdict
 
 
@@ -53,6 +56,10 @@ def without_depth(right, one, rng):
 
 def at_the_ends(right, count):
     return right(count._replace(each_size=False))
+
+
+def size_by_size(right, count):
+    return right(count._replace(each_size=True))
 
 
 PLANTED = [
@@ -225,34 +232,32 @@ SCALING = [
         "undecided",
     ),
     *(
-        (row, s3_3_scaling_factor, name, wrong, "refuted")
-        for row in ("3.3-either-zero", "3.3-either-zero-any-start")
+        ("3.3-either-zero-any-start", s3_3_zero_start, name, wrong, "refuted")
         for name, wrong in (
             ("fall", lambda one: one.eta * float(np.square(one.b).sum())),
             ("first_step", lambda one: {"moved": 0.0, "fall": 1.0}),
         )
     ),
-    ("3.3-either-zero", s3_3_scaling_factor, "HAYOU", "initialize B to zero and A to random, or vice-versa", "refuted"),
+    ("3.3-either-zero", s3_3_zero_start, "HAYOU", "initialize B to zero and A to random, or vice-versa", "refuted"),
     (
         "3.3-either-zero",
-        s3_3_scaling_factor,
+        s3_3_zero_start,
         "HAYOU",
-        s3_3_scaling_factor.HAYOU + ", and than one with neither at zero",
+        s3_3_zero_start.HAYOU + ", and than one with neither at zero",
         "holds",
     ),
     # As if BA = 0 needed a zero factor at every rank: no start of PEFT's orthogonal kind.
     (
         "3.3-either-zero-any-start",
-        s3_3_scaling_factor,
+        s3_3_zero_start,
         "pairs_with_product_0",
         lambda n1, n2, rank, rng: [(rng.standard_normal((rank, n2)), rng.standard_normal((n1, rank)))],
         "refuted",
     ),
-    ("3.3-depth", s3_3_growth, "growth", lambda one: dict.fromkeys(one.families, ((4.0, 2.0),)), "holds"),
     ("3.3-depth", s3_3_growth, "growth", lambda one: dict.fromkeys(one.families, ((2.0, 2.0),)), "refuted"),
-    # As if the smallest were compared with the largest in both counts, or width's lead were depth's.
     ("3.3-depth", s3_3_growth, "growth", at_the_ends, "refuted"),
     ("3.3-depth", s3_3_growth, "deeper", lambda right, steps: not right(steps), "refuted"),
+    ("3.3-depth-at-the-ends", s3_3_growth, "growth", size_by_size, "holds"),
 ]
 
 
@@ -262,6 +267,8 @@ def test_adam_at_the_papers_rate_is_judged_in_layers_that_keep_their_inputs_size
     assert found.at_paper == "no, if AdamW"
     low, high = found.evidence.measured["gains for which η from 1 to 2 decides"]
     assert 1.5 < low < high < 1.8
+    assert found.size.low <= low <= found.size.high
+    assert found.size.low < found.size.high < 1.8
     right = s3_3_interactions.at_gain
     monkeypatch.setattr(s3_3_interactions, "at_gain", lambda gain, *rest: right(gain * (low + high) / 2, *rest))
     assert ROWS.finding("3.3-unstable").at_paper == "yes, if AdamW"
@@ -278,21 +285,64 @@ def test_in_one_layer_doubling_eta_multiplies_curvature_by_four_and_adds_no_ripp
 test_other_data_or_formulas_change_the_verdict = ROWS.plants(SCALING)
 
 
-def test_the_induced_norm_is_averaged_map_by_map():
-    """A map whose rows are short and whose stable rank is high counts for more than the averages' product has it."""
-    measured = ROWS.finding("3.3-comparable-level").evidence.measured
-    assert 0.1 < measured["in the induced norm, if BA's rows are equally long in all maps, at most about"] < 0.15
-
-
 def test_the_induced_norm_of_two_maps(monkeypatch):
-    maps = {"one": {"mean": 1.0, "root_stable_rank": 8.0}, "two": {"mean": 3.0, "root_stable_rank": 3.0}}
+    maps = {
+        "one": {"mean": 1.0, "max": 2.0, "root_stable_rank": 8.0},
+        "two": {"mean": 3.0, "max": 3.0, "root_stable_rank": 3.0},
+    }
     monkeypatch.setattr(s3_3_scaling_factor, "weight_norms", lambda model: maps)
-    assert s3_3_scaling_factor.in_the_induced_norm("", 0.01) == pytest.approx(0.02 * (8 + 1) / 2)
+    least, most, equal = s3_3_scaling_factor.in_the_induced_norm("", 4, 0.01, 0.02, 0.05)
+    assert (least, most, equal) == pytest.approx((0.01 * (4 + 1) / 2 / 2, 0.05 * (8 + 1) / 2, 0.02 * (8 + 1) / 2))
 
 
-def test_comparable_level_needs_records(tmp_path):
-    row = ledger.examine(ROWS["3.3-comparable-level"], tmp_path)
-    assert row.finding.verdict == "not_run"
+def test_the_induced_norm_is_between_its_bounds(monkeypatch):
+    """Of maps and adapters at random, whose norms are computed."""
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((n1, 12)) * rng.exponential(size=(n1, 1)) for n1 in (10, 24)]
+    adapters = [rng.standard_normal((len(w), 3)) @ rng.standard_normal((3, 12)) for w in weights]
+    rows = [np.linalg.norm(one, axis=1) for one in weights]
+    maps = {
+        str(place): {
+            "mean": norms.mean(),
+            "max": norms.max(),
+            "root_stable_rank": np.linalg.norm(w) / np.linalg.norm(w, 2),
+        }
+        for place, (w, norms) in enumerate(zip(weights, rows, strict=True))
+    }
+    monkeypatch.setattr(s3_3_scaling_factor, "weight_norms", lambda model: maps)
+    of = [np.linalg.norm(one, axis=1) for one in adapters]
+    means = [norms.mean() for norms in of]
+    least, most, _ = s3_3_scaling_factor.in_the_induced_norm(
+        "", 3, min(means), np.mean(means), max(norms.max() for norms in of)
+    )
+    ratios = [np.linalg.norm(ba, 2) / np.linalg.norm(w, 2) for ba, w in zip(adapters, weights, strict=True)]
+    assert least < np.mean(ratios) < most
+
+
+@pytest.mark.parametrize(
+    ("of_one", "of_other", "expected"),
+    [
+        ([(0.01, 0.5)], [(0.01, 0.2)], "undecided"),
+        ([(0.1, 0.5)], [(0.05, 0.5), (0.16, 0.5)], "holds"),
+        ([(0.2, 0.5)], [(0.01, 0.05), (0.01, 0.14)], "refuted"),
+    ],
+)
+def test_bounds_decide_where_they_leave_out_a_tenth(of_one, of_other, expected):
+    bounds = {"one": np.array(of_one), "other": np.array(of_other)}
+    assert s3_3_scaling_factor._by_bounds(bounds) == expected
+
+
+def test_in_the_induced_norm_the_records_leave_it_open():
+    found = ROWS.finding("3.3-comparable-level-induced")
+    assert found.verdict == "undecided"
+    ends = [(of["least"], of["most"]) for of in found.evidence.measured.values()]
+    assert all(least < 0.05 < 0.1 < most for least, most in ends)
+    assert [most < 0.2 for _, most in ends] == [False, True]
+
+
+@pytest.mark.parametrize("row", ["3.3-comparable-level", "3.3-comparable-level-induced"])
+def test_comparable_level_needs_records(row, tmp_path):
+    assert ledger.examine(ROWS[row], tmp_path).finding.verdict == "not_run"
 
 
 def test_norms_of_a_pretrained_model(tmp_path):
@@ -308,6 +358,36 @@ def test_norms_of_a_pretrained_model(tmp_path):
     )
     for model in ("all-MiniLM-L6-v2", "SmolLM2-135M"):
         assert all(0 < layer["mean"] <= layer["max"] for layer in s3_3_scaling_factor.weight_norms(model).values())
+
+
+@pytest.mark.parametrize(("first", "expected"), [(6, "holds"), (5, "refuted")])
+def test_depth_leads_where_it_does_in_more_than_half_of_eleven_families(monkeypatch, first, expected):
+    """The paper's own six come first: in more than half of them depth leads either way."""
+    led = {*list(s3_3_growth.FAMILIES)[:first], "LLaMA", "Llama 2"}
+    monkeypatch.setattr(
+        s3_3_growth,
+        "growth",
+        lambda one: {name: [(4.0, 2.0)] if name in led else [(2.0, 4.0)] for name in one.families},
+    )
+    assert verdict("3.3-depth") == expected
+
+
+def test_from_smallest_to_largest_llama_and_llama_2_apart_are_four_of_the_papers_seven():
+    found = ROWS.finding("3.3-depth-at-the-ends")
+    assert (found.verdict, found.at_paper, found.size.value) == ("refuted", "mixed", 4)
+    assert "3 of 6, or 4 of 7" in found.size.of
+
+
+def test_theta_shows_at_the_papers_eta_only_where_the_adapters_are_as_large_as_the_weights(monkeypatch):
+    """24 nats times log(1.02/1.01) and log(3/2)."""
+    found = ROWS.finding("3.3-theta")
+    assert (found.verdict, found.at_paper) == ("holds", "mixed")
+    assert found.size.value == pytest.approx(24 * np.log(1.02 / 1.01))
+    right = s3_3_growth.attained
+    monkeypatch.setattr(
+        s3_3_growth, "attained", lambda w, m, eta, *rest: right(w, m if len(eta) > 2 else 1.0, eta, *rest)
+    )
+    assert ROWS.finding("3.3-theta").at_paper is True
 
 
 def test_depth_s_share_is_that_of_the_parameters():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from allora_analysis import adaptors, escape
-from allora_analysis.claims import layer_training, s4_2_first_steps, s4_2_hyper_parameters
+from allora_analysis.claims import layer_training, s4_2_first_steps, s4_2_hyper_parameters, s4_2_noise_at_rest
 from allora_analysis.claims import s4_2_leaving_zero as section
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.layer_training import Pass, Run
@@ -15,7 +15,8 @@ from allora_analysis.escape import optimizers
 from allora_analysis.lora import functional
 from tests.ledger_rows import Rows
 
-ROWS = Rows(section, s4_2_first_steps, s4_2_hyper_parameters)
+NOISE = s4_2_noise_at_rest
+ROWS = Rows(NOISE, section, s4_2_first_steps, s4_2_hyper_parameters)
 
 
 def lora_everywhere(right, run, arm, *args, **options):
@@ -74,6 +75,16 @@ def of_one_curvature(right, one):
     return right(one._replace(flattest=1.0))
 
 
+def rests_below_2(one):
+    """The fixed rate's edge in the place of ALLoRA's."""
+    return 2 / one.product if one.optimizer == "sgd" else False
+
+
+def sgd_without_edge(right, one, rng):
+    """As if every optimizer were SGD, at a stable rate."""
+    return right(one._replace(optimizer="sgd", product=0.2, deviation=1e-3 * one.target), rng)
+
+
 def never_clipped_at_zero(one):
     return one.optimizer != "adamw" and one.u == 0
 
@@ -104,6 +115,14 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-escape-fixed-rate", section, "advantage", at_unit_products, "refuted"),
     ("4-escape-fixed-rate", section, "advantage", of_one_curvature, "refuted"),
     ("4-escape-fixed-rate", section, "settling", lambda one: {"fixed": 0.9, "ALLoRA": 0.8}, "holds"),
+    ("4-escape-fixed-rate-noise", adaptors, "inverse_sqrt", lambda m, eta: np.float64(eta) + 0 * m, "refuted"),
+    ("4-escape-fixed-rate-noise", adaptors, "inverse_sqrt", adaptors.inverse, "refuted"),
+    ("4-escape-fixed-rate-noise", NOISE, "left_over", lambda rate, flattest: rate / 2, "refuted"),  # far from the edge
+    ("4-escape-fixed-rate-noise", NOISE, "left_over", lambda right, rate, flattest: right(rate, 1.0), "refuted"),
+    ("4-escape-fixed-rate-noise", NOISE, "rests", lambda one: one.optimizer == "sgd", "refuted"),
+    ("4-escape-fixed-rate-noise", NOISE, "rests", lambda one: 2 * one.slowed / one.product, "refuted"),  # AdamW, too
+    ("4-escape-fixed-rate-noise", NOISE, "rests", rests_below_2, "refuted"),
+    ("4-escape-fixed-rate-noise", NOISE, "excess_at_rest", sgd_without_edge, "holds"),
     ("4-figure-2-slower", escape, "time_to_reach", lambda m, g, eta: m / (g * eta), "refuted"),
     ("4-figure-2-slower", section, "longest", lambda eta, times=1.5: 1.0, "refuted"),
     ("4-figure-2-slower", layer_training, "one_row", sgd_row, "refuted"),
@@ -142,6 +161,28 @@ def test_adamw_takes_allora_longer(rate, level, steps):
     """By torch, at η² = 4, to levels far beyond those of the row; LoRA takes level/rate steps."""
     path = layer_training.one_row("adamw", lambda m: (m + 0.25) ** -0.5, rate, 3000, stop=level * (1 - 1e-7))
     assert len(path) - 1 == section.adamw_steps(section.Row("adamw", 2.0, level, rate)) == steps
+
+
+@pytest.mark.parametrize("threshold", [0.005, 0.02])
+def test_less_noise_is_left_at_half_and_twice_of_the_hundredth(monkeypatch, threshold):
+    monkeypatch.setattr(NOISE, "LESS", threshold)
+    assert ROWS.verdict("4-escape-fixed-rate-noise") == "conditional"
+
+
+@pytest.mark.parametrize("rate", [0.02, 1.0, 1.98])
+@pytest.mark.parametrize("curvature", [0.3, 1.0])
+def test_what_is_left_of_the_noise_is_the_fixed_point_of_its_recursion(rate, curvature):
+    variance = 0.0
+    for _ in range(3000):
+        variance = (1 - rate * curvature) ** 2 * variance + rate**2
+    alone = NOISE.left_over(rate, curvature) - NOISE.left_over(rate, 1.0) / 2
+    assert alone == pytest.approx(curvature * variance / 2, rel=1e-9)
+
+
+def test_a_smaller_rate_leaves_less_by_more_than_its_part_whatever_the_curvatures():
+    rng = np.random.default_rng(0)
+    for rate, flattest, slowed in zip(rng.uniform(0, 2, 99), rng.uniform(0, 1, 99), rng.uniform(1, 3, 99), strict=True):
+        assert NOISE.left_over(rate, flattest) > slowed * NOISE.left_over(rate / slowed, flattest)
 
 
 def test_a_level_that_is_not_reached_has_no_ratio(monkeypatch):

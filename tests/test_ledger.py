@@ -120,6 +120,9 @@ def test_what_hangs_on_an_assumption_or_is_one_fault_again_is_counted_as_such():
         both = [view(Row(known[one], corrected)) for one in (other, name)]
         assert summary(both).partition(": ")[2] == "2 holds_corrected (1 fault)"
         assert "fault" not in summary(both[1:])
+    names = (*next(iter(again.items())), "3.3-mean-ratio")
+    of_copy = [view(Row(known[one], Finding("holds_corrected", Evidence({}, {}, "none"), "2 = 2"))) for one in names]
+    assert summary(of_copy).partition(": ")[2] == "3 holds_corrected (1 fault; 1 perhaps our copy's)"
     row = view(Row(known["4-escape"], Finding("refuted", Evidence({}, {}, "none"), at_paper="no, if AdamW")))
     assert row.setting == "no, if AdamW"
     assert summary([row]) == "1 claims: 1 refuted (1 assuming AdamW)"

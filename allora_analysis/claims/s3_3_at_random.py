@@ -50,7 +50,7 @@ def _all_equal(network: Network) -> bool:
     "3.3-tight-in-practice",
     where="§3.3, before the last display",
     says="all the inequalities are tight",
-    reading="The unkind reading: on the network at hand ‖f_L(x)‖ = C(1 + ηm̄)^L‖x‖. That some network attains it is "
+    reading="A less kind reading: on the network at hand ‖f_L(x)‖ = C(1 + ηm̄)^L‖x‖. That some network attains it is "
     "3.3-tight.",
     depends_on=("3.3-tight", "3.3-norm", "3.3-product", "3.3-mean"),
 )

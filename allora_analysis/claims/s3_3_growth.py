@@ -4,6 +4,7 @@ The symbols are `s3_3_worst_case`'s. Judged by forward passes through networks t
 grow in that number, by published sizes. Checked by `tests/test_claims_3_3.py`, which plants wrong formulas.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import ripple
-from allora_analysis.claims.cases import Case, Cases, at_etas, log_uniform
-from allora_analysis.claims.claim import Finding, Size, claim, ranged
-from allora_analysis.claims.s3_3_worst_case import ROUNDING, TOLERANCE, ripple_claim
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, Judged, at_etas, log_uniform
+from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.s3_3_worst_case import RECORDED, ROUNDING, TOLERANCE, ripple_claim
 from allora_analysis.ripple import study
 
 THETA = "C(1 + ηm̄)^L ‖x‖ = Θ((1 + η)^L)"
@@ -44,7 +45,8 @@ SWEPT = np.geomspace(1e-4, 1e8, 13)  # η
     where="§3.3, last display",
     says=THETA,
     reading="In η, as C, m̄ > 0 and L are constants: over (1 + η)^L the left side stays between two positive numbers, "
-    "the same for all η > 0. In L: row 3.3-theta-in-depth.",
+    "the same for all η > 0. Any polynomial of degree L in η with positive ends is that, whatever it does at the "
+    "paper's η; there the row asks for half of (1 + η)^L's growth in logarithms. In L: row 3.3-theta-in-depth.",
     depends_on=("3.3-constant",),
 )
 def theta(cases: Cases) -> Finding:
@@ -67,13 +69,22 @@ def theta(cases: Cases) -> Finding:
         measure=lambda one: attained(one.weight, one.ratio, SWEPT, one.depth, cases.seed) - one.depth * np.log1p(SWEPT),
         printed=within,
     )
-    least, most = constants(own.inputs)
+    ends, one = np.array([PAPER_ETAS[0], PAPER_ETAS[-1]]), own.inputs
+    low, high = attained(one.weight, one.ratio, ends, one.depth, cases.seed)
+    rise, told = float(high - low), one.depth * float(np.diff(np.log1p(ends))[0])
     return judged.finding(
-        holds="Yes, in η, with C, m̄ > 0 and L constant; in L the base is ‖W_l‖(1 + ηm̄).",
+        holds=f"Yes, as η → ∞; from η = 1 to 2 it rises {math.exp(rise):.2g}-fold, (1 + η)^{one.depth} "
+        f"{math.exp(told):,.0f}-fold.",
         evidence=judged.evidence(
             ROUNDING, constants, shown=lambda one, seen: [float(seen.min()), float(seen.max())], tolerance=1e-9
         ),
-        size=Size(most - least, "nats", f"between the two numbers, {own.name}"),
+        size=Size(
+            rise,
+            "nats",
+            f"growth of the left side from η = 1 to 2, {own.name}; (1 + η)^L grows by {told:.1f}: the two differ "
+            "where ηm̄ is far below 1",
+        ),
+        at_paper=None if rise > told / 2 else "mixed",
         flips_if="a network that attains the bound and whose output over (1 + η)^L tends to 0 or ∞ with η",
     )
 
@@ -130,11 +141,12 @@ def theta_in_depth(cases: Cases) -> Finding:
 
 
 class Deep(NamedTuple):
-    """A network of L layers with ‖W_l‖ = ‖B_lA_l‖ = 1 that attains the bound."""
+    """A network of L layers that attains the bound, with ‖W_l‖ = 1 and ‖B_lA_l‖ = m̄."""
 
     depth: int
     eta: float
     architecture: str
+    ratio: float = 1.0
 
 
 @ripple_claim(
@@ -148,7 +160,7 @@ def worst_case(cases: Cases) -> Finding:
 
     def grown(one: Deep) -> float:
         norms, rng = np.ones(one.depth), np.random.default_rng(cases.seed)
-        return float(study.aligned_growth((norms, norms), 2, (one.eta,), 6, one.architecture, rng)[0])
+        return float(study.aligned_growth((norms, one.ratio * norms), 2, (one.eta,), 6, one.architecture, rng)[0])
 
     def draw(rng: np.random.Generator) -> Deep:
         return Deep(int(10 ** rng.uniform(0.5, 4)), log_uniform(rng, -4, 5), str(rng.choice(["linear", "relu"])))
@@ -159,6 +171,8 @@ def worst_case(cases: Cases) -> Finding:
         measure=grown,
         printed=lambda one, seen: abs(seen / (one.depth * np.log1p(one.eta)) - 1) < TOLERANCE,
     )
+    largest = own[-1].inputs
+    layer = [math.exp(grown(one) / one.depth) for one in (largest, largest._replace(ratio=RECORDED))]
     return judged.finding(
         holds="Yes: as (1 + η)^L in L layers that all line up. Networks at random do not come near it.",
         evidence=judged.evidence(
@@ -167,9 +181,10 @@ def worst_case(cases: Cases) -> Finding:
             tolerance=TOLERANCE,
         ),
         size=Size(
-            float(np.exp(judged.measured[len(own) - 1] / own[-1].inputs.depth)),
+            layer[0],
             "times larger after each layer",
-            f"the output in the worst case at η = {own[-1].inputs.eta:g}, weight and adapter of norm 1",
+            f"the output in the worst case at η = {largest.eta:g}, weight and adapter of norm 1 ({layer[1]:.2f} times "
+            f"where the adapter is {RECORDED:.1%} of the weight, as the recorded rows are at most)",
         ),
         flips_if="no network of any alignment with growth linear in L on the log scale",
     )
@@ -208,6 +223,17 @@ FAMILIES = OWN | {
 """With five more, of which all sizes are published."""
 
 
+APART = {name: family for name, family in OWN.items() if name != "LLaMA and Llama 2"} | {
+    "LLaMA": OWN["LLaMA and Llama 2"],
+    "Llama 2": Family([(32, 4096), (40, 5120), (80, 8192)], "Touvron et al. 2023b, config.json"),
+}
+SETS = {
+    "families that the paper trains or names": OWN,
+    "the same, LLaMA and Llama 2 apart": APART,
+    "with five others": FAMILIES,
+}
+
+
 class Count(NamedTuple):
     """Families, and whether each size is compared with the next, or the smallest with the largest alone."""
 
@@ -235,48 +261,75 @@ def share_of_depth(steps: Sequence[tuple[float, float]]) -> float:
     return depth / (depth + 2 * width)
 
 
-@claim(
+DEEPER = "LLMs that most commonly resort to increased depth rather than increased width to scale up their capacity"
+depth_claim = functools.partial(claim, where="§3.3, below Proposition 1", says=DEEPER, test="tests/test_claims_3_3.py")
+
+
+def leading(one: Count, seen: Mapping[str, Sequence[tuple[float, float]]]) -> int:
+    """The number of families in which depth leads."""
+    return sum(deeper(seen[name]) for name in one.families)
+
+
+def counted(cases: Cases, each_size: bool) -> tuple[Judged, int]:
+    """Whether depth leads in more than half of the families of each set; in how many of the largest set."""
+    judged = cases.judge(
+        [Case(name, Count(families, each_size), families is not FAMILIES) for name, families in SETS.items()],
+        growth,
+        printed=lambda one, seen: leading(one, seen) > len(one.families) / 2,
+    )
+    case, seen = judged.pairs[-1]
+    return judged, leading(case.inputs, seen)
+
+
+@depth_claim(
     "3.3-depth",
-    where="§3.3, below Proposition 1",
-    says="LLMs that most commonly resort to increased depth rather than increased width to scale up their capacity",
-    reading="In more than half of the families depth grows by a larger factor than width: kindest from each size to "
-    "the next, in more of these steps than width; less kind from the smallest model to the largest, the "
-    "first count that was made, in ten families. LLaMA and Llama 2 "
-    "count once; as two they would make it 4 of the paper's own 7 from the smallest to the largest.",
-    test="tests/test_claims_3_3.py",
+    reading="In more than half of the families depth grows by a larger factor than width in more of the steps from one "
+    "size to the next than width does.",
 )
 def depth_rather_than_width(cases: Cases) -> Finding:
-    """Published layers and widths of eleven families, six of them the paper's; depth's share of parameters beside."""
-    counts = {"size by size": True, "smallest to largest": False}
-    sets = {"families that the paper trains or names": OWN, "with five others": FAMILIES}
-    judged = cases.judge(
-        [
-            Case(f"{name}, {how}", Count(families, each_size), families is OWN)
-            for name, families in sets.items()
-            for how, each_size in counts.items()
-        ],
-        growth,
-        printed=lambda one, seen: sum(deeper(seen[name]) for name in one.families) > len(one.families) / 2,
-        condition=lambda one: one.each_size,
-    )
-    steps, ends = judged.measured[2:]
-    led = [sum(map(deeper, of.values())) for of in (steps, ends)]
+    """Published layers and widths of eleven families, six of them the paper's, size by size."""
+    judged, led = counted(cases, each_size=True)
+    steps = judged.measured[-1]
     every = [depth - width for of in steps.values() for depth, width in of]
+    part = float(np.median([share_of_depth(of) for of in steps.values()]))
     return judged.finding(
-        conditional=f"Depends how one counts: size by size depth leads in {led[0]} of {len(FAMILIES)} families, from "
-        f"smallest to largest in {led[1]}.",
+        holds=f"Yes, size by size: depth leads in {led} of {len(FAMILIES)} families.",
+        refuted=f"No: size by size depth leads in {led} of {len(FAMILIES)} families.",
         evidence=judged.evidence(
             "none: published integers",
             {name: family.source for name, family in FAMILIES.items()},
             more={"steps led by depth, by width": [sum(x > 0 for x in every), sum(x < 0 for x in every)]},
             n=len(FAMILIES),
         ),
-        size=ranged(
-            [share_of_depth(of) for of in steps.values()],
-            "of the growth",
-            "depth's part in the growth of log parameters, median of families",
+        size=Size(
+            led,
+            f"of {len(FAMILIES)} families",
+            "that grow more in depth in more steps; of the growth in parameters, which go as L·width², depth makes "
+            f"{part:.0%} (median, in logarithms)",
         ),
-        condition="each size is compared with the next",
-        flips_if="half of the families or fewer that grow more in depth size by size, or more than half from the "
-        "smallest to the largest",
+        flips_if="half of the families or fewer that grow more in depth size by size",
+    )
+
+
+@depth_claim(
+    "3.3-depth-at-the-ends",
+    reading="A less kind reading: from the smallest model of a family to the largest depth grows by a larger factor "
+    "than width, in more than half of the families. This count was made first, in ten families.",
+    depends_on=("3.3-depth",),
+)
+def depth_at_the_ends(cases: Cases) -> Finding:
+    """The same families, the smallest model against the largest."""
+    judged, led = counted(cases, each_size=False)
+    own, apart = (leading(case.inputs, seen) for case, seen in judged.pairs[:2])
+    return judged.finding(
+        holds=f"Yes: from the smallest model to the largest depth leads in {led} of {len(FAMILIES)} families.",
+        refuted=f"No: from the smallest model to the largest depth leads in {led} of {len(FAMILIES)} families.",
+        evidence=judged.evidence("none: published integers", n=len(FAMILIES)),
+        size=Size(
+            led,
+            f"of {len(FAMILIES)} families",
+            "whose depth grows by the larger factor from the smallest model to the largest; of the paper's own, "
+            f"{own} of {len(OWN)}, or {apart} of {len(APART)} with LLaMA and Llama 2 apart",
+        ),
+        flips_if="more than half of the families, in each set, that grow more in depth from smallest to largest",
     )

@@ -131,7 +131,7 @@ discovery_claim = functools.partial(
 def discovered(cases: Cases, further: Sequence[Case] = (), **predicates: Callable) -> tuple[Judged, Size]:
     """ALLoRA's own steps, run to rest, and what its rest points leave above the best fit at a layer's spectrum."""
     at_layer = [power_law(cases.rng) for _ in range(10)]
-    first = Case("power-law T, 16×16, rows near 0.1, r = 8, η² = 4", at_layer[0][0])
+    first = Case("power-law T, 16×16, rows near 0.1, r = 8, η² = 4", at_layer[0][0], paper=True)
     above = [excess(each, rest(each)) for pair in at_layer for each in pair]
     of = "loss at rest above the least, r = 8, rows of 0.1 to 0.5"
     size = ranged(above, "of ‖T‖²/2", of, float(np.median(above[::2])))
@@ -144,7 +144,8 @@ def discovered(cases: Cases, further: Sequence[Case] = (), **predicates: Callabl
     reading="Run to rest by gradient descent, it reaches the least loss that its rank allows to a hundredth of ‖T‖²/2, "
     "T the target; squared loss, white inputs, and one best fit of rank r: T's singular values σ_r > σ_{r+1}. The "
     "tolerance is ours, chosen after some sizes had been seen; the condition decides at half and at twice of it, too. "
-    "How measured its steps are is 4-escape's and 4-figure-2-tapers'.",
+    "Every optimizer without decay rests where this one does. How measured its steps are is 4-escape's and "
+    "4-figure-2-tapers'.",
     depends_on=("4-descent",),
 )
 def optimal_direction(cases: Cases) -> Finding:

@@ -164,9 +164,9 @@ def per_sample(cases: Cases) -> Finding:
 
 @definition_claim(
     "4-definition",
-    where="§4.2, definition of ALLoRA",
-    says="f̃ = I∘f, g̃_i = 1/√(‖(BA)_{i,:}‖ + 1/η²)·g_i, i ∈ [n₁]",
-    reading="The toolkit's layer is that: its output is f, the gradients of A and B are those through g̃.",
+    where="beyond the paper: §4.2, definition of ALLoRA, in this toolkit",
+    says="This toolkit's layer is ALLoRA as defined: f̃ = I∘f, g̃_i = 1/√(‖(BA)_i‖ + 1/η²)·g_i.",
+    reading="Its output is f, the gradients of A and B are those through g̃.",
 )
 def definition(cases: Cases) -> Finding:
     """The layer's output and gradients against f, BᵀD_dG and D_dGAᵀ."""
@@ -301,7 +301,7 @@ def removed_by_name(cases: Cases) -> Finding:
         size=ranged(
             [off_the_product(as_run._replace(seed=other)) for other in more],
             "of ‖BAx‖",
-            "what dropout p = 0.05 moves in ALLoRA as run, √(p/(1 − p)) in root mean square; 0 in ALLoRA-0",
+            "what dropout at drop rate 0.05 moves in ALLoRA as run, √(0.05/0.95) in root mean square; 0 in ALLoRA-0",
             (0.05 / 0.95) ** 0.5,
         ),
         flips_if="ALLoRA-0's output depending on η or on a mask",

@@ -182,8 +182,8 @@ def asf_similar_output(cases: Cases) -> Finding:
 
 @family_claim(
     "4-asf-gradient",
-    says="Note that g̃ is naturally defined by using f̃ in place of f.",
-    reading="The layer's output is f̃, and its gradients are those of a loss of f̃.",
+    where="beyond the paper: §4.3, definition of ASF-LoRA, in this toolkit",
+    says="This toolkit's layer is ASF-LoRA as defined: its output is f̃ = f/√(|f| + 1/η²), its gradients a loss of f̃'s.",
 )
 def natural_gradient(cases: Cases) -> Finding:
     """The layer's output and gradient of B against f̃ and f̃′(f)·∂L/∂f."""

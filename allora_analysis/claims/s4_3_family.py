@@ -355,12 +355,10 @@ def _one_token(rng: np.random.Generator) -> Batch:
     return Batch(rng.standard_normal((1, 3)), rng.standard_normal(3), rng.standard_normal(3), log_uniform(rng, 0, 1))
 
 
-OD_UPDATE = "g̃_i = 1/√(|(f(x))_i| + 1/η²)·g_i, i ∈ [n₁]"
-
-
 @family_claim(
     "4-od-update",
-    says=OD_UPDATE,
+    where="beyond the paper: §4.3, definition of ALLoRA-OD, in this toolkit",
+    says="For one x this toolkit's layer is ALLoRA-OD as defined: g̃_i = 1/√(|(f(x))_i| + 1/η²)·g_i.",
     reading="x is one vector, as in §4.1; the layer's backward pass is compared with the formula.",
 )
 def od_update(cases: Cases) -> Finding:
@@ -388,8 +386,9 @@ def od_update(cases: Cases) -> Finding:
 
 @family_claim(
     "4-od-update-in-training",
-    says=OD_UPDATE,
-    reading="A less kind reading: for a batch, too, g̃_i is a multiple of g_i, its sum over tokens.",
+    where="beyond the paper: §4.3, definition of ALLoRA-OD, over a batch",
+    says="For a batch, too, ALLoRA-OD's g̃_i is a multiple of g_i.",
+    reading="g_i and g̃_i are sums over the batch's tokens, each token with its own factor.",
     depends_on=("4-od-update", "4-od-noise"),
 )
 def expected_update(cases: Cases) -> Finding:

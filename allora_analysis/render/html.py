@@ -181,6 +181,7 @@ ABOUT = {
     "crossover": ("3.1-sgd-crossover", "3.1-sgd-training-fit"),
     "escape": (
         "4-escape",
+        "4-escape-fixed-rate-noise",
         "4-escape-fixed-rate",
         "4-figure-2-slower",
         "4-figure-2-right",

@@ -46,6 +46,7 @@ MEANINGS = {
 }
 BRACKETS = f"Brackets hold a size's {USUAL} interval, or what they name; intervals are rounded outwards."
 LESS_KIND = "A less kind reading"  # so begins a reading of which a kinder one is a row of its own
+COPYS = "a misprint, the copy's perhaps"  # so says a reading of what is no fault of the paper's if it is our copy's
 BEYOND = "beyond the paper"  # so begins `where` of what the paper does not say
 OTHERS = re.compile(rf"{BEYOND}: abstract of (.+) \(")  # and of what another paper says
 PACKAGE = "allora_analysis."
@@ -177,13 +178,16 @@ def _counts(of: Sequence[View]) -> str:
 
 
 def _of_these(of: Sequence[View]) -> str:
-    # In brackets, how many of the rows of one verdict are less kind readings, hang on an assumption, or are one fault.
+    # In brackets, how many of the rows of one verdict are less kind readings, hang on an assumption, are one fault, or
+    # a misprint that may be our copy's.
     same, ids = {one.id: one.same_fault_as for one in ledger.all_claims()}, {one.id for one in of}
     again = sum(same.get(one.id) in ids for one in of)
     less_kind = sum((one.reading or "").startswith(LESS_KIND) for one in of)
     assumed = Counter(one.setting.partition(", if ")[2] for one in of)
-    faults = len(of) - again
+    copies = sum(COPYS in (one.reading or "") for one in of)
+    faults = len(of) - again - copies
     told = [f"{faults} fault{'s' if faults > 1 else ''}"] if again else []
+    told += [f"{copies} perhaps our copy's"] if copies else []
     told += [f"{less_kind} less kind"] if less_kind else []
     told += [f"{n} assuming {name}" for name, n in assumed.items() if name]
     return f" ({'; '.join(told)})" if told else ""
