@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims import masked_descent, s3_1_convergence, s3_1_few_steps, s3_1_in_factors
+from allora_analysis.claims import masked_descent, s3_1_convergence, s3_1_few_steps, s3_1_without_dropout
 from allora_analysis.claims.masked_descent import Tiny, enumerated_mean, regularised_descent
 from allora_analysis.dropout_sgd.placements import InputMasks, OutputMasks
 from tests.ledger_rows import Rows
 
-ROWS = Rows(s3_1_convergence, s3_1_few_steps, s3_1_in_factors)
+ROWS = Rows(s3_1_convergence, s3_1_few_steps, s3_1_without_dropout)
 verdict = ROWS.verdict
 
 
@@ -69,8 +69,8 @@ def altered(right, change):
         ("3.1-sgd-reliable", lambda run: {"covariance_trace": 1e-30 + 0 * run.covariance_trace}, "refuted"),  # at once
         ("3.1-sgd-reliable", lambda run: {"mean": 0 * run.mean}, "refuted"),  # no bias early
         ("3.1-sgd-reliable", lambda run: {"covariance_trace": 4 * run.covariance_trace}, "refuted"),
-        ("3.1-not-a-must-have", lambda run: {"risk": 1.01 * run.risk}, "refuted"),
-        ("3.1-not-a-must-have", lambda run: {"risk": 0.5 * run.risk}, "refuted"),
+        ("3.1-not-a-must-have", lambda run: {"risk": 0.93 * run.risk}, "refuted"),
+        ("3.1-not-a-must-have-always", lambda run: {"risk_plain": 0.7 * run.risk_plain}, "holds"),
     ],
 )
 def test_a_wrong_trajectory_changes_the_verdict(name, change, instead, monkeypatch):
@@ -123,7 +123,8 @@ def test_a_wrong_formula_changes_the_verdict(name, kind, formula, monkeypatch):
         ("3.1-sgd-training-fit", s3_1_few_steps, "told_gaps", lambda right: lambda one: 1.01 * right(one)),
         ("3.1-sgd-benefits-vanish", s3_1_few_steps, "cost_over_saving", lambda right: lambda one: 4 * right(one)),
         ("3.1-sgd-first-step", s3_1_few_steps, "cost_over_saving", lambda right: lambda one: 4 * right(one)),
-        ("3.1-not-a-must-have", s3_1_in_factors, "WITHIN", lambda right: 0.98),  # ahead, and not as good
+        ("3.1-not-a-must-have", s3_1_without_dropout, "AS_GOOD", lambda right: 0.98),  # ahead, and not as good
+        ("3.1-not-a-must-have", s3_1_without_dropout, "measured_gap", lambda right: lambda *of: 6 + right(*of)),
         ("3.1-sgd-reliable", s3_1_convergence, "noise_over_bias_early", lambda right: lambda one: 2 * right(one)),
         ("3.1-sgd-reliable", s3_1_convergence, "bias_over_noise_late", lambda right: lambda one: 2 * right(one)),
         ("3.1-sgd-reliable", s3_1_convergence, "noise_over_bias_early", lambda right: lambda one: 0.5 * right(one)),
@@ -410,22 +411,37 @@ def test_more_steps_are_needed_at_lower_rates_and_for_masks_on_the_input():
     assert f"input masks {medians['input'][0]:.0f}, " in found.size.of
 
 
-@pytest.mark.fits
-def test_the_most_of_many_draws():
-    """What the row tells of 9,000 draws."""
-    gaps = masked_descent.worst_gaps(np.random.default_rng(12345), s3_1_in_factors.MANY)
-    told = [s3_1_in_factors.MOST, s3_1_in_factors.MOST_ALIKE]
-    assert [round(max(each), 1) for each in gaps] == told
-    assert max(told) < 100 * (s3_1_in_factors.WITHIN - 1)
+@pytest.mark.parametrize("name", ["3.1-not-a-must-have", "3.1-not-a-must-have-always"])
+def test_gaps_are_those_of_moments_summed_over_masks(name):
+    evidence = ROWS.finding(name).evidence
+    assert evidence.error < evidence.tolerance
+
+
+def test_a_margin_between_the_mean_gap_and_none_decides_nothing(monkeypatch):
+    """Of the average, at the boundary: a margin that is the mean gap itself."""
+    gaps = ROWS.finding("3.1-not-a-must-have").evidence.measured["% behind at the worst noise, by problem"]
+    most = max(np.mean(np.log1p(np.array(of) / 100)) for of in gaps.values())
+    monkeypatch.setattr(s3_1_without_dropout, "AS_GOOD", float(np.exp(most)))
+    assert verdict("3.1-not-a-must-have") == "undecided"
+
+
+def test_higher_drop_rates_lead_by_more_than_the_margin_in_some_problems_and_the_papers_in_few():
+    found = ROWS.finding("3.1-not-a-must-have-always")
+    often = found.evidence.measured["% of problems more behind, by drop rate"]
+    assert often["0.05"] < 3 < 10 < min(often["0.2"], often["0.4"])
+    assert found.evidence.measured["collinear inputs"] > 20
+    assert f"in {often['0.4']:.0f} % of problems above 5 %" in found.answer
+    assert f"by up to {found.size.high:.0f} %" in found.answer
 
 
 def test_weights_along_one_input_near_the_largest_rate_are_farther_behind():
     """The setting that the reading excludes: at 0.9 of the largest rate 6 % behind, at a tenth of it within 5 %."""
     behind = {}
     for fraction in (0.1, 0.9):
-        one = s3_1_in_factors.along_one_input(fraction)
+        one = s3_1_without_dropout.along_one_input(fraction)
         run = dropout_sgd.trajectory(one.x, one.labels, 0.95, one.rate, 40, "output", w_true=one.truth)
         behind[fraction] = run.risk_plain.min() / run.risk.min()
     assert behind[0.9] > 1.06 > 1.05 > behind[0.1]
-    told = ROWS.finding("3.1-not-a-must-have").evidence.measured["% behind, weights along one input"]
-    assert [*told.values()] == pytest.approx([100 * (behind[share] - 1) for share in (0.1, 0.9)])
+    told = ROWS.finding("3.1-not-a-must-have-always").evidence.measured
+    for share, ratio in behind.items():  # the row's is at the worst of a grid of noises
+        assert told[f"weights along one input, {share:g} of the largest rate"] > 99 * (ratio - 1)

@@ -11,6 +11,7 @@ SECTIONS = (
     "s3_1_in_training",
     "s3_1_convergence",
     "s3_1_few_steps",
+    "s3_1_without_dropout",
     "s3_1_in_factors",
     "s3_1_hidden_nodes",
     "s3_1_figure_1",

@@ -69,8 +69,10 @@ def setting(
     return Sgd(x, w / np.linalg.norm(w), 1.0, keep_prob, rate, steps, place)
 
 
-def falling_spectra(rng: np.random.Generator, steps: int, noise: float = 0.5, paper: bool = False) -> list[Case]:
-    """Drop rate 0.05, LoRA's masks and the paper's, a spectrum that falls; noise in Y in units of its signal.
+def falling_spectra(
+    rng: np.random.Generator, steps: int, noise: float = 0.5, paper: bool = False, keep_prob: float = PAPER_KEEP
+) -> list[Case]:
+    """LoRA's masks and the paper's, at drop rate 0.05 if no other, a spectrum that falls; noise in units of the signal.
 
     They are the paper's own setting for a sentence that no rate, noise, spectrum or optimizer can make false alone.
     """
@@ -78,10 +80,10 @@ def falling_spectra(rng: np.random.Generator, steps: int, noise: float = 0.5, pa
     for placement in PLACEMENTS:
         x = turned(8, np.arange(1.0, 5.0) ** -0.5, rng)
         w = rng.standard_normal(4)
-        rate = 0.1 * dropout_sgd.stability_limits(x, PAPER_KEEP, placement).mean_square
+        rate = 0.1 * dropout_sgd.stability_limits(x, keep_prob, placement).mean_square
         level = noise * float(np.linalg.norm(x @ w)) / math.sqrt(8)
-        one = Sgd(x, w, level, PAPER_KEEP, rate, steps, placement)
-        found.append(Case(f"{placement} masks, p = 0.95, noise {noise:g} of signal 1", one, paper))
+        one = Sgd(x, w, level, keep_prob, rate, steps, placement)
+        found.append(Case(f"{placement} masks, p = {keep_prob:g}, noise {noise:g} of signal 1", one, paper))
     return found
 
 
@@ -175,20 +177,19 @@ def risks(one: Sgd, keep_prob: float, population: np.ndarray | None = None) -> n
 LEVELS = np.geomspace(0.1, 5, 40)  # noise in Y, in units of the signal
 
 
-def worst_gap(one: Sgd, population: np.ndarray | None = None) -> float:
-    """By how many % the lowest risk without dropout is above that with it, at the worst of the `LEVELS` of noise."""
+def gap_at_worst(one: Sgd, dropout: np.ndarray, without: np.ndarray) -> float:
+    """By how many % the lowest risk without dropout is above that with it, at the worst of the `LEVELS` of noise.
+
+    Each is given as α_t and β_t of `risks`.
+    """
     squares = (LEVELS[:, None] * np.linalg.norm(one.x @ one.w)) ** 2 / len(one.x)
-    dropout, without = (
-        (signal + squares * labels).min(axis=1)
-        for signal, labels in (risks(one, keep_prob, population) for keep_prob in (one.keep_prob, 1.0))
-    )
-    return 100 * float(np.max(without / dropout) - 1)
+    lowest = [(signal + squares * labels).min(axis=1) for signal, labels in (dropout, without)]
+    return 100 * float(np.max(lowest[1] / lowest[0]) - 1)
 
 
-def worst_gaps(rng: np.random.Generator, n: int) -> tuple[list[float], list[float]]:
-    """`worst_gap` of n draws of `falling_spectra`, on new inputs of equal variances and of the training inputs'."""
-    drawn = [case.inputs for _ in range(n // 2) for case in falling_spectra(rng, 40)]
-    return [worst_gap(one) for one in drawn], [worst_gap(one, one.x.T @ one.x) for one in drawn]
+def worst_gap(one: Sgd, population: np.ndarray | None = None) -> float:
+    """`gap_at_worst` from moments summed over masks."""
+    return gap_at_worst(one, *(risks(one, keep_prob, population) for keep_prob in (one.keep_prob, 1.0)))
 
 
 def _cost_over_gain(dropout: np.ndarray, other: np.ndarray, noise: float) -> float:
