@@ -8,7 +8,7 @@ space"): what of their abstract is true there, judged where the flow ends and al
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -201,9 +201,37 @@ def as_they_say(one: Nodes, seen: dict[str, list[float]]) -> bool:
     return bool(alike.all() and min(seen["gain"][1:]) > 0.01 and (np.diff(best) >= 0).all() and best[-1] > best[0])
 
 
+START = ((0.01, 0.0), (0.004, 0.008))
+
+
+def drawn(rng: np.random.Generator, band: str, inverted: bool) -> Case:
+    """A time in a band, a rate from 1 to 1.2, and a start near 0."""
+    start = tuple(tuple(row) for row in 0.01 * rng.standard_normal((2, 2)))
+    time = float(np.exp(rng.uniform(*np.log(BANDS[band]))))
+    one = Nodes(start, float(rng.uniform(1.0, 1.2)), inverted, (time,), time)
+    return Case(f"{band} times, drawn, masks {KINDS[inverted]}", one)
+
+
 def true_at(one: Nodes) -> list[bool]:
     """At each of the times whether all three are true."""
     return [as_they_say(at, by_noise(at)) for at in (one._replace(time=time) for time in one.times)]
+
+
+def over_times(followed: dict[bool, Nodes]) -> tuple[dict[str, Any], dict[str, float]]:
+    """What stands beside the cases, and in how many % of the times all three are true."""
+    true = {kind: true_at(followed[inverted]) for inverted, kind in KINDS.items()}
+    at = {kind: [time for time, of in zip(LOOKED_AT, hits, strict=True) if of] for kind, hits in true.items()}
+    gains = [by_noise(followed[False]._replace(time=end))["gain"][1] for end in ENDS]
+    told = {
+        "beside, at α = 30, unscaled, rate 1: nodes more alike with dropout": by_noise(
+            followed[False]._replace(time=30.0)
+        ),
+        "α at rate 1 at which all three are true, masks scaled": at["scaled"],
+        "α at rate 1 at which they are not, masks unscaled": [t for t in LOOKED_AT if t not in at["unscaled"]],
+        "gain at noise 0.6, unscaled, rate 1, by α": dict(zip(ENDS, gains, strict=True)),
+        f"the same, each drop rate at its best of rates {RATES}": dict(zip(ENDS, at_best_rates(START), strict=True)),
+    }
+    return told, {kind: 100 * float(np.mean(hits)) for kind, hits in true.items()}
 
 
 @factors_claim(
@@ -220,51 +248,27 @@ def true_at(one: Nodes) -> list[bool]:
 )
 def hidden_online(cases: Cases) -> Finding:
     """Starts near 0, rates from 1, masks of both kinds; not 0 itself, where without masks nodes could not part."""
-
-    def draw(rng: np.random.Generator, band: str, inverted: bool) -> Case:
-        start = tuple(tuple(row) for row in 0.01 * rng.standard_normal((2, 2)))
-        time = float(np.exp(rng.uniform(*np.log(BANDS[band]))))
-        one = Nodes(start, float(rng.uniform(1.0, 1.2)), inverted, (time,), time)
-        return Case(f"{band} times, drawn, masks {KINDS[inverted]}", one)
-
-    start = ((0.01, 0.0), (0.004, 0.008))
-    followed = {inverted: Nodes(start, 1.0, inverted, LOOKED_AT) for inverted in KINDS}
+    followed = {inverted: Nodes(START, 1.0, inverted, LOOKED_AT) for inverted in KINDS}
     known = [
         Case(f"α = {end:g}, masks {kind}", followed[inverted]._replace(time=end))
         for inverted, kind in KINDS.items()
         for end in ENDS
     ]
     judged = cases.judge(
-        known + [draw(cases.rng, band, inverted) for band in BANDS for inverted in KINDS],
+        known + [drawn(cases.rng, band, inverted) for band in BANDS for inverted in KINDS],
         by_noise,
         printed=as_they_say,
         condition=lambda one: not one.inverted or BANDS["intermediate"][0] <= one.time <= BANDS["intermediate"][1],
     )
-    gains = {end: seen["gain"][1] for end, seen in zip(ENDS, judged.measured[: len(ENDS)], strict=True)}
-    at_best = dict(zip(ENDS, at_best_rates(start), strict=True))
-    true = {kind: true_at(followed[inverted]) for inverted, kind in KINDS.items()}
-    often = {kind: 100 * float(np.mean(of)) for kind, of in true.items()}
-    false = [time for time, of in zip(LOOKED_AT, true["unscaled"], strict=True) if not of]
+    more, often = over_times(followed)
+    false = more["α at rate 1 at which they are not, masks unscaled"]
     return judged.finding(
         conditional="Only at learning rates near 1, at intermediate times; with masks not scaled by 1/p mostly early "
         "and late, too.",
         evidence=judged.evidence(
             "none: the order of the best on a grid, a gain of 1 %, and the order of two cosines",
-            {
-                "noise": ONLINE_NOISES,
-                "drop rates": [1 - keep_prob for keep_prob in KEPT],
-                "gain at noise 0.6, unscaled, each drop rate at its best of rates": {str(RATES): at_best},
-            },
-            more={
-                "beside, at α = 30, unscaled, rate 1: nodes more alike with dropout": by_noise(
-                    followed[False]._replace(time=30.0)
-                ),
-                "α at rate 1 at which all three are true, masks scaled": [
-                    time for time, of in zip(LOOKED_AT, true["scaled"], strict=True) if of
-                ],
-                "α at rate 1 at which they are not, masks unscaled": false,
-                "gain at noise 0.6, unscaled, rate 1": gains,
-            },
+            {"noise": ONLINE_NOISES, "drop rates": [1 - keep_prob for keep_prob in KEPT]},
+            more=more,
         ),
         size=Size(
             often["unscaled"],
