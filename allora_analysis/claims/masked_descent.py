@@ -70,7 +70,12 @@ def setting(
 
 
 def falling_spectra(
-    rng: np.random.Generator, steps: int, noise: float = 0.5, paper: bool = False, keep_prob: float = PAPER_KEEP
+    rng: np.random.Generator,
+    steps: int,
+    noise: float = 0.5,
+    paper: bool = False,
+    keep_prob: float = PAPER_KEEP,
+    rows: int = 8,
 ) -> list[Case]:
     """LoRA's masks and the paper's, at drop rate 0.05 if no other, a spectrum that falls; noise in units of the signal.
 
@@ -78,10 +83,10 @@ def falling_spectra(
     """
     found = []
     for placement in PLACEMENTS:
-        x = turned(8, np.arange(1.0, 5.0) ** -0.5, rng)
+        x = turned(rows, np.arange(1.0, 5.0) ** -0.5, rng)
         w = rng.standard_normal(4)
         rate = 0.1 * dropout_sgd.stability_limits(x, keep_prob, placement).mean_square
-        level = noise * float(np.linalg.norm(x @ w)) / math.sqrt(8)
+        level = noise * float(np.linalg.norm(x @ w)) / math.sqrt(rows)
         one = Sgd(x, w, level, keep_prob, rate, steps, placement)
         found.append(Case(f"{placement} masks, p = {keep_prob:g}, noise {noise:g} of signal 1", one, paper))
     return found
@@ -322,6 +327,14 @@ def many_rows(rng: np.random.Generator) -> Tiny:
     """LoRA under Adam at 1e-4, 512 rows, 64 inputs, 16 outputs, noise half of the signal: too many masks to sum."""
     x, w, noise = rng.standard_normal((512, 64)), rng.standard_normal((64, 16)) / 8, rng.standard_normal((512, 16))
     return Tiny(x, x @ w + noise / 2, rng.standard_normal((8, 64)) / 8, PAPER_KEEP, 1e-4, 2, "input", "Adam")
+
+
+def many_rows_by_sgd(rng: np.random.Generator) -> Tiny:
+    """The same for 60 steps of plain SGD at half of 1/λ, λ the curvature of the expected loss in A and B at B = 0."""
+    one = many_rows(rng)
+    steep = np.linalg.norm(one.x, 2) ** 2 / one.keep_prob * np.linalg.norm(one.a, 2) ** 2
+    curvature = 2 * float(steep + np.linalg.norm(one.x.T @ one.y, 2))
+    return one._replace(rate=0.5 / curvature, steps=60, optimizer="SGD")
 
 
 def sampled_distance(one: Tiny, rng: np.random.Generator, draws: int = 60) -> float:

@@ -1,7 +1,7 @@
 """§6, "not a must-have": training W without dropout, stopped in time, beside training it with dropout.
 
 The model and its symbols are `masked_descent`'s; judged by `dropout_sgd`, against moments summed over masks. Checked by
-`tests/test_claims_3_1_few_steps.py`, which plants wrong formulas.
+`tests/test_claims_3_1_without_dropout.py` and `tests/test_claims_3_1_few_steps.py`, which plants wrong formulas.
 """
 
 import math
