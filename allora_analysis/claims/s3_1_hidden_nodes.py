@@ -240,7 +240,7 @@ def over_times(followed: dict[bool, Nodes]) -> tuple[dict[str, Any], dict[str, f
     says="dropout reduces detrimental correlations between hidden nodes, mitigates the impact of label noise, and that "
     "the optimal dropout probability increases with the level of noise in the data",
     reading="By equations of their kind: two erf nodes learn one, each sample seen once, α = steps/N short (0.5 to 1), "
-    "intermediate (5 to 8) and long (60 to 100), bands of ours, as their abstract gives no numbers, at rates from 1 to "
+    "intermediate (5 to 8) and long (60 to 100), bands of ours, chosen after looking, at rates from 1 to "
     "1.2; masks unscaled, as in the code of their later paper (arXiv 2507.07907), the test's output p times the "
     "nodes', or scaled by 1/p as PyTorch's. Below a rate of 0.96 scaled ones gain less than 1 % at intermediate times "
     "too; at 0.2 no masks gain early. Between the bands all three are not always true: see the size.",
