@@ -71,11 +71,35 @@ def test_online_equations_of_another_noise_change_the_verdict(monkeypatch):
     assert verdict("3.1-hidden-dropout-online") == "refuted"
 
 
+def test_online_equations_of_another_time_change_the_verdict(monkeypatch):
+    right = s3_1_hidden_nodes.learnt
+    later = {"times": tuple(3.5 * np.array(s3_1_hidden_nodes.LOOKED_AT))}
+    monkeypatch.setattr(
+        s3_1_hidden_nodes,
+        "learnt",
+        lambda one, keep, noise: right(one._replace(**later) if len(one.times) > 6 else one, keep, noise),
+    )
+    assert verdict("3.1-hidden-dropout-online") == "refuted"
+
+
+@pytest.mark.parametrize("band", [(3.0, 8.0), (5.0, 20.0)])
+def test_a_wider_band_of_intermediate_times_is_refuted(band, monkeypatch):
+    bands = {**s3_1_hidden_nodes.BANDS, "intermediate": band}
+    ends = tuple(end for of in bands.values() for end in of)
+    monkeypatch.setattr(s3_1_hidden_nodes, "BANDS", bands)
+    monkeypatch.setattr(s3_1_hidden_nodes, "ENDS", ends)
+    monkeypatch.setattr(s3_1_hidden_nodes, "LOOKED_AT", (*sorted({*ends, 30.0}),))
+    assert verdict("3.1-hidden-dropout-online") == "refuted"
+
+
 def test_between_the_times_looked_at_dropout_makes_nodes_more_alike():
-    nodes = s3_1_hidden_nodes.Nodes(((0.01, 0.0), (0.004, 0.008)), 1.0, "between", False)
+    nodes = s3_1_hidden_nodes.Nodes(((0.01, 0.0), (0.004, 0.008)), 1.0, False, (30.0,), 30.0)
     seen = s3_1_hidden_nodes.by_noise(nodes)
     assert seen["|cos| at 0.3"][1] > 5 * seen["|cos| without"][1]
     assert not s3_1_hidden_nodes.as_they_say(nodes, seen)
+    told = ROWS.finding("3.1-hidden-dropout-online").evidence.measured
+    (at_30,) = (value for key, value in told.items() if "α = 30" in key)
+    assert at_30["|cos| at 0.3"] == pytest.approx(seen["|cos| at 0.3"], rel=1e-3)
 
 
 def test_hidden_dropouts_flow_ends_at_the_soft_threshold_and_its_correlations():

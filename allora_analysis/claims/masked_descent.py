@@ -69,19 +69,26 @@ def setting(
     return Sgd(x, w / np.linalg.norm(w), 1.0, keep_prob, rate, steps, place)
 
 
-def falling_spectra(rng: np.random.Generator, steps: int, noise: float = 0.5, paper: bool = False) -> list[Case]:
-    """Drop rate 0.05, LoRA's masks and the paper's, a spectrum that falls; noise in Y in units of its signal.
+def falling_spectra(
+    rng: np.random.Generator,
+    steps: int,
+    noise: float = 0.5,
+    paper: bool = False,
+    keep_prob: float = PAPER_KEEP,
+    rows: int = 8,
+) -> list[Case]:
+    """LoRA's masks and the paper's, at drop rate 0.05 if no other, a spectrum that falls; noise in units of the signal.
 
     They are the paper's own setting for a sentence that no rate, noise, spectrum or optimizer can make false alone.
     """
     found = []
     for placement in PLACEMENTS:
-        x = turned(8, np.arange(1.0, 5.0) ** -0.5, rng)
+        x = turned(rows, np.arange(1.0, 5.0) ** -0.5, rng)
         w = rng.standard_normal(4)
-        rate = 0.1 * dropout_sgd.stability_limits(x, PAPER_KEEP, placement).mean_square
-        level = noise * float(np.linalg.norm(x @ w)) / math.sqrt(8)
-        one = Sgd(x, w, level, PAPER_KEEP, rate, steps, placement)
-        found.append(Case(f"{placement} masks, p = 0.95, noise {noise:g} of signal 1", one, paper))
+        rate = 0.1 * dropout_sgd.stability_limits(x, keep_prob, placement).mean_square
+        level = noise * float(np.linalg.norm(x @ w)) / math.sqrt(rows)
+        one = Sgd(x, w, level, keep_prob, rate, steps, placement)
+        found.append(Case(f"{placement} masks, p = {keep_prob:g}, noise {noise:g} of signal 1", one, paper))
     return found
 
 
@@ -175,20 +182,19 @@ def risks(one: Sgd, keep_prob: float, population: np.ndarray | None = None) -> n
 LEVELS = np.geomspace(0.1, 5, 40)  # noise in Y, in units of the signal
 
 
-def worst_gap(one: Sgd, population: np.ndarray | None = None) -> float:
-    """By how many % the lowest risk without dropout is above that with it, at the worst of the `LEVELS` of noise."""
+def gap_at_worst(one: Sgd, dropout: np.ndarray, without: np.ndarray) -> float:
+    """By how many % the lowest risk without dropout is above that with it, at the worst of the `LEVELS` of noise.
+
+    Each is given as α_t and β_t of `risks`.
+    """
     squares = (LEVELS[:, None] * np.linalg.norm(one.x @ one.w)) ** 2 / len(one.x)
-    dropout, without = (
-        (signal + squares * labels).min(axis=1)
-        for signal, labels in (risks(one, keep_prob, population) for keep_prob in (one.keep_prob, 1.0))
-    )
-    return 100 * float(np.max(without / dropout) - 1)
+    lowest = [(signal + squares * labels).min(axis=1) for signal, labels in (dropout, without)]
+    return 100 * float(np.max(lowest[1] / lowest[0]) - 1)
 
 
-def worst_gaps(rng: np.random.Generator, n: int) -> tuple[list[float], list[float]]:
-    """`worst_gap` of n draws of `falling_spectra`, on new inputs of equal variances and of the training inputs'."""
-    drawn = [case.inputs for _ in range(n // 2) for case in falling_spectra(rng, 40)]
-    return [worst_gap(one) for one in drawn], [worst_gap(one, one.x.T @ one.x) for one in drawn]
+def worst_gap(one: Sgd, population: np.ndarray | None = None) -> float:
+    """`gap_at_worst` from moments summed over masks."""
+    return gap_at_worst(one, *(risks(one, keep_prob, population) for keep_prob in (one.keep_prob, 1.0)))
 
 
 def _cost_over_gain(dropout: np.ndarray, other: np.ndarray, noise: float) -> float:
@@ -321,6 +327,14 @@ def many_rows(rng: np.random.Generator) -> Tiny:
     """LoRA under Adam at 1e-4, 512 rows, 64 inputs, 16 outputs, noise half of the signal: too many masks to sum."""
     x, w, noise = rng.standard_normal((512, 64)), rng.standard_normal((64, 16)) / 8, rng.standard_normal((512, 16))
     return Tiny(x, x @ w + noise / 2, rng.standard_normal((8, 64)) / 8, PAPER_KEEP, 1e-4, 2, "input", "Adam")
+
+
+def many_rows_by_sgd(rng: np.random.Generator) -> Tiny:
+    """The same for 60 steps of plain SGD at half of 1/λ, λ the curvature of the expected loss in A and B at B = 0."""
+    one = many_rows(rng)
+    steep = np.linalg.norm(one.x, 2) ** 2 / one.keep_prob * np.linalg.norm(one.a, 2) ** 2
+    curvature = 2 * float(steep + np.linalg.norm(one.x.T @ one.y, 2))
+    return one._replace(rate=0.5 / curvature, steps=60, optimizer="SGD")
 
 
 def sampled_distance(one: Tiny, rng: np.random.Generator, draws: int = 60) -> float:

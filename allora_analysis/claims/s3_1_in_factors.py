@@ -1,8 +1,7 @@
 """§6, "not a must-have", and §3.1 in LoRA's own factors: dropout while A and B train, at small rates and under softmax.
 
-The first row is of W, against `masked_descent`'s moments; in the others W = AᵀBᵀ from B = 0, masks on the input as LoRA
-ships them, judged by `dropout_sgd.factor_flow`, by enumeration, and by training itself. Checked by
-`tests/test_claims_3_1_few_steps.py` and `tests/test_claims_3_1_in_factors.py`, which plant wrong formulas.
+W = AᵀBᵀ from B = 0, masks on the input as LoRA ships them, judged by `dropout_sgd.factor_flow`, by enumeration, and by
+training itself. Checked by `tests/test_claims_3_1_in_factors.py`, which plants wrong formulas.
 """
 
 import functools
@@ -13,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims.cases import Case, Cases, each_above, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
-from allora_analysis.claims.masked_descent import Sgd, Tiny, enumerated_mean, falling_spectra, risks, turned, worst_gaps
-from allora_analysis.claims.s3_1_few_steps import EXACT, RISK, ROUNDING, sgd_claim
+from allora_analysis.claims.cases import Case, Cases, each_above
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim
+from allora_analysis.claims.masked_descent import Tiny, enumerated_mean, turned
+from allora_analysis.claims.s3_1_few_steps import RISK
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
+from allora_analysis.claims.s3_1_without_dropout import AS_GOOD, less, more
 from allora_analysis.laboratory.features import log_losses, softmax_slopes
 from allora_analysis.statistics import one_sided
 
@@ -26,86 +26,6 @@ factors_claim = functools.partial(
     command="python -m allora_analysis.dropout_sgd --parameters factors",
     test="tests/test_dropout_sgd_factors.py",
 )
-AS_GOOD = 1.05  # on average
-WITHIN = 1.1  # in every draw
-
-
-def collinear() -> Sgd:
-    """Two large inputs, nearly the same, and the signal in a small third one: a setting in which dropout helps."""
-    spread = 0.184
-    columns = [[1.0, spread, 0.0], [1.0, -spread, 0.0], [0.0, 0.0, 1.48 * spread]]
-    x, w = np.vstack([np.transpose(columns), np.zeros((9, 3))]), np.array([1.0, 1.0, 5.9])
-    rate = 0.84 * dropout_sgd.stability_limits(x, PAPER_KEEP, "input").mean_square
-    return Sgd(x, w, 0.72 * float(np.linalg.norm(x @ w)) / math.sqrt(len(x)), PAPER_KEEP, rate, 40, "input")
-
-
-def along_one_input(fraction: float) -> Sgd:
-    """As many samples as inputs, the true weights along the largest one, at a share of the largest rate."""
-    x, w = np.diag(np.arange(1.0, 5.0) ** -0.5), np.array([3.0, 0.0, 0.0, 0.0])
-    rate = fraction * dropout_sgd.stability_limits(x, PAPER_KEEP, "output").mean_square
-    return Sgd(x, w, 0.2 * float(np.linalg.norm(x @ w)) / 2, PAPER_KEEP, rate, 40, "output")
-
-
-def lowest_risks(one: Sgd) -> list[float]:
-    """With dropout and without over the steps, from moments summed over masks."""
-    return [float(np.min(a + one.noise**2 * b)) for a, b in (risks(one, one.keep_prob), risks(one, 1.0))]
-
-
-def measured_lowest(one: Sgd) -> list[float]:
-    """The same by `dropout_sgd`."""
-    run = dropout_sgd.trajectory(one.x, one.labels, one.keep_prob, one.rate, one.steps, one.placement, w_true=one.truth)
-    return [float(run.risk.min()), float(run.risk_plain.min())]
-
-
-MANY, MOST, MOST_ALIKE = 9000, 5.2, 5.6  # most of `worst_gaps` from seed 12345: see its test, marked `fits`
-
-
-@sgd_claim(
-    "3.1-not-a-must-have",
-    where="§6",
-    says="We conducted principled analysis and proved that dropout is not a must-have in the finetuning regime.",
-    reading="At drop rate 0.05, under plain SGD, on eight samples of four inputs whose variances fall as 1/i, true "
-    "weights at random, noise from a tenth to five of the signal and a tenth of the largest rate, training without "
-    f"dropout reaches in 40 steps, stopped at its best, a {RISK} at most {100 * (WITHIN - 1):.0f} % above dropout's "
-    f"lowest. The margin is twice the drop rate, chosen after {MANY:,} draws had been at most {MOST} % behind, each at "
-    f"its worst noise ({MOST_ALIKE} % on new inputs of the training inputs' variances); the drop rate itself, chosen "
-    "earlier, was not enough. On collinear inputs, or near the largest rate, it can be more: see the evidence.",
-    depends_on=("3.1-sgd-benefits-vanish", "3.1-sgd-crossover"),
-)
-def not_a_must_have(cases: Cases) -> Finding:
-    """The lowest risks of 40 steps with dropout and without, noise in Y from a tenth to five of the signal."""
-    judged = cases.judge(
-        [case for noise in (0.1, 0.5, 1.0, 2.0, 5.0) for case in falling_spectra(cases.rng, 40, noise)],
-        measure=measured_lowest,
-        printed=lambda one, seen: seen[1] <= WITHIN * seen[0] and relative_error(seen, lowest_risks(one)) < ROUNDING,
-    )
-    equal, alike = worst_gaps(cases.rng, 40)
-
-    def gap(one: Sgd) -> float:
-        dropout, without = lowest_risks(one)
-        return 100 * (without / dropout - 1)
-
-    near = {f"{of:g} of the largest rate": gap(along_one_input(of)) for of in (0.1, 0.9)}
-    return judged.finding(
-        holds=f"Yes: without dropout, stopped in time, the risk is typically {np.median(equal):.1f} % higher, at most "
-        f"{MOST} % in {MANY:,} draws.",
-        evidence=judged.evidence(
-            EXACT,
-            {"the most that is allowed": WITHIN},
-            more={
-                "% behind at the worst noise, drawn": {"equal variances": equal, "the training inputs'": alike},
-                "% behind, collinear": gap(collinear()),
-                "% behind, weights along one input": near,
-            },
-        ),
-        size=ranged(
-            equal,
-            "% more risk",
-            f"without dropout than with it, each at its best step and at the worst noise, {len(equal)} draws",
-        ),
-        flips_if="such inputs, weights at random and noise, at that rate and in as many steps, on which it is more "
-        f"than {100 * (WITHIN - 1):.0f} % behind",
-    )
 
 
 def tiny(rng: np.random.Generator) -> Tiny:
@@ -237,16 +157,6 @@ def others(one: Teacher) -> tuple[float, float]:
     return early, min(decayed)
 
 
-def more(log_ratio: float) -> float:
-    """A log ratio as a rise in %."""
-    return 100 * math.expm1(log_ratio)
-
-
-def less(log_ratio: float) -> float:
-    """Log(other/own) as what own is below other, in % of other; below 0 where it is above."""
-    return -more(-log_ratio)
-
-
 @factors_claim(
     "3.1-not-a-must-have-in-factors",
     where="beyond the paper: §6, of A and B",
@@ -273,7 +183,7 @@ def in_factors(cases: Cases) -> Finding:
     word, but = "behind" if lead < 0 else "ahead of", f", though {alone:.0f} % ahead of stopping alone"
     but = but if alone > 0 > lead else ""
     return tested.finding(
-        holds=f"Yes: on average drop rate 0.05 is {abs(lead):.0f} % {word} decay or stopping{but}.",
+        holds=f"Yes at drop rate 0.05: on average {abs(lead):.0f} % {word} decay or stopping{but}.",
         evidence=Evidence(
             {"least risk of the others over dropout's at 0.05": f"at most {AS_GOOD}"},
             {

@@ -83,7 +83,9 @@ def loss_stds(one: Training) -> dict[str, float]:
     "3.1-loss-std-from-zero",
     where=AFTER,
     says=SENTENCE,
-    reading="As printed, Std of the loss over masks decreases, compared to initialization with zero matrices.",
+    reading="A less kind reading: the first half as printed, Std of the loss over masks decreases, compared to "
+    "initialization with zero matrices; compared to random ones, row 3.1-loss-std-from-random has it. That it "
+    "increases in the worst case is true from zero.",
 )
 def loss_std_from_zero(cases: Cases) -> Finding:
     """Std[L] after training from W = 0 against the start's, which is exactly 0, so that it can only rise."""
@@ -94,7 +96,9 @@ def loss_std_from_zero(cases: Cases) -> Finding:
     )
     risen = all(seen["after training"] > seen["at the start"] == 0 for _, seen in judged.pairs)
     return judged.finding(
-        refuted="No: at zero it is exactly 0, so it increases." if risen else "No: it does not decrease on every case.",
+        refuted="No: at zero it is exactly 0, so it increases, always and not in the worst case alone."
+        if risen
+        else "No: it does not decrease on every case.",
         evidence=judged.evidence("exact: every term has the factor Z = 0", {"at the start": 0.0}, tolerance=0.0),
         corrected="compared to zero matrices Std[L] increases: Var[L] = ((1 − p)/p) Σ Z²(Z/p − 2Y)² is 0 at Z = XW = 0",
         flips_if="a Std[L] above 0 at W = 0",
@@ -205,46 +209,61 @@ def told_shares(one: Training) -> tuple[float, float, float]:
     return float(np.mean(after) / np.mean(before)), float(np.max(after) / np.max(before)), unit * float(np.mean(before))
 
 
-def told_ratio(one: Training) -> float:
-    """Above 1 where the average falls and the worst entry rises, by `told_shares`."""
-    average, worst, _ = told_shares(one)
-    return min(1 / average, worst)
+BANDS = {
+    "0.1 to 1": (-1, 0),
+    "1 to 10": (0, 1),
+    "10 to 100": (1, 2),
+}  # of noise in units of the signal, as powers of 10
+
+
+def as_printed(average: float, worst: float) -> bool:
+    """The average falls and the worst entry rises."""
+    return average < 1 < worst
 
 
 def _gradient_row(cases: Cases, scale: float, draw: Callable[[np.random.Generator, float], Training]) -> Finding:
-    def any_noise(rng: np.random.Generator) -> Training:
-        return draw(rng, float(10 ** rng.uniform(-1, 2)))
-
+    drawn = {
+        band: [draw(cases.rng, float(10 ** cases.rng.uniform(*powers))) for _ in range(200)]
+        for band, powers in BANDS.items()
+    }
     judged = cases.judge(
-        papers_own(cases.rng, 8, scale) + on_both_sides(cases.rng, any_noise, told_ratio, 5),
+        [
+            *papers_own(cases.rng, 8, scale),
+            *(Case(f"noise {band}, draw {i + 1}", one) for band, of in drawn.items() for i, one in enumerate(of[:4])),
+        ],
         measure=shares,
-        printed=lambda one, seen: (
-            seen["average"] < 1 < seen["worst"] and relative_error([*seen.values()], [*told_shares(one)]) < 1e-6
-        ),
-        condition=told_ratio,
+        printed=lambda one, seen: as_printed(seen["average"], seen["worst"]),
     )
-    drawn = [told_shares(any_noise(cases.rng)) for _ in range(400)]
-    often = share(
-        [average < 1 < most for average, most, _ in drawn],
-        "with noise from 0.1 to 100 of the signal and heavy tails where the average falls and the worst rises",
-    )
+    hits = {band: [as_printed(*told_shares(one)[:2]) for one in of] for band, of in drawn.items()}
+    often = {band: 100 * float(np.mean(of)) for band, of in hits.items()}
+    low = next(iter(often.values()))
     worst = 100 * float(np.median([seen["worst"] for seen in judged.own]))
+    told = [told_shares(case.inputs) for case in judged.cases]
     return judged.finding(
-        conditional=f"Only in {often.value:.0f} % of heavy-tailed draws; at noise half the signal the worst entry's "
-        f"deviation falls to {worst:.0f} %.",
-        evidence=judged.evidence(EXACT, told_shares, tolerance=1e-6),
-        size=often,
-        condition="the sentence itself, with the closed forms at start and end put in, no property of the data: "
-        "Σ_dc √v_dc < Σ_dc √u_dc and max v_dc > max u_dc, v_dc = Σ_n X²_nd R²_nc, R = Y − XX⁺Y, and u_dc the same of "
-        "Y − XW/p at the start",
-        flips_if="a data set on which the gradients' average and worst entry move otherwise than the condition says",
+        refuted=f"No, in practice: the worst entry's deviation falls too; true in {low:.0f} % of draws at noise below "
+        "the signal.",
+        evidence=judged.evidence(
+            EXACT,
+            told_shares,
+            more={"% of draws in which it is true, by noise over the signal": often},
+            error=max(relative_error([*seen.values()], [*of]) for seen, of in zip(judged.measured, told, strict=True)),
+            tolerance=1e-6,
+        ),
+        size=share(
+            [hit for of in hits.values() for hit in of],
+            "with noise from 0.1 to 100 of the signal and heavy tails where the average falls and the worst rises "
+            f"({', '.join(f'{part:.1f} % at {band}' for band, part in often.items())}); at the paper's, half of the "
+            f"signal, the worst entry's falls to {worst:.0f} %",
+        ),
+        flips_if="noise of half of the signal at which the gradients' average entry falls and the worst rises",
     )
 
 
 GRADIENTS = (
-    "Of the gradients' entries, which the next sentence looks at: average and worst, {start}, in this model. The "
-    "paper's own setting is taken to have noise in Y of half of the signal; the other data sets have from a tenth to "
-    "100 times it, on both sides of where it turns."
+    "A less kind reading: of the gradients' entries, which the next sentence looks at, the average falls and the worst "
+    "rises, {start}, in this model. The paper's own setting is taken to have noise in Y of half of the signal; the "
+    "other data sets have from a tenth to 100 times it. Of the loss, from matrices large enough, "
+    "3.1-loss-std-from-random has a kinder reading."
 )
 
 

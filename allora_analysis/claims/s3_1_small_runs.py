@@ -17,7 +17,8 @@ import numpy as np
 
 from allora_analysis.claims.cases import Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run, units_wanted
-from allora_analysis.claims.s3_1_in_factors import AS_GOOD, less, more, stopped
+from allora_analysis.claims.s3_1_in_factors import stopped
+from allora_analysis.claims.s3_1_without_dropout import AS_GOOD, less, more
 from allora_analysis.claims.s4_4_laboratory import LEAST, POINTS, in_words, laboratory_claim
 from allora_analysis.laboratory import table as laboratory
 from allora_analysis.laboratory.design import FEWER, STEPS, Cell, contrasts

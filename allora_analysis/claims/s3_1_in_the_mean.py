@@ -1,0 +1,116 @@
+"""§3.1, "those derivations only emerge from taking expectation": the mean of the weights after few steps.
+
+The model and its symbols are `masked_descent`'s. Judged by enumeration of every sequence of masks. Checked by
+`tests/test_claims_3_1_few_steps.py`, which plants wrong formulas.
+"""
+
+import math
+
+import numpy as np
+
+from allora_analysis import dropout_sgd
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, ranged
+from allora_analysis.claims.masked_descent import (
+    PLACEMENTS,
+    Tiny,
+    enumerated_mean,
+    many_rows,
+    many_rows_by_sgd,
+    regularised_descent,
+    sampled_distance,
+)
+from allora_analysis.claims.s3_1_few_steps import ROUNDING, sgd_claim
+from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
+
+
+def any_tiny(rng: np.random.Generator) -> Tiny:
+    """N·D or N·C of at most 4, and up to three steps: few enough sequences of masks to enumerate."""
+    n, d, c = [(2, 2, 1), (1, 3, 1), (2, 1, 2), (1, 2, 2)][rng.integers(4)]
+    a = None if rng.random() < 0.4 else rng.standard_normal((int(rng.integers(1, 4)), d))
+    steps, optimizer = int(rng.choice([1, 1, 2, 2, 3])), str(rng.choice(["SGD", "Adam"], p=[0.7, 0.3]))
+    x, y = rng.standard_normal((n, d)), rng.standard_normal((n, c))
+    keep = float(rng.choice([0.5, 0.9, 1.0], p=[0.45, 0.45, 0.1]))
+    rate = float(rng.uniform(0.02, 0.1)) if optimizer == "SGD" else 10 ** rng.uniform(-4, -1)
+    return Tiny(x, y, a, keep, rate, steps, str(rng.choice(PLACEMENTS)), optimizer)
+
+
+def rank_8(rng: np.random.Generator, n: int, steps: int) -> Tiny:
+    """LoRA's masks, n rows of 6/n inputs, two outputs, drop rate 0.05, Adam at 1e-4."""
+    x, y, a = (rng.standard_normal(shape) for shape in ((n, 6 // n), (n, 2), (8, 6 // n)))
+    return Tiny(x, y, a / math.sqrt(6 // n), PAPER_KEEP, 1e-4, steps, "input", "Adam")
+
+
+def library_off(rng: np.random.Generator) -> float:
+    """How far `dropout_sgd`'s mean is from the one over all sequences of masks."""
+    one = Tiny(rng.standard_normal((2, 2)), rng.standard_normal((2, 1)), None, 0.7, 0.02, 3, "output")
+    run = dropout_sgd.trajectory(one.x, one.y, one.keep_prob, one.rate, one.steps, one.placement)
+    return relative_error(run.mean[-1], enumerated_mean(one))
+
+
+def off_regularised(one: Tiny) -> float:
+    """How far E W_t is from the path on the regularized objective."""
+    return relative_error(enumerated_mean(one), regularised_descent(one))
+
+
+def leaves_the_path(one: Tiny) -> bool:
+    """Under Adam from step 1: there its path moves an entry by l, E W by at most l(1 − (1 − p)ᴺ), as all may drop.
+
+    Under plain SGD a step is affine in W: E W_t is on the path. In A and B it is a polynomial, and from step 2 on
+    its mean is another.
+    """
+    return one.keep_prob < 1 and (one.optimizer == "Adam" or (one.a is not None and one.steps >= 2))
+
+
+@sgd_claim(
+    "3.1-sgd-expectation",
+    where="§3.1, the paragraph after the first display",
+    says="However, those derivations only emerge from taking expectation of the loss, i.e., considering infinite "
+    "training steps.",
+    reading="After finitely many steps of an optimizer the mean of the weights is not its path on the regularized "
+    "objective: of W, which §3.1 trains, and of LoRA's A and B, under Adam, which the paper is taken to use (at 1e-4), "
+    "and under plain SGD; on layers so small that all sequences of masks can be summed.",
+    depends_on=("3.1-expectation",),
+)
+def expectation(cases: Cases) -> Finding:
+    """E W_t and E[BA]_t over all sequences of masks of 1 to 3 steps, against the path on the regularized objective."""
+    lora = rank_8(cases.rng, 1, 2)
+    agrees, slowly = library_off(cases.rng) < ROUNDING, lora._replace(rate=0.01, optimizer="SGD")
+    judged = cases.judge(
+        [
+            *(Case(f"A and B, r = 8, Adam, step {t}", lora._replace(steps=t), True) for t in (1, 2)),
+            Case("W, Adam, step 1", lora._replace(a=None, steps=1), True),
+            Case("A and B, r = 8, SGD at 0.01, step 2", slowly),
+            Case("W, SGD at 0.01, step 2", slowly._replace(a=None)),
+            *cases.draw(any_tiny, 40),
+        ],
+        measure=off_regularised,
+        printed=lambda one, seen: agrees and seen > 1e-9,
+        condition=leaves_the_path,
+    )
+    many, by_sgd = [many_rows(cases.rng) for _ in range(6)], judged.measured[3]
+    bound = max(1, math.ceil(100 * sampled_distance(many_rows_by_sgd(cases.rng), cases.rng)))  # in %
+    direct = sampled_distance(many[0]._replace(a=None, steps=1), cases.rng)
+    return judged.finding(
+        conditional="Yes under Adam; under plain SGD the mean follows regularized descent: W exactly, BA of 512 rows "
+        f"within {bound} %.",
+        evidence=judged.evidence(
+            "float64 rounding, 1e-16, against 1e-9",
+            {"E W_t off by": "0 under plain SGD for W, and for BA at step 1"},
+            tolerance=1e-9,
+        ),
+        size=ranged(
+            [100 * sampled_distance(one, cases.rng) for one in many],
+            "% of BA",
+            "how far its mean is from Adam's path after two steps (1e-4, rank 8, drop rate 0.05, 512 rows of 64 "
+            f"inputs); W itself {100 * direct:.0f} % after one; BA by plain SGD, such a layer, half of the "
+            f"rate 1/λ, λ the curvature at the start, less than {bound} % after 60 steps, of a toy at 0.01 "
+            f"{100 * by_sgd:.2g} % after two",
+        ),
+        condition="p < 1, and Adam, or A and B under plain SGD with t ≥ 2; for almost all X, Y, A and l: in A and B "
+        "the two differ by a polynomial in these that is not 0 throughout; Adam's first step moves an entry of W by l, "
+        "with masks on average by at most l(1 − (1 − p)ᴺ), N the rows of X, less where masks flip the gradient's sign",
+        flips_if="under plain SGD an E W_t off regularized descent with W trained directly, or A and B drawn whose "
+        "E[BA]_t is on it from step 2; under Adam weights drawn whose mean is on its path",
+        assumes="Adam",
+    )
