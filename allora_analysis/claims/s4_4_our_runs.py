@@ -302,7 +302,7 @@ def _seed_by_seed(
     # By e-values, at the frozen rates of the list.
     margin, (spent, one) = MARGINS["test_accuracy"], found[OURS]
     used = spent[: one.n]
-    later = f"; all {len(spent)} seeds, which change no verdict: {100 * statistics.fmean(spent):+.2f}"
+    later = f"; all {len(spent)} seeds: {100 * statistics.fmean(spent):+.2f}"
     tested = cases.test({OURS: used}, lambda samples: SEQUENTIAL[decide_sequentially(samples[OURS], margin).verdict])
     known = recorded([run for pair in own_best_pairs(name, OURS) for run in pair], folder)
     table = right_differences(known, own_best_pairs(name, OURS)[: one.n])
