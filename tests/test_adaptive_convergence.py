@@ -1,9 +1,12 @@
 """ALLoRA's convergence: Ψ along the flow, rest points and their spectra against autograd, stable rates, Hopf points."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import quad
 
 from allora_analysis import adaptive
 from allora_analysis.adaptive import convergence
@@ -87,6 +90,17 @@ def fall_along_flow(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_psi_falls_along_the_flow_and_the_balance_stays(seed):
     fall_along_flow(seed)
+
+
+@pytest.mark.parametrize("start", [1e-3, 1e-12, 1e-20, 1e-100, 1e-290])
+def test_the_flow_from_however_small_a_start(start):
+    """a = b, T = S = η = 1: ȧ = a(1 − a²)/√(a² + 1), so the time from a₀ to a is ∫ √(1 + s²)/(1 − s²) d log s."""
+    moment = math.log(0.1 / start)
+    (((a,),),), (((b,),),) = adaptive.gradient_flow([[1.0]], [[1.0]], [[start]], [[start]], 1.0, [moment])
+    assert a == b
+    # The integrand less 1 has no weight where s is small, and the 1 gives log(a/a₀).
+    more, _ = quad(lambda s: (np.sqrt(1 + s * s) / (1 - s * s) - 1) / s, 0.0, a, epsabs=0, epsrel=1e-10)
+    assert math.log(a) - math.log(start) + more == pytest.approx(moment, abs=2e-6)
 
 
 def test_the_loss_in_its_place_is_found_out(monkeypatch):

@@ -116,6 +116,24 @@ def test_limit(rng, entries):
     assert gaps[2] < 1e-5
 
 
+@pytest.mark.parametrize("function", [deviation.mean_absolute_deviation, deviation.ratio])
+def test_an_answer_without_its_bar_is_known(monkeypatch, function):
+    """At 50 entries and keep_prob 1 − 10⁻⁹ the answer is q(|Σδ| + Σ|δ|) to first order; one that is not known, none."""
+    rng = np.random.default_rng(0)
+    x, w, y = np.eye(50), rng.standard_normal((50, 1)), rng.standard_normal((50, 1))
+    delta = (w * (w - 2 * y)).ravel()
+    truth = 1e-9 * (abs(delta.sum()) + np.abs(delta).sum())
+    scale = deviation.bound(x, y, w, 1 - 1e-9, 1) if function is deviation.ratio else 1.0
+    assert function(x, y, w, 1 - 1e-9, 1) == pytest.approx(truth / scale, rel=1e-6)
+    for share, known in ((0.9e-6, True), (1.1e-6, False)):
+        monkeypatch.setattr(law, "expected_absolute", lambda groups, share=share: (0.5, 0.5 * share, "enumeration"))
+        if known:
+            assert function(x, y, w, 0.5, 1) > 0
+        else:
+            with pytest.raises(ArgumentError, match="keep_prob, n: the deviation is known only as"):
+                function(x, y, w, 0.5, 1)
+
+
 def test_a_million_entries_and_masks(rng):
     delta = rng.standard_normal(10**6)
     found = exact(delta, 0.95, 10**6)

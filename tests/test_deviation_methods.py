@@ -215,6 +215,35 @@ def test_series_with_an_enumerated_part(rng):
     assert abs(value - met) <= min(error, 1e-8 * met)
 
 
+@pytest.mark.parametrize("keep_prob", [1e-9, 1 - 1e-9, 1 - 1e-7])
+@pytest.mark.parametrize("entries", [50, 200])
+def test_masks_that_change_an_entry_seldom(rng, entries, keep_prob):
+    """q, the rarer chance: E|T| from none, one and two changed entries; three of them have a share of about (Nq)²."""
+    delta, q = rng.standard_normal(entries), min(keep_prob, 1 - keep_prob)
+    mean, pairs = q * delta.sum(), delta[:, None] + delta
+    none, one = abs(mean), np.abs(delta - mean).sum()
+    two = np.abs(pairs - mean)[np.triu_indices(entries, 1)].sum()
+    truth = (1 - q) ** (entries - 2) * ((1 - q) ** 2 * none + q * (1 - q) * one + q * q * two)
+    found = exact(delta, keep_prob, 1)
+    assert found.method == "enumeration"
+    assert abs(found.value - truth) <= found.error + ((entries * q) ** 2 + 1e-13) * truth
+    assert found.error <= 2 * law.TARGET * truth
+
+
+def test_what_is_settled_early_is_within_its_error():
+    groups, _ = units(methods.group(np.sqrt([1.0, 2.0, 3.0, 5.0, 7.0]), 1, 0.7))
+    truth, _ = methods.meet_in_the_middle(groups, 1.0)
+    lost = []
+    for spare in (0.0, 0.1, 0.3, 1.0):
+        last = law.peel(groups, 0.0, spare=spare)[-1]
+        assert len(last.place) == 0
+        lost.append(truth - last.settled)
+        assert -1e-13 <= lost[-1] <= last.error + 1e-13  # |x| in the place of E|x + S| is too little
+        assert last.error <= spare
+    assert 1e-3 < lost[1] < lost[2] < lost[3]
+    assert abs(lost[0]) < 1e-13
+
+
 def test_up_to_256_groups_are_met_in_the_middle():
     """Σ ±j/2 for j = 1 … 256: all on one lattice, so that no half has too many atoms."""
     groups, floor = units(methods.group(np.arange(1.0, 257.0), 1, 0.5))

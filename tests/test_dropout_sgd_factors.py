@@ -1,5 +1,6 @@
 """SGD under dropout in A and B: enumeration of every sequence of masks, the errors' orders, the Monte Carlo twin."""
 
+import re
 import tracemalloc
 
 import numpy as np
@@ -190,6 +191,53 @@ def test_every_unit_of_the_factors_is_as_exact(unit):
     np.testing.assert_allclose(moved[1], moved[0], atol=1e-6 * np.abs(moved[0]).max())
     np.testing.assert_allclose(other.covariance_trace / unit**4, one.covariance_trace, rtol=1e-6)
     np.testing.assert_allclose(other.covariance / unit**4, one.covariance, atol=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-90, 1e100, 1e150])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_every_unit_of_the_inputs_is_as_exact(unit, placement):
+    """X and Y in another unit, l over its square: the same steps, though squares of X leave float64's range."""
+    x, y, a, b = draw(12)
+    one = dropout_sgd.factor_flow(x, y, a, b, 0.6, 1e-3, 10, placement)
+    other = dropout_sgd.factor_flow(unit * x, unit * y, a, b, 0.6, 1e-3 / unit**2, 10, placement)
+    assert one.covariance_trace[-1] > 0
+    for field in ("mean_product", "covariance_trace", "flow_product", "covariance", "a", "b", "step_size"):
+        expected = getattr(one, field)
+        np.testing.assert_allclose(getattr(other, field), expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
+
+
+@pytest.mark.bad_input
+def test_a_rate_too_large_is_told_in_the_callers_units():
+    told = []
+    for unit in (1.0, 2.0**40):
+        x, y, a, b = draw(4)
+        with pytest.raises(ArgumentError) as caught:
+            dropout_sgd.factor_flow(unit * x, unit * y, a, b, 0.8, 9.0 / unit**2, 3)
+        told.append([float(word) for word in re.findall(r"\d+\.?\d*(?:e[+-]\d+)?", str(caught.value))])
+    (rate, curvature, _, most), other = told
+    unit = 2.0**40
+    assert rate == 9
+    assert other == pytest.approx([rate / unit**2, curvature * unit**2, 2, most / unit**2], rel=1e-2)
+
+
+def test_targets_far_larger_than_the_inputs_have_their_covariance():
+    """x = 2⁻⁵⁰⁰, y = 1: a step's only move is 2lvxya in B, so that Cov W₁ = 4l²x²y²a⁴(1 − p)/p."""
+    x, rate = 2.0**-500, 2.0**250
+    run = dropout_sgd.factor_flow([[x]], [[1.0]], [[3.0]], [[0.0]], 0.5, rate, 1)
+    assert run.covariance_trace[1] == pytest.approx(4 * (rate * x) ** 2 * 3.0**4, rel=1e-6)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_subnormal_inputs_move_nothing(placement):
+    run = dropout_sgd.factor_flow([[1e-320, 1e-320]], [[1.0]], [[0.6, -0.4]], [[0.3]], 0.5, 1e-3, 1, placement)
+    assert (run.covariance_trace == 0).all()
+    np.testing.assert_allclose(run.mean_product.ravel(), [0.18, -0.12, 0.18, -0.12], rtol=1e-12)
+
+
+@pytest.mark.bad_input
+def test_a_first_derivative_out_of_range_is_refused():
+    with pytest.raises(ArgumentError, match="double precision's range"):
+        dropout_sgd.factor_flow([[1.0, 0.5]], [[1.0]], [[1e80, -0.4]], [[0.3]], 0.5, 1e-165, 1)
 
 
 def test_each_equation_has_a_tolerance_in_its_own_unit():

@@ -72,6 +72,15 @@ def test_escape_time_against_the_flow(rng, rank):
     assert_rejects(close, predicted / 2)
 
 
+@pytest.mark.parametrize("start", [1e-3, 1e-13, 1e-20, 1e-100, 1e-290])
+def test_escape_from_however_small_a_start(start):
+    """L = P² − P from a = b: m = ab has ṁ = 2m(1 − 2m), so t = ½ log[m(1 − 2m₀)/((1 − 2m)m₀)]."""
+    m, log_first = 0.4, 2 * math.log(start)
+    exact = 0.5 * (math.log(m / (1 - 2 * m)) - log_first + math.log1p(-2 * start**2))
+    found = hessian.simulated_escape_time([[1.0]], [[-1.0]], [[start]], [[start]], m)
+    assert found == pytest.approx(exact, rel=1e-7)
+
+
 def test_from_a_random_a_the_time_is_finite_at_zero(layer):
     x, g, a, _ = layer
     size = 1e-6 * np.linalg.norm(g @ a.T @ a)

@@ -53,6 +53,27 @@ def test_restricted_spectrum_is_autograds(rng, name, rank_t):
     assert np.abs(slope @ tangents).max(initial=0) < 1e-12  # the loss does not change along them
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-10, 1e-200])
+@pytest.mark.parametrize(("rank_a", "rank_b"), [(1, 2), (2, 1), (1, 1), (0, 1), (2, 0), (0, 0), (2, 2)])
+def test_as_many_rescalings_as_the_ranks_say_however_small_one_factor(rng, size, rank_a, rank_b):
+    a = rng.standard_normal((RANK, rank_a)) @ rng.standard_normal((rank_a, N2))
+    b = size * rng.standard_normal((N1, rank_b)) @ rng.standard_normal((rank_b, RANK))
+    tangents = hessian.rescalings(a, b)
+    count = RANK**2 - (RANK - rank_a) * (RANK - rank_b)
+    assert tangents.shape == (a.size + b.size, count)
+    np.testing.assert_allclose(tangents.T @ tangents, np.eye(count), atol=1e-12)
+    for column in tangents.T:
+        beta, alpha = column[: b.size].reshape(b.shape), column[b.size :].reshape(a.shape)
+        assert np.abs(beta @ a + b @ alpha).max() < 1e-13  # BA stays
+    x, target, _ = problem(rng)
+    assert len(hessian.restricted_spectrum(x, gradient(x, target, a, b), a, b)) == a.size + b.size - count
+
+
+def test_more_nodes_than_inputs_and_outputs_have_all_their_rescalings(rng):
+    tangents = hessian.rescalings(rng.standard_normal((3, 1)), rng.standard_normal((2, 3)))
+    assert tangents.shape == (9, 9 - 2 * 1)
+
+
 def test_pairs_are_what_their_names_say(rng):
     x, target, weight = problem(rng, 8, 9)
     pairs = {name: pair(name, rng, x, target, weight) for name in hessian.STARTS}
@@ -179,6 +200,22 @@ def test_steps_against_a_hand_written_run(rng, size):
             by_a, by_b = kept * by_a + b.T @ (d * g), kept * by_b + (d * g) @ a.T
             a, b = a - rate * by_a, b - rate * by_b
         assert report.steps[name] == count
+
+
+def test_a_run_that_diverges_is_no_refusal():
+    """x = target = 1 at the default start: momentum's run by hand leaves float64's range, the others arrive."""
+    report = hessian.start_report([[1.0]], [[1.0]], "b_zero", 1)
+    (a,), (b,) = starts.start_pair("b_zero", [[-2.0]], 1, np.random.default_rng(0))
+    by_a, by_b, rate, count = 0.0, 0.0, 0.1 / report.stages["start"].largest, 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        while np.isfinite(a * b):
+            assert (a * b - 1) ** 2 > 0.5
+            g = 2 * (a * b - 1)
+            by_a, by_b, count = 0.9 * by_a + b * g, 0.9 * by_b + g * a, count + 1
+            a, b = a - rate * by_a, b - rate * by_b
+    assert count < starts.PATIENCE
+    assert report.steps["momentum"] is None
+    assert all(report.steps[name] for name in ("sgd", "adamw", "allora", "allora_adamw"))
 
 
 def test_steps_of_adamw_against_a_hand_written_run(rng):

@@ -1,6 +1,7 @@
 """Fieller's interval, and the interval over seeds and rows at once: definitions, coverage, planted others."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -37,6 +38,47 @@ def test_a_denominator_that_may_be_0_bounds_nothing():
     found = mean_ratio([1.0, 1.1, 0.9], [-1.0, 0.5, 1.0])
     assert (found.low, found.high) == (-math.inf, math.inf)
     assert mean_ratio([1.0, 1.1, 0.9], [0.0, 0.0, 0.0])[1:] == (-math.inf, math.inf)
+    assert mean_ratio([0.0, 1e299, 3e159], [1.0, 2.0, 4.0]) == (pytest.approx(1e299 / 7), -math.inf, math.inf)
+
+
+def fieller(x, y):
+    """The interval's ends, from exact sums of rationals: the discriminant is rounded once."""
+    share = Fraction(float(scipy.stats.t.ppf(0.975, len(x) - 1))) ** 2 / len(x)
+    x, y = ([Fraction(float(value)) for value in of] for of in (x, y))
+    means = [sum(of) / len(of) for of in (x, y)]
+    dx, dy = ([value - mean for value in of] for of, mean in zip((x, y), means, strict=True))
+    a, b, c = (
+        one * other - share * sum(p * q for p, q in zip(left, right, strict=True)) / (len(x) - 1)
+        for one, other, left, right in (
+            (means[1], means[1], dy, dy),
+            (means[0], means[1], dx, dy),
+            (means[0], means[0], dx, dx),
+        )
+    )
+    half = Fraction(math.sqrt((b * b - a * c) / a**2))
+    return b / a - half, b / a + half
+
+
+X, Y = np.array([2.0, 2.6, 3.0]), np.array([4.0, 5.0, 6.5])
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e5, 1e8, 1e10])
+def test_the_width_of_far_offsets_is_exact_rationals(offset):
+    """What the ends are known to is a rounding of the ratio, whatever the offset."""
+    for other in (1.0, 2.0, -3.0):
+        x, y = np.array([0.0, 1.0, 2.0]) + offset, np.array([0.0, 1.0, 3.0]) + other * offset
+        assert mean_ratio(x, y)[1:] == pytest.approx([float(end) for end in fieller(x, y)], rel=1e-15)
+        low, high = fieller(x, y)
+        found = mean_ratio(x, y)
+        assert found.high - found.low == pytest.approx(float(high - low), abs=1e-15, rel=1e-7)
+
+
+@pytest.mark.parametrize(("of_x", "of_y"), [(1e-82, 1e-82), (1e-300, 1e-300), (1e200, 1e200), (1e-160, 1e100)])
+def test_the_interval_in_any_unit(of_x, of_y):
+    expected = np.array(mean_ratio(X, Y)) * (of_x / of_y)
+    assert expected[2] - expected[1] > 0.4 * expected[0]
+    np.testing.assert_allclose(mean_ratio(of_x * X, of_y * Y), expected, rtol=1e-13)
+    assert mean_ratio(-of_x * X, of_y * Y) == pytest.approx((-expected[0], -expected[2], -expected[1]))
 
 
 def test_coverage():

@@ -273,7 +273,8 @@ def gradient_flow(
         return -np.concatenate([(b_now.T @ adapted).ravel(), (adapted @ a_now.T).ravel()])
 
     start = np.concatenate([a.ravel(), b.ravel()])
-    found = solve_ivp(change, (0.0, moments[-1]), start, method="LSODA", rtol=1e-9, atol=1e-12, t_eval=moments)
+    small = max(1e-12 * float(np.abs(start).max()), np.finfo(float).tiny)  # however small the start is
+    found = solve_ivp(change, (0.0, moments[-1]), start, method="LSODA", rtol=1e-9, atol=small, t_eval=moments)
     if not found.success:
         raise ArgumentError(f"times: the flow stops before {moments[-1]:g} ({found.message}); give smaller ones")
     states = found.y.T

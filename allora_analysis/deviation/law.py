@@ -35,7 +35,9 @@ X, Y, W = Float[np.ndarray, "N D"], Float[np.ndarray, "N C"], Float[np.ndarray, 
 LIMIT = math.sqrt(2 / math.pi)
 """The ratio of the exact deviation to the bound as n → ∞ (central limit theorem)."""
 TARGET = 2e-9
-"""Relative error that the characteristic function aims at."""
+"""Relative error that the characteristic function aims at, and that rare atoms may have altogether."""
+KNOWN = 1e-6
+"""Largest relative error of an answer that is given without its bar."""
 FEW = 64
 """Most atoms of an enumerated part that go through the characteristic function."""
 OUTCOMES = 2**20
@@ -203,8 +205,12 @@ class _Peeled:
     error: float
 
 
-def peel(groups: Groups, width: float, most: int = 4096) -> list[_Peeled]:
-    """Enumerate the groups one after another, largest first, settling each atom that the rest cannot bring to 0."""
+def peel(groups: Groups, width: float, most: int = 4096, spare: float = 0.0) -> list[_Peeled]:
+    """Enumerate the groups one after another, largest first, settling each atom that the rest cannot bring to 0.
+
+    And each that the rest S may bring there, but so seldom that all of them stay within an error of `spare`:
+    |x| ≤ E|x + S| ≤ √(x² + Var S), by Jensen's inequality.
+    """
     state = _Peeled(0, 0.0, np.zeros(1), np.ones(1), 0.0)
     states = [state]
     for index in range(min(len(groups.size), 2000)):
@@ -216,14 +222,26 @@ def peel(groups: Groups, width: float, most: int = 4096) -> list[_Peeled]:
         )
         reach, beyond = methods.radius(groups.tail(index + 1), 60.0)
         far = np.abs(place) >= reach
+        amiss = _settling_error(groups.tail(index + 1), place, np.where(far, 0.0, mass))
+        order = np.argsort(amiss, kind="stable")
+        far[order[np.cumsum(amiss[order]) <= spare / len(groups.size)]] = True
         settled = state.settled + float(np.sum(mass[far] * np.abs(place[far])))
-        state = _Peeled(index + 1, settled, place[~far], mass[~far], state.error + error + 2 * beyond)
+        error += state.error + 2 * beyond + float(np.sum(amiss[far]))
+        state = _Peeled(index + 1, settled, place[~far], mass[~far], error)
         if len(state.place) > most:
             break
         states.append(state)
         if len(state.place) == 0:
             break
     return states
+
+
+def _settling_error(
+    rest: Groups, place: Float[np.ndarray, " atoms"], mass: Float[np.ndarray, " atoms"]
+) -> Float[np.ndarray, " atoms"]:
+    """What √(x² + Var S) − |x| comes to by mass; nothing of it cancels."""
+    variance = float(np.sum(rest.variance))
+    return mass * variance / np.maximum(np.hypot(place, math.sqrt(variance)) + np.abs(place), np.finfo(float).tiny)
 
 
 def smoothness(groups: Groups) -> float:
@@ -236,7 +254,8 @@ def smoothness(groups: Groups) -> float:
 def by_characteristic_function(groups: Groups, floor: float) -> tuple[float, float, str]:
     """E|T| by enumerating what dominates (nothing, usually) and the characteristic function of the rest."""
     states = peel(groups, 1e-14 * floor)
-    last = states[-1]
+    rare = states if len(states[-1].place) == 0 else peel(groups, 1e-14 * floor, spare=TARGET * floor)
+    last = rare[-1]
     if len(last.place) == 0:  # all is settled, at the latest after the last group
         return last.settled, last.error + 1e-13 * last.settled, "enumeration"
     few = [state for state in states if len(state.place) <= FEW]
@@ -307,12 +326,25 @@ def mean_absolute_deviation(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob:
     Returns:
         The expectation, in the loss's unit.
 
+    Raises:
+        ArgumentError: an error bar above 10⁻⁶ of the value: there `exact_deviation` tells both.
+
     Examples:
         >>> from allora_analysis.deviation import mean_absolute_deviation
         >>> print(round(mean_absolute_deviation([[1.0]], [[0.0]], [[2.0]], keep_prob=0.5, n=1), 9))  # 0 or 16, mean 8
         8.0
     """
-    return exact_deviation(x, y, w, keep_prob, n).value
+    return _known(exact_deviation(x, y, w, keep_prob, n)).value
+
+
+def _known(found: Deviation) -> Deviation:
+    """What is known to 10⁻⁶ of itself."""
+    if found.error > KNOWN * found.value:
+        raise ArgumentError(
+            f"keep_prob, n: the deviation is known only as {found.value:.3g} ± {found.error:.1g}; exact_deviation "
+            "gives both"
+        )
+    return found
 
 
 def ratio(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, n: int) -> float:
@@ -320,8 +352,11 @@ def ratio(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, n: int) ->
 
     Returns:
         The ratio; arguments as in `exact_deviation`.
+
+    Raises:
+        ArgumentError: as `mean_absolute_deviation`.
     """
-    return exact_deviation(x, y, w, keep_prob, n).ratio
+    return _known(exact_deviation(x, y, w, keep_prob, n)).ratio
 
 
 @dataclass(frozen=True)

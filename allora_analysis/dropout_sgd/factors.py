@@ -30,7 +30,8 @@ c, f the unmasked residual and h_i = f + (1 − k)a_i, the masked residual as no
 `tests/test_dropout_sgd_factors.py` enumerates every sequence of masks and fits both errors' orders in l.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -306,20 +307,29 @@ def factor_flow(
     validation.fits("a", 16.0 * size**2 + rows * (r * c) ** 2, "the covariance of A and B")
     validation.fits("x", 4.0 * (d * c) ** 2 + rows * (d * d + d * c), "the covariance of the gradient")
     validation.fits("steps", 2.0 * steps * d * c, f"the means at {steps:.4g} steps")
-    theta = model.flat(a, b)
-    _refuse_long_steps(model, theta, rate, "start")
-    return _integrated(model, theta, rate, steps)
+    return _integrated(model, model.flat(a, b), rate, steps)
 
 
-def _refuse_long_steps(model: Factors, theta: Flat, rate: float, where: str) -> float:
-    # l·λ_max, below 2.
+def _in_units(model: Factors, rate: float) -> tuple[Factors, float, int]:
+    # X and Y over u = 2ᵉ and l times u² are the same steps of A and B. u² is about the largest entry of X times that of
+    # X or Y, whichever is larger, so that the gradient and its noise stay in range, and Y² does.
+    of_x, of_y = (validation.unit_scaled(part)[1] for part in (model.x, model.y))
+    exponent = max((of_x + max(of_x, of_y)) // 2, of_y - 500)
+    scaled = replace(model, x=np.ldexp(model.x, -exponent), y=np.ldexp(model.y, -exponent))
+    return scaled, math.ldexp(rate, 2 * exponent), exponent
+
+
+def _refuse_long_steps(model: Factors, theta: Flat, rate: float, where: str, exponent: int) -> float:
+    # l·λ_max, below 2; a refusal's numbers are in the caller's units.
     largest = float(np.linalg.eigvalsh(model.hessian(theta))[-1])
     if not np.isfinite(largest):
         raise OverflowError("the curvature")
     if rate * largest >= 2:
+        given, inverse = np.ldexp([rate, 1 / largest], -2 * exponent)
+        curvature = math.ldexp(largest, 2 * exponent)
         raise ArgumentError(
-            f"learning_rate: {rate:.4g} times the loss's curvature at the {where}, {largest:.4g}, is 2 or more, where "
-            f"descent diverges; give at most a tenth of {1 / largest:.3g}"
+            f"learning_rate: {given:.4g} times the loss's curvature at the {where}, {curvature:.4g}, is 2 or more, "
+            f"where descent diverges; give at most a tenth of {inverse:.3g}"
         )
     return rate * largest
 
@@ -328,9 +338,12 @@ def _integrated(model: Factors, theta: Flat, rate: float, steps: int) -> FactorF
     # The three equations from τ = 0 to lT, read off at each whole step.
     from scipy.integrate import DOP853
 
-    size = len(theta)
+    size, (model, rate, exponent) = len(theta), _in_units(model, rate)
+    _refuse_long_steps(model, theta, rate, "start", exponent)
     state = np.concatenate([theta, np.zeros(size + size**2)])
     small = _absolute(model, theta)
+    if not (np.isfinite(model.rate(state)).all() and np.isfinite(small).all()):
+        raise OverflowError("the first derivative")  # the solver would look for a first step for ever
     solver = DOP853(lambda _, now: model.rate(now), 0.0, state, rate * steps, rtol=TOLERANCE, atol=small)
     parts = [_moments(model, state[:, None], rate)]
     done = 0
@@ -348,7 +361,7 @@ def _integrated(model: Factors, theta: Flat, rate: float, steps: int) -> FactorF
             parts.append(_moments(model, between(times), rate))
         done = reached
     flow, mean, trace = (np.concatenate(part) for part in zip(*parts, strict=True))
-    step_size = _refuse_long_steps(model, solver.y[:size], rate, "last step")
+    step_size = _refuse_long_steps(model, solver.y[:size], rate, "last step", exponent)
     jacobian = model.jacobian(solver.y[:size])
     covariance = rate * jacobian @ solver.y[2 * size :].reshape(size, size) @ jacobian.T
     a, b = model.unflat(solver.y[:size])

@@ -346,5 +346,6 @@ def simulated_escape_time(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike
     start = np.concatenate([b.ravel(), a.ravel()])
     if arrived(0.0, start) >= 0:
         return 0.0
-    answer = solve_ivp(velocity, (0.0, HORIZON), start, "LSODA", events=arrived, rtol=1e-9, atol=1e-14)
+    small = max(1e-14 * float(np.abs(start).max()), np.finfo(float).tiny)  # however small the start is
+    answer = solve_ivp(velocity, (0.0, HORIZON), start, "LSODA", events=arrived, rtol=1e-9, atol=small)
     return float(answer.t_events[0][0]) / rate if answer.t_events[0].size else None

@@ -54,6 +54,7 @@ STAGES = {"start": 1.0, "half-way": 0.5, "nine tenths": 0.1}  # the excess loss 
 OPTIMIZERS = ("sgd", "momentum", "adamw", "allora", "allora_adamw")
 AT_REST = 1e-6  # of the first speed
 ETA, PATIENCE, ZERO = 2.0, 1000, 1e-12  # of the paper; steps; of the largest |eigenvalue|
+RANK = 1e-9  # of A's or B's largest singular value: what is below counts as 0
 LARGEST = 2000  # parameters within U and V: the inertia and κ take all eigenvalues, at four points of the path
 Pair = tuple[Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"]]
 
@@ -172,6 +173,10 @@ def _dense(s: np.ndarray, g: np.ndarray, a: np.ndarray, b: np.ndarray) -> Float[
 def rescalings(a: ArrayLike, b: ArrayLike) -> Float[np.ndarray, "parameters directions"]:
     """An orthonormal basis of the directions (−BΞ, ΞA), in which the loss does not change.
 
+    With A = Σ_j σ_j u_j v_jᵀ and B = Σ_i τ_i p_i q_iᵀ the r² matrices Ξ = q_i u_jᵀ give (−τ_i p_i u_jᵀ, σ_j q_i v_jᵀ):
+    orthogonal to one another, of norm √(τ_i² + σ_j²). Those with τ_i = σ_j = 0 go. Either rank is numerical, at 1e-9
+    of the matrix's own largest singular value.
+
     Args:
         a: A (r×n₂).
         b: B (n₁×r).
@@ -181,11 +186,23 @@ def rescalings(a: ArrayLike, b: ArrayLike) -> Float[np.ndarray, "parameters dire
     """
     a = validation.matrix("a", a)
     b = validation.matrix_of("b", b, (None, len(a)), "r, the rows of a")
-    units = np.eye(len(a) ** 2).reshape(-1, len(a), len(a))
-    u, s, _ = np.linalg.svd(
-        np.array([np.concatenate([-(b @ e).ravel(), (e @ a).ravel()]) for e in units]).T, full_matrices=False
-    )
-    return u[:, s > 1e-9 * s[0]] if s[0] > 0 else u[:, :0]
+    u, sigma, v = _triples(a)
+    q, tau, p = _triples(b.T)
+    norm = np.hypot(tau[:, None], sigma)
+    kept = np.argwhere(norm > 0)
+    columns = [
+        np.concatenate([np.outer(-tau[i] * p[i], u[j]).ravel(), np.outer(q[i], sigma[j] * v[j]).ravel()]) / norm[i, j]
+        for i, j in kept
+    ]
+    return np.array(columns).reshape(len(kept), -1).T if columns else np.zeros((a.size + b.size, 0))
+
+
+def _triples(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # Singular vectors and values as rows, one for each row of the matrix; values below its numerical rank are 0.
+    (size, other), (u, s, vt) = matrix.shape, np.linalg.svd(matrix)
+    values, right = np.zeros(size), np.zeros((size, other))
+    values[: len(s)], right[: len(s)] = np.where(s > RANK * s[0], s, 0.0), vt[: len(s)]
+    return u.T, values, right
 
 
 @representable()
@@ -403,10 +420,13 @@ def _steps(
     for count in range(PATIENCE + 1):
         (a,), (b,) = pair
         product = b @ a
+        norms = np.linalg.norm(product, axis=1)
+        if not np.isfinite(norms).all():  # diverged
+            return None
         outer = slope + 2 * (b @ (a @ x.T)) @ x
         if np.sum(outer * (product - fit)) / 2 <= halfway:  # ⟨G, BA − M⟩ = 2L
             return count
-        d = inverse_sqrt(np.linalg.norm(product, axis=1), ETA)
+        d = inverse_sqrt(norms, ETA)
         rows = d[:, None] * outer if optimizer == "allora" else outer
         gradients = ((b.T @ rows)[None], (rows @ a.T)[None])
         pair, state = step(recipe, pair, gradients, state, rate, d[None] if name == "allora_adamw" else None)

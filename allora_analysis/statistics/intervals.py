@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from allora_analysis.validation import ArgumentError, matrix, probability, representable, vector
+from allora_analysis.validation import ArgumentError, matrix, probability, representable, unit_scaled, vector
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def mean_ratio(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) ->
 
     The interval holds every ρ for which Student's t of first − ρ·second does not reject a mean of 0: with s the
     covariances of the values and t the quantile on n − 1 degrees of freedom, the ρ between the roots of
-    ρ²(ȳ² − t²s_yy/n) − 2ρ(x̄ȳ − t²s_xy/n) + x̄² − t²s_xx/n.
+    ρ²(ȳ² − t²s_yy/n) − 2ρ(x̄ȳ − t²s_xy/n) + x̄² − t²s_xx/n. With w = x − (x̄/ȳ)y, whose mean is 0, the same roots are
+    x̄/ȳ + δ, where aδ² + 2gδ − h = 0, a = ȳ² − t²s_yy/n, g = t²s_wy/n, h = t²s_ww/n: nothing of it cancels.
 
     Args:
         first: x, a unit each.
@@ -112,7 +113,7 @@ def mean_ratio(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) ->
         confidence: of the interval.
 
     Raises:
-        ArgumentError: fewer than two units, not as many of one as of the other, values whose squares overflow.
+        ArgumentError: fewer than two units, not as many of one as of the other, a ratio that overflows.
 
     Examples:
         >>> from allora_analysis.statistics.intervals import mean_ratio
@@ -124,18 +125,20 @@ def mean_ratio(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) ->
     x, y = vector("first", first), vector("second", second)
     if x.shape != y.shape or x.size < 2:
         raise ArgumentError(f"second: as many values as first has are needed, 2 at least; received {y.size}, {x.size}")
-    n, t = x.size, float(stdtrit(x.size - 1, (1 + probability("confidence", confidence)) / 2))
-    a, b, c = _quadratic(x, y, np.cov(x, y) * t**2 / n)
+    share = float(stdtrit(x.size - 1, (1 + probability("confidence", confidence)) / 2)) ** 2 / x.size
+    (x, of_x), (y, of_y) = unit_scaled(x), unit_scaled(y)
     value = float(x.mean() / y.mean()) if y.mean() else math.nan
-    if a <= 0:
-        return Ratio(value, -math.inf, math.inf)
-    half = math.sqrt(max(b**2 - a * c, 0.0))
-    return Ratio(value, float((b - half) / a), float((b + half) / a))
+    below, above = _around(x - x.mean(), y - y.mean(), value, float(y.mean()), share)
+    ends = (value, value - below, value + above) if below < math.inf else (value, -math.inf, math.inf)
+    return Ratio(*(math.ldexp(end, of_x - of_y) for end in ends))
 
 
-def _quadratic(x: np.ndarray, y: np.ndarray, s: np.ndarray) -> tuple[float, float, float]:
-    # a, b, c of aρ² − 2bρ + c.
-    a, b, c = y.mean() ** 2 - s[1, 1], x.mean() * y.mean() - s[0, 1], x.mean() ** 2 - s[0, 0]
-    if not np.isfinite([a, b, c, b**2, a * c]).all():
-        raise OverflowError("a square")
-    return a, b, c
+def _around(x: np.ndarray, y: np.ndarray, value: float, mean: float, share: float) -> tuple[float, float]:
+    # How far the interval reaches below and above the ratio, from centered x and y.
+    a = mean**2 - share * float(np.var(y, ddof=1))
+    if not a > 0:
+        return math.inf, math.inf
+    (h, g), _ = share * np.cov(x - value * y, y)
+    most = abs(g) + math.sqrt(g**2 + a * h)
+    far, near = most / a, h / most if most else 0.0
+    return (far, near) if g >= 0 else (near, far)
