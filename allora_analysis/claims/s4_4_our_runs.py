@@ -303,7 +303,9 @@ def _seed_by_seed(
     margin, (spent, one) = MARGINS["test_accuracy"], found[OURS]
     used = spent[: one.n]
     later = f"; all {len(spent)} seeds, which change no verdict: {100 * statistics.fmean(spent):+.2f}"
-    tested = cases.test({OURS: used}, lambda samples: SEQUENTIAL[decide_sequentially(samples[OURS], margin).verdict])
+    tested = cases.test(
+        {OURS: used}, lambda samples: SEQUENTIAL[decide_sequentially(samples[OURS], margin, grain=TIE).verdict]
+    )
     known = recorded([run for pair in own_best_pairs(name, OURS) for run in pair], folder)
     table = right_differences(known, own_best_pairs(name, OURS)[: one.n])
     losses = own_best_verdicts(name, "test_loss", folder)
