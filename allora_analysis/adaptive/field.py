@@ -71,6 +71,7 @@ A, B, G, D = Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"], Float[np.ndar
 Field = tuple[A, B]
 
 NODES = 200  # of the quadrature over z
+LAST = 60.0  # of the quadrature's variable, where the normal law ends: nodes of their own
 TAIL = 10.0  # |z| beyond which the normal law's 1.5e-23 is left out
 
 
@@ -375,7 +376,7 @@ def output_factor(sigma: float, eta: float) -> OutputFactor:
         eta: η > 0.
 
     Returns:
-        The moments, for η²σ up to 1e12 to about 1e-12 relative, the variance to 1e-11.
+        The moments, for η²σ up to 1e300 to about 1e-12 relative, the variance to 1e-11.
 
     Raises:
         ArgumentError: η² or η²σ above 1e307, near the end of the range of a float.
@@ -387,12 +388,16 @@ def output_factor(sigma: float, eta: float) -> OutputFactor:
     if scaled == 0:
         return OutputFactor(eta, 0.0, eta)
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    length = np.log1p(TAIL * scaled)
-    w = length * (nodes + 1) / 2
+    length = float(np.log1p(TAIL * scaled))
+    edge = max(0.0, length - LAST)
+    w = np.concatenate([edge * (nodes + 1) / 2, edge + (length - edge) * (nodes + 1) / 2])
     z = np.expm1(w) / scaled
-    density = np.exp(-(z**2) / 2 + w) * weights  # dz = e^w dw/scaled; constants cancel in the normalization
+    widths = np.concatenate([edge * weights, (length - edge) * weights])
+    # dz = e^w dw/scaled, times e^−length so that it stays a number; constants cancel in the normalization.
+    density = np.exp(-(z**2) / 2 + (w - length)) * widths
     density /= density.sum()
     factor = eta * np.exp(-w / 2)
-    below = eta * np.expm1(-w / 2)  # d − η: near σ = 0, where d is almost constant, its variance must not cancel
-    variance = float(density @ (below - density @ below) ** 2)
+    # d − η near σ = 0, where d is almost constant; d itself where it is far below η: neither difference cancels.
+    moved = eta * np.expm1(-w / 2) if scaled < 1 else factor
+    variance = float(density @ (moved - density @ moved) ** 2)
     return OutputFactor(float(density @ factor), variance, float(density @ (factor * z**2)))
