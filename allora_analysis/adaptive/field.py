@@ -62,6 +62,7 @@ from allora_analysis.validation import (
     positive,
     representable,
     several,
+    unit_scaled,
     vector,
 )
 
@@ -240,6 +241,7 @@ def relative_asymmetry(jacobian: ArrayLike) -> float:
     j = matrix("jacobian", jacobian)
     if len(j) != j.shape[1]:
         raise ArgumentError(f"jacobian: shape {j.shape} received; give a square matrix")
+    j, _ = unit_scaled(j)  # no square overflows or vanishes
     return float(np.linalg.norm(j - j.T) / 2 / (np.linalg.norm(j) or 1.0))
 
 

@@ -43,10 +43,11 @@ from allora_analysis.grid.reading import (
 )
 from allora_analysis.statistics import Judgement, decide, in_every, one_sided, two_level
 from allora_analysis.statistics.e_values import CAP, Sequential
-from allora_analysis.statistics.e_values import decide as decide_sequentially
+from allora_analysis.statistics.e_values import decide as decide_by_e_values
 from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import bound
 
+decide_sequentially = functools.partial(decide_by_e_values, grain=TIE)
 our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads=STUDY)
 AS_PRINTED = dict(zip(ABLATION_ARMS, ("ALLoRA-OD", "ASF-LoRA", "LoRA × η"), strict=True))
 PERCEIVED, ABLATED = LISTS["perception"]["desk"], LISTS["ablation"]["desk"]
@@ -303,9 +304,7 @@ def _seed_by_seed(
     margin, (spent, one) = MARGINS["test_accuracy"], found[OURS]
     used = spent[: one.n]
     later = f"; all {len(spent)} seeds, which change no verdict: {100 * statistics.fmean(spent):+.2f}"
-    tested = cases.test(
-        {OURS: used}, lambda samples: SEQUENTIAL[decide_sequentially(samples[OURS], margin, grain=TIE).verdict]
-    )
+    tested = cases.test({OURS: used}, lambda samples: SEQUENTIAL[decide_sequentially(samples[OURS], margin).verdict])
     known = recorded([run for pair in own_best_pairs(name, OURS) for run in pair], folder)
     table = right_differences(known, own_best_pairs(name, OURS)[: one.n])
     losses = own_best_verdicts(name, "test_loss", folder)

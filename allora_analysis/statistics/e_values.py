@@ -38,7 +38,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.statistics.paired import TIE
+from allora_analysis.statistics.paired import TIE, standard_deviation
 from allora_analysis.validation import (
     ArgumentError,
     count,
@@ -157,9 +157,9 @@ def decide(
     used = x[:n]
     above, below = _both(used, *rule[1:])
     low, high = _bounds(used, *rule)
-    mean, deviation = _mean_and_deviation(used)
+    deviation = standard_deviation(used) if n > 1 else None
     at_cap = verdict == "open" and n == cap
-    return Sequential(verdict, n, mean, deviation, above, below, low, high, width, at_cap)
+    return Sequential(verdict, n, float(used.mean()), deviation, above, below, low, high, width, at_cap)
 
 
 def _verdict(x: Float[np.ndarray, " n"], margin: float, threshold: float, delta: float, grain: float) -> str:
@@ -194,12 +194,6 @@ _LARGEST = math.log(sys.float_info.max)
 
 def _equal(x: Float[np.ndarray, " n"], grain: float) -> bool:
     return float(np.ptp(x)) <= max(grain, TIE * float(np.abs(x).max()))
-
-
-def _mean_and_deviation(x: Float[np.ndarray, " n"]) -> tuple[float, float | None]:
-    scaled, exponent = unit_scaled(x)
-    deviation = math.ldexp(float(scaled.std(ddof=1)), exponent) if x.size > 1 else None
-    return math.ldexp(float(scaled.mean()), exponent), deviation
 
 
 @cache
@@ -245,6 +239,5 @@ def _bounds(
     critical = None if _equal(x, grain) else _critical_t(x.size, threshold, delta)
     if critical is None:
         return None, None
-    mean, deviation = _mean_and_deviation(x)
-    half = critical * (deviation or 0.0) / math.sqrt(x.size)
-    return mean - half, mean + half
+    half = critical * standard_deviation(x) / math.sqrt(x.size)
+    return float(x.mean()) - half, float(x.mean()) + half
