@@ -53,7 +53,7 @@ def column_norms(x: X) -> Float[np.ndarray, " D"]:
 
 
 def input_penalty(x: X, w: W, weight: float) -> float:
-    """k Σ_d ‖X_:d‖²‖W_d:‖² = k‖diag(XᵀX)^{1/2}W‖²_F, what input masks penalize; `weight` is k."""
+    """What input masks penalize, k Σ_d ‖X_:d‖²‖W_d:‖² = k‖diag(XᵀX)^{1/2}W‖²_F; `weight` is k."""
     if _squares_are_numbers(x) and _squares_are_numbers(w):
         (x, first), (w, second) = validation.unit_scaled(x), validation.unit_scaled(w)
         square = float(np.sum(x**2, axis=0) @ np.sum(w**2, axis=1))
