@@ -162,7 +162,7 @@ def test_mistakes_are_one_line(change, word):
 
 @pytest.mark.parametrize("small", [1e-8, 1e-10])
 def test_a_plateau_lasts_as_long_as_what_leaves_it_is_small(small):
-    """Against an explicit method with tolerances a thousand times smaller; on the way down the error is most sensitive."""
+    """Against an explicit method with smaller tolerances; on the way down the error is most sensitive."""
     q, r, eye = np.diag([0.2, 0.3]), small * np.array([[1.0, 0.3], [0.2, 0.8]]), np.eye(2)
     times = np.array([350.0, 420.0, 450.0, 500.0])
     model = online._Equations(eye, 1.0, 1.0, 0.0, 1.0, online.ACTIVATIONS["erf"], 2)
