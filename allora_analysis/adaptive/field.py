@@ -178,7 +178,7 @@ def directional_derivative(
         The derivatives of F_A and F_B.
     """
     a, b, g = checked_gradient(a, b, g)
-    s = _curvature(s, a.shape[1])
+    s = checked_curvature(s, a.shape[1])
     alpha, beta = several("direction", direction, 2)
     alpha, beta = matrix_of("direction", alpha, a.shape, "a"), matrix_of("direction", beta, b.shape, "b")
     product, change = b @ a, b @ alpha + beta @ a
@@ -248,7 +248,7 @@ def relative_asymmetry(jacobian: ArrayLike) -> float:
 def _blocks(a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float, curved: Callable) -> np.ndarray:
     # N + Kᵀ diag(curved(d_i) S − ½d_i³ G_i P_iᵀ/ν_i) K.
     a, b, g = checked_gradient(a, b, g)
-    s, d = _curvature(s, a.shape[1]), factor_of(a, b, eta)
+    s, d = checked_curvature(s, a.shape[1]), factor_of(a, b, eta)
     product = b @ a
     norms = _row_norms(product)
     weight = np.where(norms > 0, 0.5 * d**3 / np.where(norms > 0, norms, 1.0), 0.0)
@@ -270,7 +270,8 @@ def _assemble(
     return np.concatenate([top, np.concatenate([ba.reshape(n1 * rank, -1), bb.reshape(n1 * rank, -1)], axis=1)])
 
 
-def _curvature(s: ArrayLike, n2: int) -> Float[np.ndarray, "n2 n2"]:
+def checked_curvature(s: ArrayLike, n2: int) -> Float[np.ndarray, "n2 n2"]:
+    """S (n₂×n₂), symmetric."""
     s = matrix_of("s", s, (n2, n2), "n2, the columns of a")
     if np.max(np.abs(s - s.T)) > 1e-12 * np.max(np.abs(s), initial=0.0):
         raise ArgumentError(

@@ -113,7 +113,13 @@ def worst_held_out(even: Float[np.ndarray, "rows columns"], odd: Float[np.ndarra
     Args:
         even: estimates from the even masks.
         odd: from the odd masks.
+
+    Raises:
+        ArgumentError: no entries, or not as many of one as of the other.
     """
+    even, odd = np.asarray(even), np.asarray(odd)  # lists too
+    if even.shape != odd.shape or not even.size:
+        raise ArgumentError(f"even, odd: two arrays of one shape are needed, received {even.shape} and {odd.shape}")
     return float(odd.flat[even.argmax()] + even.flat[odd.argmax()]) / 2
 
 

@@ -255,8 +255,9 @@ def fluctuation_band(growth: Growth, coverage: float = 0.95) -> tuple[float, flo
         coverage: in (0, 1).
 
     Raises:
-        ArgumentError: a coverage outside (0, 1).
+        ArgumentError: a coverage outside (0, 1), a variance below 0.
     """
+    validation.non_negative("growth.variance", growth.variance)
     if not 0 < validation.number("coverage", coverage) < 1:
         raise ArgumentError(f"coverage must be in (0, 1), received {coverage!r}")
     return band_of(growth, coverage)
