@@ -186,7 +186,8 @@ def test_field_scales(seed, eta, log_scale):
 
 def test_relative_asymmetry():
     assert adaptive.relative_asymmetry([[1.0, 2.0], [2.0, 3.0]]) == 0.0
-    assert adaptive.relative_asymmetry([[0.0, 1.0], [-1.0, 0.0]]) == 1.0
+    for size in (1e-300, 1e-165, 1.0, 1e165, 1e300):
+        assert adaptive.relative_asymmetry([[0.0, size], [-size, 0.0]]) == pytest.approx(1.0)
     assert adaptive.relative_asymmetry([[0.0, 0.0], [0.0, 0.0]]) == 0.0
 
 

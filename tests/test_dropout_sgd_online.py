@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
 from scipy.special import erf
 
 from allora_analysis import dropout_sgd
@@ -157,3 +158,18 @@ def test_mistakes_are_one_line(change, word):
     asked = {"q": np.eye(2), "r": np.zeros((2, 1)), "t": np.eye(1), "keep_prob": 0.8, "rate": 1.0, "times": [9.0]}
     with pytest.raises(ArgumentError, match=word):
         dropout_sgd.online_curve(**{**asked, **change})
+
+
+@pytest.mark.parametrize("small", [1e-8, 1e-10])
+def test_a_plateau_lasts_as_long_as_what_leaves_it_is_small(small):
+    """Against an explicit method with smaller tolerances; on the way down the error is most sensitive."""
+    q, r, eye = np.diag([0.2, 0.3]), small * np.array([[1.0, 0.3], [0.2, 0.8]]), np.eye(2)
+    times = np.array([350.0, 420.0, 450.0, 500.0])
+    model = online._Equations(eye, 1.0, 1.0, 0.0, 1.0, online.ACTIVATIONS["erf"], 2)
+    products, start = model.products(), np.concatenate([q.ravel(), r.ravel()])
+    path = solve_ivp(
+        lambda _, state: model.change(products, state), (0, 500), start, "DOP853", times, rtol=1e-12, atol=1e-19
+    )
+    expected = np.array([model.error(state) for state in path.y.T])
+    assert expected[0] > 1e-3 > expected[-1]  # it does leave the plateau
+    np.testing.assert_allclose(online.online_curve(q, r, eye, 1.0, 1.0, times).error, expected, rtol=5e-4)

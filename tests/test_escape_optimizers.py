@@ -213,3 +213,11 @@ def test_allora_adamw_keeps_the_sign_of_adamw_and_the_decay(rng):
 def test_bad_recipes(field, value):
     with pytest.raises(ArgumentError, match=field):
         check(dataclasses.replace(escape.Recipe("sgd", 0.1, steps=5), **{field: value}))
+
+
+@pytest.mark.bad_input
+def test_one_beta_is_too_few():
+    recipe = escape.Recipe("adamw", 0.1)
+    object.__setattr__(recipe, "betas", (0.9,))  # past the tests' own check of types
+    with pytest.raises(ArgumentError, match="betas must have 2 values, received 1"):
+        check(recipe)

@@ -161,6 +161,15 @@ def test_components_scale_and_do_not_depend_on_order_or_origin(seed, power):
         assert getattr(other, name) == pytest.approx(getattr(found, name) * scale**2, rel=1e-7, abs=1e-9 * scale**2)
 
 
+@pytest.mark.parametrize("exponent", [-400, -280, 280, 400])
+def test_standard_errors_of_components_in_any_unit(exponent, rng):
+    """Powers of two: nothing rounds; the components are squares."""
+    means, within = rng.standard_normal((5, 6)), rng.uniform(1, 2, 5)
+    one, other = components(means, within, 4), components(2.0**exponent * means, 4.0**exponent * within, 4)
+    for name in ("mask_stderr", "minibatch_stderr", "total_stderr"):
+        assert getattr(other, name) == 4.0**exponent * getattr(one, name) > 0
+
+
 def test_without_dropout_all_variance_is_the_minibatchs(rng):
     means = rng.standard_normal((8, 5))
     found = components(means, np.zeros(8), 1)

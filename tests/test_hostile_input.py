@@ -5,6 +5,7 @@ Every function with drawn ones: `tests/test_hardening.py::test_every_function_an
 
 import math
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from allora_analysis import (
     tikhonov,
 )
 from allora_analysis.escape import study
+from allora_analysis.gradient_std.estimator import initialise
 from allora_analysis.ripple.bounds import residual_bound_of
 from allora_analysis.study import as_json
 from allora_analysis.validation import ArgumentError
@@ -86,6 +88,27 @@ FOUND = [
     (lambda: escape.trajectory([1e300], 1e300, 1.0), r"t of up to 1e\+300, gradient 1e\+300, .*: the result leaves"),
     (lambda: escape.linear_teacher(seeds=10**9), "seeds, n_outputs, n_inputs, samples: the teachers would need .* GiB"),
     (lambda: escape.drift("sgd", 2.0, 1e200, 9), r"learning_rate 1e\+200, .*: the result leaves"),
+    (lambda: escape.clipped_step(1e300, 1e300, 1.0), "gradient_norm, eta, other_norm: a norm leaves"),
+    (
+        lambda: adaptive.ascent_frequency((2, 2, 1), 1.0, 1e200, 1e200, samples=1, draws=9, generator=RNG),
+        "a_std, b_std: rows of BA leave",
+    ),
+    (lambda: adaptive.rank_one_lyapunov([[2.0]], [[1e-200]], [[0.3]], 1.0), "a of up to 1e-200, .*: the result leaves"),
+    (
+        lambda: adaptive.first_return((Fraction(1), Fraction(2), Fraction(0))),
+        "loss: its last coefficient must not be 0",
+    ),
+    (
+        lambda: adaptive.gradient_flow(EYE[:2, :2], [[1.0, 0.5], [0.0, 1.0]], [[1.0, 0.0]], [[0.0], [0.0]], 1.0, [1.0]),
+        "s must be symmetric",
+    ),
+    (lambda: ripple.fluctuation_band(ripple.Growth(0.0, -1.0)), "growth.variance must be a finite number, 0 or above"),
+    (lambda: statistics.one_sided([0.1, 0.2, 0.4], level=0.6), "level must be below 0.5, .* received 0.6"),
+    (lambda: statistics.one_sided([0.1, 0.2, 0.4], "t", level=0.5), "level must be below 0.5"),
+    (lambda: statistics.in_every({}), "family must hold at least one comparison"),
+    (lambda: initialise([0, 3], RNG), "sizes must be a whole number, 1 or above, received 0"),
+    (lambda: initialise([5], RNG), "sizes must hold inputs and classes at least"),
+    (lambda: gradient_std.worst_held_out(np.ones((0, 2)), np.ones((0, 2))), "even, odd: two arrays of one shape"),
     (lambda: gradient_std.seed_component([5e-324] * 3, [0.0, 0.0, 1e-150]), "totals of up to .*: the result leaves"),
 ]
 

@@ -204,6 +204,9 @@ def test_fair_scales_follow_their_rule():
     assert scales.a_std * scales.b_std * ripple.adapter_norm_limit(100, 4) == pytest.approx(2)  # = ‖W‖'s limit
     assert ripple.fair_scales(100, 4, "relu").w_std == pytest.approx(math.sqrt(2) / 10)
     assert ripple.fair_scales(100, 4, w_std=0.0) == (0.0, 0.1, 0.1)
+    for size in (1e-300, 1e-170, 1e170):
+        tiny = ripple.fair_scales(100, 4, w_std=size, a_std=size)
+        assert tiny.b_std == pytest.approx(ripple.fair_scales(100, 4, w_std=1.0, a_std=1.0).b_std, rel=1e-12)
     assert ripple.fair_scales(100, 4, "linear", 0.3, 0.2, 0.1) == (0.3, 0.2, 0.1)
 
 

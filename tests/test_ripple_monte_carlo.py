@@ -147,6 +147,9 @@ def test_log_growth_of_a_residual_stack_at_its_ends():
     assert ripple.residual_log_growth(3, 50, 1, 0.0, 1e-6, 1.0, 1.0).variance == pytest.approx(3e-12, rel=1e-4)
     assert ripple.residual_log_growth(3, 50, 1, 0.0, 1e-70, 1.0, 1.0).variance == pytest.approx(3e-140, rel=1e-4, abs=0)
     assert ripple.residual_log_growth(3, 50, 1, 0.0, 1e-160, 1.0, 1.0).variance < 1e-290
+    for w_std in (1e-3, 1e-6, 1e-8, 1e-12):  # ½ log(1 + ns_W²)
+        small = ripple.residual_growth(1, 4, 1, 0.0, w_std, 1.0, 1.0).mean
+        assert small == pytest.approx(2 * w_std**2 - 4 * w_std**4, rel=1e-9, abs=0)
     huge = ripple.residual_growth(1, 4, 1, 1e100, 1.0, 1.0, 1.0)  # ½ log(n·η²): a log χ²₁ and a log χ²₄
     assert huge.mean == pytest.approx(math.log(4e200) / 2, rel=1e-12)
     assert huge.variance == pytest.approx((math.pi**2 / 2 + math.pi**2 / 6 - 1) / 4, rel=1e-9)

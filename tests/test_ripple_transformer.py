@@ -149,6 +149,19 @@ def test_one_linear_branch_and_a_norm_have_the_radius_of_the_closed_form(rng):
     assert series._zeros_within(model, x, 100 * told, 4, 4) == 1  # half a turn from point to point
 
 
+@pytest.mark.parametrize("design", [Design(norm="post"), Design(norm="none"), BERT], ids=["post", "none", "bert"])
+def test_where_eta_divides_by_nothing_the_radius_is_infinite(design, rng):
+    """LoRA's start, B = 0; and v alone adapted in one block without norms, where softmax does not see it."""
+    model, x = transformer.draw(design, 1, 8, 2, 0.0, rng), tokens(3, 8, rng)
+    assert series.radius(model, x, 1.0) == math.inf
+    if design.norm != "none":
+        assert series.radius_by_quadratics(model, x) == math.inf
+        return
+    maps = transformer.draw(design, 1, 8, 2, 0.5, rng).blocks[0]
+    adapted = {name: one if name == "v" else one._replace(b=0 * one.b) for name, one in maps.items()}
+    assert series.radius(replace(model, blocks=(adapted,)), x, 1.0) == math.inf
+
+
 @pytest.mark.parametrize("design", ANALYTIC.values(), ids=ANALYTIC)
 def test_the_radius_is_where_coefficients_stop_falling(design, rng):
     """A series at 0.6 of it converges as it should; at 1.5 of it, terms grow."""
@@ -273,6 +286,16 @@ def test_a_design_that_is_none(options, words):
     given = {"design": BERT, "depth": 1, "width": 8, "rank": 2, "size": 0.1} | options
     with pytest.raises(ArgumentError, match=words):
         transformer.draw(**given, generator=np.random.default_rng(0))
+
+
+@pytest.mark.bad_input
+def test_a_radius_of_no_guess_or_of_no_norms():
+    given = 1, 8, 2, 0.1, np.random.default_rng(0)
+    for guess in (-1.0, 0.0, math.inf, math.nan):
+        with pytest.raises(ArgumentError, match="guess must be a finite number above 0"):
+            series.radius(transformer.draw(BERT, *given), np.eye(8)[:2], guess)
+    with pytest.raises(ArgumentError, match="model: its design has norm 'none'"):
+        series.radius_by_quadratics(transformer.draw(Design(norm="none"), *given), np.eye(8)[:2])
 
 
 @pytest.mark.bad_input

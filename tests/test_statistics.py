@@ -218,6 +218,13 @@ def test_what_was_too_little():
     assert paired_family({"same": [0.0, 0.0]})["same"].required_n is None
 
 
+@pytest.mark.parametrize("exponent", [-1000, -560, 560, 1000])
+def test_what_was_too_little_in_any_unit(exponent):
+    x = np.array([0.4, -0.3, 0.1, 0.5, -0.2])
+    one, other = (paired_family({"a": unit * x})["a"] for unit in (1.0, 2.0**exponent))
+    assert (other.detectable, other.required_n) == (2.0**exponent * one.detectable, one.required_n)
+
+
 def test_equal_differences_are_as_good_as_their_signs():
     """Planted: Student's p-value of 0, by which one sentence in a thousand would be certain with three seeds."""
     found = paired_family({"tiny": [1 / 1066] * 3, "many": [0.01] * 9, "none": [0.0] * 3})

@@ -85,6 +85,27 @@ def test_no_unit_and_no_sign_counts():
     assert bounds(1e3 * x + 5) == pytest.approx((1e3 * low + 5, 1e3 * high + 5))
 
 
+@pytest.mark.parametrize("exponent", [-1000, -40, 500, 1000])
+def test_neither_does_a_unit_beyond_which_squares_are_numbers(exponent):
+    """Powers of two: nothing rounds."""
+    x, unit = np.random.default_rng(1).normal(0.2, 1.0, 25), 2.0**exponent
+    np.testing.assert_array_equal(e_values(unit * x), e_values(x))
+    assert bounds(unit * x) == tuple(unit * end for end in bounds(x))
+    one, other = decide(x, 0.5), decide(unit * x, 0.5 * unit)
+    assert (other.verdict, other.above, other.standard_deviation) == (
+        one.verdict,
+        one.above,
+        unit * one.standard_deviation,
+    )
+
+
+def test_differences_within_the_grain_are_equal():
+    x = 0.0009380863039399335 + 1e-14 * np.arange(5)  # one sentence of 1,066, and what rounding left
+    assert e_values(x, grain=1e-12)[-1].tolist() == [1.0, 1.0]
+    assert bounds(x, grain=1e-12) == (None, None)
+    assert decide(x, 0.5, grain=1e-12).above == 1.0 != decide(x, 0.5).above
+
+
 def test_the_bounds_are_where_the_e_values_are_20():
     x = np.random.default_rng(2).normal(0.0, 1.0, 25)
     low, high = bounds(x)
@@ -205,6 +226,8 @@ def test_open_equal_and_at_the_cap():
         (([1.0], 0.1, 1.0), "threshold must be a number above 1"),
         (([1.0], 0.1, 20.0, 0), "cap"),
         (([1.0], 0.1, 20.0, 60, -0.5), "effect"),
+        (([1.0, 2.0], 0.1, 20.0, 60, 1e160), r"effect 1e\+160: the result leaves"),
+        (([1.0], 0.1, 20.0, 60, 0.5, -1.0), "grain"),
     ],
 )
 def test_refusals(arguments, words):
@@ -214,6 +237,6 @@ def test_refusals(arguments, words):
 
 def test_an_e_value_beyond_the_largest_number_is_finite():
     differences = 1 + 1e-6 * np.random.default_rng(0).standard_normal(8000)
-    above, below = module._both(differences, 0.5)
+    above, below = module._both(differences, 0.5, 0.0)
     assert (above, below) == (pytest.approx(sys.float_info.max, rel=1e-9), 0.0)
     assert module.decide(differences, 0.5).verdict == "above"

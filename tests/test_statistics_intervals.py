@@ -182,3 +182,13 @@ def test_too_little_is_refused(table):
 
 def test_differences_without_spread_have_no_width():
     assert two_level(np.ones((3, 4))) == TwoLevel(1.0, (1.0, 1.0), (1.0, 1.0), (1.0, 1.0), 2.0, 3, 4)
+
+
+@pytest.mark.parametrize("exponent", [-1000, -560, 560, 1000])
+def test_two_levels_in_any_unit(exponent, rng):
+    """Powers of two: nothing rounds."""
+    table = rng.standard_normal((3, 5))
+    one, other = two_level(table), two_level(2.0**exponent * table)
+    assert other.degrees == one.degrees
+    for found, expected in ((other.interval, one.interval), (other.over_rows, one.over_rows)):
+        assert found == tuple(2.0**exponent * end for end in expected)

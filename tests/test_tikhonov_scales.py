@@ -112,3 +112,27 @@ def test_a_large_c_is_enumerated_column_by_column(rng):
     assert tikhonov.enumerated_loss(x, y, w, 0.7, "input") == pytest.approx(
         tikhonov.expected_loss(x, y, w, 0.7, "input"), rel=1e-12
     )
+
+
+@pytest.mark.parametrize("exponent", [-1000, -560, 560, 1000])
+def test_a_standard_error_in_any_unit(exponent):
+    one, other = (tikhonov.sample_mean(unit * np.array([1.0, 2.0, 4.0])) for unit in (1.0, 2.0**exponent))
+    assert (other.mean, other.stderr) == (2.0**exponent * one.mean, 2.0**exponent * one.stderr)
+
+
+@pytest.mark.parametrize("placement", ["input", "output"])
+@pytest.mark.parametrize(
+    ("x", "w", "expected"), [(1e-165, 1.0, 1e-30), (1e-135, 1e-135, 1e-240), (1e160, 1e-160, 1e300)]
+)
+def test_a_penalty_whose_square_alone_vanishes(x, w, expected, placement):
+    """k = 1e300 times (xw)²."""
+    assert tikhonov.expected_loss([[x]], [[0.0]], [[w]], 1e-300, placement) == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("keep_prob", [1e-20, 1e-33, 1e-100])
+@pytest.mark.parametrize("placement", ["input", "output"])
+def test_all_masks_where_nearly_all_is_dropped(keep_prob, placement):
+    problem = [[1.0, 2.0], [3.0, -1.0]], [[1.0], [0.5]], keep_prob, placement
+    found, expected = tikhonov.enumerated_solution(*problem), tikhonov.dropout_solution(*problem)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert tikhonov.enumerated_solution([[0.0]], [[1.0]], keep_prob, placement) == 0.0

@@ -5,6 +5,8 @@ import functools
 
 import numpy as np
 import pytest
+import scipy.integrate
+import scipy.special
 
 from allora_analysis import cli, width
 from allora_analysis.validation import ArgumentError
@@ -231,6 +233,23 @@ def test_alloras_factor_is_the_constant_at_width(rng):
     assert not exponents(Method(0, 0.9, "gradient"), "adam").tapers
 
 
+@pytest.mark.parametrize(("eta", "rel"), [(1e-6, 1e-12), (2.0, 1e-12), (1e3, 1e-9), (1e6, 1e-9), (1e20, 1e-12)])
+def test_the_flows_factor_at_any_eta(eta, rel):
+    """Against SciPy's quadrature in t, |g| = t²; for η → ∞ E|g|^{−½}/(η√m) = 2^{−¼}Γ(¼)/(√π·η√m)."""
+    found, m = width.flow_factor("lora", 4096, 8, eta), width.flow_row_norm("lora", 4096, 8)
+    if eta == 1e20:
+        expected = scipy.special.gamma(0.25) / 2**0.25 / np.pi**0.5 / m**0.5 / eta
+    else:
+        breaks, settings = (1e-4, 1e-3, 1e-2, 0.1, 0.5), {"epsabs": 0, "epsrel": 1e-13, "limit": 500}
+        expected = (
+            scipy.integrate.quad(
+                lambda t: 2 * t * np.exp(-(t**4) / 2) / np.hypot(1, eta * m**0.5 * t), 0, 3, points=breaks, **settings
+            )[0]
+            * (2 / np.pi) ** 0.5
+        )
+    assert found == pytest.approx(expected, rel=rel)
+
+
 def test_transfer():
     assert exponents("loraplus", "adam").transfers == {"width": True, "rank": True}
     assert exponents("lora", "adam").transfers == {"width": False, "rank": True}
@@ -268,6 +287,18 @@ def test_the_flow_tapers_at_the_eta_that_it_names():
         (lambda: exponents("allora_adamw", "sgd"), "optimizer must be adam"),
         (lambda: Method(1), r"scale must be in \[-1, 0\]"),
         (lambda: Method(0, 2), r"ratio must be in \[0, 1\]"),
+        (lambda: Method(0, factor="gradients"), "factor must be one of gradient, update"),
+        (
+            lambda: width.train(
+                width.layer(4, 1, 1, np.random.default_rng(0)), METHODS["lora"], "adamw", np.ones(1), 3
+            ),
+            "optimizer must be one of sgd, adam",
+        ),
+        (lambda: width.fit_power([4], [[1.0, 2.0]]), "of two different sizes"),
+        (lambda: width.fit_power([4, 4], [[1.0], [2.0]]), "of two different sizes"),
+        (lambda: width.fit_power([4, 8], [[1.0], [0.0]]), "must be above 0"),
+        (lambda: width.fit_power([4, 8], [1.0, 2.0]), "values: shape"),
+        (lambda: width.fit_power([4, 8], [[1.0, 2.0]]), "values: shape .* to match the sizes"),
         (lambda: width.taper([-1.0], 2.0), "norms must be 0 or above"),
         (lambda: width.taper([1.0], 2.0, 1.0), r"share must be in \(0, 1\)"),
         (lambda: width.flow_row_norm("lora", 4, 5), "rank must be at most"),

@@ -44,6 +44,7 @@ Source: this toolkit. Checked by `tests/test_adaptive_convergence.py`; the fits,
 `tests/test_adaptive_descent.py`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.adaptive.field import checked_gradient, checked_pair, factor_of, update_jacobian
+from allora_analysis.adaptive.field import checked_curvature, checked_gradient, checked_pair, factor_of, update_jacobian
 from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.validation import (
     ArgumentError,
@@ -108,7 +109,7 @@ def rank_one_lyapunov(target: ArrayLike, a: ArrayLike, b: ArrayLike, eta: float)
     """
     (a, b), eta = checked_pair(a, b), positive("eta", eta)
     t = matrix_of("target", target, (len(b), a.shape[1]), "n1 of b and n2 of a")
-    alpha = float(np.linalg.norm(a))
+    alpha = math.hypot(*a.ravel())  # no square vanishes
     if len(a) != 1 or alpha == 0:
         raise ArgumentError(f"a: the function is for rank 1 and A ≠ 0; received rank {len(a)} and ‖A‖ = {alpha:g}")
     u, row, d = a[0] / alpha, b[:, 0], factor_of(a, b, eta)
@@ -263,7 +264,7 @@ def gradient_flow(
 
     a, b = checked_pair(a, b)
     t = matrix_of("target", target, (len(b), a.shape[1]), "n1 of b and n2 of a")
-    s = matrix_of("s", s, (a.shape[1], a.shape[1]), "n2, the columns of a")
+    s = checked_curvature(s, a.shape[1])
     offset, moments = positive("eta", eta) ** -2, ascending(times)
 
     def change(_: float, state: np.ndarray) -> np.ndarray:

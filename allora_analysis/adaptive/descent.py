@@ -162,6 +162,9 @@ def ascent_frequency(
         samples: G = Σ_k δ_k x_kᵀ over so many tokens: its rank, at most.
         draws: sample size, up to ten million.
         generator: the randomness; the result does not depend on the chunks it is drawn in.
+
+    Raises:
+        ArgumentError: rows of BA that leave the range of a float.
     """
     n1, n2, rank = several("shape", shape, 3)
     n1, n2 = count("n1", n1), count("n2", n2)
@@ -177,7 +180,10 @@ def ascent_frequency(
         delta, x, a, b = np.split(numbers, ends, axis=1)
         g = delta.reshape(size, n1, samples) @ x.reshape(size, samples, n2)
         a, b = a_std * a.reshape(size, rank, n2), b_std * b.reshape(size, n1, rank)
-        d = inverse_sqrt(np.linalg.norm(b @ a, axis=2), eta)[:, :, None]
+        norms = np.linalg.norm(b @ a, axis=2)
+        if not np.isfinite(norms).all():
+            raise ArgumentError("a_std, b_std: rows of BA leave float64's range; give smaller ones")
+        d = inverse_sqrt(norms, eta)[:, :, None]
         transposed = b.transpose(0, 2, 1)
         a_part = -np.sum((transposed @ g) * (transposed @ (d * g)), axis=(1, 2))
         b_part = -np.sum(d * (g @ a.transpose(0, 2, 1)) ** 2, axis=(1, 2))
@@ -252,10 +258,12 @@ def first_return(loss: Polynomial) -> tuple[Fraction, Fraction] | None:
         (below, above), the root in (below, above] and none in (0, below], 10⁻¹² of it wide; None if there is none.
 
     Raises:
-        ArgumentError: L'(0) = 0.
+        ArgumentError: L'(0) = 0, or a last coefficient of 0.
     """
     if len(loss) < 2 or loss[1] == 0:
         raise ArgumentError(f"loss: the first change must not be 0, received coefficients {[str(c) for c in loss]}")
+    if loss[-1] == 0:
+        raise ArgumentError("loss: its last coefficient must not be 0; leave zeros at the end out")
     chain = _sturm_chain(loss[1:])
     above = Fraction(1) + max(abs(c / loss[-1]) for c in loss[1:])  # Cauchy's bound on every root
     below = Fraction(0)

@@ -62,6 +62,7 @@ from allora_analysis.validation import (
     positive,
     representable,
     several,
+    unit_scaled,
     vector,
 )
 
@@ -71,6 +72,7 @@ A, B, G, D = Float[np.ndarray, "r n2"], Float[np.ndarray, "n1 r"], Float[np.ndar
 Field = tuple[A, B]
 
 NODES = 200  # of the quadrature over z
+LAST = 60.0  # of the quadrature's variable, where the normal law ends: nodes of their own
 TAIL = 10.0  # |z| beyond which the normal law's 1.5e-23 is left out
 
 
@@ -176,7 +178,7 @@ def directional_derivative(
         The derivatives of F_A and F_B.
     """
     a, b, g = checked_gradient(a, b, g)
-    s = _curvature(s, a.shape[1])
+    s = checked_curvature(s, a.shape[1])
     alpha, beta = several("direction", direction, 2)
     alpha, beta = matrix_of("direction", alpha, a.shape, "a"), matrix_of("direction", beta, b.shape, "b")
     product, change = b @ a, b @ alpha + beta @ a
@@ -239,13 +241,14 @@ def relative_asymmetry(jacobian: ArrayLike) -> float:
     j = matrix("jacobian", jacobian)
     if len(j) != j.shape[1]:
         raise ArgumentError(f"jacobian: shape {j.shape} received; give a square matrix")
+    j, _ = unit_scaled(j)  # no square overflows or vanishes
     return float(np.linalg.norm(j - j.T) / 2 / (np.linalg.norm(j) or 1.0))
 
 
 def _blocks(a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float, curved: Callable) -> np.ndarray:
     # N + Kᵀ diag(curved(d_i) S − ½d_i³ G_i P_iᵀ/ν_i) K.
     a, b, g = checked_gradient(a, b, g)
-    s, d = _curvature(s, a.shape[1]), factor_of(a, b, eta)
+    s, d = checked_curvature(s, a.shape[1]), factor_of(a, b, eta)
     product = b @ a
     norms = _row_norms(product)
     weight = np.where(norms > 0, 0.5 * d**3 / np.where(norms > 0, norms, 1.0), 0.0)
@@ -267,7 +270,8 @@ def _assemble(
     return np.concatenate([top, np.concatenate([ba.reshape(n1 * rank, -1), bb.reshape(n1 * rank, -1)], axis=1)])
 
 
-def _curvature(s: ArrayLike, n2: int) -> Float[np.ndarray, "n2 n2"]:
+def checked_curvature(s: ArrayLike, n2: int) -> Float[np.ndarray, "n2 n2"]:
+    """S (n₂×n₂), symmetric."""
     s = matrix_of("s", s, (n2, n2), "n2, the columns of a")
     if np.max(np.abs(s - s.T)) > 1e-12 * np.max(np.abs(s), initial=0.0):
         raise ArgumentError(
@@ -375,7 +379,7 @@ def output_factor(sigma: float, eta: float) -> OutputFactor:
         eta: η > 0.
 
     Returns:
-        The moments, for η²σ up to 1e12 to about 1e-12 relative, the variance to 1e-11.
+        The moments, for η²σ up to 1e300 to about 1e-12 relative, the variance to 1e-11.
 
     Raises:
         ArgumentError: η² or η²σ above 1e307, near the end of the range of a float.
@@ -387,12 +391,16 @@ def output_factor(sigma: float, eta: float) -> OutputFactor:
     if scaled == 0:
         return OutputFactor(eta, 0.0, eta)
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    length = np.log1p(TAIL * scaled)
-    w = length * (nodes + 1) / 2
+    length = float(np.log1p(TAIL * scaled))
+    edge = max(0.0, length - LAST)
+    w = np.concatenate([edge * (nodes + 1) / 2, edge + (length - edge) * (nodes + 1) / 2])
     z = np.expm1(w) / scaled
-    density = np.exp(-(z**2) / 2 + w) * weights  # dz = e^w dw/scaled; constants cancel in the normalization
+    widths = np.concatenate([edge * weights, (length - edge) * weights])
+    # dz = e^w dw/scaled, times e^−length so that it stays a number; constants cancel in the normalization.
+    density = np.exp(-(z**2) / 2 + (w - length)) * widths
     density /= density.sum()
     factor = eta * np.exp(-w / 2)
-    below = eta * np.expm1(-w / 2)  # d − η: near σ = 0, where d is almost constant, its variance must not cancel
-    variance = float(density @ (below - density @ below) ** 2)
+    # d − η near σ = 0, where d is almost constant; d itself where it is far below η: neither difference cancels.
+    moved = eta * np.expm1(-w / 2) if scaled < 1 else factor
+    variance = float(density @ (moved - density @ moved) ** 2)
     return OutputFactor(float(density @ factor), variance, float(density @ (factor * z**2)))

@@ -43,10 +43,11 @@ from allora_analysis.grid.reading import (
 )
 from allora_analysis.statistics import Judgement, decide, in_every, one_sided, two_level
 from allora_analysis.statistics.e_values import CAP, Sequential
-from allora_analysis.statistics.e_values import decide as decide_sequentially
+from allora_analysis.statistics.e_values import decide as decide_by_e_values
 from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import bound
 
+decide_sequentially = functools.partial(decide_by_e_values, grain=TIE)
 our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads=STUDY)
 AS_PRINTED = dict(zip(ABLATION_ARMS, ("ALLoRA-OD", "ASF-LoRA", "LoRA × η"), strict=True))
 PERCEIVED, ABLATED = LISTS["perception"]["desk"], LISTS["ablation"]["desk"]

@@ -200,9 +200,10 @@ def online_curve(
     products = model.products()
     start = np.concatenate([q.ravel(), r.ravel()])
     span = (0.0, float(moments[-1]))
+    # A plateau lasts as long as what leaves it is small: 1e-9 and more absolute would end it.
     with np.errstate(all="ignore"):
         found = solve_ivp(
-            lambda _, state: model.change(products, state), span, start, "LSODA", moments, rtol=1e-6, atol=1e-9
+            lambda _, state: model.change(products, state), span, start, "LSODA", moments, rtol=1e-10, atol=1e-16
         )
     if not found.success or not np.isfinite(found.y).all():
         raise ArgumentError(f"rate: at {model.rate:g} the network diverges before α = {span[1]:g}; give a smaller one")

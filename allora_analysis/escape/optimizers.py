@@ -79,7 +79,10 @@ def check(recipe: Recipe) -> Recipe:
     validation.choice("optimizer", recipe.optimizer, OPTIMIZERS)
     validation.choice("schedule", recipe.schedule, SCHEDULES)
     validation.positive("learning_rate", recipe.learning_rate)
-    for name, value in (("momentum", recipe.momentum), *(("betas", beta) for beta in recipe.betas)):
+    for name, value in (
+        ("momentum", recipe.momentum),
+        *(("betas", beta) for beta in validation.several("betas", recipe.betas, 2)),
+    ):
         if not 0 <= validation.number(name, value, "in [0, 1)") < 1:
             raise ArgumentError(f"{name} must be in [0, 1), received {value!r}")
     validation.positive("eps", recipe.eps)  # at B = 0 the gradient of A is 0: without ε its first step is 0/0
@@ -213,11 +216,17 @@ def clipped_step(
 
     Returns:
         A factor per arm.
+
+    Raises:
+        ArgumentError: norms, or η times one, that leave the range of a float.
     """
     norm, eta = validation.non_negative("gradient_norm", gradient_norm), validation.positive("eta", eta)
     other = validation.non_negative("other_norm", other_norm)
-    lora = clip_factor(math.hypot(norm, other), max_grad_norm)
-    return ClippedStep(lora, eta * lora, eta * clip_factor(math.hypot(eta * norm, other), max_grad_norm))
+    norms = math.hypot(norm, other), math.hypot(eta * norm, other)
+    if not math.isfinite(max(norms)):
+        raise ArgumentError("gradient_norm, eta, other_norm: a norm leaves float64's range; give smaller ones")
+    lora, allora = (clip_factor(one, max_grad_norm) for one in norms)
+    return ClippedStep(lora, eta * lora, eta * allora)
 
 
 @representable()

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from allora_analysis.gradient_std.summary import GradientMoments
-from allora_analysis.validation import ArgumentError, count, keep_probability
+from allora_analysis.validation import ArgumentError, count, keep_probability, several
 
 LEVELS = 256  # of a mask's byte
 MEMORY_LIMIT = 16 * 2**20  # bytes for a chunk of masks: what the caches near a core hold
@@ -66,7 +66,13 @@ def initialise(sizes: Sequence[int], generator: np.random.Generator, dtype: torc
 
     Returns:
         The network, on the CPU.
+
+    Raises:
+        ArgumentError: fewer than two sizes, or one below 1.
     """
+    sizes = [count("sizes", size) for size in several("sizes", sizes)]
+    if len(sizes) < 2:
+        raise ArgumentError(f"sizes must hold inputs and classes at least, received {sizes}")
 
     def uniform(inputs: int, *shape: int) -> Tensor:
         bound = 1 / math.sqrt(inputs)

@@ -32,7 +32,17 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.statistics import Difference, paired_family
-from allora_analysis.validation import ArgumentError, choice, count, finite, matrix, representable, several, vector
+from allora_analysis.validation import (
+    ArgumentError,
+    choice,
+    count,
+    finite,
+    matrix,
+    representable,
+    several,
+    unit_scaled,
+    vector,
+)
 
 QUANTILES = (1, 5, 25, 75, 95, 99)
 BATCHES = ("probe", "fresh", "no_dropout_fresh")
@@ -103,7 +113,13 @@ def worst_held_out(even: Float[np.ndarray, "rows columns"], odd: Float[np.ndarra
     Args:
         even: estimates from the even masks.
         odd: from the odd masks.
+
+    Raises:
+        ArgumentError: no entries, or not as many of one as of the other.
     """
+    even, odd = np.asarray(even), np.asarray(odd)  # lists too
+    if even.shape != odd.shape or not even.size:
+        raise ArgumentError(f"even, odd: two arrays of one shape are needed, received {even.shape} and {odd.shape}")
     return float(odd.flat[even.argmax()] + even.flat[odd.argmax()]) / 2
 
 
@@ -162,7 +178,8 @@ def components(means: ArrayLike, within: ArrayLike, masks: int) -> Components:
     everything = np.arange(spreads.size)
     whole = _components(gram, spreads, masks, everything)
     left_out = np.array([_components(gram, spreads, masks, np.delete(everything, j)) for j in everything])
-    stderr = np.sqrt((len(everything) - 1) * left_out.var(axis=0))
+    left_out, unit = unit_scaled(left_out)  # no square overflows or vanishes
+    stderr = np.ldexp(np.sqrt((len(everything) - 1) * left_out.var(axis=0)), unit)
     mask, minibatch, total = (float(value) for value in whole)
     return Components(mask, float(stderr[0]), minibatch, float(stderr[1]), total, float(stderr[2]))
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from allora_analysis.finetune.setting import WITH_ETA, Setting
 from allora_analysis.grid.reading import paired_differences, recorded
 from allora_analysis.statistics.e_values import CAP, Sequential, decide
+from allora_analysis.statistics.paired import TIE
 
 KINDS = ("model", "data", "optimizer", "arm")  # whose names `--only` takes
 MINILM, SMOLLM2, FILMS = "all-MiniLM-L6-v2", "SmolLM2-135M", "rotten_tomatoes"
@@ -211,7 +212,7 @@ def own_best_verdicts(
     pairs = {arm: own_best_pairs(name, arm) for arm in OWN_BEST[name].rates if arm != REFERENCE}
     runs = recorded([one for of in pairs.values() for pair in of for one in pair], folder)
     found = {arm: paired_differences(runs, of, endpoint) for arm, of in pairs.items()}
-    return {arm: (values, decide(values, MARGINS[endpoint])) for arm, values in found.items() if values}
+    return {arm: (values, decide(values, MARGINS[endpoint], grain=TIE)) for arm, values in found.items() if values}
 
 
 def own_best_decided(name: str, folder: Path | str | None = None) -> bool:

@@ -361,4 +361,4 @@ def fair_scales(
     a = 1 / root if a_std is None else validation.non_negative("a_std", a_std)
     if b_std is not None:
         return Scales(w, a, validation.non_negative("b_std", b_std))
-    return Scales(w, a, 2 * root * w / (a * limit) if w * a > 0 else 1 / root)
+    return Scales(w, a, 2 * root * w / (a * limit) if w > 0 and a > 0 else 1 / root)

@@ -255,8 +255,9 @@ def fluctuation_band(growth: Growth, coverage: float = 0.95) -> tuple[float, flo
         coverage: in (0, 1).
 
     Raises:
-        ArgumentError: a coverage outside (0, 1).
+        ArgumentError: a coverage outside (0, 1), a variance below 0.
     """
+    validation.non_negative("growth.variance", growth.variance)
     if not 0 < validation.number("coverage", coverage) < 1:
         raise ArgumentError(f"coverage must be in (0, 1), received {coverage!r}")
     return band_of(growth, coverage)
@@ -352,8 +353,8 @@ def residual_growth(depth: int, width: int, rank: int, eta: float, w_std: float,
 
 def residual_root(depth: int, n: int, r: int, w2: float, c: float) -> Growth:
     """The core of `residual_growth`, from s_W² and η²s_A²s_B²."""
-    mean = _square_of(depth, n, r, w2, c, float(n)).mean
-    return Growth(math.log(mean / n) / 2, residual_log(depth, n, r, w2, c).variance)
+    mean = 0.5 * math.log1p(depth * n * (w2 + c * r))  # ‖h₀‖² is n, each branch adds n·n(s_W² + c·r)
+    return Growth(mean, residual_log(depth, n, r, w2, c).variance)
 
 
 # L, n, r, s_W² and η²s_A²s_B².

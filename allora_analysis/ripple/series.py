@@ -24,6 +24,7 @@ from allora_analysis.ripple.transformer import Pass, Transformer, forward
 from allora_analysis.validation import ArgumentError
 
 FINEST = 256  # points on a circle
+FARTHEST = 1e100  # |η| up to which a zero is looked for
 
 
 def _on_circle(model: Transformer, x: Float[np.ndarray, "*batch T n"], size: float, points: int) -> Pass:
@@ -87,17 +88,24 @@ def radius(
     points: tuple[int, int] = (64, FINEST),
 ) -> float:
     """The radius of convergence in η of the output's power series about 0, by winding numbers; ∞ where nothing is
-    divided, or softmax alone has one token, whose weight is 1.
+    divided, softmax alone has one token, whose weight is 1, no map has both A and B other than 0, or no |η| up to 1e100
+    has a zero.
 
     The model is analytic in η: no ReLU. `guess` says about where (`radius_by_quadratics` finds one), `tolerance` is the
     bisection's, relative, `points` are those on each circle, at first and at most.
+
+    Raises:
+        ArgumentError: a guess that is no finite number above 0.
     """
     run = forward(model, x, 0.0)
-    if not run.squares and (not run.partitions or x.shape[-2] == 1):
+    moved = any(of.a.any() and of.b.any() for maps in model.blocks for of in maps.values())
+    if not moved or (not run.squares and (not run.partitions or x.shape[-2] == 1)):
         return np.inf
-    low = high = guess
+    low = high = validation.positive("guess", guess)
     while not _zeros_within(model, x, high, *points):
         low, high = high, 1.5 * high
+        if high > FARTHEST:
+            return np.inf
     while _zeros_within(model, x, low, *points):
         low, high = low / 1.5, low
     while high / low > 1 + tolerance:
@@ -107,13 +115,21 @@ def radius(
 
 
 def radius_by_quadratics(model: Transformer, x: Float[np.ndarray, "*batch T n"]) -> float:
-    """The nearest root of the norms' squares, each by its first three coefficients, from the circle |η| = 0.01."""
+    """The nearest root of the norms' squares, each by its first three coefficients, from the circle |η| = 0.01; ∞ where
+    none depends on η.
+
+    Raises:
+        ArgumentError: a model without norms.
+    """
+    if model.design.norm == "none":
+        raise ArgumentError("model: its design has norm 'none', no square to find a root of; give it norms, or radius")
     size = 1e-2
     half = _flat(_on_circle(model, x, size, 8).squares)
     c0, c1, c2 = _coefficients(half, size, 3)
     root = np.sqrt((c1 * c1 - 4 * c0 * c2).astype(complex))
     with np.errstate(divide="ignore", invalid="ignore"):  # a square that does not depend on η has no root
-        return float(np.nanmin([np.abs(2 * c0 / (-c1 + sign * root)) for sign in (1, -1)]))
+        roots = np.array([np.abs(2 * c0 / (-c1 + sign * root)) for sign in (1, -1)])
+    return float(np.nanmin(roots, initial=np.inf))
 
 
 def radius_by_coefficients(terms: Float[np.ndarray, "count *batch T n"]) -> float:

@@ -34,7 +34,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from allora_analysis.statistics.families import holm, required_n
-from allora_analysis.statistics.paired import TIE, student
+from allora_analysis.statistics.paired import TIE, standard_deviation, student
 from allora_analysis.validation import ArgumentError, choice, named, non_negative, positive, probability, vector
 
 Case = TypeVar("Case", bound=Hashable)
@@ -112,7 +112,7 @@ def one_sided(differences: ArrayLike, test: str = "sign flips", level: float = 0
         The outcome; both p = 1 where every difference is 0.
 
     Raises:
-        ArgumentError: too few or too many differences.
+        ArgumentError: too few or too many differences, a level of 0.5 or more.
 
     Examples:
         >>> from allora_analysis.statistics.directional import one_sided
@@ -120,6 +120,8 @@ def one_sided(differences: ArrayLike, test: str = "sign flips", level: float = 0
         0.125
     """
     values, level = vector("differences", differences), probability("level", level)
+    if level >= 0.5:
+        raise ArgumentError(f"level must be below 0.5, as the interval is at 1 - 2·level; received {level!r}")
     grain = max(non_negative("grain", grain), TIE * float(np.abs(values).max()))
     if values.size < 2 or (choice("test", test, TESTS) == "sign flips" and values.size > MOST_UNITS):
         raise ArgumentError(f"differences: 2 to {MOST_UNITS} units are needed for {test}, received {values.size}")
@@ -250,7 +252,12 @@ def in_every(family: Mapping[Case, Judgement | Decision]) -> str:
 
     Returns:
         "refuted", "undecided" or "holds".
+
+    Raises:
+        ArgumentError: no comparison.
     """
+    if not family:
+        raise ArgumentError("family must hold at least one comparison: of none nothing can be said")
     verdicts = {one.verdict for one in family.values()}
     return next((worse for worse in ("refuted", "undecided") if worse in verdicts), "holds")
 
@@ -272,7 +279,7 @@ def _needed(
 ) -> tuple:
     from scipy.special import chdtri, ndtr
 
-    df, spread = values.size - 1, float(values.std(ddof=1))
+    df, spread = values.size - 1, standard_deviation(values)
     if np.ptp(values) <= max(grain, TIE * float(np.abs(values).max())):
         return None, None  # equal ones have no spread but their rounding
     ends = (spread, *(spread * math.sqrt(df / float(chdtri(df, tail))) for tail in (0.05, 0.95)))

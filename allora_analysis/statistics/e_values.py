@@ -38,8 +38,17 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.statistics.paired import TIE
-from allora_analysis.validation import ArgumentError, count, number, positive, vector
+from allora_analysis.statistics.paired import TIE, standard_deviation
+from allora_analysis.validation import (
+    ArgumentError,
+    count,
+    non_negative,
+    number,
+    positive,
+    representable,
+    unit_scaled,
+    vector,
+)
 
 EFFECT = 0.5  # δ, in standard deviations
 THRESHOLD = 20.0  # 1/level
@@ -75,7 +84,8 @@ class Sequential:
     at_cap: bool
 
 
-def e_values(differences: ArrayLike, effect: float = EFFECT) -> Float[np.ndarray, "n 2"]:
+@representable("differences", "effect")
+def e_values(differences: ArrayLike, effect: float = EFFECT, grain: float = 0.0) -> Float[np.ndarray, "n 2"]:
     """e_{+δ} and e_{−δ} after each pair: two test martingales under a mean of 0, each a test of its own side.
 
     As long as all differences are equal up to rounding, both are 1: then their spread says nothing of σ.
@@ -83,6 +93,8 @@ def e_values(differences: ArrayLike, effect: float = EFFECT) -> Float[np.ndarray
     Args:
         differences: of each pair, in the order in which they came, at least one.
         effect: δ > 0, in standard deviations.
+        grain: what rounding may have added to a difference, as in `paired.sign_flip_test`: those that lie no further
+            apart are equal.
 
     Returns:
         Row n − 1: the e-values against "μ ≤ 0" and against "μ ≥ 0" after n pairs.
@@ -93,23 +105,31 @@ def e_values(differences: ArrayLike, effect: float = EFFECT) -> Float[np.ndarray
         [5.98, 0.08]
     """
     x, delta = vector("differences", differences), positive("effect", effect)
-    return np.array([_both(x[: n + 1], delta) for n in range(x.size)])
+    apart = non_negative("grain", grain)
+    return np.array([_both(x[: n + 1], delta, apart) for n in range(x.size)])
 
 
+@representable("differences", "effect")
 def bounds(
-    differences: ArrayLike, threshold: float = THRESHOLD, effect: float = EFFECT
+    differences: ArrayLike, threshold: float = THRESHOLD, effect: float = EFFECT, grain: float = 0.0
 ) -> tuple[float | None, float | None]:
     """Lower and upper bound of the mean, mean ∓ t*·s/√n, each right at all n at once with probability 1 − 1/threshold.
 
     Together they are a confidence sequence at 1 − 2/threshold; None twice while so few pairs, or pairs all equal,
-    exclude nothing.
+    exclude nothing. Arguments as in `decide`.
     """
     x = vector("differences", differences)
-    return _bounds(x, _threshold(threshold), positive("effect", effect))
+    return _bounds(x, _threshold(threshold), positive("effect", effect), non_negative("grain", grain))
 
 
+@representable("differences", "effect")
 def decide(
-    differences: ArrayLike, margin: float, threshold: float = THRESHOLD, cap: int = CAP, effect: float = EFFECT
+    differences: ArrayLike,
+    margin: float,
+    threshold: float = THRESHOLD,
+    cap: int = CAP,
+    effect: float = EFFECT,
+    grain: float = 0.0,
 ) -> Sequential:
     """The first decision along the differences; what came after it changes nothing.
 
@@ -122,32 +142,33 @@ def decide(
         threshold: 1/level, above 1.
         cap: pairs after which nothing is used.
         effect: δ > 0 of the e-value, in standard deviations.
+        grain: as in `e_values`.
 
     Returns:
         The decision, or "open" with what is excluded so far.
     """
     x, width = vector("differences", differences), positive("margin", margin)
-    threshold, delta = _threshold(threshold), positive("effect", effect)
+    rule = _threshold(threshold), positive("effect", effect), non_negative("grain", grain)
     x = x[: count("cap", cap)]
     for n in range(1, x.size + 1):
-        verdict = _verdict(x[:n], width, threshold, delta)
+        verdict = _verdict(x[:n], width, *rule)
         if verdict != "open":
             break
     used = x[:n]
-    above, below = _both(used, delta)
-    low, high = _bounds(used, threshold, delta)
-    deviation = float(used.std(ddof=1)) if n > 1 else None
+    above, below = _both(used, *rule[1:])
+    low, high = _bounds(used, *rule)
+    deviation = standard_deviation(used) if n > 1 else None
     at_cap = verdict == "open" and n == cap
     return Sequential(verdict, n, float(used.mean()), deviation, above, below, low, high, width, at_cap)
 
 
-def _verdict(x: Float[np.ndarray, " n"], margin: float, threshold: float, delta: float) -> str:
-    above, below = _both(x, delta)
+def _verdict(x: Float[np.ndarray, " n"], margin: float, threshold: float, delta: float, grain: float) -> str:
+    above, below = _both(x, delta, grain)
     if above >= threshold:
         return "above"
     if below >= threshold:
         return "below"
-    low, high = _bounds(x, threshold, delta)
+    low, high = _bounds(x, threshold, delta, grain)
     return "equivalent" if low is not None and -margin < low and high < margin else "open"
 
 
@@ -158,9 +179,10 @@ def _threshold(value: float) -> float:
     return threshold
 
 
-def _both(x: Float[np.ndarray, " n"], delta: float) -> tuple[float, float]:
-    if _equal(x):
+def _both(x: Float[np.ndarray, " n"], delta: float, grain: float) -> tuple[float, float]:
+    if _equal(x, grain):
         return 1.0, 1.0
+    x, _ = unit_scaled(x)  # no square overflows or vanishes
     z = float(x.sum() / math.sqrt(float(x @ x)))
     # What is beyond the largest number is that number: a smaller e-value is one too.
     above, below = (math.exp(min(_log_e(x.size, side, delta), _LARGEST)) for side in (z, -z))
@@ -170,8 +192,8 @@ def _both(x: Float[np.ndarray, " n"], delta: float) -> tuple[float, float]:
 _LARGEST = math.log(sys.float_info.max)
 
 
-def _equal(x: Float[np.ndarray, " n"]) -> bool:
-    return float(np.ptp(x)) <= TIE * max(1.0, float(np.abs(x).max()))
+def _equal(x: Float[np.ndarray, " n"], grain: float) -> bool:
+    return float(np.ptp(x)) <= max(grain, TIE * float(np.abs(x).max()))
 
 
 @cache
@@ -193,7 +215,10 @@ def _log_moment(n: int, a: float) -> float:
 
 
 def _log_e(n: int, z: float, delta: float) -> float:
-    return _log_moment(n, delta * z) - _log_moment(n, 0.0) - n * delta * delta / 2
+    found = _log_moment(n, delta * z) - _log_moment(n, 0.0) - n * delta * delta / 2
+    if math.isnan(found):
+        raise OverflowError("the effect's square")
+    return found
 
 
 @cache
@@ -208,9 +233,11 @@ def _critical_t(n: int, threshold: float, delta: float) -> float | None:
     return z * math.sqrt((n - 1) / (n - z * z))
 
 
-def _bounds(x: Float[np.ndarray, " n"], threshold: float, delta: float) -> tuple[float | None, float | None]:
-    critical = None if _equal(x) else _critical_t(x.size, threshold, delta)
+def _bounds(
+    x: Float[np.ndarray, " n"], threshold: float, delta: float, grain: float
+) -> tuple[float | None, float | None]:
+    critical = None if _equal(x, grain) else _critical_t(x.size, threshold, delta)
     if critical is None:
         return None, None
-    half = critical * float(x.std(ddof=1)) / math.sqrt(x.size)
+    half = critical * standard_deviation(x) / math.sqrt(x.size)
     return float(x.mean()) - half, float(x.mean()) + half

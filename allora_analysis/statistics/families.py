@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.statistics.paired import difference_test
+from allora_analysis.statistics.paired import difference_test, standard_deviation
 from allora_analysis.validation import (
     ArgumentError,
     count,
@@ -296,7 +296,7 @@ def paired_family(
     found = {}
     for (case, test), raw, p_value in zip(tests.items(), p_values, adjusted, strict=True):
         equal = test.interval[0] == test.interval[1]  # have no deviation but their rounding
-        deviation, first = 0.0 if equal else float(arrays[case].std(ddof=1)), level / family
+        deviation, first = 0.0 if equal else standard_deviation(arrays[case]), level / family
         found[case] = Difference(
             arrays[case],
             test.mean_difference,

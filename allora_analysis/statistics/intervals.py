@@ -64,7 +64,7 @@ def two_level(differences: ArrayLike) -> TwoLevel:
     """
     from scipy.special import stdtrit
 
-    table = matrix("differences", differences)
+    table, unit = unit_scaled(matrix("differences", differences))  # no square overflows or vanishes
     seeds, rows = table.shape
     if min(seeds, rows) < 2:
         raise ArgumentError(f"differences: at least 2 seeds and 2 rows are needed, received {seeds} × {rows}")
@@ -82,12 +82,12 @@ def two_level(differences: ArrayLike) -> TwoLevel:
         variance = float(parts.sum())
         freedom = variance**2 / float((parts**2 / degrees).sum()) if variance > 0 else degrees[0]
         half = float(stdtrit(freedom, 0.975)) * math.sqrt(variance / (seeds * rows))
-        return (mean - half, mean + half), float(freedom)
+        return (math.ldexp(mean - half, unit), math.ldexp(mean + half, unit)), float(freedom)
 
     over_seeds, over_rows = interval((1, 0, 0)), interval((0, 1, 0))
     both = [interval((1, 1, -1))] if squares[2] <= squares[:2].min() else []
     together = max([*both, over_seeds, over_rows], key=lambda one: one[0][1] - one[0][0])
-    return TwoLevel(mean, together[0], over_seeds[0], over_rows[0], together[1], seeds, rows)
+    return TwoLevel(math.ldexp(mean, unit), together[0], over_seeds[0], over_rows[0], together[1], seeds, rows)
 
 
 class Ratio(NamedTuple):

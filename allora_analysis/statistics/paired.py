@@ -22,6 +22,7 @@ from allora_analysis.validation import (
     probability,
     representable,
     several,
+    unit_scaled,
     vector,
 )
 
@@ -89,6 +90,12 @@ def difference_test(differences: Float[np.ndarray, " n"], confidence: float, gra
     interval, statistic, p_value = student(differences, confidence, grain)
     nonzero = int((np.abs(differences) > max(grain, TIE * np.abs(differences).max())).sum())
     return PairedTest(statistic, p_value, float(differences.mean()), interval, differences.size, nonzero)
+
+
+def standard_deviation(values: Float[np.ndarray, " n"]) -> float:
+    """S over n − 1, of values whose squares may leave float64's range; `OverflowError` where s itself does."""
+    scaled, exponent = unit_scaled(values)
+    return math.ldexp(float(scaled.std(ddof=1)), exponent)
 
 
 def _differences(first: ArrayLike, second: ArrayLike) -> tuple[Float[np.ndarray, " n"], float]:

@@ -52,11 +52,19 @@ def column_norms(x: X) -> Float[np.ndarray, " D"]:
     return norms
 
 
-def input_penalty(x: X, w: W) -> float:
-    """Σ_d ‖X_:d‖²‖W_d:‖² = ‖diag(XᵀX)^{1/2}W‖²_F, what input masks penalize."""
+def input_penalty(x: X, w: W, weight: float) -> float:
+    """What input masks penalize, k Σ_d ‖X_:d‖²‖W_d:‖² = k‖diag(XᵀX)^{1/2}W‖²_F; `weight` is k."""
     if _squares_are_numbers(x) and _squares_are_numbers(w):
-        return float(np.sum(x**2, axis=0) @ np.sum(w**2, axis=1))
-    return float(np.sum((column_norms(x) * column_norms(w.T)) ** 2))  # where a tiny column meets a huge row
+        (x, first), (w, second) = validation.unit_scaled(x), validation.unit_scaled(w)
+        square = float(np.sum(x**2, axis=0) @ np.sum(w**2, axis=1))
+        return math.ldexp(weight, 2 * (first + second)) * square
+    return _weighted_square(weight, column_norms(x) * column_norms(w.T))  # where a tiny column meets a huge row
+
+
+def _weighted_square(weight: float, values: Float[np.ndarray, "*shape"]) -> float:
+    # weight·‖values‖²: the square alone may vanish where the weight is huge.
+    scaled, unit = validation.unit_scaled(values)
+    return math.ldexp(weight, 2 * unit) * float(np.sum(scaled**2))
 
 
 def _squares_are_numbers(values: Float[np.ndarray, "rows columns"]) -> bool:
@@ -112,8 +120,9 @@ def expected_loss(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float, pl
 def mean_loss(x: X, y: Y, w: W, keep_prob: float, place: str) -> float:
     """The core of `expected_loss`: ‖XW‖² is what output masks penalize, ‖diag(XᵀX)^{1/2}W‖² what input masks do."""
     fit = x @ w
-    penalty = float(np.sum(fit**2)) if place == "output" else input_penalty(x, w)
-    return float(np.sum((y - fit) ** 2)) + noise_ratio(keep_prob) * penalty
+    noise = noise_ratio(keep_prob)
+    penalty = _weighted_square(noise, fit) if place == "output" else input_penalty(x, w, noise)
+    return float(np.sum((y - fit) ** 2)) + penalty
 
 
 def input_std(x: X, y: Y, w: W, keep_prob: float) -> float:

@@ -73,10 +73,11 @@ def enumerated_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, placement:
         masks, probability = all_masks(*y.shape, keep_prob)
         designs = [x * masks[:, :, column, None] for column in range(y.shape[1])]
     root = np.sqrt(probability)[:, None]
-    columns = [
-        np.linalg.lstsq((root[:, :, None] * design).reshape(-1, x.shape[1]), (root * target).ravel(), rcond=None)[0]
-        for design, target in zip(designs, y.T, strict=True)
-    ]
+    columns = []
+    for design, target in zip(designs, y.T, strict=True):
+        rows, wanted = (root[:, :, None] * design).reshape(-1, x.shape[1]), (root * target).ravel()
+        seen = rows.any(axis=1) | (not rows.any())  # a row of zeros says nothing of W, and its target rounds
+        columns.append(np.linalg.lstsq(rows[seen], wanted[seen], rcond=None)[0])
     return np.stack(columns, axis=1)
 
 
@@ -162,7 +163,8 @@ def sample_mean(samples: ArrayLike) -> SampleMean:
         raise validation.ArgumentError(
             f"samples must have at least 2 draws for a standard error, received {len(values)}"
         )
-    return SampleMean(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
+    scaled, unit = validation.unit_scaled(values)  # no square overflows or vanishes
+    return SampleMean(float(values.mean()), float(np.ldexp(scaled.std(ddof=1) / np.sqrt(len(values)), unit)))
 
 
 def _draws(value: int) -> int:

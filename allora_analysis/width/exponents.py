@@ -68,6 +68,7 @@ from allora_analysis.validation import (
 )
 
 OPTIMIZERS = ("sgd", "adam")
+FACTORS = ("gradient", "update")
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class Method:
         for name, low, high in (("scale", -1, 0), ("ratio", 0, 1)):
             if not low <= number(name, getattr(self, name)) <= high:
                 raise ArgumentError(f"{name} must be in [{low}, {high}], received {getattr(self, name)!r}")
+        if self.factor is not None:
+            choice("factor", self.factor, FACTORS)
 
 
 METHODS = {
@@ -215,9 +218,9 @@ def flow_factor(method: str | Method | Knobs, width: int, rank: int, eta: float)
 
 
 def _flow_norms(method: str | Method | Knobs, width: int, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    # m|g| and its density, |g| up to 8; the midpoint rule errs by 1e-6.
-    grid = (np.arange(4000) + 0.5) / 500
-    return flow_row_norm(method, width, rank) * grid, np.exp(-(grid**2) / 2)
+    # m|g| and its density, trapezoidal in log|g|, where both tails vanish and the factor is smooth at every η: 1e-12.
+    log_size = np.arange(-80, 4, 0.1)
+    return flow_row_norm(method, width, rank) * np.exp(log_size), np.exp(log_size - np.exp(2 * log_size) / 2)
 
 
 @representable(infinite=True)

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.width.exponents import Method
+from allora_analysis.validation import ArgumentError, choice, matrix_of, vector
+from allora_analysis.width.exponents import OPTIMIZERS, Method
 
 BETAS, EPSILON = (0.9, 0.999), 1e-30
 STEPS = {"sgd": 60, "adam": 10}  # SGD leaves 0 in log n steps and then settles
@@ -96,7 +97,11 @@ def train(
         rates: l by seed.
         steps: how many.
         eta: η of ALLoRA's factor.
+
+    Raises:
+        ArgumentError: another optimizer.
     """
+    choice("optimizer", optimizer, OPTIMIZERS)
     (_, rank, width), losses = of.a.shape, []
     scale, a, b = rank**method.scale, of.a.copy(), np.zeros(of.a.swapaxes(1, 2).shape)
     rates, fell = np.asarray(rates)[:, None, None], np.ones(len(rates), dtype=bool)
@@ -178,9 +183,15 @@ def fit_power(sizes: Sequence[int], values: ArrayLike) -> Fit:
 
     Returns:
         The slope, with its error from the residuals.
+
+    Raises:
+        ArgumentError: fewer than two different sizes, a size or a value that is not above 0, not a row for each size.
     """
-    logs = np.log(np.asarray(values))
-    x, y = np.repeat(np.log(np.asarray(sizes, dtype=float)), logs.shape[1]), logs.ravel()
+    at = vector("sizes", np.asarray(sizes))
+    found = matrix_of("values", values, (at.size, None), "the sizes, a row of seeds each")
+    if at.min() <= 0 or found.min() <= 0 or np.ptp(at) == 0:
+        raise ArgumentError("sizes, values: all must be above 0, of two different sizes at least, to have a power")
+    x, y = np.repeat(np.log(at), found.shape[1]), np.log(found).ravel()
     x, y = x - x.mean(), y - y.mean()
     power = float(x @ y / (x @ x))
     return Fit(power, math.sqrt(float(((y - power * x) ** 2).sum() / (x @ x)) / max(len(x) - 2, 1)))

@@ -99,15 +99,17 @@ def factor_over_outputs(sigma, eta):
 
     with mpmath.workdps(30):
         sigma, offset = mpmath.mpf(sigma), mpmath.mpf(eta) ** -2
+        unit = sigma + offset  # mpmath's tolerance is absolute
 
         def mean(function):
             def integrand(z):
                 return function(z) * mpmath.sqrt(2 / mpmath.pi) * mpmath.exp(-z * z / 2)
 
             knee = min(offset / sigma, mpmath.mpf(1))
-            return mpmath.quad(integrand, [0, knee / 100, knee, min(30 * knee, 2), 3, 6, 20])
+            powers = [knee * 10**power for power in range(2, 1 - int(mpmath.log10(knee)), 2)]
+            return mpmath.quad(integrand, [0, knee / 100, knee, min(30 * knee, 2), *powers, 3, 6, 20])
 
-        first = mean(lambda z: (sigma * z + offset) ** mpmath.mpf("-0.5"))
-        second = mean(lambda z: 1 / (sigma * z + offset))
-        along = mean(lambda z: z * z * (sigma * z + offset) ** mpmath.mpf("-0.5"))
-        return float(first), float(second - first**2), float(along)
+        first = mean(lambda z: ((sigma * z + offset) / unit) ** mpmath.mpf("-0.5"))
+        second = mean(lambda z: unit / (sigma * z + offset))
+        along = mean(lambda z: z * z * ((sigma * z + offset) / unit) ** mpmath.mpf("-0.5"))
+        return float(first / mpmath.sqrt(unit)), float((second - first**2) / unit), float(along / mpmath.sqrt(unit))
