@@ -303,19 +303,19 @@ def _seed_by_seed(
     # By e-values, at the frozen rates of the list.
     margin, (spent, one) = MARGINS["test_accuracy"], found[OURS]
     used = spent[: one.n]
-    later = f"; all {len(spent)} seeds: {100 * statistics.fmean(spent):+.2f}"
+    later = f" (all {len(spent)}: {100 * statistics.fmean(spent):+.2f})" * (len(spent) > one.n)
     tested = cases.test({OURS: used}, lambda samples: SEQUENTIAL[decide_sequentially(samples[OURS], margin).verdict])
     known = recorded([run for pair in own_best_pairs(name, OURS) for run in pair], folder)
     table = right_differences(known, own_best_pairs(name, OURS)[: one.n])
     losses = own_best_verdicts(name, "test_loss", folder)
     ends = [100 * end for end in (one_sided(used, "t").interval if one.low is None else (one.low, one.high))]
-    mean = f"{100 * one.mean + 0.0:+.1f}"
-    where = f"on {OWN_BEST[name].model}, each at its best rate tried, {one.n} seeds"
+    mean = f"{100 * one.mean + 0.0:+.2f}"
+    where = f"on {OWN_BEST[name].model}, each at its best rate, {one.n} seeds{later}"
     answers = {
         "undecided": f"Undecided after {one.n} of {CAP} seeds: ALLoRA minus LoRA is between "
         f"{bound(ends[0], 1, False):+.1f} and {bound(ends[1], 1, True):+.1f} points{outlying(used)}.",
-        "holds": f"Yes: {mean} points against LoRA {where}.",
-        "refuted": f"No: {mean} points against LoRA {where}.",
+        "holds": f"Yes: {mean} points {where}.",
+        "refuted": f"No: {mean} points {where}.",
     }
     if one.verdict == "equivalent":
         answers["refuted"] = f"No, less than {100 * margin:g} points either way: {mean} {where}."
@@ -335,7 +335,7 @@ def _seed_by_seed(
         size=Size(
             round(100 * one.mean, 10) + 0.0,
             "percentage points",
-            "test accuracy, ALLoRA-0 minus LoRA, rotten_tomatoes" + later * (len(spent) > one.n),
+            "test accuracy, ALLoRA-0 minus LoRA, rotten_tomatoes",
             *ends,
         ),
         wanted=f"would be decided by {wanted}",

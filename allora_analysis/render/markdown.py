@@ -34,7 +34,7 @@ SELECTED = {
 }
 """What a reader with one minute wants to know: the three flaws, the layer, its knobs, its tables; by row, its words."""
 QUESTIONS = {
-    "Should I use ALLoRA, on a language model?": "4-own-best-rate",
+    "Is ALLoRA ahead of LoRA on a small language model?": "4-own-best-rate",
     "And on digits?": "4-better-than-lora-laboratory",
     "Is dropout in LoRA only for long training?": "3.1-figure-2-left-laboratory",
     "α, rank or learning rate: does α add anything to the rate?": "4-alpha",
