@@ -16,6 +16,7 @@ from allora_analysis import notebook as shared
 from allora_analysis.claims.claim import Claim, Evidence, Finding
 from allora_analysis.claims.ledger import Row, all_claims
 from allora_analysis.plotting import panels
+from allora_analysis.render import view
 from allora_analysis.study import Table
 from allora_analysis.validation import ArgumentError
 from notebooks import NOTEBOOKS, execution
@@ -89,8 +90,9 @@ def test_claims_that_are_named_are_in_the_ledger(content):
     prose = "\n".join(cell.source for cell in content.cells if cell.cell_type == "markdown")
     named = re.findall(rf"`((?:{sections})-[a-z][a-z0-9-]*)`", prose)
     assert set(named) <= known
-    assert all(claim in known and verdict for claim, verdict in execution.shown_verdicts(content))
-    assert execution.shown_verdicts(content)
+    shown = execution.shown_verdicts(content)
+    assert shown
+    assert shown == [(claim, view.recorded()[claim]["verdict"]) for claim, _ in shown]
 
 
 def test_each_ends_with_exercises_and_checks_its_numbers(content):
