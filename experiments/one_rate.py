@@ -37,8 +37,9 @@ large one, is not; every rate times η is. These three are judged, each on three
 out as foretold. Of the other five, in which one of the two steps grows with η or the factor falls while it trains,
 theory gives no number: they stand beside, with the share that the row's linear layer predicts. (Under SGD AdamW's l is
 a tenth or so of the right rate here and a thousandth in a language model, so that this one is no copy of the paper's.)
-(The row's sentence is about training as listed: it judges the four procedures that may be called so, on three lots
-each. The other four stand beside, with no condition, as it would have been written when the shares had been seen.)
+(The row's sentence is about training as listed, under AdamW: it judges the three procedures that may be called so, on
+three lots each; before, SGD at AdamW's l was a fourth. The others stand beside, with no condition, as it would have
+been written when the shares had been seen.)
 ALLoRA's rise under AdamW as listed is equivalent to none if its 90 % interval is within ±0.3 points.
 
 **Stopping rule.** The list is fixed, ten seeds at a time over all cells; every run is recorded whatever it shows; the

@@ -153,6 +153,13 @@ def test_what_trains_next_to_nothing_is_not_consistent(verdict):
     _, low, high = reported_ratio()
     assert seen["all seeds"]["as listed, under SGD"]["low"] < high
     assert seen["all seeds"]["as listed, under SGD"]["high"] > low
+    assert "as listed, under SGD" not in seen["consistent with Table 3, all seeds"]
+
+
+def test_sgd_decides_nothing(verdict):
+    """Planted: under SGD ALLoRA rises as LoRA does, and trains."""
+    assert verdict(section.procedure, rising(lambda cell: 1.0 if cell.optimizer == "sgd" else grown(cell))) == "refuted"
+    assert "as listed, under SGD" in finding(section.procedure).evidence.measured["consistent with Table 3, all seeds"]
 
 
 def test_candidates_are_the_procedures_of_the_other_row():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allora_analysis.claims.tables import accuracies, contrasts, reported, study
+from allora_analysis.claims.tables import accuracies, contrasts, reported, study, table_1
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import llama_parameters
 
@@ -265,3 +265,26 @@ def test_majority_covers_every_cell_and_hellaswag_is_open():
     assert {cell.dataset for cell in open_cells} == {"HSwag"}
     assert all(cell.beyond(1.0) is None and cell.stderr is None for cell in open_cells)
     assert all(cell.beyond(1.96) for cell in cells if cell.majority is not None)
+
+
+# ---- the largest of several tries
+
+
+@pytest.mark.parametrize(("tries", "expected"), [*table_1.CLOSED_FORM.items(), (4, 1.0293753730), (10, 1.5387527308)])
+def test_expected_maximum_against_known_values(tries, expected):
+    """Up to 3 closed forms; 4 and 10 from Harter's table of normal order statistics (1961)."""
+    assert table_1.expected_maximum(tries) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("tries", [2, 3, 7])
+def test_expected_maximum_against_draws(rng, tries):
+    largest = rng.standard_normal((200_000, tries)).max(axis=1)
+    assert table_1.expected_maximum(tries) == pytest.approx(largest.mean(), abs=5 * largest.std() / np.sqrt(200_000))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("tries", [0, 1001])
+def test_bad_tries(tries):
+    with pytest.raises(ArgumentError, match="tries must be"):
+        table_1.expected_maximum(tries)

@@ -57,5 +57,6 @@ SECTIONS = (
     "tables.procedures",
     "s4_4_one_rate",
     "tables.prose_of_results",
+    "tables.universally",
     "tables.beyond_chance",
 )

@@ -269,9 +269,9 @@ def by_cell(names: tuple[str, ...], other: Sequence[Cell] | None = None) -> dict
     }
 
 
-def by_average(names: tuple[str, ...], other: Sequence[Cell] | None = None) -> dict[str, float]:
-    """Each contrast's averages by model, by data set, by η², and by pair of model and data set."""
-    found = {name: of(name, other).averages() for name in names}
+def by_average(names: tuple[str, ...], other: Sequence[Cell] | None = None, pairs: bool = True) -> dict[str, float]:
+    """Each contrast's averages by model, by data set, by η², and with `pairs` by model and data set."""
+    found = {name: gaps.averages() if pairs else gaps.by_part() for name in names for gaps in [of(name, other)]}
     return {f"{name}: {part}": value for name, parts in found.items() for part, value in parts.items()}
 
 

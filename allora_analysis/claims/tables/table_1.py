@@ -398,24 +398,26 @@ def in_full(half: bool) -> bool | str:
     "1-consistently-dora",
     where="§1, contribution 3",
     says=CONSISTENTLY,
-    reading=f"In Table 1, in the average of every model, of every rank and of both together. {ONE_ARM}",
+    reading="A less kind reading: in Table 1, in the average of every model, of every rank and of both together; with "
+    f"dropout is row 4.5-better-than-dora, the better of both arms 4.5-best-average. {ONE_ARM}",
     depends_on=("4-fewer-hyper-parameters",),
 )
 def consistently_dora(cases: Cases) -> Finding:
     """ALLoRA-0 − DoRA by model, by rank and by both; by task, and ALLoRA with dropout, beside it."""
-    (_, parts), dropout = with_fewer(), contrasts.of("ALLoRA − DoRA").averages((0, 1))
+    (_, parts), other = with_fewer(), contrasts.of("ALLoRA − DoRA")
+    dropout = other.by_part((0, 1))
     judged, found = over_dora(cases, "ALLoRA-0", parts), contrasts.of("ALLoRA-0 − DoRA")
     models = found.by_part((0,))
     least = min(models, key=lambda model: models[model])
     ahead = f"ALLoRA-0 is ahead in {contrasts.above(parts)} of {len(parts)} averages"
-    told = f"{models[least]:+.2f} points on {least}; with dropout in {contrasts.above(dropout)}"
+    told = f"with dropout in {contrasts.above(dropout)} of {len(dropout)} by model or rank"
     return judged.finding(
         holds=f"Yes: {ahead}.",
-        refuted=f"No: {ahead}, {told}.",
+        refuted=f"No: {ahead}; {told}.",
         evidence=judged.evidence(
             "order of printed numbers; rounding of averages",
             lambda one: one[1],
-            more={"by task": found.by_part((2,)), "ALLoRA with dropout": dropout},
+            more={"by task": found.by_part((2,)), "ALLoRA with dropout": other.averages((0, 1))},
             tolerance=0.1,
         ),
         size=ranged(

@@ -129,21 +129,21 @@ def trend(cases: Cases, name: str, answer: str) -> Finding:
     source = f"Kendall's exact test of order, one-sided at {LEVEL}, Holm over Table 2's four trends; means of 3 runs"
     told = {"k": len(steps) - len(against), "n": len(steps), "values": measured["values"]}
     told["but"] = "; ".join(pair + (f", {-step:.2f} points" if step else ", a tie") for pair, step in against.items())
+    all_pairs = f"{told['n']} of {told['n']} pairs, or more drop rates, in the order stated"
     return tested.finding(
         holds=answer.format(**told),
-        undecided=f"Undecided: in order in {told['k']} of {told['n']} pairs of drop rates, which may be chance "
-        f"(p = {adjusted:.3f}).",
+        undecided=f"Undecided: {told['k']} of {told['n']} pairs in that order; may be chance, p = {adjusted:.3f}.",
         evidence=Evidence({"pairs in the order stated": len(steps)}, measured, source, n=len(reported.TABLE_2)),
         size=Size(float(told["k"]), f"of {len(steps)} pairs", "pairs of drop rates in the order stated"),
         wanted="would be decided by more drop rates",
-        flips_if="more drop rates in the order stated" if tested.verdict == "undecided" else _swaps(name, own),
+        flips_if=all_pairs if tested.verdict == "undecided" else _swaps(name, own),
         at_paper=None if tested.verdict == "undecided" else "mixed" if against else True,
     )
 
 
 dropout_claim = functools.partial(reported_claim, where="Table 2, caption", says=CAPTION_2)
 short_claim = functools.partial(reported_claim, where="§3.1", says=DROPOUT)
-FOUR = " Holm over Table 2's four trends."
+FOUR = " Tested here, Holm over Table 2's four trends; other tables' sentences have chance in a row of its own."
 AS_A_TREND = "Yes, as a trend: in {k} of {n} pairs of drop rates; not from {but}."
 
 
