@@ -160,16 +160,38 @@ def planted_shares(average, worst):
 )
 def test_gradient_rows_follow_what_training_shows(monkeypatch, claim_id, average, worst, expected):
     monkeypatch.setattr(s3_1_in_training, "shares", planted_shares(average, worst))
+    monkeypatch.setattr(s3_1_in_training, "told_shares", lambda one: (average, worst, 1.0))
     assert verdict(claim_id) == expected
 
 
+WRONG = {"average": (1.001, 1, 1), "worst": (1, 1.001, 1), "average at the start": (1, 1, 1.001)}  # of told_shares
+
+
+def times(factors, told):
+    return tuple(factor * one for factor, one in zip(factors, told, strict=True))
+
+
 @pytest.mark.parametrize("claim_id", GRADIENT_ROWS)
-def test_gradient_rows_notice_a_wrong_closed_form(monkeypatch, claim_id):
+@pytest.mark.parametrize("entry", WRONG)
+def test_gradient_rows_notice_a_wrong_closed_form(monkeypatch, claim_id, entry):
     right = s3_1_in_training.told_shares
     evidence = ROWS.finding(claim_id).evidence
     assert evidence.error < evidence.tolerance
-    monkeypatch.setattr(s3_1_in_training, "told_shares", lambda one: (right(one)[0], 1.001 * right(one)[1], 1.0))
-    assert ROWS.finding(claim_id).evidence.error > evidence.tolerance
+    monkeypatch.setattr(s3_1_in_training, "told_shares", lambda one: times(WRONG[entry], right(one)))
+    found = ROWS.finding(claim_id)
+    assert found.evidence.error > evidence.tolerance
+    assert found.answer == "No: training does not end where the closed form has it."
+
+
+@pytest.mark.parametrize("claim_id", GRADIENT_ROWS)
+@pytest.mark.parametrize("entry", WRONG)
+def test_gradient_rows_do_not_hold_by_a_wrong_closed_form(monkeypatch, claim_id, entry):
+    """Where training shows what is printed, throughout, and the closed form is a thousandth off."""
+    monkeypatch.setattr(s3_1_in_training, "shares", planted_shares(0.9, 1.1))
+    monkeypatch.setattr(s3_1_in_training, "told_shares", lambda one: (0.9, 1.1, 1.0))
+    assert verdict(claim_id) == "holds"
+    monkeypatch.setattr(s3_1_in_training, "told_shares", lambda one: times(WRONG[entry], (0.9, 1.1, 1.0)))
+    assert verdict(claim_id) == "refuted"
 
 
 @pytest.mark.parametrize("claim_id", GRADIENT_ROWS)
@@ -178,7 +200,7 @@ def test_gradient_rows_are_rarely_true_and_never_where_noise_is_small(claim_id):
     (often,) = (value for key, value in found.evidence.measured.items() if key.startswith("% of draws"))
     assert often["0.1 to 1"] <= 1 < often["10 to 100"] < 10
     assert np.mean([*often.values()]) == pytest.approx(found.size.value)
-    assert f"true in {often['0.1 to 1']:.0f} % of draws at noise below the signal" in found.answer
+    assert f"true in {often['0.1 to 1']:.0f}% of draws at noise below the signal" in found.answer
     assert found.at_paper is False
 
 

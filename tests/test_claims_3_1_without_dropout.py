@@ -1,5 +1,7 @@
 """§6's rows on training without dropout: their margin, higher drop rates, and settings built against them."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -30,8 +32,12 @@ def test_higher_drop_rates_lead_by_more_than_the_margin_in_some_problems_and_the
     often = found.evidence.measured["% of problems more behind, by drop rate"]
     assert often["0.05"] < 3 < 10 < min(often["0.2"], often["0.4"])
     assert found.evidence.measured["collinear inputs"] > 20
-    assert f"in {often['0.4']:.0f} % of problems above 5 %" in found.answer
-    assert f"by up to {found.size.high:.0f} %" in found.answer
+    assert f"({often['0.4']:.0f}% above 5%)" in found.answer
+    assert f"by up to {found.size.high:.0f}% at drop rate 0.4" in found.answer
+    most = max(gap for name, gap in found.evidence.measured.items() if name.startswith("drop rate 0.05"))
+    (told,) = re.findall(r"([\d.]+)% at 0.05", found.answer)
+    assert most <= float(told) < most + 0.1
+    assert f"at drop rate 0.05 at most {told} %" in found.size.of
 
 
 def test_weights_along_one_input_near_the_largest_rate_are_farther_behind():

@@ -1,6 +1,7 @@
 """The ledger's rows on §3.3 and the third flaw: a wrong formula planted behind a row changes its verdict."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -338,6 +339,8 @@ def test_in_the_induced_norm_the_records_leave_it_open():
     ends = [(of["least"], of["most"]) for of in found.evidence.measured.values()]
     assert all(least < 0.05 < 0.1 < most for least, most in ends)
     assert [most < 0.2 for _, most in ends] == [False, True]
+    low, high = (float(end) / 100 for end in re.findall(r"([\d.]+)%", found.answer))
+    assert 0.9 * found.size.low < low <= found.size.low <= found.size.high <= high < found.size.high + 0.01
 
 
 @pytest.mark.parametrize("row", ["3.3-comparable-level", "3.3-comparable-level-induced"])

@@ -1,6 +1,7 @@
 """The ledger's rows on what kind of step ALLoRA takes, and on ALLoRAAdamW: what a wrong formula does to them."""
 
 import dataclasses
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -105,6 +106,12 @@ def test_without_unequal_factors_the_example_descends(monkeypatch):
     monkeypatch.setattr(adaptive, "EXAMPLE", example)
     assert section.small_step(section.example(), "allora", 1e-7) < 0
     assert ROWS.finding("4-descent").verdict == "refuted"
+
+
+def test_the_answer_rounds_the_size_outwards():
+    found = ROWS.finding("4-optimal-direction")
+    (told,) = re.findall(r"within ([\d.]+)%", found.answer)
+    assert 100 * found.size.high <= float(told) < 100 * found.size.high + 0.1
 
 
 @pytest.mark.parametrize("tolerance", [0.005, 0.02])

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from allora_analysis import adaptors, escape
-from allora_analysis.claims import layer_training, s4_2_first_steps, s4_2_hyper_parameters, s4_2_noise_at_rest
+from allora_analysis.claims import (
+    layer_training,
+    s4_2_first_steps,
+    s4_2_hyper_parameters,
+    s4_2_noise_at_rest,
+    s4_2_row_norms,
+)
 from allora_analysis.claims import s4_2_leaving_zero as section
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.layer_training import Pass, Run
@@ -80,9 +86,19 @@ def rests_below_2(one):
     return 2 / one.product if one.optimizer == "sgd" else False
 
 
+def rests(one):
+    """Wherever ALLoRA rests, however little less is left."""
+    return 2 * one.slowed / one.product if one.optimizer == "sgd" else False
+
+
+def of_sgd(one):
+    return one._replace(optimizer="sgd")
+
+
 def sgd_without_edge(right, one, rng):
-    """As if every optimizer were SGD, at a stable rate."""
-    return right(one._replace(optimizer="sgd", product=0.2, deviation=1e-3 * one.target), rng)
+    """As if every optimizer were SGD, at a stable rate, on a row that is not short."""
+    long = max(one.target, 0.1 / one.eta**2)
+    return right(of_sgd(one)._replace(product=0.2, target=long, deviation=1e-3 * long), rng)
 
 
 def never_clipped_at_zero(one):
@@ -119,9 +135,11 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-escape-fixed-rate-noise", adaptors, "inverse_sqrt", adaptors.inverse, "refuted"),
     ("4-escape-fixed-rate-noise", NOISE, "left_over", lambda rate, flattest: rate / 2, "refuted"),  # far from the edge
     ("4-escape-fixed-rate-noise", NOISE, "left_over", lambda right, rate, flattest: right(rate, 1.0), "refuted"),
-    ("4-escape-fixed-rate-noise", NOISE, "rests", lambda one: one.optimizer == "sgd", "refuted"),
-    ("4-escape-fixed-rate-noise", NOISE, "rests", lambda one: 2 * one.slowed / one.product, "refuted"),  # AdamW, too
-    ("4-escape-fixed-rate-noise", NOISE, "rests", rests_below_2, "refuted"),
+    ("4-escape-fixed-rate-noise", NOISE, "leaves_more", lambda one: one.optimizer == "sgd", "refuted"),
+    ("4-escape-fixed-rate-noise", NOISE, "leaves_more", lambda right, one: right(of_sgd(one)), "refuted"),
+    ("4-escape-fixed-rate-noise", NOISE, "leaves_more", rests_below_2, "refuted"),
+    ("4-escape-fixed-rate-noise", NOISE, "leaves_more", rests, "refuted"),
+    ("4-escape-fixed-rate-noise", NOISE, "advantage", lambda one: one.slowed, "refuted"),
     ("4-escape-fixed-rate-noise", NOISE, "excess_at_rest", sgd_without_edge, "holds"),
     ("4-figure-2-slower", escape, "time_to_reach", lambda m, g, eta: m / (g * eta), "refuted"),
     ("4-figure-2-slower", section, "longest", lambda eta, times=1.5: 1.0, "refuted"),
@@ -167,6 +185,35 @@ def test_adamw_takes_allora_longer(rate, level, steps):
 def test_less_noise_is_left_at_half_and_twice_of_the_hundredth(monkeypatch, threshold):
     monkeypatch.setattr(NOISE, "LESS", threshold)
     assert ROWS.verdict("4-escape-fixed-rate-noise") == "conditional"
+
+
+@pytest.mark.parametrize(("eta", "target"), [(1.0, 0.01), (2.0, 0.003)])
+def test_on_a_short_target_less_is_left_by_less_than_a_hundredth(eta, target):
+    one = NOISE.Noisy("sgd", eta, target, 0.2, 1.0, 1e-3 * target)
+    seen = NOISE.excess_at_rest(one, np.random.default_rng(0))
+    assert 1.005 < NOISE.advantage(one) < 1.01
+    assert seen["fixed"]["mean"] / seen["ALLoRA"]["mean"] == pytest.approx(NOISE.advantage(one), abs=2e-4)
+    assert NOISE.leaves_more(one) < 1
+    assert not NOISE.less(one, seen)
+
+
+def test_draws_are_on_both_sides_of_the_hundredth():
+    drawn = [NOISE.leaves_more(NOISE.barely_less(np.random.default_rng(seed))) for seed in range(40)]
+    assert 10 < sum(one > 1 for one in drawn) < 30
+
+
+def test_noise_that_is_large_beside_the_target_leaves_less_than_the_closed_form_in_allora():
+    one = NOISE.Noisy("sgd", 2.0, 0.1, 0.2, 1.0, 1.0)
+    seen = NOISE.excess_at_rest(one, np.random.default_rng(0))["ALLoRA"]
+    assert seen["mean"] < 0.95 * NOISE.left_over(one.rates["ALLoRA"], 1.0)
+
+
+def test_recorded_rows_are_short(monkeypatch):
+    """s ≤ 1.03 there, by the row on the factor, and a little more is left than s times as much."""
+    assert "recorded: at most 1.04" in ROWS.finding("4-escape-fixed-rate-noise").answer
+    assert (1 - s4_2_row_norms.most_falls()) ** -1 == pytest.approx(1.03, abs=1e-3)
+    monkeypatch.setattr(NOISE, "most_falls", lambda: None)
+    assert NOISE.at_recorded_rows() == ("", "")
 
 
 @pytest.mark.parametrize("rate", [0.02, 1.0, 1.98])

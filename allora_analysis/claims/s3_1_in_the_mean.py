@@ -103,8 +103,8 @@ def expectation(cases: Cases) -> Finding:
             [100 * sampled_distance(one, cases.rng) for one in many],
             "% of BA",
             "how far its mean is from Adam's path after two steps (1e-4, rank 8, drop rate 0.05, 512 rows of 64 "
-            f"inputs); W itself {100 * direct:.0f} % after one; BA by plain SGD, such a layer, half of the "
-            f"rate 1/λ, λ the curvature at the start, less than {bound} % after 60 steps, of a toy at 0.01 "
+            f"inputs); W itself {100 * direct:.0f} % after one; BA by plain SGD, such a layer, drop rate 0.05, half of "
+            f"the rate 1/λ, λ the curvature at the start, less than {bound} % after 60 steps, of a toy at 0.01 "
             f"{100 * by_sgd:.2g} % after two",
         ),
         condition="p < 1, and Adam, or A and B under plain SGD with t ≥ 2; for almost all X, Y, A and l: in A and B "

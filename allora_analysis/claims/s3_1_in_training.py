@@ -6,7 +6,7 @@ Z = pF. Var[L] = k Σ Z²(Z/p − 2Y)² and Var[∂L/∂W_dc] = 4k Σ_n X²_nd (
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -209,6 +209,7 @@ def told_shares(one: Training) -> tuple[float, float, float]:
     return float(np.mean(after) / np.mean(before)), float(np.max(after) / np.max(before)), unit * float(np.mean(before))
 
 
+AGREES = 1e-6  # relative: what descent measures and what the closed form says
 BANDS = {
     "0.1 to 1": (-1, 0),
     "1 to 10": (0, 1),
@@ -219,6 +220,11 @@ BANDS = {
 def as_printed(average: float, worst: float) -> bool:
     """The average falls and the worst entry rises."""
     return average < 1 < worst
+
+
+def off(one: Training, seen: Mapping[str, float]) -> float:
+    """How far a measured share, or the average at the start, is from `told_shares`, relative."""
+    return max(relative_error(*pair) for pair in zip(seen.values(), told_shares(one), strict=True))
 
 
 def _gradient_row(cases: Cases, scale: float, draw: Callable[[np.random.Generator, float], Training]) -> Finding:
@@ -232,22 +238,24 @@ def _gradient_row(cases: Cases, scale: float, draw: Callable[[np.random.Generato
             *(Case(f"noise {band}, draw {i + 1}", one) for band, of in drawn.items() for i, one in enumerate(of[:4])),
         ],
         measure=shares,
-        printed=lambda one, seen: as_printed(seen["average"], seen["worst"]),
+        printed=lambda one, seen: as_printed(seen["average"], seen["worst"]) and off(one, seen) < AGREES,
     )
     hits = {band: [as_printed(*told_shares(one)[:2]) for one in of] for band, of in drawn.items()}
     often = {band: 100 * float(np.mean(of)) for band, of in hits.items()}
     low = next(iter(often.values()))
     worst = 100 * float(np.median([seen["worst"] for seen in judged.own]))
-    told = [told_shares(case.inputs) for case in judged.cases]
+    error = max(off(case.inputs, seen) for case, seen in judged.pairs)
     return judged.finding(
-        refuted=f"No, in practice: the worst entry's deviation falls too; true in {low:.0f} % of draws at noise below "
-        "the signal.",
+        refuted=f"No, in this linear model: the worst entry falls too; true in {low:.0f}% of draws at noise below the "
+        "signal."
+        if error < AGREES
+        else "No: training does not end where the closed form has it.",
         evidence=judged.evidence(
             EXACT,
             told_shares,
             more={"% of draws in which it is true, by noise over the signal": often},
-            error=max(relative_error([*seen.values()], [*of]) for seen, of in zip(judged.measured, told, strict=True)),
-            tolerance=1e-6,
+            error=error,
+            tolerance=AGREES,
         ),
         size=share(
             [hit for of in hits.values() for hit in of],
@@ -255,15 +263,15 @@ def _gradient_row(cases: Cases, scale: float, draw: Callable[[np.random.Generato
             f"({', '.join(f'{part:.1f} % at {band}' for band, part in often.items())}); at the paper's, half of the "
             f"signal, the worst entry's falls to {worst:.0f} %",
         ),
-        flips_if="noise of half of the signal at which the gradients' average entry falls and the worst rises",
+        flips_if="the paper's own and the drawn data sets all with a falling average and a rising worst entry",
     )
 
 
 GRADIENTS = (
     "A less kind reading: of the gradients' entries, which the next sentence looks at, the average falls and the worst "
     "rises, {start}, in this model. The paper's own setting is taken to have noise in Y of half of the signal; the "
-    "other data sets have from a tenth to 100 times it. Of the loss, from matrices large enough, "
-    "3.1-loss-std-from-random has a kinder reading."
+    "other data sets have from a tenth to 100 times it. In a network, as Figure 1's, it does: row 3.1-figure-1. Of the "
+    "loss, from matrices large enough, 3.1-loss-std-from-random has a kinder reading."
 )
 
 

@@ -29,6 +29,7 @@ from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import LISTS
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.outputs import entries, say, write_text
+from allora_analysis.study import bound
 
 if TYPE_CHECKING:
     from torch import nn
@@ -124,7 +125,7 @@ def comparable_in_the_induced_norm(cases: Cases, folder: Path | None) -> Finding
     every = np.array([one for of in found.values() for one in of])
     tested = cases.test({name: [one[:2] for one in of] for name, of in found.items()}, _by_bounds)
     least, most = every[:, 0].min(), every[:, 1].max()
-    told = f"between {least:.2%} and {most:.0%} of ‖W*‖ by recorded rows"
+    told = f"between {bound(100 * least, 3, False):g}% and {bound(100 * most, 0, True):g}% of ‖W*‖ by recorded rows"
     return tested.finding(
         undecided=f"Undecided: {told}; the norm itself was not recorded.",
         holds=f"Yes: {told}.",

@@ -15,6 +15,7 @@ from allora_analysis import adaptive
 from allora_analysis.adaptive.convergence import truncated
 from allora_analysis.claims.cases import Case, Cases, Judged, log_uniform, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
+from allora_analysis.study import bound
 from allora_analysis.validation import ArgumentError
 
 
@@ -159,8 +160,8 @@ def optimal_direction(cases: Cases) -> Finding:
         condition=nearly_best,
     )
     return judged.finding(
-        conditional=f"Mostly: within {size.high:.1%} of ‖target‖²/2 at a layer's spectrum; {row.inputs.tied:.0%} off "
-        "where one long row competes with many short ones.",
+        conditional=f"Mostly: within {bound(100 * size.high, 1, True):g}% of ‖target‖²/2 at a layer's spectrum; "
+        f"{row.inputs.tied:.0%} off where one long row competes with many short ones.",
         evidence=judged.evidence(f"{CENT:.0%}; the excess to 1e-5", foretold, shown=excess, tolerance=CENT),
         size=size,
         corrected="it rests at the row-weighted fit, the least Σ_i d_i‖(BA − T)_i‖² with d its own row factors, or "

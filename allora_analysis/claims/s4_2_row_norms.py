@@ -343,6 +343,12 @@ def falls(runs: Runs, own: Sequence[Setting]) -> tuple[np.ndarray, float]:
     )
 
 
+def most_falls(folder: Path | None = None) -> float | None:
+    """The most that d falls on average over seeds, by model and optimizer; None where no list is recorded in full."""
+    runs, lists = _complete_runs(folder)
+    return max((float(np.mean(falls(runs, own)[0])) for own in lists.values()), default=None)
+
+
 def elsewhere(samples: Mapping[str, np.ndarray]) -> dict[float, str]:
     """Whether the factor falls by half of `FALL`, and by twice of it."""
     return {
