@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Hashable, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -180,6 +183,7 @@ class Effect(StrEnum):
         return self.verdict == "on" and self.level == "ok"
 
 
+_NO_SETTINGS = ("params", "param_names", "names", "initial_lr")
 _RATE = 1e-4  # the rows stay what they are
 _SPREAD = 1e-2
 _TOLERANCE = 0.02
@@ -239,18 +243,52 @@ def _steps(optimizer: Any, group: dict[str, Any], rows: tuple[Tensor, ...]) -> l
 
 
 def fresh_optimizer(optimizer: Any, group: dict[str, Any], parameter: nn.Parameter, lr: float) -> Any:
-    """One of the same class and the group's settings, without weight decay and without a pair's factor."""
+    """One of the same class, attributes and group's settings, without weight decay and without a pair's factor."""
+    settings = _settings(optimizer, group, lr)
     accepted = inspect.signature(type(optimizer).__init__).parameters
-    settings = {key: group[key] for key in optimizer.defaults if key in accepted and key in group}
-    if settings.get("lr") is not None:
-        settings["lr"] = lr
-    if "weight_decay" in settings:
-        settings["weight_decay"] = 0.0
-    if isinstance(optimizer, ALLoRAAdamW):
-        settings |= {"eta": 1.0, "adaptor": "constant"}  # one matrix is no pair
-    fresh = type(optimizer)([{"params": [parameter]}], **settings)
+    try:  # some make their state there, as Adagrad does
+        given = {key: value for key, value in settings.items() if key in accepted}
+        fresh = type(optimizer)([{"params": [parameter]}], **given)
+    except Exception:  # what else it was built with is not known
+        fresh = object.__new__(type(optimizer))
+        vars(fresh).update({key: OrderedDict() for key in vars(optimizer) if key.endswith("_hooks")})
+        fresh.state = defaultdict(dict)
+    memo = {id(one): parameter for held in optimizer.param_groups for one in held["params"]} | {id(optimizer): fresh}
+    for key, value in _attributes(optimizer):
+        with suppress(Exception):  # what cannot be copied stays as it was built
+            inner = _group_of(value, group)  # of an optimizer that this one steps
+            copied = fresh_optimizer(value, inner, parameter, lr) if inner else deepcopy(value, memo)
+            vars(fresh)[key] = copied
+    if "param_groups" in vars(optimizer):
+        fresh.param_groups = [{**settings, "params": [parameter]}]
     known(fresh)
     return fresh
+
+
+def _settings(optimizer: Any, group: dict[str, Any], lr: float) -> dict[str, Any]:
+    settings = {key: value for key, value in group.items() if key not in _NO_SETTINGS}
+    changed = {"lr": lr, "weight_decay": 0.0}
+    if isinstance(optimizer, ALLoRAAdamW):
+        changed |= {"eta": 1.0, "adaptor": "constant", "pair": False, "scaling": 1.0}  # one matrix is no pair
+    return settings | {key: value for key, value in changed.items() if settings.get(key) is not None}
+
+
+def _attributes(optimizer: Any) -> list[tuple[str, Any]]:
+    """An optimizer's own, but for what may reach its parameters: hooks, a model, a scheduler's `step`, functions."""
+    return [
+        (key, value)
+        for key, value in vars(optimizer).items()
+        if key not in ("state", "param_groups")
+        and not key.endswith("_hooks")
+        and not callable(getattr(type(optimizer), key, None))
+        and not (isinstance(value, nn.Module) or inspect.isfunction(value))
+    ]
+
+
+def _group_of(value: Any, group: dict[str, Any]) -> dict[str, Any] | None:
+    """Where `value` is an optimizer: its group of the same parameters, or the first."""
+    groups = list(getattr(value, "param_groups", ()))
+    return next((one for one in groups if one["params"][0] is group["params"][0]), groups[0] if groups else None)
 
 
 _STEPS = 20  # RAdam adapts from its sixth step on
@@ -300,13 +338,29 @@ _KEPT_TRIALS = 64
 
 def optimizer_effect(optimizer: Any, group: dict[str, Any], size: float = 1.0) -> OptimizerEffect:
     """A fresh optimizer of this class with this group's settings, tried with and without factors on gradient rows."""
-    settings = ((key, repr(group[key])) for key in optimizer.defaults if key in group and key != "lr")
-    kind = (type(optimizer), group.get("lr") is None, size, *settings)
+    kind = (size, *_kind(optimizer, group))
     if kind not in _TRIED:  # one optimizer for each parameter is tried once
         if len(_TRIED) >= _KEPT_TRIALS:
             _TRIED.clear()
         _TRIED[kind] = _tried(optimizer, group, size)
     return _TRIED[kind]
+
+
+def _kind(optimizer: Any, group: dict[str, Any]) -> tuple[Hashable, ...]:
+    """The same for optimizers that make the same step, as far as words and numbers say it."""
+    settings = [(key, repr(value)) for key, value in sorted(_settings(optimizer, group, 1.0).items())]
+    own = [
+        (key, _kind(value, inner) if inner else repr(value))
+        for key, value in _attributes(optimizer)
+        if (inner := _group_of(value, group)) or (_is_plain(value) and key != "defaults")
+    ]
+    return (type(optimizer), *settings, *own)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return all(_is_plain(one) for one in (value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _tried(optimizer: Any, group: dict[str, Any], size: float) -> OptimizerEffect:

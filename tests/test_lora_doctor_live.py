@@ -1,0 +1,88 @@
+"""Optimizers, wrappers, hooks and layers as a run has them: what the doctor says of each beside what they do."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from allora_analysis.lora.doctor import doctor
+from allora_analysis.lora.doctor.effects import optimizer_effect
+from tests.test_lora_doctor import adapters, backward, distances, twins
+
+
+class Signed(Optimizer):
+    """SGD, or with `normalized` sign descent; the option is no default of a group."""
+
+    def __init__(self, params, lr=0.1, normalized=False):
+        super().__init__(params, {"lr": lr})
+        self.normalized = normalized
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for one in (one for one in group["params"] if one.grad is not None):
+                one -= group["lr"] * (one.grad.sign() if self.normalized else one.grad)
+
+
+class Keywords(torch.optim.Adam):
+    def __init__(self, params, **options):
+        super().__init__(params, **options)
+
+
+class Unbuilt(Signed):
+    """Cannot be built from a group alone, and keeps its own list of what it trains."""
+
+    def __init__(self, params, lr, *, must):
+        super().__init__(params, lr, normalized=must == "sign")
+        self.own = [one for group in self.param_groups for one in group["params"]]
+
+    @torch.no_grad()
+    def step(self):
+        for one in self.own:
+            one -= self.param_groups[0]["lr"] * (one.grad.sign() if self.normalized else one.grad)
+
+
+def response(optimizer):
+    found = optimizer_effect(optimizer, optimizer.param_groups[0])
+    return found.response if found.measured else None
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda p: Signed(p), 1),
+        (lambda p: Signed(p, normalized=True), 0),
+        (lambda p: Keywords(p, eps=1e3), 1),
+        (lambda p: Keywords(p), 0),
+        (lambda p: Unbuilt(p, 0.1, must="sgd"), 1),
+        (lambda p: Unbuilt(p, 0.1, must="sign"), 0),
+    ],
+)
+def test_an_optimizer_is_tried_with_the_options_that_it_was_made_with(make, expected):
+    weights = [nn.Parameter(torch.ones(6, 4)) for _ in range(2)]
+    assert response(make(weights)) == pytest.approx(expected, abs=1e-2)
+    assert all(torch.equal(one, torch.ones(6, 4)) for one in weights)
+
+
+def test_a_trial_steps_neither_the_model_nor_its_optimizer():
+    """A scheduler puts a `step` of the optimizer itself in the class's place."""
+    models = twins()
+    optimizers = [Unbuilt(adapters(model), 0.1, must="sign") for model in models]
+    optimizers[0].register_step_post_hook(lambda *_: pytest.fail("a hook of the run"))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizers[0], lambda step: 1.0)
+    before = copy.deepcopy(models[0].state_dict())
+    assert doctor(backward(models[0]), optimizers[0]).verdict == "off"
+    assert all(torch.equal(one, before[key]) for key, one in models[0].state_dict().items())
+    assert optimizers[0].own == adapters(models[0])
+    assert schedule.optimizer is optimizers[0]
+    optimizers[0]._optimizer_step_post_hooks.clear()
+    assert distances(models, optimizers, 1)[0] < 1e-9
+
+
+def test_bitsandbytes_sgd_is_tried():
+    """Its momentum is no setting of a group, and 0 is refused."""
+    bnb = pytest.importorskip("bitsandbytes")
+    optimizer = bnb.optim.SGD([nn.Parameter(torch.ones(6, 4))], 0.1, momentum=0.9)
+    assert response(optimizer) == pytest.approx(1, abs=2e-3)
