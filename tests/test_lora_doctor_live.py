@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.doctor.effects import optimizer_effect
+from allora_analysis.lora.watch import FactorUndone
 from tests.test_lora_doctor import adapters, backward, distances, twins
 
 
@@ -86,3 +87,59 @@ def test_bitsandbytes_sgd_is_tried():
     bnb = pytest.importorskip("bitsandbytes")
     optimizer = bnb.optim.SGD([nn.Parameter(torch.ones(6, 4))], 0.1, momentum=0.9)
     assert response(optimizer) == pytest.approx(1, abs=2e-3)
+
+
+class RowsOfOne(Optimizer):
+    """Divides each row of a gradient by its norm, then steps another optimizer."""
+
+    def __init__(self, optimizer, rows=True):
+        self.optimizer, self.rows = optimizer, rows
+        super().__init__(optimizer.param_groups, {})
+
+    @torch.no_grad()
+    def step(self):
+        for one in (one for group in self.param_groups for one in group["params"] if one.grad is not None):
+            if self.rows and one.ndim > 1:
+                one.grad /= one.grad.norm(dim=1, keepdim=True) + 1e-30
+        self.optimizer.step()
+
+
+class Bare:
+    """No torch optimizer, and hands on all but the step."""
+
+    def __init__(self, optimizer, rows=True):
+        self.optimizer = optimizer
+        self.own = RowsOfOne(optimizer, rows)
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def step(self):
+        self.own.step()
+
+
+@pytest.mark.filterwarnings("ignore::allora_analysis.lora.watch.FactorUndone")
+@pytest.mark.parametrize("kind", [RowsOfOne, Bare])
+@pytest.mark.parametrize(("rows", "expected"), [(True, "off"), (False, "on")])
+def test_a_wrapper_whose_step_changes_gradients_is_tried_as_it_is(kind, rows, expected):
+    models = twins()
+    optimizers = [kind(torch.optim.SGD(adapters(model), 1e-3, momentum=0.9), rows) for model in models]
+    for _ in range(2):  # before the inner optimizer has a state and after
+        found = doctor(backward(models[0]), optimizers[0])
+        assert (found.verdict, found.optimizer.name) == (expected, kind.__name__)
+        apart = distances(models, optimizers, 1)[0]
+        assert apart < 1e-3 if expected == "off" else apart > 1
+
+
+def test_a_wrapper_that_undoes_the_factor_is_named_where_nobody_asked():
+    model = backward(twins()[0])
+    with pytest.warns(FactorUndone, match="ALLoRA is OFF: RowsOfOne"):
+        RowsOfOne(torch.optim.SGD(model.parameters(), 1e-3)).step()
+
+
+def test_accelerates_wrapper_is_looked_through():
+    accelerate = pytest.importorskip("accelerate")
+    model = twins()[0]
+    prepared = accelerate.Accelerator(cpu=True).prepare_optimizer(torch.optim.SGD(model.parameters(), 1e-3))
+    assert doctor(backward(model), prepared).optimizer.name == "SGD"

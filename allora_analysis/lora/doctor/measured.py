@@ -24,9 +24,16 @@ _KEPT = 0.9  # of the logarithm of the gain: below, clipping undoes the factor
 _SAME_NORM, _ROUNDINGS = 1e-4, 2
 
 
+# Whose wrappers' steps hand the gradients on as they are.
+_HAND_ON = ("accelerate", "deepspeed", "lightning", "lightning_fabric", "megatron", "pytorch_lightning")
+
+
 def unwrapped(optimizer: Any) -> Any:
-    """The torch optimizer inside wrappers (Accelerate's)."""
+    """The optimizer inside wrappers that have no step of their own, or one that hands the gradients on."""
     while hasattr(optimizer, "optimizer"):
+        step = getattr(type(optimizer), "step", None)
+        if step is not None and step.__module__.partition(".")[0] not in _HAND_ON:
+            break
         optimizer = optimizer.optimizer
     return optimizer
 
