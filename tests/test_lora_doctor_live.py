@@ -1,6 +1,7 @@
 """Optimizers, wrappers, hooks and layers as a run has them: what the doctor says of each beside what they do."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -87,6 +88,37 @@ def test_bitsandbytes_sgd_is_tried():
     bnb = pytest.importorskip("bitsandbytes")
     optimizer = bnb.optim.SGD([nn.Parameter(torch.ones(6, 4))], 0.1, momentum=0.9)
     assert response(optimizer) == pytest.approx(1, abs=2e-3)
+
+
+class SignByGroup(Optimizer):
+    """Sign descent where the group says so, SGD elsewhere."""
+
+    def __init__(self, params, lr, use_sign=False):
+        super().__init__(params, {"lr": lr, "use_sign": use_sign})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for one in (one for one in group["params"] if one.grad is not None):
+                one -= group["lr"] * (one.grad.sign() if group["use_sign"] else one.grad)
+
+
+@pytest.mark.parametrize("signs", [(True, False), (False, True), (True, True), (False, False)])
+def test_each_layer_is_judged_by_its_own_group(signs):
+    model = backward(twins()[0])
+    groups = [{"params": [model[at].a, model[at].b], "use_sign": sign} for at, sign in zip((0, 2), signs, strict=True)]
+    expected = ["undone" if sign else "on the gradient" for sign in signs]
+    asked, silent = SignByGroup(groups, 1e-3), SignByGroup(copy.copy(groups), 1e-3)
+    found = doctor(model, asked)
+    assert [layer.effect for layer in found.layers] == expected
+    assert [layer.optimizer.response for layer in found.layers] == pytest.approx([1.0 - sign for sign in signs])
+    assert found.optimizer.response == pytest.approx(1.0 - any(signs))
+    assert found.verdict == {2: "off", 1: "partly", 0: "on"}[sum(signs)]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        silent.step()
+    assert [str(one.message).startswith("ALLoRA is OFF") for one in told] == [all(signs)] * any(signs)
+    assert all(f"ALLoRA's layers ({sum(signs)}) train as LoRA" in str(one.message) for one in told)
 
 
 class RowsOfOne(Optimizer):

@@ -94,19 +94,22 @@ def _held(pair: Pair, homes: dict[int, Any]) -> bool:
 
 
 def _said(optimizer: Optimizer, homes: dict[int, Any], pairs: Sequence[Pair]) -> str | None:
-    from allora_analysis.lora.doctor.effects import Effect, effect_on, of_response
+    from allora_analysis.lora.doctor.effects import Effect, effects_on, of_response, weakest
 
     with torch.no_grad():
-        found = effect_on(optimizer, homes, pairs)
+        found = effects_on(optimizer, homes, pairs)
     first = not distributed.is_available() or not distributed.is_initialized() or distributed.get_rank() == 0
-    if not first or found.on_update or found.response is None:
+    tried = [one for one in found if not one.on_update and one.response is not None]
+    lost = [one for one in tried if of_response(one.response) != Effect.ON_GRADIENT]
+    if not first or not lost:
         return None
-    if (effect := of_response(found.response)) == Effect.ON_GRADIENT:
-        return None
+    worst = weakest(lost)
+    effect = of_response(worst.response)
     whole = all(id(pair.b) in homes or not pair.b.requires_grad for pair in pairs)
     effect = effect if whole else Effect.PARTLY_UNDONE  # some B is another optimizer's
-    words = {"optimizer": found.name, "response": found.words, "layers": f"ALLoRA's layers ({len(pairs)})"}
-    return "ALLoRA is OFF: " * (effect == Effect.UNDONE) + effect.text.format(**words)
+    words = {"optimizer": worst.name, "response": worst.words, "layers": f"ALLoRA's layers ({len(lost)})"}
+    off = effect == Effect.UNDONE and len(lost) == len(pairs)
+    return "ALLoRA is OFF: " * off + effect.text.format(**words)
 
 
 register_optimizer_step_pre_hook(_look)

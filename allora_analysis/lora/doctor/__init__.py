@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.lora.doctor.advice import Advice, advise, table
-from allora_analysis.lora.doctor.effects import Effect, OptimizerEffect, effect_on
+from allora_analysis.lora.doctor.effects import Effect, OptimizerEffect, effects_on, weakest
 from allora_analysis.lora.doctor.measured import (
     Clipping,
     LayerReport,
@@ -51,7 +51,8 @@ class Diagnosis:
         verdict: "on", "clipped" (on, and clipping undoes it), "off", "partly" or "unknown", over the layers that are
             trained; "plain" where none has a rule and none was meant.
         layers: one report for each adapter of each layer.
-        optimizer: what the optimizer makes of a row factor, or None if none was given.
+        optimizer: what the optimizer makes of a row factor, where groups differ in the one that leaves least of it;
+            None if none was given.
         clipping: what clipping makes of the last gradients, or None without a maximum or gradients.
         advice: what to know and what to change, the worst first.
     """
@@ -99,9 +100,10 @@ def doctor(
     stated = (getattr(module, "peft_config", None) for module in model.modules())
     configs = next((config for config in stated if isinstance(config, dict)), {})
     with torch.no_grad():
-        effect = None if optimizer is None else effect_on(optimizer, homes, pairs)
+        found = [None] * len(pairs) if optimizer is None else effects_on(optimizer, homes, pairs)
         clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum else None
-        layers = tuple(clipped(report(pair, effect, homes, configs), clipping) for pair in pairs)
+        layers = tuple(clipped(report(*each, homes, configs), clipping) for each in zip(pairs, found, strict=True))
+    effect = None if optimizer is None else weakest(found)
     effects = [layer.effect for layer in layers]
     plain = not allora and all(pair.variant in PLAIN for pair in pairs) and set(effects) <= _NO_RULE
     verdict = "plain" if plain else _verdict(effects)

@@ -97,7 +97,7 @@ def advise(
 ) -> tuple[Advice, ...]:
     """All that there is to say."""
     lines = [
-        *_on_effects(layers, optimizer, allora),
+        *_on_effects(layers, allora),
         *(Advice(*told) for told in _on_rates(pairs, layers, homes, optimizer)),
         *_on_layers(pairs, layers, configs),
         *_on_groups(pairs, homes, optimizer),
@@ -111,22 +111,27 @@ def _which(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} layers ({names[0]}, …)"
 
 
-def _on_effects(layers: Sequence[LayerReport], optimizer: OptimizerEffect | None, allora: bool) -> Iterator[Advice]:
+def _on_effects(layers: Sequence[LayerReport], allora: bool) -> Iterator[Advice]:
     if all(layer.effect.idle for layer in layers):
         yield Advice("problem", "nothing trained", "no adapter is trained; load with is_trainable=True, or set_adapter")
-    name = "no optimizer" if optimizer is None else optimizer.name
-    response = "what it does to a factor is not known" if optimizer is None else optimizer.words
     for effect in Effect:
         level, text = (effect.level, effect.text) if allora else _NOT_MEANT.get(effect, (effect.level, effect.text))
         found = [layer for layer in layers if layer.effect == effect]
         if found and text:
-            words = {"layers": _which([layer.name for layer in found]), "optimizer": name, "response": response}
-            words["factor"] = getattr(getattr(optimizer, "row_factor", None), "words", "")
+            one = found[0].optimizer
+            words = {
+                "layers": _which([layer.name for layer in found]),
+                "optimizer": getattr(one, "name", "no optimizer"),
+            }
+            words["response"] = getattr(one, "words", "what it does to a factor is not known")
+            words["factor"] = getattr(getattr(one, "row_factor", None), "words", "")
             kinds = {one.variant for one in found}
             told = sorted("measured" if kind == "another" else f"PEFT's {kind}" for kind in kinds)
             yield Advice(level, effect, text.format(variants=", ".join(told), **words))
-    if optimizer is not None and optimizer.momentum and any(layer.effect in _ON_GRADIENT for layer in layers):
-        yield Advice("note", "momentum", f"{name}'s momentum carries earlier factors on: the step lags behind d")
+    moving = [layer.optimizer for layer in layers if layer.effect in _ON_GRADIENT and layer.optimizer.momentum]
+    if moving:
+        text = f"{moving[0].name}'s momentum carries earlier factors on: the step lags behind d"
+        yield Advice("note", "momentum", text)
 
 
 def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: dict[str, Any]) -> Iterator[Advice]:

@@ -375,15 +375,21 @@ def _tried(optimizer: Any, group: dict[str, Any], size: float) -> OptimizerEffec
     return OptimizerEffect(name, response, measured, momentum, ours, own, size)
 
 
-def effect_on(optimizer: Any, homes: dict[int, Any], pairs: Sequence[Pair]) -> OptimizerEffect:
-    """`optimizer_effect` of the first group that trains one of `pairs`, at the power of 2 next to the mean |∂L/∂B|."""
-    held = [pair for pair in pairs if id(pair.b) in homes or id(pair.a) in homes]
-    group = next((homes.get(id(pair.b), homes.get(id(pair.a))) for pair in held), optimizer.param_groups[0])
+def effects_on(optimizer: Any, homes: dict[int, Any], pairs: Sequence[Pair]) -> tuple[OptimizerEffect, ...]:
+    """`optimizer_effect` of each pair's own group, at the power of 2 next to the mean |∂L/∂B| of all of them."""
+    found = [homes.get(id(pair.b), homes.get(id(pair.a))) for pair in pairs]
+    held = [pair for pair, group in zip(pairs, found, strict=True) if group is not None]
     gradients = [pair.b.grad for pair in held if pair.b.grad is not None]
     gradients = [one.to_local() if hasattr(one, "to_local") else one for one in gradients]
     size = sum(one.double().abs().mean().item() for one in gradients) / (len(gradients) or 1)
     power = round(math.log2(size)) if 0 < size < math.inf else 0
-    return optimizer_effect(optimizer, group, 2.0**power)
+    other = next((group for group in found if group is not None), optimizer.param_groups[0])
+    return tuple(optimizer_effect(optimizer, group or other, 2.0**power) for group in found)
+
+
+def weakest(effects: Sequence[OptimizerEffect]) -> OptimizerEffect:
+    """The one that leaves least of a factor, or of which that is not known."""
+    return min(effects, key=lambda effect: -1.0 if effect.response is None else effect.response)
 
 
 def _response(optimizer: Any, group: dict[str, Any], size: float) -> float | None:

@@ -218,6 +218,7 @@ class LayerReport:
         dropout_applied: two passes of the layer in training differ; None where that cannot be tried.
         rates: of A and of B in the optimizer; None for a matrix that it does not hold, or whose rate it finds itself.
         quantised: the base weight is kept in few bits.
+        optimizer: what the optimizer makes of a row factor in the adapter's own parameter group; None without one.
         effect: what is left of the factor when the parameters move, or why nothing is trained.
     """
 
@@ -236,6 +237,7 @@ class LayerReport:
     dropout_applied: bool | None
     rates: tuple[float | None, float | None]
     quantised: bool
+    optimizer: OptimizerEffect | None
     effect: Effect
 
 
@@ -289,6 +291,7 @@ def report(
         dropout_applied=dropout_applied(pair) if pair.drop_rate else None,
         rates=tuple(homes[id(part)]["lr"] if id(part) in homes else None for part in (pair.a, pair.b)),
         quantised=pair.quantised,
+        optimizer=effect,
         effect=_effect(pair, variant, backward, effect, homes),
     )
 
