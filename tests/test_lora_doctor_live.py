@@ -2,14 +2,17 @@
 
 import copy
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from allora_analysis.lora.callback import DoctorCallback
 from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.doctor.effects import optimizer_effect
+from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.lora.watch import FactorUndone
 from tests.test_lora_doctor import adapters, backward, distances, twins
 
@@ -119,6 +122,62 @@ def test_each_layer_is_judged_by_its_own_group(signs):
         silent.step()
     assert [str(one.message).startswith("ALLoRA is OFF") for one in told] == [all(signs)] * any(signs)
     assert all(f"ALLoRA's layers ({sum(signs)}) train as LoRA" in str(one.message) for one in told)
+
+
+def normalized(gradient):
+    return gradient / (gradient.norm(dim=1, keepdim=True) + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("hook", "kind", "verdict"),
+    [
+        (normalized, torch.optim.SGD, "unknown"),
+        (normalized, torch.optim.AdamW, "off"),
+        (lambda gradient: gradient, torch.optim.SGD, "on"),
+    ],
+)
+def test_a_hook_that_undoes_the_factor_is_not_on(hook, kind, verdict):
+    models = twins()
+    for pair in (pair for model in models for pair in lora_pairs(model)):
+        pair.a.requires_grad_(False)
+        pair.b.register_hook(hook)
+    optimizers = [kind([one for one in adapters(model) if one.requires_grad], 1e-3) for model in models]
+    found = doctor(backward(models[0]), optimizers[0])
+    assert found.verdict == verdict
+    assert {layer.backward for layer in found.layers} == {"as stated" if verdict == "on" else "another"}
+    assert ("backward" in {line.code for line in found.advice}) == (verdict != "on")
+    assert (distances(models, optimizers, 1)[0] < 1e-3) == (verdict != "on")
+
+
+@pytest.mark.parametrize("which", ["a", "b", None])
+def test_a_hook_after_the_backward_pass_is_named_but_the_callbacks_own(which):
+    callback, model = examined(DoctorCallback(step=1), twins()[0].float(), which)
+    lines = {line.code: line for found in callback.diagnoses.values() for line in found.advice}
+    assert ("hooks" in lines) == (which is not None)
+    assert which is None or (lines["hooks"].level, lines["hooks"].text[:11]) == ("note", "A or B of 0")
+    assert all(not one._post_accumulate_grad_hooks for one in adapters(model)[2:])
+
+
+def examined(callback, model, hooked=None, value=None):
+    """What the callback finds at the first step; of layer 0 a part has a hook, or a gradient is `value`."""
+    arguments = SimpleNamespace(max_grad_norm=0.0, fsdp="", deepspeed=None)
+    state = SimpleNamespace(global_step=0, log_history=[], is_world_process_zero=True)
+    if hooked:
+        getattr(model[0], hooked).register_post_accumulate_grad_hook(lambda one: None)
+    if value is not None:
+        model[0].b.register_post_accumulate_grad_hook(lambda one: one.grad.__setitem__(0, value))
+    callback.on_step_begin(arguments, state, None, model=model)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    callback.on_pre_optimizer_step(arguments, state, None, model=backward(model), optimizer=optimizer)
+    return callback, model
+
+
+def test_the_callback_warns_of_a_problem_under_the_verdict_on():
+    callback = DoctorCallback(step=1)
+    with pytest.warns(UserWarning, match=r"^ALLoRA is on \(step 0\): the gradient of 0 is not finite"):
+        examined(callback, twins()[0].float(), value=float("nan"))
+    assert callback.diagnoses[0].verdict == "on"
+    examined(callback, twins()[0].float(), value=1.0)  # no warning, which is an error here
 
 
 class RowsOfOne(Optimizer):

@@ -46,6 +46,11 @@ _LAYER_TEXTS = {
         "note",
         "the backward pass of {layers} could not be tried on the layer alone: it is taken to be what the layer states",
     ),
+    "hooks": (
+        "note",
+        "A or B of {layers} have a hook that runs after the backward pass (register_post_accumulate_grad_hook): what "
+        "it makes of the gradient is not measured",
+    ),
     "not finite": ("problem", "BA of {layers} is not finite; go back to an earlier checkpoint"),
     "gradient not finite": (
         "problem",
@@ -142,6 +147,7 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
         "backward": [row.backward == "another" and (p.variant in PLAIN or p.eta is not None) for p, row in rows],
         "scaling": [p.variant not in PLAIN and p.eta is not None and p.scaling != 1 for p in pairs],
         "unmeasured": [row.backward is None and not row.effect.idle and row.effect != Effect.NOT_BA for row in layers],
+        "hooks": [any(getattr(x, "_post_accumulate_grad_hooks", None) for x in (p.a, p.b)) for p in pairs],
         "not finite": [row.norms is not None and not math.isfinite(sum(row.norms)) for row in layers],
         "gradient not finite": [not (_finite(pair.a.grad) and _finite(pair.b.grad)) for pair in pairs],
         "dropout not applied": [row.dropout_applied is False for row in layers],

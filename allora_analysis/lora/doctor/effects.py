@@ -162,6 +162,7 @@ class Effect(StrEnum):
         "the gradient's norm is max_grad_norm already, so that what clipping left of the factor of {layers} cannot be "
         "told; call doctor before clip_grad_norm_",
     )
+    ANOTHERS_BACKWARD = ("another backward", "unknown", "problem", "")  # the line on the backward pass says it
     CLIPPED = ("clipped", "on", "problem", "")  # the line on clipping says it, with numbers
     INACTIVE = ("inactive", "idle", "ok", "")
     FROZEN = ("frozen", "idle", "ok", "")

@@ -352,4 +352,5 @@ def _factors_effect(
         return Effect.NO_PAIR if optimizer.on_update else Effect.OFF
     if (response := optimizer.response) is None:
         return Effect.UNTRIED
-    return of_response(response)
+    found = of_response(response)
+    return Effect.ANOTHERS_BACKWARD if backward == "another" and found != Effect.UNDONE else found
