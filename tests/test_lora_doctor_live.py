@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from allora_analysis.lora.callback import DoctorCallback
 from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.doctor.effects import optimizer_effect
+from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.lora.watch import FactorUndone
 from tests.test_lora_doctor import adapters, backward, distances, twins
@@ -178,6 +179,33 @@ def test_the_callback_warns_of_a_problem_under_the_verdict_on():
         examined(callback, twins()[0].float(), value=float("nan"))
     assert callback.diagnoses[0].verdict == "on"
     examined(callback, twins()[0].float(), value=1.0)  # no warning, which is an error here
+
+
+class Half(nn.Module):
+    """Of two layers with ALLoRA the second is not called."""
+
+    def __init__(self):
+        super().__init__()
+        self.called, self.idle = (ALLoRALinear(nn.Linear(6, 3), 2, 4.0) for _ in range(2))
+
+    def forward(self, x):
+        return self.called(x)
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [(torch.optim.SGD, "on"), (torch.optim.AdamW, "off")])
+def test_a_layer_that_no_gradient_reached_is_not_on(kind, verdict):
+    model = Half()
+    optimizer = kind(model.parameters(), lr=1e-3)
+    before = doctor(model, optimizer)
+    assert len({layer.effect for layer in before.layers}) == 1
+    assert "no gradient" not in {line.code for line in before.advice}
+    found = doctor(backward(model), optimizer)
+    assert (found.verdict, found.layers[1].effect) == (verdict, "no gradient")
+    assert found.layers[0].effect == before.layers[0].effect
+    (line,) = [line for line in found.advice if line.code == "no gradient"]
+    assert line.text.startswith("no gradient reached idle, though others have one: never called")
+    model.called.requires_grad_(False)  # its gradient is an old one
+    assert doctor(model, optimizer).layers[1].effect == before.layers[1].effect
 
 
 class RowsOfOne(Optimizer):

@@ -28,6 +28,7 @@ from allora_analysis.lora.doctor.measured import (
     clipping_effect,
     layer_factor,
     rate,
+    reached,
     report,
     rows_of_b,
     unwrapped,
@@ -103,6 +104,7 @@ def doctor(
         found = [None] * len(pairs) if optimizer is None else effects_on(optimizer, homes, pairs)
         clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum else None
         layers = tuple(clipped(report(*each, homes, configs), clipping) for each in zip(pairs, found, strict=True))
+        layers = reached(pairs, layers)
     effect = None if optimizer is None else weakest(found)
     effects = [layer.effect for layer in layers]
     plain = not allora and all(pair.variant in PLAIN for pair in pairs) and set(effects) <= _NO_RULE

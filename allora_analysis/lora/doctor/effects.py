@@ -124,6 +124,12 @@ class Effect(StrEnum):
         "problem",
         "{layers} are disabled and get no gradient; call enable_adapter_layers()",
     )
+    NO_GRADIENT = (
+        "no gradient",
+        "idle",
+        "note",
+        "no gradient reached {layers}, though others have one: never called, detached, or no token was routed there",
+    )
     UNKNOWN = (
         "unknown",
         "unknown",

@@ -308,6 +308,21 @@ def clipped(layer: LayerReport, clipping: Clipping | None) -> LayerReport:
     return replace(layer, effect=effect)
 
 
+_WORSE = (Effect.NOT_BA, Effect.NOT_HELD)  # than to get no gradient
+
+
+def reached(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> tuple[LayerReport, ...]:
+    """The reports; where some trained layer has a gradient, one without is not on."""
+    trained = [not row.effect.idle for row in layers]
+    bare = [pair.a.grad is None and pair.b.grad is None for pair in pairs]
+    if not any(one and not missing for one, missing in zip(trained, bare, strict=True)):
+        return tuple(layers)
+    return tuple(
+        replace(row, effect=Effect.NO_GRADIENT) if one and missing and row.effect not in _WORSE else row
+        for row, one, missing in zip(layers, trained, bare, strict=True)
+    )
+
+
 def _effect(
     pair: Pair, variant: str, backward: str | None, optimizer: OptimizerEffect | None, homes: dict[int, dict[str, Any]]
 ) -> Effect:
