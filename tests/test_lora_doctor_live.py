@@ -208,6 +208,18 @@ def test_a_layer_that_no_gradient_reached_is_not_on(kind, verdict):
     assert doctor(model, optimizer).layers[1].effect == before.layers[1].effect
 
 
+@pytest.mark.parametrize(("frozen", "rates"), [(True, (None, 1.6e-3)), (False, (1e-4, 1.6e-3))])
+def test_a_frozen_a_that_the_optimizer_holds_has_no_rate(frozen, rates):
+    """LoRA-FA is not LoRA+."""
+    model = twins()[1]
+    for pair in lora_pairs(model):
+        pair.a.requires_grad_(not frozen)
+    groups = [{"params": adapters(model)[::2], "lr": 1e-4}, {"params": adapters(model)[1::2], "lr": 1.6e-3}]
+    found = doctor(backward(model), torch.optim.AdamW(groups), allora=False)
+    assert {layer.rates for layer in found.layers} == {rates}
+    assert ("LoRA+" in {line.code for line in found.advice}) == (not frozen)
+
+
 class RowsOfOne(Optimizer):
     """Divides each row of a gradient by its norm, then steps another optimizer."""
 

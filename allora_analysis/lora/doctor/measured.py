@@ -216,7 +216,8 @@ class LayerReport:
         backward: ∂L/∂B measured on the layer alone: "as stated", "lora's", "another"; None where that cannot be done.
         drop_rate: of the adapter's dropout.
         dropout_applied: two passes of the layer in training differ; None where that cannot be tried.
-        rates: of A and of B in the optimizer; None for a matrix that it does not hold, or whose rate it finds itself.
+        rates: of A and of B in the optimizer; None for a matrix that is frozen or that it does not hold, or whose rate
+            it finds itself.
         quantised: the base weight is kept in few bits.
         optimizer: what the optimizer makes of a row factor in the adapter's own parameter group; None without one.
         effect: what is left of the factor when the parameters move, or why nothing is trained.
@@ -289,11 +290,15 @@ def report(
         backward=backward,
         drop_rate=pair.drop_rate,
         dropout_applied=dropout_applied(pair) if pair.drop_rate else None,
-        rates=tuple(homes[id(part)]["lr"] if id(part) in homes else None for part in (pair.a, pair.b)),
+        rates=tuple(_rate_of(part, homes) for part in (pair.a, pair.b)),
         quantised=pair.quantised,
         optimizer=effect,
         effect=_effect(pair, variant, backward, effect, homes),
     )
+
+
+def _rate_of(part: Tensor, homes: dict[int, dict[str, Any]]) -> float | None:
+    return homes[id(part)]["lr"] if part.requires_grad and id(part) in homes else None
 
 
 def _spread(values: Tensor) -> tuple[float, float, float]:
