@@ -65,7 +65,7 @@ def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     _LOOKED[optimizer] = seen | before  # what is thawed, added, or switched on later is looked at again
     homes = {id(one): group for group in optimizer.param_groups for one in group["params"] if one.requires_grad}
     layers = _layers_with([one for one in held if one.ndim > 1])
-    pairs = [pair for layer in layers for pair in lora_pairs(layer) if _scaled(pair) and _held(pair, homes)]
+    pairs = [pair for layer in layers for pair in lora_pairs(layer) if scaled_by(pair, homes)]
     if pairs:
         known(optimizer)
         if said := _said(optimizer, homes, pairs):
@@ -84,13 +84,16 @@ def _layer_of(one: Tensor) -> nn.Module | None:
     return layer if layer is not None and any(own is one for own in layer.parameters()) else None
 
 
-def _scaled(pair: Pair) -> bool:
+def scaled_by(pair: Pair, homes: dict[int, Any]) -> bool:
+    """The layer is in use and scales a gradient of what an optimizer trains.
+
+    Args:
+        pair: one adapter of one layer.
+        homes: the optimizer's parameter groups, by the ids of their parameters.
+    """
     acts = pair.active and not (pair.merged or pair.disabled)
-    return acts and pair.eta is not None and pair.variant not in ("asf_lora", "lora_x_eta")
-
-
-def _held(pair: Pair, homes: dict[int, Any]) -> bool:
-    return id(pair.a) in homes or id(pair.b) in homes
+    held = any(part.requires_grad and id(part) in homes for part in (pair.a, pair.b))
+    return acts and held and pair.eta is not None and pair.variant not in ("asf_lora", "lora_x_eta")
 
 
 def _said(optimizer: Optimizer, homes: dict[int, Any], pairs: Sequence[Pair]) -> str | None:

@@ -35,7 +35,7 @@ from allora_analysis.lora.doctor.measured import (
 )
 from allora_analysis.lora.foreign import any_pairs
 from allora_analysis.lora.pairs import PLAIN, Pair
-from allora_analysis.lora.watch import known
+from allora_analysis.lora.watch import known, scaled_by
 from allora_analysis.validation import ArgumentError, non_negative
 
 __all__ = ["Advice", "Clipping", "Diagnosis", "LayerReport", "OptimizerEffect", "doctor"]
@@ -93,11 +93,12 @@ def doctor(
         raise ArgumentError("model: no LoRA adapter found; add one, for example peft.get_peft_model")
     maximum = non_negative("max_grad_norm", 0.0 if max_grad_norm is None else max_grad_norm)
     optimizer = None if optimizer is None else unwrapped(optimizer)
-    known(optimizer)
     if optimizer is not None and not hasattr(optimizer, "param_groups"):
         raise ArgumentError(f"optimizer must have param_groups, received {type(optimizer).__name__}")
     groups = [{**group, "lr": rate(group)} for group in getattr(optimizer, "param_groups", ())]
     homes = {id(p): group for group in groups for p in group["params"]}
+    if any(scaled_by(pair, homes) for pair in pairs):  # else what comes later is looked at
+        known(optimizer)
     stated = (getattr(module, "peft_config", None) for module in model.modules())
     configs = next((config for config in stated if isinstance(config, dict)), {})
     with torch.no_grad():
