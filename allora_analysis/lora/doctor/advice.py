@@ -302,7 +302,7 @@ def _on_rates(
     whole = [(pair, row) for pair, row in fit if pair.is_product and None not in row.rates]
     if optimizer is None or not whole:
         return
-    if not optimizer.on_update and (told := _at_scaling_one(whole, optimizer)):
+    if not optimizer.on_update and (told := _at_scaling_one(whole)):
         yield "note", "rates", told
     yield from _on_group_rates([pair for pair, _ in whole], homes, optimizer.name)
 
@@ -356,12 +356,14 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
         yield "note", "stable step", f"the largest stable step is {told}"
 
 
-def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]], optimizer: OptimizerEffect) -> str | None:
-    # Of the most frequent kind of layer; an optimizer between Adam's and SGD's has no such rate.
-    kind = None if optimizer.response is None else "sgd" if optimizer.response > 0.9 else "adamw"
-    kinds = Counter((row.rank, abs(row.scaling), *row.rates, math.prod(pair.a.shape[1:])) for pair, row in whole)
-    (r, scaling, rate_a, rate_b, width), many = kinds.most_common(1)[0]
-    if kind is None or not min(scaling, rate_a, rate_b) > 0 or 0.1 < optimizer.response <= 0.9:
+def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]]) -> str | None:
+    # Of the most frequent kind of layer; an optimizer whose first step is neither Adam's nor SGD's has no such rate.
+    kinds = Counter(
+        (row.optimizer.first_step, row.rank, abs(row.scaling), *row.rates, math.prod(pair.a.shape[1:]))
+        for pair, row in whole
+    )
+    (kind, r, scaling, rate_a, rate_b, width), many = kinds.most_common(1)[0]
+    if kind is None or not min(scaling, rate_a, rate_b) > 0:
         return None
     found = rates(Recipe(r, scaling * r, rate_a, kind, loraplus_ratio=rate_b / rate_a, width=width))
     step = "full fine-tuning's at rate" if kind == "sgd" else "its entries move by (RMS)"

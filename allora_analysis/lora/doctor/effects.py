@@ -299,6 +299,7 @@ def _group_of(value: Any, group: dict[str, Any]) -> dict[str, Any] | None:
 
 
 _STEPS = 20  # RAdam adapts from its sixth step on
+_SAME_STEP = 0.05  # relative
 # Where an optimizer cannot be tried (it needs a GPU, a closure, …): families that divide a gradient by its own size.
 _NORMALISING = (
     "adam", "lion", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "lars", "lorafa", "rprop", "signsgd",
@@ -320,6 +321,8 @@ class OptimizerEffect:
         on_update: `ALLoRAAdamW`, which puts the factor on its update.
         row_factor: a factor of the parameters' own row norms that the optimizer puts on its update, measured; or None.
         size: of the gradient's entries in the trial: one for all layers, which differ where ε is about their size.
+        first_step: "adamw" or "sgd" where it answers a factor as these do and its first step at rate l, tried, is
+            theirs: −l·sign(g) or −l·g; else None.
     """
 
     name: str
@@ -329,6 +332,7 @@ class OptimizerEffect:
     on_update: bool
     row_factor: RowFactor | None = None
     size: float = 1.0
+    first_step: str | None = None
 
     @property
     def words(self) -> str:
@@ -379,7 +383,8 @@ def _tried(optimizer: Any, group: dict[str, Any], size: float) -> OptimizerEffec
         response = 0.0
     ours = isinstance(optimizer, ALLoRAAdamW)
     own = None if ours else row_factor(optimizer, group)
-    return OptimizerEffect(name, response, measured, momentum, ours, own, size)
+    first = _first_step(optimizer, group, size, response) if measured else None
+    return OptimizerEffect(name, response, measured, momentum, ours, own, size, first)
 
 
 def effects_on(optimizer: Any, homes: dict[int, Any], pairs: Sequence[Pair]) -> tuple[OptimizerEffect, ...]:
@@ -399,10 +404,23 @@ def weakest(effects: Sequence[OptimizerEffect]) -> OptimizerEffect:
     return min(effects, key=lambda effect: -1.0 if effect.response is None else effect.response)
 
 
+def _gradient(size: float) -> Tensor:
+    return torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * size
+
+
+def _first_step(optimizer: Any, group: dict[str, Any], size: float, response: float) -> str | None:
+    gradient, effect = _gradient(size), of_response(response)
+    if effect == Effect.PARTLY_UNDONE:
+        return None
+    word, expected = ("sgd", -gradient) if effect == Effect.ON_GRADIENT else ("adamw", -gradient.sign())
+    apart = float((_last_step(optimizer, group, gradient, steps=1) - expected).norm() / expected.norm())
+    return word if apart < _SAME_STEP else None
+
+
 def _response(optimizer: Any, group: dict[str, Any], size: float) -> float | None:
     # The least-squares slope of log ‖Δ_i(c)‖/‖Δ_i(1)‖ over log c_i, Δ the last of some steps from 0; the same of one c.
     factors, (low, high) = 2.0 ** torch.arange(-2.0, 4.0, dtype=torch.float64), (0.5, 4.0)
-    gradient = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * size
+    gradient = _gradient(size)
     try:
         plain, scaled, short, long = (
             _last_step(optimizer, group, c * gradient) for c in (1.0, factors[:, None], low, high)
@@ -415,10 +433,10 @@ def _response(optimizer: Any, group: dict[str, Any], size: float) -> float | Non
     return min(slope, whole) if math.isfinite(slope + whole) else None
 
 
-def _last_step(optimizer: Any, group: dict[str, Any], gradient: Tensor) -> Tensor:
+def _last_step(optimizer: Any, group: dict[str, Any], gradient: Tensor, steps: int = _STEPS) -> Tensor:
     parameter = nn.Parameter(torch.zeros_like(gradient))
     fresh = fresh_optimizer(optimizer, group, parameter, 1.0)  # a warm-up starts at 0
-    for _ in range(_STEPS):
+    for _ in range(steps):
         before, parameter.grad = parameter.detach().clone(), gradient.clone()
         fresh.step()
     return parameter.detach() - before
