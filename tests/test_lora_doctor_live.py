@@ -263,6 +263,15 @@ def test_a_wrapper_whose_step_changes_gradients_is_tried_as_it_is(kind, rows, ex
         assert apart < 1e-3 if expected == "off" else apart > 1
 
 
+@pytest.mark.parametrize("itself", [True, False])
+def test_an_optimizer_that_refers_to_itself_is_tried(itself):
+    optimizer = Unbuilt([nn.Parameter(torch.ones(6, 4))], 0.1, must="sign")
+    optimizer.other = optimizer if itself else torch.optim.SGD(optimizer.own, 0.1)
+    optimizer.other.parent = optimizer
+    optimizer.other.add_param_group({"params": []})
+    assert response(optimizer) == pytest.approx(0, abs=1e-9)
+
+
 def test_a_wrapper_that_undoes_the_factor_is_named_where_nobody_asked():
     model = backward(twins()[0])
     with pytest.warns(FactorUndone, match="ALLoRA is OFF: RowsOfOne"):

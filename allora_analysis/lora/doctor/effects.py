@@ -263,7 +263,7 @@ def fresh_optimizer(optimizer: Any, group: dict[str, Any], parameter: nn.Paramet
     memo = {id(one): parameter for held in optimizer.param_groups for one in held["params"]} | {id(optimizer): fresh}
     for key, value in _attributes(optimizer):
         with suppress(Exception):  # what cannot be copied stays as it was built
-            inner = _group_of(value, group)  # of an optimizer that this one steps
+            inner = _inner_group(optimizer, value, group)
             copied = fresh_optimizer(value, inner, parameter, lr) if inner else deepcopy(value, memo)
             vars(fresh)[key] = copied
     if "param_groups" in vars(optimizer):
@@ -292,10 +292,13 @@ def _attributes(optimizer: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def _group_of(value: Any, group: dict[str, Any]) -> dict[str, Any] | None:
-    """Where `value` is an optimizer: its group of the same parameters, or the first."""
-    groups = list(getattr(value, "param_groups", ()))
-    return next((one for one in groups if one["params"][0] is group["params"][0]), groups[0] if groups else None)
+def _inner_group(optimizer: Any, value: Any, group: dict[str, Any]) -> dict[str, Any] | None:
+    """Where `value` is an optimizer that this one steps: its group of the same parameters, or the first."""
+    if any(one is optimizer for one in (value, *getattr(value, "__dict__", {}).values())):  # no end
+        return None
+    groups, own = list(getattr(value, "param_groups", ())), {id(one) for one in group["params"]}
+    same = (one for one in groups if own & {id(each) for each in one["params"]})
+    return next(same, groups[0] if groups else None)
 
 
 _STEPS = 20  # RAdam adapts from its sixth step on
@@ -363,7 +366,7 @@ def _kind(optimizer: Any, group: dict[str, Any]) -> tuple[Hashable, ...]:
     own = [
         (key, _kind(value, inner) if inner else repr(value))
         for key, value in _attributes(optimizer)
-        if (inner := _group_of(value, group)) or (_is_plain(value) and key != "defaults")
+        if (inner := _inner_group(optimizer, value, group)) or (_is_plain(value) and key != "defaults")
     ]
     return (type(optimizer), *settings, *own)
 
