@@ -10,7 +10,7 @@ from torch import nn
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.hessian import LowRankLinear
 from allora_analysis.lora.doctor import effects
-from allora_analysis.lora.doctor.effects import effect_on, optimizer_effect
+from allora_analysis.lora.doctor.effects import effects_on, optimizer_effect
 from allora_analysis.lora.doctor.measured import backward_word, clipping_effect, unwrapped
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
@@ -337,6 +337,6 @@ def test_the_trial_is_at_the_mean_gradient_of_the_pairs_that_this_optimizer_trai
         layer.a.grad, layer.b.grad = (torch.full_like(part, size) for part in (layer.a, layer.b))
     optimizer = torch.optim.Adam([small.a, small.b], lr=1e-3, eps=1e-6)
     homes = {id(one): optimizer.param_groups[0] for one in (small.a, small.b)}
-    found = effect_on(optimizer, homes, [*lora_pairs(other), *lora_pairs(small)])
+    _, found = effects_on(optimizer, homes, [*lora_pairs(other), *lora_pairs(small)])
     assert found.response == pytest.approx(1, abs=0.01)
     assert found.words == "a factor c on rows becomes c^1.00, measured at gradients of 9.3e-10"

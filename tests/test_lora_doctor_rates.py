@@ -41,11 +41,36 @@ def test_the_rates_at_scaling_one_and_the_first_step(kind, word):
     assert doctor(made, kind(made.parameters(), lr=1e-3)).verdict == "off"
 
 
-@pytest.mark.parametrize(("eps", "told"), [(0.05, True), (0.18, False), (5.0, False), (30.0, True)])
-def test_between_adams_response_and_sgds_there_is_no_first_step_to_tell(eps, told):
-    """Adam's ε makes it so: the response is about ε/(1 + ε)."""
+def stepping(kind, **options):
+    return lambda parameters: kind(parameters, **({"lr": 1e-3} | options))
+
+
+@pytest.mark.parametrize(
+    ("make", "step"),
+    [
+        *[(stepping(torch.optim.AdamW, eps=eps), "adamw" if eps == 1e-3 else None) for eps in (1e-3, 0.18, 5.0, 30.0)],
+        (stepping(torch.optim.AdamW, weight_decay=0.5), "adamw"),
+        (stepping(torch.optim.Adagrad), "adamw"),
+        (stepping(torch.optim.SGD, momentum=0.9), "sgd"),
+        (stepping(torch.optim.SGD, momentum=0.9, nesterov=True), None),
+        (stepping(torch.optim.RMSprop), None),
+        (stepping(torch.optim.RAdam), None),
+        (stepping(torch.optim.Adadelta), None),
+        (stepping(pytest.importorskip("transformers").Adafactor, relative_step=False), None),
+    ],
+)
+def test_the_first_step_is_told_only_where_it_is_adams_or_sgds(make, step):
+    """Adam's ε takes the response, ε/(1 + ε) or so, from 0 to 1; at ε = 30 the first step is 1/30 of SGD's."""
     made = model()
-    assert ("rates" in lines(doctor(made, torch.optim.AdamW(made.parameters(), eps=eps), allora=False))) is told
+    optimizer = make([one for one in made.parameters() if one.requires_grad])
+    told = lines(doctor(made, optimizer, allora=False)).get("rates")
+    assert (told is not None) == (step is not None)
+    assert step is None or ("full fine-tuning's" in told) == (step == "sgd")
+    layer = made.base_model.model.q
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    a.grad, b.grad = torch.zeros_like(a), torch.randn(b.shape, generator=torch.Generator().manual_seed(1))
+    optimizer.step()
+    assert step is None or torch.allclose(b, -1e-3 * (b.grad if step == "sgd" else b.grad.sign()), rtol=0.2)
 
 
 def test_lora_plus_and_what_else_trains_at_bs_rate():

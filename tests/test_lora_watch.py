@@ -12,6 +12,7 @@ from allora_analysis.lora import watch
 from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
+from allora_analysis.lora.pairs import lora_pairs
 
 
 def adapted(variant: str = "allora") -> nn.Module:
@@ -74,6 +75,26 @@ def test_whoever_asked_the_doctor_is_not_told_twice():
     optimizer = torch.optim.AdamW(trained(model), lr=1e-3)
     assert doctor(model, optimizer).verdict == "off"
     step(model, optimizer)
+
+
+@pytest.mark.parametrize("before", ["merged", "frozen", "held by none"])
+def test_what_comes_after_the_doctor_was_asked_is_looked_at(before):
+    model = in_peft(target_modules=["0"], r=2, eta=2.0)
+    head, pair = list(model.base_model.model[2].requires_grad_(True).parameters()), lora_pairs(model)[0]
+    optimizer = torch.optim.AdamW(head if before == "held by none" else trained(model), lr=1e-3)
+    if before == "merged":
+        model.merge_adapter()
+    for part in (pair.a, pair.b):
+        part.requires_grad_(before != "frozen")
+    doctor(model, optimizer)
+    if before == "merged":
+        model.unmerge_adapter()
+    if before == "held by none":
+        optimizer.add_param_group({"params": [pair.a, pair.b]})
+    for part in (pair.a, pair.b):
+        part.requires_grad_(True)
+    with pytest.warns(watch.FactorUndone, match="ALLoRA is OFF"):
+        step(model, optimizer)
 
 
 def test_it_can_be_made_an_error():

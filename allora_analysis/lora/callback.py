@@ -34,8 +34,9 @@ class DoctorCallback(TrainerCallback):
 
     Each finding is an entry of the Trainer's `state.log_history`, of numbers named `allora/…`: `allora/on` (1, 0, or ½
     for what is neither), the share of trained layers where the factor acts, and of the trained layers the median row
-    norm, the smallest, median and largest factor, and what clipping takes from the gradient's norm. Where ALLoRA is
-    off, in part, or undone by clipping, a warning gives the reason and the way out. A model without adapters raises; a
+    norm, the smallest, median and largest factor, and what clipping takes from the gradient's norm. Where there is a
+    problem — ALLoRA off, in part, undone by clipping; a gradient that is not finite — a warning gives the worst and the
+    way out. A model without adapters raises; a
     doctor that fails otherwise is a warning, and the run goes on.
 
     Args:
@@ -71,6 +72,8 @@ class DoctorCallback(TrainerCallback):
         """At step n: the doctor, on the gradients that were kept."""
         if not self._hooks:
             return
+        for hook in self._hooks:  # the doctor names those of others
+            hook.remove()
         scaler = getattr(optimizer, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
         try:
@@ -119,7 +122,7 @@ class DoctorCallback(TrainerCallback):
         else:
             self.log(numbers)
         problems = [line.text for line in found.advice if line.level == "problem"]
-        if found.verdict not in ("on", "plain") and problems and state.is_world_process_zero:
+        if problems and state.is_world_process_zero:
             said = VERDICTS[found.verdict].rstrip(".")
             warnings.warn(f"{said} (step {state.global_step}): {problems[0]}", stacklevel=2)
 

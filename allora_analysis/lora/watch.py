@@ -65,7 +65,7 @@ def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     _LOOKED[optimizer] = seen | before  # what is thawed, added, or switched on later is looked at again
     homes = {id(one): group for group in optimizer.param_groups for one in group["params"] if one.requires_grad}
     layers = _layers_with([one for one in held if one.ndim > 1])
-    pairs = [pair for layer in layers for pair in lora_pairs(layer) if _scaled(pair) and _held(pair, homes)]
+    pairs = [pair for layer in layers for pair in lora_pairs(layer) if scaled_by(pair, homes)]
     if pairs:
         known(optimizer)
         if said := _said(optimizer, homes, pairs):
@@ -84,29 +84,35 @@ def _layer_of(one: Tensor) -> nn.Module | None:
     return layer if layer is not None and any(own is one for own in layer.parameters()) else None
 
 
-def _scaled(pair: Pair) -> bool:
+def scaled_by(pair: Pair, homes: dict[int, Any]) -> bool:
+    """The layer is in use and scales a gradient of what an optimizer trains.
+
+    Args:
+        pair: one adapter of one layer.
+        homes: the optimizer's parameter groups, by the ids of their parameters.
+    """
     acts = pair.active and not (pair.merged or pair.disabled)
-    return acts and pair.eta is not None and pair.variant not in ("asf_lora", "lora_x_eta")
-
-
-def _held(pair: Pair, homes: dict[int, Any]) -> bool:
-    return id(pair.a) in homes or id(pair.b) in homes
+    held = any(part.requires_grad and id(part) in homes for part in (pair.a, pair.b))
+    return acts and held and pair.eta is not None and pair.variant not in ("asf_lora", "lora_x_eta")
 
 
 def _said(optimizer: Optimizer, homes: dict[int, Any], pairs: Sequence[Pair]) -> str | None:
-    from allora_analysis.lora.doctor.effects import Effect, effect_on, of_response
+    from allora_analysis.lora.doctor.effects import Effect, effects_on, of_response, weakest
 
     with torch.no_grad():
-        found = effect_on(optimizer, homes, pairs)
+        found = effects_on(optimizer, homes, pairs)
     first = not distributed.is_available() or not distributed.is_initialized() or distributed.get_rank() == 0
-    if not first or found.on_update or found.response is None:
+    tried = [one for one in found if not one.on_update and one.response is not None]
+    lost = [one for one in tried if of_response(one.response) != Effect.ON_GRADIENT]
+    if not first or not lost:
         return None
-    if (effect := of_response(found.response)) == Effect.ON_GRADIENT:
-        return None
+    worst = weakest(lost)
+    effect = of_response(worst.response)
     whole = all(id(pair.b) in homes or not pair.b.requires_grad for pair in pairs)
     effect = effect if whole else Effect.PARTLY_UNDONE  # some B is another optimizer's
-    words = {"optimizer": found.name, "response": found.words, "layers": f"ALLoRA's layers ({len(pairs)})"}
-    return "ALLoRA is OFF: " * (effect == Effect.UNDONE) + effect.text.format(**words)
+    words = {"optimizer": worst.name, "response": worst.words, "layers": f"ALLoRA's layers ({len(lost)})"}
+    off = effect == Effect.UNDONE and len(lost) == len(pairs)
+    return "ALLoRA is OFF: " * off + effect.text.format(**words)
 
 
 register_optimizer_step_pre_hook(_look)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.lora.doctor.advice import Advice, advise, table
-from allora_analysis.lora.doctor.effects import Effect, OptimizerEffect, effect_on
+from allora_analysis.lora.doctor.effects import Effect, OptimizerEffect, effects_on, weakest
 from allora_analysis.lora.doctor.measured import (
     Clipping,
     LayerReport,
@@ -28,13 +28,14 @@ from allora_analysis.lora.doctor.measured import (
     clipping_effect,
     layer_factor,
     rate,
+    reached,
     report,
     rows_of_b,
     unwrapped,
 )
 from allora_analysis.lora.foreign import any_pairs
 from allora_analysis.lora.pairs import PLAIN, Pair
-from allora_analysis.lora.watch import known
+from allora_analysis.lora.watch import known, scaled_by
 from allora_analysis.validation import ArgumentError, non_negative
 
 __all__ = ["Advice", "Clipping", "Diagnosis", "LayerReport", "OptimizerEffect", "doctor"]
@@ -51,7 +52,8 @@ class Diagnosis:
         verdict: "on", "clipped" (on, and clipping undoes it), "off", "partly" or "unknown", over the layers that are
             trained; "plain" where none has a rule and none was meant.
         layers: one report for each adapter of each layer.
-        optimizer: what the optimizer makes of a row factor, or None if none was given.
+        optimizer: what the optimizer makes of a row factor, where groups differ in the one that leaves least of it;
+            None if none was given.
         clipping: what clipping makes of the last gradients, or None without a maximum or gradients.
         advice: what to know and what to change, the worst first.
     """
@@ -91,17 +93,20 @@ def doctor(
         raise ArgumentError("model: no LoRA adapter found; add one, for example peft.get_peft_model")
     maximum = non_negative("max_grad_norm", 0.0 if max_grad_norm is None else max_grad_norm)
     optimizer = None if optimizer is None else unwrapped(optimizer)
-    known(optimizer)
     if optimizer is not None and not hasattr(optimizer, "param_groups"):
         raise ArgumentError(f"optimizer must have param_groups, received {type(optimizer).__name__}")
     groups = [{**group, "lr": rate(group)} for group in getattr(optimizer, "param_groups", ())]
     homes = {id(p): group for group in groups for p in group["params"]}
+    if any(scaled_by(pair, homes) for pair in pairs):  # else what comes later is looked at
+        known(optimizer)
     stated = (getattr(module, "peft_config", None) for module in model.modules())
     configs = next((config for config in stated if isinstance(config, dict)), {})
     with torch.no_grad():
-        effect = None if optimizer is None else effect_on(optimizer, homes, pairs)
+        found = [None] * len(pairs) if optimizer is None else effects_on(optimizer, homes, pairs)
         clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum else None
-        layers = tuple(clipped(report(pair, effect, homes, configs), clipping) for pair in pairs)
+        layers = tuple(clipped(report(*each, homes, configs), clipping) for each in zip(pairs, found, strict=True))
+        layers = reached(pairs, layers)
+    effect = None if optimizer is None else weakest(found)
     effects = [layer.effect for layer in layers]
     plain = not allora and all(pair.variant in PLAIN for pair in pairs) and set(effects) <= _NO_RULE
     verdict = "plain" if plain else _verdict(effects)

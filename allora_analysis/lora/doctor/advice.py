@@ -46,6 +46,11 @@ _LAYER_TEXTS = {
         "note",
         "the backward pass of {layers} could not be tried on the layer alone: it is taken to be what the layer states",
     ),
+    "hooks": (
+        "note",
+        "A or B of {layers} have a hook that runs after the backward pass (register_post_accumulate_grad_hook): what "
+        "it makes of the gradient is not measured",
+    ),
     "not finite": ("problem", "BA of {layers} is not finite; go back to an earlier checkpoint"),
     "gradient not finite": (
         "problem",
@@ -97,7 +102,7 @@ def advise(
 ) -> tuple[Advice, ...]:
     """All that there is to say."""
     lines = [
-        *_on_effects(layers, optimizer, allora),
+        *_on_effects(layers, allora),
         *(Advice(*told) for told in _on_rates(pairs, layers, homes, optimizer)),
         *_on_layers(pairs, layers, configs),
         *_on_groups(pairs, homes, optimizer),
@@ -111,22 +116,27 @@ def _which(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} layers ({names[0]}, …)"
 
 
-def _on_effects(layers: Sequence[LayerReport], optimizer: OptimizerEffect | None, allora: bool) -> Iterator[Advice]:
+def _on_effects(layers: Sequence[LayerReport], allora: bool) -> Iterator[Advice]:
     if all(layer.effect.idle for layer in layers):
         yield Advice("problem", "nothing trained", "no adapter is trained; load with is_trainable=True, or set_adapter")
-    name = "no optimizer" if optimizer is None else optimizer.name
-    response = "what it does to a factor is not known" if optimizer is None else optimizer.words
     for effect in Effect:
         level, text = (effect.level, effect.text) if allora else _NOT_MEANT.get(effect, (effect.level, effect.text))
         found = [layer for layer in layers if layer.effect == effect]
         if found and text:
-            words = {"layers": _which([layer.name for layer in found]), "optimizer": name, "response": response}
-            words["factor"] = getattr(getattr(optimizer, "row_factor", None), "words", "")
+            one = found[0].optimizer
+            words = {
+                "layers": _which([layer.name for layer in found]),
+                "optimizer": getattr(one, "name", "no optimizer"),
+            }
+            words["response"] = getattr(one, "words", "what it does to a factor is not known")
+            words["factor"] = getattr(getattr(one, "row_factor", None), "words", "")
             kinds = {one.variant for one in found}
             told = sorted("measured" if kind == "another" else f"PEFT's {kind}" for kind in kinds)
             yield Advice(level, effect, text.format(variants=", ".join(told), **words))
-    if optimizer is not None and optimizer.momentum and any(layer.effect in _ON_GRADIENT for layer in layers):
-        yield Advice("note", "momentum", f"{name}'s momentum carries earlier factors on: the step lags behind d")
+    moving = [layer.optimizer for layer in layers if layer.effect in _ON_GRADIENT and layer.optimizer.momentum]
+    if moving:
+        text = f"{moving[0].name}'s momentum carries earlier factors on: the step lags behind d"
+        yield Advice("note", "momentum", text)
 
 
 def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: dict[str, Any]) -> Iterator[Advice]:
@@ -137,6 +147,7 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
         "backward": [row.backward == "another" and (p.variant in PLAIN or p.eta is not None) for p, row in rows],
         "scaling": [p.variant not in PLAIN and p.eta is not None and p.scaling != 1 for p in pairs],
         "unmeasured": [row.backward is None and not row.effect.idle and row.effect != Effect.NOT_BA for row in layers],
+        "hooks": [any(getattr(x, "_post_accumulate_grad_hooks", None) for x in (p.a, p.b)) for p in pairs],
         "not finite": [row.norms is not None and not math.isfinite(sum(row.norms)) for row in layers],
         "gradient not finite": [not (_finite(pair.a.grad) and _finite(pair.b.grad)) for pair in pairs],
         "dropout not applied": [row.dropout_applied is False for row in layers],
@@ -291,7 +302,7 @@ def _on_rates(
     whole = [(pair, row) for pair, row in fit if pair.is_product and None not in row.rates]
     if optimizer is None or not whole:
         return
-    if not optimizer.on_update and (told := _at_scaling_one(whole, optimizer)):
+    if not optimizer.on_update and (told := _at_scaling_one(whole)):
         yield "note", "rates", told
     yield from _on_group_rates([pair for pair, _ in whole], homes, optimizer.name)
 
@@ -345,12 +356,14 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
         yield "note", "stable step", f"the largest stable step is {told}"
 
 
-def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]], optimizer: OptimizerEffect) -> str | None:
-    # Of the most frequent kind of layer; an optimizer between Adam's and SGD's has no such rate.
-    kind = None if optimizer.response is None else "sgd" if optimizer.response > 0.9 else "adamw"
-    kinds = Counter((row.rank, abs(row.scaling), *row.rates, math.prod(pair.a.shape[1:])) for pair, row in whole)
-    (r, scaling, rate_a, rate_b, width), many = kinds.most_common(1)[0]
-    if kind is None or not min(scaling, rate_a, rate_b) > 0 or 0.1 < optimizer.response <= 0.9:
+def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]]) -> str | None:
+    # Of the most frequent kind of layer; an optimizer whose first step is neither Adam's nor SGD's has no such rate.
+    kinds = Counter(
+        (row.optimizer.first_step, row.rank, abs(row.scaling), *row.rates, math.prod(pair.a.shape[1:]))
+        for pair, row in whole
+    )
+    (kind, r, scaling, rate_a, rate_b, width), many = kinds.most_common(1)[0]
+    if kind is None or not min(scaling, rate_a, rate_b) > 0:
         return None
     found = rates(Recipe(r, scaling * r, rate_a, kind, loraplus_ratio=rate_b / rate_a, width=width))
     step = "full fine-tuning's at rate" if kind == "sgd" else "its entries move by (RMS)"

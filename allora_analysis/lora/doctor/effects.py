@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Hashable, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -121,6 +124,12 @@ class Effect(StrEnum):
         "problem",
         "{layers} are disabled and get no gradient; call enable_adapter_layers()",
     )
+    NO_GRADIENT = (
+        "no gradient",
+        "idle",
+        "note",
+        "no gradient reached {layers}, though others have one: never called, detached, or no token was routed there",
+    )
     UNKNOWN = (
         "unknown",
         "unknown",
@@ -159,6 +168,7 @@ class Effect(StrEnum):
         "the gradient's norm is max_grad_norm already, so that what clipping left of the factor of {layers} cannot be "
         "told; call doctor before clip_grad_norm_",
     )
+    ANOTHERS_BACKWARD = ("another backward", "unknown", "problem", "")  # the line on the backward pass says it
     CLIPPED = ("clipped", "on", "problem", "")  # the line on clipping says it, with numbers
     INACTIVE = ("inactive", "idle", "ok", "")
     FROZEN = ("frozen", "idle", "ok", "")
@@ -180,6 +190,7 @@ class Effect(StrEnum):
         return self.verdict == "on" and self.level == "ok"
 
 
+_NO_SETTINGS = ("params", "param_names", "names", "initial_lr")
 _RATE = 1e-4  # the rows stay what they are
 _SPREAD = 1e-2
 _TOLERANCE = 0.02
@@ -239,21 +250,59 @@ def _steps(optimizer: Any, group: dict[str, Any], rows: tuple[Tensor, ...]) -> l
 
 
 def fresh_optimizer(optimizer: Any, group: dict[str, Any], parameter: nn.Parameter, lr: float) -> Any:
-    """One of the same class and the group's settings, without weight decay and without a pair's factor."""
+    """One of the same class, attributes and group's settings, without weight decay and without a pair's factor."""
+    settings = _settings(optimizer, group, lr)
     accepted = inspect.signature(type(optimizer).__init__).parameters
-    settings = {key: group[key] for key in optimizer.defaults if key in accepted and key in group}
-    if settings.get("lr") is not None:
-        settings["lr"] = lr
-    if "weight_decay" in settings:
-        settings["weight_decay"] = 0.0
-    if isinstance(optimizer, ALLoRAAdamW):
-        settings |= {"eta": 1.0, "adaptor": "constant"}  # one matrix is no pair
-    fresh = type(optimizer)([{"params": [parameter]}], **settings)
+    try:  # some make their state there, as Adagrad does
+        given = {key: value for key, value in settings.items() if key in accepted}
+        fresh = type(optimizer)([{"params": [parameter]}], **given)
+    except Exception:  # what else it was built with is not known
+        fresh = object.__new__(type(optimizer))
+        vars(fresh).update({key: OrderedDict() for key in vars(optimizer) if key.endswith("_hooks")})
+        fresh.state = defaultdict(dict)
+    memo = {id(one): parameter for held in optimizer.param_groups for one in held["params"]} | {id(optimizer): fresh}
+    for key, value in _attributes(optimizer):
+        with suppress(Exception):  # what cannot be copied stays as it was built
+            inner = _inner_group(optimizer, value, group)
+            copied = fresh_optimizer(value, inner, parameter, lr) if inner else deepcopy(value, memo)
+            vars(fresh)[key] = copied
+    if "param_groups" in vars(optimizer):
+        fresh.param_groups = [{**settings, "params": [parameter]}]
     known(fresh)
     return fresh
 
 
+def _settings(optimizer: Any, group: dict[str, Any], lr: float) -> dict[str, Any]:
+    settings = {key: value for key, value in group.items() if key not in _NO_SETTINGS}
+    changed = {"lr": lr, "weight_decay": 0.0}
+    if isinstance(optimizer, ALLoRAAdamW):
+        changed |= {"eta": 1.0, "adaptor": "constant", "pair": False, "scaling": 1.0}  # one matrix is no pair
+    return settings | {key: value for key, value in changed.items() if settings.get(key) is not None}
+
+
+def _attributes(optimizer: Any) -> list[tuple[str, Any]]:
+    """An optimizer's own, but for what may reach its parameters: hooks, a model, a scheduler's `step`, functions."""
+    return [
+        (key, value)
+        for key, value in vars(optimizer).items()
+        if key not in ("state", "param_groups")
+        and not key.endswith("_hooks")
+        and not callable(getattr(type(optimizer), key, None))
+        and not (isinstance(value, nn.Module) or inspect.isfunction(value))
+    ]
+
+
+def _inner_group(optimizer: Any, value: Any, group: dict[str, Any]) -> dict[str, Any] | None:
+    """Where `value` is an optimizer that this one steps: its group of the same parameters, or the first."""
+    if any(one is optimizer for one in (value, *getattr(value, "__dict__", {}).values())):  # no end
+        return None
+    groups, own = list(getattr(value, "param_groups", ())), {id(one) for one in group["params"]}
+    same = (one for one in groups if own & {id(each) for each in one["params"]})
+    return next(same, groups[0] if groups else None)
+
+
 _STEPS = 20  # RAdam adapts from its sixth step on
+_SAME_STEP = 0.05  # relative
 # Where an optimizer cannot be tried (it needs a GPU, a closure, …): families that divide a gradient by its own size.
 _NORMALISING = (
     "adam", "lion", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "lars", "lorafa", "rprop", "signsgd",
@@ -275,6 +324,8 @@ class OptimizerEffect:
         on_update: `ALLoRAAdamW`, which puts the factor on its update.
         row_factor: a factor of the parameters' own row norms that the optimizer puts on its update, measured; or None.
         size: of the gradient's entries in the trial: one for all layers, which differ where ε is about their size.
+        first_step: "adamw" or "sgd" where it answers a factor as these do and its first step at rate l, tried, is
+            theirs: −l·sign(g) or −l·g; else None.
     """
 
     name: str
@@ -284,6 +335,7 @@ class OptimizerEffect:
     on_update: bool
     row_factor: RowFactor | None = None
     size: float = 1.0
+    first_step: str | None = None
 
     @property
     def words(self) -> str:
@@ -300,13 +352,29 @@ _KEPT_TRIALS = 64
 
 def optimizer_effect(optimizer: Any, group: dict[str, Any], size: float = 1.0) -> OptimizerEffect:
     """A fresh optimizer of this class with this group's settings, tried with and without factors on gradient rows."""
-    settings = ((key, repr(group[key])) for key in optimizer.defaults if key in group and key != "lr")
-    kind = (type(optimizer), group.get("lr") is None, size, *settings)
+    kind = (size, *_kind(optimizer, group))
     if kind not in _TRIED:  # one optimizer for each parameter is tried once
         if len(_TRIED) >= _KEPT_TRIALS:
             _TRIED.clear()
         _TRIED[kind] = _tried(optimizer, group, size)
     return _TRIED[kind]
+
+
+def _kind(optimizer: Any, group: dict[str, Any]) -> tuple[Hashable, ...]:
+    """The same for optimizers that make the same step, as far as words and numbers say it."""
+    settings = [(key, repr(value)) for key, value in sorted(_settings(optimizer, group, 1.0).items())]
+    own = [
+        (key, _kind(value, inner) if inner else repr(value))
+        for key, value in _attributes(optimizer)
+        if (inner := _inner_group(optimizer, value, group)) or (_is_plain(value) and key != "defaults")
+    ]
+    return (type(optimizer), *settings, *own)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return all(_is_plain(one) for one in (value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _tried(optimizer: Any, group: dict[str, Any], size: float) -> OptimizerEffect:
@@ -318,24 +386,44 @@ def _tried(optimizer: Any, group: dict[str, Any], size: float) -> OptimizerEffec
         response = 0.0
     ours = isinstance(optimizer, ALLoRAAdamW)
     own = None if ours else row_factor(optimizer, group)
-    return OptimizerEffect(name, response, measured, momentum, ours, own, size)
+    first = _first_step(optimizer, group, size, response) if measured else None
+    return OptimizerEffect(name, response, measured, momentum, ours, own, size, first)
 
 
-def effect_on(optimizer: Any, homes: dict[int, Any], pairs: Sequence[Pair]) -> OptimizerEffect:
-    """`optimizer_effect` of the first group that trains one of `pairs`, at the power of 2 next to the mean |∂L/∂B|."""
-    held = [pair for pair in pairs if id(pair.b) in homes or id(pair.a) in homes]
-    group = next((homes.get(id(pair.b), homes.get(id(pair.a))) for pair in held), optimizer.param_groups[0])
+def effects_on(optimizer: Any, homes: dict[int, Any], pairs: Sequence[Pair]) -> tuple[OptimizerEffect, ...]:
+    """`optimizer_effect` of each pair's own group, at the power of 2 next to the mean |∂L/∂B| of all of them."""
+    found = [homes.get(id(pair.b), homes.get(id(pair.a))) for pair in pairs]
+    held = [pair for pair, group in zip(pairs, found, strict=True) if group is not None]
     gradients = [pair.b.grad for pair in held if pair.b.grad is not None]
     gradients = [one.to_local() if hasattr(one, "to_local") else one for one in gradients]
     size = sum(one.double().abs().mean().item() for one in gradients) / (len(gradients) or 1)
     power = round(math.log2(size)) if 0 < size < math.inf else 0
-    return optimizer_effect(optimizer, group, 2.0**power)
+    other = next((group for group in found if group is not None), optimizer.param_groups[0])
+    return tuple(optimizer_effect(optimizer, group or other, 2.0**power) for group in found)
+
+
+def weakest(effects: Sequence[OptimizerEffect]) -> OptimizerEffect:
+    """The one that leaves least of a factor, or of which that is not known."""
+    return min(effects, key=lambda effect: -1.0 if effect.response is None else effect.response)
+
+
+def _gradient(size: float) -> Tensor:
+    return torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * size
+
+
+def _first_step(optimizer: Any, group: dict[str, Any], size: float, response: float) -> str | None:
+    gradient, effect = _gradient(size), of_response(response)
+    if effect == Effect.PARTLY_UNDONE:
+        return None
+    word, expected = ("sgd", -gradient) if effect == Effect.ON_GRADIENT else ("adamw", -gradient.sign())
+    apart = float((_last_step(optimizer, group, gradient, steps=1) - expected).norm() / expected.norm())
+    return word if apart < _SAME_STEP else None
 
 
 def _response(optimizer: Any, group: dict[str, Any], size: float) -> float | None:
     # The least-squares slope of log ‖Δ_i(c)‖/‖Δ_i(1)‖ over log c_i, Δ the last of some steps from 0; the same of one c.
     factors, (low, high) = 2.0 ** torch.arange(-2.0, 4.0, dtype=torch.float64), (0.5, 4.0)
-    gradient = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * size
+    gradient = _gradient(size)
     try:
         plain, scaled, short, long = (
             _last_step(optimizer, group, c * gradient) for c in (1.0, factors[:, None], low, high)
@@ -348,10 +436,10 @@ def _response(optimizer: Any, group: dict[str, Any], size: float) -> float | Non
     return min(slope, whole) if math.isfinite(slope + whole) else None
 
 
-def _last_step(optimizer: Any, group: dict[str, Any], gradient: Tensor) -> Tensor:
+def _last_step(optimizer: Any, group: dict[str, Any], gradient: Tensor, steps: int = _STEPS) -> Tensor:
     parameter = nn.Parameter(torch.zeros_like(gradient))
     fresh = fresh_optimizer(optimizer, group, parameter, 1.0)  # a warm-up starts at 0
-    for _ in range(_STEPS):
+    for _ in range(steps):
         before, parameter.grad = parameter.detach().clone(), gradient.clone()
         fresh.step()
     return parameter.detach() - before

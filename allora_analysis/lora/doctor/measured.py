@@ -24,9 +24,16 @@ _KEPT = 0.9  # of the logarithm of the gain: below, clipping undoes the factor
 _SAME_NORM, _ROUNDINGS = 1e-4, 2
 
 
+# Whose wrappers' steps hand the gradients on as they are.
+_HAND_ON = ("accelerate", "deepspeed", "lightning", "lightning_fabric", "megatron", "pytorch_lightning")
+
+
 def unwrapped(optimizer: Any) -> Any:
-    """The torch optimizer inside wrappers (Accelerate's)."""
+    """The optimizer inside wrappers that have no step of their own, or one that hands the gradients on."""
     while hasattr(optimizer, "optimizer"):
+        step = getattr(type(optimizer), "step", None)
+        if step is not None and step.__module__.partition(".")[0] not in _HAND_ON:
+            break
         optimizer = optimizer.optimizer
     return optimizer
 
@@ -209,8 +216,10 @@ class LayerReport:
         backward: ∂L/∂B measured on the layer alone: "as stated", "lora's", "another"; None where that cannot be done.
         drop_rate: of the adapter's dropout.
         dropout_applied: two passes of the layer in training differ; None where that cannot be tried.
-        rates: of A and of B in the optimizer; None for a matrix that it does not hold, or whose rate it finds itself.
+        rates: of A and of B in the optimizer; None for a matrix that is frozen or that it does not hold, or whose rate
+            it finds itself.
         quantised: the base weight is kept in few bits.
+        optimizer: what the optimizer makes of a row factor in the adapter's own parameter group; None without one.
         effect: what is left of the factor when the parameters move, or why nothing is trained.
     """
 
@@ -229,6 +238,7 @@ class LayerReport:
     dropout_applied: bool | None
     rates: tuple[float | None, float | None]
     quantised: bool
+    optimizer: OptimizerEffect | None
     effect: Effect
 
 
@@ -280,10 +290,15 @@ def report(
         backward=backward,
         drop_rate=pair.drop_rate,
         dropout_applied=dropout_applied(pair) if pair.drop_rate else None,
-        rates=tuple(homes[id(part)]["lr"] if id(part) in homes else None for part in (pair.a, pair.b)),
+        rates=tuple(_rate_of(part, homes) for part in (pair.a, pair.b)),
         quantised=pair.quantised,
+        optimizer=effect,
         effect=_effect(pair, variant, backward, effect, homes),
     )
+
+
+def _rate_of(part: Tensor, homes: dict[int, dict[str, Any]]) -> float | None:
+    return homes[id(part)]["lr"] if part.requires_grad and id(part) in homes else None
 
 
 def _spread(values: Tensor) -> tuple[float, float, float]:
@@ -296,6 +311,21 @@ def clipped(layer: LayerReport, clipping: Clipping | None) -> LayerReport:
         return layer
     effect = Effect.CLIPPED_BEFORE if clipping.done else Effect.CLIPPED if clipping.undoes else layer.effect
     return replace(layer, effect=effect)
+
+
+_WORSE = (Effect.NOT_BA, Effect.NOT_HELD)  # than to get no gradient
+
+
+def reached(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> tuple[LayerReport, ...]:
+    """The reports; where some trained layer has a gradient, one without is not on."""
+    trained = [not row.effect.idle for row in layers]
+    bare = [pair.a.grad is None and pair.b.grad is None for pair in pairs]
+    if not any(one and not missing for one, missing in zip(trained, bare, strict=True)):
+        return tuple(layers)
+    return tuple(
+        replace(row, effect=Effect.NO_GRADIENT) if one and missing and row.effect not in _WORSE else row
+        for row, one, missing in zip(layers, trained, bare, strict=True)
+    )
 
 
 def _effect(
@@ -342,4 +372,5 @@ def _factors_effect(
         return Effect.NO_PAIR if optimizer.on_update else Effect.OFF
     if (response := optimizer.response) is None:
         return Effect.UNTRIED
-    return of_response(response)
+    found = of_response(response)
+    return Effect.ANOTHERS_BACKWARD if backward == "another" and found != Effect.UNDONE else found
