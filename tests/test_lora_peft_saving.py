@@ -15,7 +15,7 @@ from allora_analysis.lora.peft import ALLoRAConfig, ALLoRALinearLayer, Rule, all
 from allora_analysis.lora.peft.layer import _same_draw
 from tests import warm
 from tests.test_lora_peft_refusals import refused
-from tests.tiny_peft_models import QWEN_TARGETS, batch, gpt2, logits, qwen, randomise
+from tests.tiny_peft_models import QWEN_TARGETS, batch, gpt2, logits, mixtral, peft_takes_experts, qwen, randomise
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"
@@ -182,6 +182,24 @@ def test_modules_to_save_come_back(tmp_path):
         model.base_model.model.score.modules_to_save["default"].weight += 1
     model.save_pretrained(tmp_path)
     assert torch.equal(logits(load(qwen(), tmp_path)), logits(model))
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning")  # they did
+@pytest.mark.parametrize("variant", ["lora_x_eta", "allora"])
+@pytest.mark.parametrize("eta", [2.0, 0.3])
+def test_a_mixture_under_all_linear_comes_back(tmp_path, variant, eta):
+    """Planted: LoRA×η was saved with the patterns that PEFT had written, and refused for them."""
+    if not peft_takes_experts():
+        pytest.skip("this PEFT leaves experts out")
+    fields = {"r": 3, "target_modules": "all-linear", "task_type": "SEQ_CLS"}
+    model = get_peft_model(mixtral(), allora_config(eta, variant, **fields))
+    randomise(model)
+    wanted = logits(model)
+    model.save_pretrained(tmp_path)
+    loaded = load(mixtral(), tmp_path)
+    assert torch.equal(logits(loaded), wanted)
+    scalings = [module.scaling["default"] for module in loaded.modules() if hasattr(module, "lora_A")]
+    assert scalings == pytest.approx([eta if variant == "lora_x_eta" else 1.0] * 7)
 
 
 def test_several_adapters_in_one_folder(tmp_path):
