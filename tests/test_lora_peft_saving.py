@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file
 
@@ -245,6 +245,21 @@ def test_lora_trained_on_with_allora_starts_from_the_same_function(tmp_path, fie
     assert (config.lora_alpha, config.use_rslora) == (config.r, False)
     ours.train()(**batch()).loss.backward()
     assert layers(ours)[0].lora_B["default"].weight.grad.norm() > 0
+
+
+@pytest.mark.filterwarnings("ignore:lora with eva initialization used with low_cpu_mem_usage")
+def test_an_eva_start_is_trained_on(tmp_path):
+    """Planted: refused for the eva_config beside it, which the file has for its start alone."""
+    fields = {"r": 3, "lora_alpha": 12, "target_modules": QWEN_TARGETS}
+    model = get_peft_model(qwen(), LoraConfig(init_lora_weights="eva", eva_config=EvaConfig(rho=1.0), **fields))
+    for layer in model.modules():
+        if hasattr(layer, "lora_A"):  # as EVA draws it from data
+            torch.nn.init.orthogonal_(layer.lora_A["default"].weight)
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    trained = train_on(qwen(), tmp_path, 2.0)
+    assert torch.allclose(logits(trained), logits(model), rtol=1e-4, atol=1e-5)
+    assert trained.peft_config["default"].eva_config is None
 
 
 def test_train_on_reaches_every_variant_that_is_loras_function(tmp_path):

@@ -98,6 +98,7 @@ def train_on(
     scaling, weights = _scaling(folder, saved), _read_weights(folder)
     # PEFT sets `fan_in_fan_out` in the file of every adapter over a Conv1D; here the layer itself says how it lies.
     own = {"lora_alpha": None, "use_rslora": False, "init_lora_weights": True, "fan_in_fan_out": False}
+    own |= {"eva_config": None}  # of the start, which is over
     rule = {"eta": eta, "variant": variant, "adaptor": adaptor}
     config = _config(folder, saved | own | rule)
     factor = scaling / (config.lora_alpha / config.r)
