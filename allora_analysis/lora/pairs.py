@@ -115,6 +115,11 @@ def stacked(part: Tensor, k: int, experts: int) -> Tensor:
 
 def lora_pairs(model: nn.Module) -> tuple[Pair, ...]:
     """Every adapter of every layer, active or not, trainable or not, in the order of `named_modules`."""
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"model must be a torch.nn.Module, received {type(model).__name__}: the model is the first argument, "
+            "itself and not its state_dict or its name"
+        )
     found: list[Pair] = []
     for name, module in model.named_modules():
         if _has(module, "lora_A", "lora_B", "scaling") and isinstance(module.scaling, dict):
