@@ -33,7 +33,7 @@ from allora_analysis.lora.doctor.measured import (
     unwrapped,
 )
 from allora_analysis.lora.foreign import any_pairs
-from allora_analysis.lora.pairs import PLAIN, Pair
+from allora_analysis.lora.pairs import WITHOUT_RULE, Pair
 from allora_analysis.lora.watch import known
 from allora_analysis.validation import ArgumentError, non_negative
 
@@ -103,7 +103,7 @@ def doctor(
         clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum else None
         layers = tuple(clipped(report(pair, effect, homes, configs), clipping) for pair in pairs)
     effects = [layer.effect for layer in layers]
-    plain = not allora and all(pair.variant in PLAIN for pair in pairs) and set(effects) <= _NO_RULE
+    plain = not allora and all(pair.variant in WITHOUT_RULE for pair in pairs) and set(effects) <= _NO_RULE
     verdict = "plain" if plain else _verdict(effects)
     advice = advise(pairs, layers, effect, clipping, homes, configs, allora)
     return Diagnosis(verdict, layers, effect, clipping, advice)
