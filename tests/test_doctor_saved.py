@@ -160,6 +160,72 @@ def test_experts_in_one_parameter_are_as_many_pairs_of_the_configs_rank(rslora, 
     assert saved["other"].norms[2] == pytest.approx(float(saved["other"].scaling * torch.cat(by_hand).max()))
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file")
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning")  # they did
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("fields", "ranks"),
+    [
+        ({}, (8, 4, 4)),
+        ({"rank_pattern": {"experts.down_proj": 2}}, (8, 2, 4)),
+        ({"rank_pattern": {"down_proj": 2}}, (8, 2, 4)),
+        ({"rank_pattern": {"q_proj": 8}, "use_rslora": True}, (8, 4, 4)),
+    ],
+    ids=str,
+)
+def test_a_mixture_under_all_linear(fields, ranks, order, tmp_path):
+    """PEFT's rank for gate_up is 2r, and its file names the parameters in any order. Planted: the first that divides
+    the rows, which gave 8 experts or 2."""
+    peft = pytest.importorskip("peft")
+    from allora_analysis.lora.pairs import lora_pairs
+    from tests.tiny_peft_models import mixtral, randomise
+
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="SEQ_CLS", **fields)
+    model = peft.get_peft_model(mixtral(), config)
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(written | {"target_parameters": sorted(written["target_parameters"])[::order]}))
+    saved = {pair.name: pair for pair in read(tmp_path).pairs}
+    mixture = [f"model.layers.0.mlp.{name}" for name in ("experts.base_layer", "experts", "gate")]
+    assert [(saved[name].r, saved[name].experts) for name in mixture] == list(zip(ranks, (4, 4, 1), strict=True))
+    live = {pair.name.removeprefix("base_model.model."): pair for pair in lora_pairs(model)}
+    assert live.keys() == saved.keys()
+    for name, pair in live.items():
+        a, b = (part.detach().double() for part in pair.matrices)
+        rows = pair.scaling * (b @ a).norm(dim=-1)
+        assert (saved[name].r, saved[name].experts) == (a.shape[1], pair.experts)
+        assert saved[name].scaling == pytest.approx(pair.scaling)
+        assert saved[name].norms == pytest.approx(
+            [float(rows.min()), float(rows.median()), float(rows.max())], rel=1e-6
+        )
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("rows", "fields", "match"),
+    [
+        ((8, 12), {}, "mixed: A has 12 and 8 rows, which the ranks of mixed.up, mixed.down fit in no way"),
+        ((8, 8), {"alpha_pattern": {"up": 16}}, "fit in several ways; save the adapter again, with one rank and one"),
+        ((8, 8, 8), {}, "8 and 8 and 8 rows, .* in no way"),
+        ((3, 3), {}, "in no way"),
+        ((8, 8), {"target_modules": "("}, r"target_modules must be names, received '\('"),
+    ],
+    ids=str,
+)
+def test_experts_that_no_rank_or_several_fit_are_refused(rows, fields, match, tmp_path):
+    tensors = {}
+    for depth, r in enumerate(rows):
+        a, b = drawn(r=r)
+        layer = "base_model.model.mixed" + ".base_layer" * depth
+        tensors |= {f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}
+    folder = peft_folder(tmp_path, tensors=tensors, layers=(), target_parameters=["up", "down"], **fields)
+    with pytest.raises(ArgumentError, match=match) as caught:
+        read(folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_several_adapters_in_one_file_are_pairs_of_their_own(tmp_path):
     """Planted: the second took the first one's place, without a word; and a bias (`lora_bias`) could take B's."""
     found = {}

@@ -16,6 +16,7 @@ from allora_analysis.finetune import data as text_data
 from allora_analysis.finetune.machine import quiet
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError
+from tests.tiny_peft_models import mixtral, peft_takes_experts
 
 RATE, HEAD = 0.05, 0.003
 
@@ -266,6 +267,17 @@ def test_a_model_that_the_arm_cannot_take_is_one_line(folder):
     made = dataclasses.replace(setting("pissa"), rank=10**6)
     with pytest.raises(ArgumentError, match="rank must be at most") as caught:
         arms.adapt(models.load(folder, 2).model, made)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("arm", ["pissa", "dora", "allora_od"])
+def test_a_mixture_that_the_arm_cannot_take_is_one_line(arm):
+    """Planted: PiSSA's AttributeError came out of PEFT."""
+    if not peft_takes_experts():
+        pytest.skip("this PEFT leaves experts out")
+    with pytest.raises(ArgumentError, match=rf"arm {arm}: .*all-linear takes in th.*down_proj, .*gate_up_p") as caught:
+        arms.adapt(mixtral(), setting(arm))
     assert "\n" not in str(caught.value)
 
 

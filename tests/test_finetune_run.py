@@ -231,6 +231,29 @@ def test_row_norms_are_those_of_the_product(films):
     assert len(found) == 13
 
 
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_row_norms_of_experts_are_those_of_each_experts_product(rank, sign):
+    """Planted: those of all experts' ranks in one product, and a norm below 0."""
+    peft = pytest.importorskip("peft")
+    experts, base = 4, torch.nn.Module()
+    base.mixed = torch.nn.Module()
+    base.mixed.stack = torch.nn.Parameter(torch.randn(experts, 5, 6))
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=[], target_parameters=["mixed.stack"])
+    adapted = peft.inject_adapter_in_model(config, base)
+    layer = adapted.mixed
+    torch.nn.init.normal_(layer.lora_B.default.weight)
+    layer.scaling["default"] *= sign
+    a, b = layer.lora_A.default.weight.detach(), layer.lora_B.default.weight.detach()
+    products = [2.0 * b[:, e::experts] @ a[rank * e : rank * (e + 1)] for e in range(experts)]
+    wanted = torch.cat([product.norm(dim=1) for product in products])
+    (got,) = trainer.norms_by_layer(adapted).values()
+    assert got == {
+        "mean": pytest.approx(float(wanted.mean()), rel=1e-5),
+        "max": pytest.approx(float(wanted.max()), rel=1e-5),
+    }
+
+
 def test_memory_and_time_are_in_the_provenance(films, tmp_path):
     start(films, setting(max_steps=2), tmp_path)
     (path,) = tmp_path.iterdir()

@@ -8,6 +8,7 @@ from torch import nn
 
 from allora_analysis.adaptive.recipe import Recipe, rates
 from allora_analysis.lora.doctor import doctor
+from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError
 from tests import foreign_lora
 
@@ -97,6 +98,25 @@ def test_lora_plus_and_what_else_trains_at_bs_rate():
 def test_dora_is_said():
     made = model(use_dora=True)
     assert "DoRA" in lines(doctor(made, torch.optim.AdamW(made.parameters()), allora=False))
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize("fields", [{"use_dora": True}, {"init_lora_weights": "mica"}], ids=str)
+def test_dora_and_mica_are_not_off_where_no_allora_is_meant(fields, kind):
+    """Planted: MiCA "not BA", and both "ALLoRA is OFF"."""
+    if "init_lora_weights" in fields and not hasattr(peft.tuners.lora.variants, "MiCALinearVariant"):
+        pytest.skip("this PEFT has no MiCA")
+    made = model(**fields)
+    optimizer = getattr(torch.optim, kind)([p for p in made.parameters() if p.requires_grad], lr=1e-3)
+    found = doctor(made, optimizer, allora=False)
+    assert found.verdict == "plain"
+    assert str(found).startswith("No ALLoRA, and none is meant.")
+    assert not [line for line in found.advice if line.level == "problem"]
+    (pair,) = lora_pairs(made)
+    assert pair.is_product
+    assert doctor(made, optimizer).verdict == "off"
+    if "use_dora" not in fields:
+        assert torch.allclose(pair.module.get_delta_weight("default"), pair.scaling * pair.b @ pair.a)
 
 
 def test_a_rule_that_is_off_is_a_problem_even_where_none_is_meant():

@@ -1,10 +1,13 @@
 """`param_groups` and `lora_pairs` of a model, PEFT's or the toolkit's own."""
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
 
 from allora_analysis.hessian import add_adapters
+from allora_analysis.lora.doctor import doctor
+from allora_analysis.lora.foreign import any_pairs
 from allora_analysis.lora.functional import row_factor
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
@@ -160,6 +163,19 @@ def test_a_pair_that_was_freed_is_refused(size):
     lora_pairs(model)[0].a.untyped_storage().resize_(0)
     with pytest.raises(ArgumentError, match="FSDP1 flattens them"):
         param_groups(model)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("call", [lora_pairs, any_pairs, param_groups, doctor])
+@pytest.mark.parametrize(
+    "given", ["model", {}, torch.optim.SGD([torch.ones(1)], 0.1), None], ids=lambda x: type(x).__name__
+)
+def test_what_is_no_model_is_one_line(call, given, request):
+    words = f"model must be a torch.nn.Module, received {type(given).__name__}: the model is the first argument"
+    untyped = request.config.option.untyped
+    with pytest.raises(ArgumentError if untyped else jaxtyping.TypeCheckError) as caught:
+        call(given)
+    assert not untyped or str(caught.value).startswith(words)
 
 
 class Experts(nn.Module):

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import importlib.util
+import warnings
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 import allora_analysis.lora.peft
 from allora_analysis.lora.peft import ALLoRAConfig, ALLoRALinearLayer, allora_config
 from allora_analysis.validation import ArgumentError
-from tests.tiny_peft_models import QWEN_TARGETS, batch, logits, qwen, randomise
+from tests.tiny_peft_models import QWEN_TARGETS, batch, logits, mixtral, peft_takes_experts, qwen, randomise
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*gradient_checkpointing:FutureWarning",
@@ -82,7 +83,29 @@ def refused_and_unchanged(model, match):
         ({"use_dora": True, "variant": "lora_x_eta"}, r"use_dora must be left out with variant 'lora_x_eta'"),
         (
             {"variant": "lora_x_eta", "rank_pattern": {"q_proj": 2}},
-            r"rank_pattern must be left out .* received \{'q_proj': 2\}",
+            r"rank_pattern must be left out .* received \{'q_proj': 2\}; or give rank_pattern and alpha_pattern the",
+        ),
+        (
+            {"variant": "lora_x_eta", "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 5}},
+            r"rank_pattern must be left out",
+        ),
+        (
+            {
+                "variant": "lora_x_eta",
+                "rank_pattern": {"q_proj": 2, ".*proj": 1},
+                "alpha_pattern": {".*proj": 2, "q_proj": 4},
+            },
+            r"rank_pattern must be left out",
+        ),
+        ({"variant": "lora_x_eta", "alpha_pattern": {"q_proj": 6}}, r"alpha_pattern must be left out"),
+        ({"variant": "lora_x_eta", "alpha_pattern": ["q_proj"]}, r"alpha_pattern must be left out"),
+        (
+            {"variant": "lora_x_eta", "rank_pattern": {"q_proj": 0}, "alpha_pattern": {"q_proj": 0}},
+            r"rank_pattern\['q_proj'\] must be a finite number above 0",
+        ),
+        (
+            {"variant": "asf_lora", "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 2}},
+            r"rank_pattern must be left out with asf_lora, received \{'q_proj': 2\}$",
         ),
         ({"variant": "asf_lora", "alpha_pattern": {"q_proj": 2}}, r"alpha_pattern must be left out"),
         ({"fan_in_fan_out": True}, r"fan_in_fan_out must be left out"),
@@ -229,19 +252,54 @@ def test_a_users_own_layers():
     assert type(get_peft_model(nn.Sequential(nn.Linear(6, 4)), config).base_model.model[0]) is OwnALLoRALinear
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_experts_that_all_linear_leaves_out_are_counted(count):
+@pytest.mark.parametrize(("count", "named"), [(1, []), (2, []), (1, ["stack_1"])], ids=str)
+def test_experts_that_all_linear_leaves_out_are_counted(count, named):
+    """Planted: those that have an adapter were counted too."""
+
     class Experts(nn.Module):
         def __init__(self):
             super().__init__()
             self.gate = nn.Linear(4, 4)
             self.convolution = nn.Conv1d(2, 2, 1)  # no experts
-            for index in range(count):
+            for index in range(count + len(named)):
                 self.register_parameter(f"stack_{index}", nn.Parameter(torch.ones(3, 4, 4)))
 
     words = rf"all-linear leaves out {count} stacked weights? \(experts in one 3-D parameter\), which stay frozen; name"
+    fields = {"r": 2, "target_modules": "all-linear", "target_parameters": named}
     with pytest.warns(UserWarning, match=words):
-        get_peft_model(nn.Sequential(Experts()), allora_config(2.0, r=2, target_modules="all-linear"))
+        get_peft_model(nn.Sequential(Experts()), allora_config(2.0, **fields))
+
+
+@pytest.mark.bad_input
+@pytest.mark.filterwarnings(
+    "ignore:The following (rank|alpha)_pattern keys did not match", "ignore:`lora_bias=True` was passed"
+)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lora_dropout": 0.1},
+        {"use_dora": True},
+        {"lora_bias": True},
+        {"init_lora_weights": "pissa"},
+        {"variant": "allora_od"},
+        {"variant": "asf_lora"},
+    ],
+    ids=str,
+)
+def test_what_experts_refuse_under_all_linear_says_where_they_come_from(fields):
+    """Planted: a line about target_parameters, which the caller had not given. And no warning that none is adapted."""
+    if not peft_takes_experts():
+        pytest.skip("this PEFT leaves experts out")
+    whole, model = {"target_modules": "all-linear", "task_type": "SEQ_CLS"}, mixtral()
+    with refused_and_unchanged(
+        model, r"PEFT's all-linear takes in this mixture's down_proj, .*gate_up_proj: name target_modules without them"
+    ):
+        get_peft_model(model, allora_config(2.0, **whole, **fields))
+    assert get_peft_model(model, allora_config(2.0, target_modules=["q_proj"], **fields))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        get_peft_model(mixtral(), allora_config(2.0, **whole))
+    assert not [one for one in said if "leaves out" in str(one.message)]
 
 
 @pytest.mark.bad_input

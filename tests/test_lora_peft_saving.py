@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file
 
@@ -15,7 +15,7 @@ from allora_analysis.lora.peft import ALLoRAConfig, ALLoRALinearLayer, Rule, all
 from allora_analysis.lora.peft.layer import _same_draw
 from tests import warm
 from tests.test_lora_peft_refusals import refused
-from tests.tiny_peft_models import QWEN_TARGETS, batch, gpt2, logits, qwen, randomise
+from tests.tiny_peft_models import QWEN_TARGETS, batch, gpt2, logits, mixtral, peft_takes_experts, qwen, randomise
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"
@@ -184,6 +184,24 @@ def test_modules_to_save_come_back(tmp_path):
     assert torch.equal(logits(load(qwen(), tmp_path)), logits(model))
 
 
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning")  # they did
+@pytest.mark.parametrize("variant", ["lora_x_eta", "allora"])
+@pytest.mark.parametrize("eta", [2.0, 0.3])
+def test_a_mixture_under_all_linear_comes_back(tmp_path, variant, eta):
+    """Planted: LoRA×η was saved with the patterns that PEFT had written, and refused for them."""
+    if not peft_takes_experts():
+        pytest.skip("this PEFT leaves experts out")
+    fields = {"r": 3, "target_modules": "all-linear", "task_type": "SEQ_CLS"}
+    model = get_peft_model(mixtral(), allora_config(eta, variant, **fields))
+    randomise(model)
+    wanted = logits(model)
+    model.save_pretrained(tmp_path)
+    loaded = load(mixtral(), tmp_path)
+    assert torch.equal(logits(loaded), wanted)
+    scalings = [module.scaling["default"] for module in loaded.modules() if hasattr(module, "lora_A")]
+    assert scalings == pytest.approx([eta if variant == "lora_x_eta" else 1.0] * 7)
+
+
 def test_several_adapters_in_one_folder(tmp_path):
     model = adapted()
     model.add_adapter("asf", allora_config(ETA, "asf_lora", **FIELDS))
@@ -227,6 +245,21 @@ def test_lora_trained_on_with_allora_starts_from_the_same_function(tmp_path, fie
     assert (config.lora_alpha, config.use_rslora) == (config.r, False)
     ours.train()(**batch()).loss.backward()
     assert layers(ours)[0].lora_B["default"].weight.grad.norm() > 0
+
+
+@pytest.mark.filterwarnings("ignore:lora with eva initialization used with low_cpu_mem_usage")
+def test_an_eva_start_is_trained_on(tmp_path):
+    """Planted: refused for the eva_config beside it, which the file has for its start alone."""
+    fields = {"r": 3, "lora_alpha": 12, "target_modules": QWEN_TARGETS}
+    model = get_peft_model(qwen(), LoraConfig(init_lora_weights="eva", eva_config=EvaConfig(rho=1.0), **fields))
+    for layer in model.modules():
+        if hasattr(layer, "lora_A"):  # as EVA draws it from data
+            torch.nn.init.orthogonal_(layer.lora_A["default"].weight)
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    trained = train_on(qwen(), tmp_path, 2.0)
+    assert torch.allclose(logits(trained), logits(model), rtol=1e-4, atol=1e-5)
+    assert trained.peft_config["default"].eva_config is None
 
 
 def test_train_on_reaches_every_variant_that_is_loras_function(tmp_path):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import accelerate
+import jaxtyping
 import pytest
 import torch
 from peft import LoraConfig
@@ -20,6 +21,19 @@ from tests.tiny_peft_models import logits, qwen
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*gradient_checkpointing:FutureWarning", "ignore:Could not find a config file"
 )
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("call", [load, lambda *args: train_on(*args, 2.0), export_lora], ids=["load", "on", "export"])
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_a_model_and_a_folder_in_this_order(call, exchanged, tmp_path, request):
+    model = torch.nn.Linear(2, 2)
+    given, received = ((str(tmp_path), model), "str, Linear") if exchanged else ((model, 5), "Linear, int")
+    untyped = request.config.option.untyped
+    with pytest.raises(ArgumentError if untyped else jaxtyping.TypeCheckError) as caught:
+        call(*given)
+    words = f"model and folder must be a torch.nn.Module and a path, in this order, received {received}"
+    assert not untyped or str(caught.value) == words
 
 
 def damage(folder: Path, what: str) -> Path:

@@ -1,11 +1,15 @@
 """Tiny random models for the tests of `allora_analysis.lora.peft`. Imports nothing from the package."""
 
+import warnings
+
 import torch
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
+    MixtralConfig,
+    MixtralForSequenceClassification,
     Qwen2Config,
     Qwen2ForSequenceClassification,
 )
@@ -31,6 +35,25 @@ def gpt2() -> GPT2ForSequenceClassification:
     torch.manual_seed(0)
     sizes = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16}
     return GPT2ForSequenceClassification(GPT2Config(**sizes, vocab_size=50, num_labels=3, pad_token_id=0))
+
+
+def mixtral(labels: int = 3) -> MixtralForSequenceClassification:
+    """One layer, four experts of which each token takes two."""
+    torch.manual_seed(0)
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2, "intermediate_size": 24}
+    sizes = SIZES | {"num_hidden_layers": 1, "num_labels": labels}
+    return MixtralForSequenceClassification(MixtralConfig(**sizes, **experts, pad_token_id=0, initializer_range=0.2))
+
+
+def peft_takes_experts() -> bool:
+    """Whether this PEFT's all-linear adapts the experts of `mixtral` too."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=1, target_modules="all-linear", task_type="SEQ_CLS")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        get_peft_model(mixtral(), config)
+    return bool(config.target_parameters)
 
 
 def batch(size: int = 4, length: int = 7) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
     config = config | given
     stored = tensors.items() if alpha is None else ()
     alphas = {key.removesuffix(".alpha"): _alpha(key, value) for key, value in stored if key.endswith(".alpha")}
-    pairs = tuple(_pair(name, part, config, alphas.get(part["layer"])) for name, part in whole.items())
+    stacked = _stacked(whole, config)
+    pairs = tuple(_pair(name, part, config, alphas.get(part["layer"]), stacked) for name, part in whole.items())
     if not pairs:
         raise ArgumentError(
             f"{path}: no LoRA pair (lora_A and lora_B, lora_down and lora_up, …) among {len(tensors)} tensors"
@@ -205,6 +207,11 @@ def _check(path: Path, config: dict[str, Any]) -> None:
     targets = config.get("target_parameters") or []
     if not isinstance(targets, list) or not all(isinstance(one, str) for one in targets):
         raise ArgumentError(f"{path}: target_parameters must be names, received {shown(targets)}")
+    modules = config.get("target_modules")
+    try:
+        re.compile(modules if isinstance(modules, str) else "")
+    except re.error as error:
+        raise ArgumentError(f"{path}: target_modules must be names, received {shown(modules)} ({error})") from None
     if config.get("r") is not None:
         count(f"{path}: r", config["r"])
     if config.get("eta") is not None:
@@ -246,22 +253,28 @@ def _whole(part: dict[str, Any]) -> bool:
     return chain and a.numel() > 0 and b.numel() > 0
 
 
-def _pair(name: str, part: dict[str, Any], config: dict[str, Any], own_alpha: float | None) -> SavedPair:
+def _pair(
+    name: str,
+    part: dict[str, Any],
+    config: dict[str, Any],
+    own_alpha: float | None,
+    stacked: dict[str, tuple[str, int]],
+) -> SavedPair:
     import torch
 
     from allora_analysis.lora.autograd import norms_of_rows
     from allora_analysis.lora.pairs import as_matrices
 
     a, b, layer = part["a"].double(), part["b"].double(), part["layer"].removeprefix(_PREFIX)
-    r, keys = a.shape[0], _parameters(layer, config)
-    rank = next((one for key in keys if r % (one := _of_pattern("rank_pattern", "r", key, config) or r) == 0), r)
-    scaling = _scaling(next(iter(keys), layer), rank, config, own_alpha)
+    r = a.shape[0]
+    key, rank = stacked.get(name, (layer, r))
+    scaling = _scaling(key, rank, config, own_alpha)
     spread = None
     if torch.isfinite(a).all() and torch.isfinite(b).all():
         rows = abs(scaling) * norms_of_rows(*as_matrices(a, b, r // rank))
         spread = (float(rows.min()), float(rows.median()), float(rows.max()))
     zero = ("both" if not b.any() else "a") if not a.any() else "" if b.any() else "b"
-    wanted = None if keys else _of_pattern("rank_pattern", "r", layer, config)
+    wanted = None if name in stacked else _of_pattern("rank_pattern", "r", layer, config)
     stated = None if wanted == r else wanted
     return SavedPair(
         name.removeprefix(_PREFIX),
@@ -276,13 +289,56 @@ def _pair(name: str, part: dict[str, Any], config: dict[str, Any], own_alpha: fl
     )
 
 
-def _parameters(layer: str, config: dict[str, Any]) -> list[str]:
-    # Those of PEFT's `target_parameters` that belong to a layer, where a wrapper for each lies in the one before it.
-    while layer.endswith(".base_layer"):
-        layer = layer.removesuffix(".base_layer")
-    targets = config.get("target_parameters") or ()
-    keys = (f"{layer}.{target.rpartition('.')[2]}" for target in targets)
-    return [key for key, target in zip(keys, targets, strict=True) if f".{key}".endswith(f".{target}")]
+def _stacked(whole: dict[str, dict[str, Any]], config: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    # By pair, the one of PEFT's `target_parameters` that it is of, and its rank. A layer's wrappers, one a parameter,
+    # lie in each other in an order that the file does not say; all hold as many experts: rows of A / rank.
+    layers: dict[tuple[str, str], list[str]] = {}
+    for name, part in whole.items():
+        layer = re.sub(r"(\.base_layer)+$", "", part["layer"].removeprefix(_PREFIX))
+        layers.setdefault((layer, name.removeprefix(part["layer"])), []).append(name)
+    found = {}
+    for (layer, _), names in layers.items():
+        if keys := _parameters(layer, len(names), config):
+            rows = [len(whole[name]["a"]) for name in names]
+            found |= dict(zip(names, _assigned(layer, rows, keys, config), strict=True))
+    return found
+
+
+def _assigned(layer: str, rows: list[int], keys: list[str], config: dict[str, Any]) -> tuple[tuple[str, int], ...]:
+    # A key and a rank for each number of rows; refuses where no way fits, or several that differ in rank or α.
+    ways = {}
+    alike: dict[tuple[Any, Any], list[str]] = {}
+    for key in keys:
+        means = _of_pattern("rank_pattern", "r", key, config), _of_pattern("alpha_pattern", "lora_alpha", key, config)
+        alike.setdefault(means, []).append(key)
+    some = [(means, key) for means, same in alike.items() for key in same[: len(rows)]]
+    for way in permutations(some, len(rows)):
+        ranks = [rank or n for ((rank, _), _), n in zip(way, rows, strict=True)]
+        experts = rows[0] // ranks[0]
+        if experts and rows == [experts * rank for rank in ranks]:
+            ways[tuple(means for means, _ in way)] = tuple((key, r) for (_, key), r in zip(way, ranks, strict=True))
+    if len(ways) != 1:
+        raise ArgumentError(
+            f"{layer}: A has {' and '.join(map(str, rows))} rows, which the ranks of {', '.join(keys)} fit in "
+            f"{'several ways' if ways else 'no way'}; save the adapter again, with one rank and one alpha for all of "
+            "target_parameters"
+        )
+    return next(iter(ways.values()))
+
+
+def _parameters(layer: str, pairs: int, config: dict[str, Any]) -> list[str]:
+    # Those of PEFT's `target_parameters` that may be a layer's, without names that fit every layer where others do.
+    modules = config.get("target_modules") or ()
+    plain = isinstance(modules, list) and f".{layer}".endswith(tuple(f".{module}" for module in modules))
+    if plain or (isinstance(modules, str) and re.fullmatch(modules, layer)):
+        return []
+    found: dict[str, bool] = {}
+    for target in config.get("target_parameters") or ():
+        key = f"{layer}.{target.rpartition('.')[2]}"
+        if f".{key}".endswith(f".{target}"):
+            found[key] = found.get(key, False) or "." in target
+    named = [key for key, whole in found.items() if whole]
+    return named if len(named) == pairs else list(found)
 
 
 def _of_pattern(patterns: str, default: str, name: str, config: dict[str, Any]) -> Any:

@@ -68,8 +68,10 @@ def _with_adapters(model: nn.Module, config: Any, setting: Setting) -> nn.Module
     except Exception as error:
         if machine.exhausted(error):
             raise ArgumentError(f"rank: adapters of rank {setting.rank} do not fit into the memory; lower it") from None
-        if isinstance(error, TypeError | ValueError | NotImplementedError):
-            raise ArgumentError(f"model {setting.model!r}, arm {setting.arm}: {error}") from None
+        if isinstance(error, TypeError | ValueError | NotImplementedError | AttributeError):
+            stacks = ", ".join(sorted(config.target_parameters or ()))  # PEFT fills it in for a mixture of experts
+            hint = f"; all-linear takes in the mixture's {stacks}" if stacks and "all-linear" not in str(error) else ""
+            raise ArgumentError(f"model {setting.model!r}, arm {setting.arm}: {error}{hint}") from None
         raise
     most = min((pair.a.shape[0] for pair in lora_pairs(adapted)), default=setting.rank)
     if most < setting.rank:  # PiSSA cuts the rank in silence

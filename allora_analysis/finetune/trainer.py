@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback
 
 from allora_analysis import outputs
 from allora_analysis.finetune.run import summarised
-from allora_analysis.lora.functional import row_norms
+from allora_analysis.lora.autograd import norms_of_rows
 from allora_analysis.lora.pairs import lora_pairs
 
 DENSE, POINTS, LOSSES = 10, 24, 50  # norms at each of the first steps, then at so many; losses at so many
@@ -46,11 +46,11 @@ def norm_steps(total: int) -> tuple[int, ...]:
 def norms_by_layer(model: torch.nn.Module) -> dict[str, dict[str, float]]:
     """‖(ηBA)_i‖ over the rows of each adapted layer, with the adapter's LoRA scaling in η's place.
 
-    By layer the `mean` and the `max` over rows; to 6 digits, which is what float32 holds.
+    By layer the `mean` and the `max` over rows (of all experts of a stack); to 6 digits, which is what float32 holds.
     """
     found = {}
     for pair in lora_pairs(model):
-        norms = pair.scaling * row_norms(pair.a, pair.b).double()
+        norms = abs(pair.scaling) * norms_of_rows(*pair.matrices).double()
         name = pair.name.removeprefix("base_model.model.")
         found[name] = {"mean": float(f"{norms.mean():.6g}"), "max": float(f"{norms.max():.6g}")}
     return found

@@ -17,9 +17,13 @@ from allora_analysis.validation import ArgumentError
 RECIPE = "ALLoRAAdamW(param_groups(model), lr, eta)"
 # Plain LoRA forwards and gradients; LoRA×η is LoRA at scaling η.
 PLAIN = ("lora", "lora_x_eta")
+# MiCA trains A alone, from minor singular vectors in B.
+_MICA = ("MiCALinearVariant", "MiCAEmbeddingVariant")
 # Whose ΔW is s·BA, activated LoRA's from a token on, DoRA's up to a magnitude for each row.
 _DORA = ("DoraLinearVariant", "DoraEmbeddingVariant", "DoraConv1dVariant", "DoraConv2dVariant", "DoraConv3dVariant")
-_PRODUCTS = (*PLAIN, "allora", "allora_0", "allora_od", "asf_lora", "ALoraLinearVariant", *_DORA)
+_PRODUCTS = (*PLAIN, "allora", "allora_0", "allora_od", "asf_lora", "ALoraLinearVariant", *_DORA, *_MICA)
+# Whose gradients have no factor of ALLoRA's, as PEFT makes them.
+WITHOUT_RULE = (*PLAIN, *_DORA, *_MICA)
 # What PEFT's layers have whose own ΔW is no BA: one with a diagonal (AdaLoRA).
 _OTHERS = ("lora_E",)
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -115,6 +119,11 @@ def stacked(part: Tensor, k: int, experts: int) -> Tensor:
 
 def lora_pairs(model: nn.Module) -> tuple[Pair, ...]:
     """Every adapter of every layer, active or not, trainable or not, in the order of `named_modules`."""
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"model must be a torch.nn.Module, received {type(model).__name__}: the model is the first argument, "
+            "itself and not its state_dict or its name"
+        )
     found: list[Pair] = []
     for name, module in model.named_modules():
         if _has(module, "lora_A", "lora_B", "scaling") and isinstance(module.scaling, dict):

@@ -34,7 +34,7 @@ from allora_analysis.lora.doctor.measured import (
     unwrapped,
 )
 from allora_analysis.lora.foreign import any_pairs
-from allora_analysis.lora.pairs import PLAIN, Pair
+from allora_analysis.lora.pairs import WITHOUT_RULE, Pair
 from allora_analysis.lora.watch import known, scaled_by
 from allora_analysis.validation import ArgumentError, non_negative
 
@@ -108,7 +108,7 @@ def doctor(
         layers = reached(pairs, layers)
     effect = None if optimizer is None else weakest(found)
     effects = [layer.effect for layer in layers]
-    plain = not allora and all(pair.variant in PLAIN for pair in pairs) and set(effects) <= _NO_RULE
+    plain = not allora and all(pair.variant in WITHOUT_RULE for pair in pairs) and set(effects) <= _NO_RULE
     verdict = "plain" if plain else _verdict(effects)
     advice = advise(pairs, layers, effect, clipping, homes, configs, allora)
     return Diagnosis(verdict, layers, effect, clipping, advice)

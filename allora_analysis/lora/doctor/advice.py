@@ -22,7 +22,7 @@ from allora_analysis.lora.pairs import PLAIN, Pair
 
 # Where nobody meant ALLoRA to be on.
 _NOT_MEANT = {
-    Effect.OFF: ("ok", "{layers} are plain LoRA"),
+    Effect.OFF: ("ok", "{layers} train without a factor of ALLoRA's"),
     Effect.UNKNOWN: ("note", "no optimizer: rates are not known"),
 }
 
@@ -249,7 +249,8 @@ def table(
             f"clipping at {clipping.max_norm:g}: {clipping.removed:.0%} of the gradient's norm, {clipping.norm:.3g}"
         )
     said = [f"[{line.level}] {line.text}" for line in advice]
-    return "\n".join([VERDICTS[verdict], "", *lines, "", *said])
+    plain = verdict != "plain" or all(layer.variant in PLAIN for layer in layers)
+    return "\n".join([VERDICTS[verdict] if plain else "No ALLoRA, and none is meant.", "", *lines, "", *said])
 
 
 def _optimizer(effect: OptimizerEffect) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 from peft import LoraConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.lora import LoraModel
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import PeftType, hotswap
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -49,6 +51,7 @@ _LEFT_OUT = (
 # fmt: on
 # LoRA×η is LoRA at scaling η, and ASF-LoRA's output at scaling s is no ASF-LoRA of (A, sB).
 _OF_ONE_SCALING = (LORA_X_ETA, "asf_lora")
+_BOTH_PATTERNS = "; or give rank_pattern and alpha_pattern the same keys, each alpha eta times its rank"
 # ASF-LoRA's file must not be taken for LoRA's, neither by PEFT (peft_type, which is the text of its KeyError) nor by
 # readers that look at r and lora_alpha alone. Older files say the first type.
 _ASF_TYPES = ("ASF_LORA", "ASF_LORA, which is not LoRA: load it with allora_analysis.lora.peft.load")
@@ -72,7 +75,7 @@ class ALLoRAConfig(LoraConfig):
         adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
         lora_alpha: α > 0; r by default: s = 1, or √r with `use_rslora`; where `rank_pattern` gives a layer another
             rank r_i, r/r_i, or r/√r_i. For LoRA×η it is η·r and for ASF-LoRA r: no other, nor `use_rslora`,
-            `rank_pattern` or `alpha_pattern`.
+            `rank_pattern` or `alpha_pattern`, but for LoRA×η's with α_i/r_i = η, key by key (PEFT's own for experts).
     """
 
     lora_alpha: float | None = field(default=None)
@@ -140,9 +143,23 @@ class ALLoRAConfig(LoraConfig):
             wanted = "eta * r" if self.variant == LORA_X_ETA else "r (asf_lora is no multiple of itself at scaling 1)"
             raise ArgumentError(f"lora_alpha must be left out or {wanted} = {alpha}, received {self.lora_alpha!r}")
         self.lora_alpha = alpha
-        for name in ("use_rslora", "rank_pattern", "alpha_pattern"):
+        patterns = () if self._keeps_eta() else ("rank_pattern", "alpha_pattern")
+        for name in ("use_rslora", *patterns):
             if getattr(self, name):
-                raise ArgumentError(f"{name} must be left out with {self.variant}, received {getattr(self, name)!r}")
+                raise ArgumentError(
+                    f"{name} must be left out with {self.variant}, received {getattr(self, name)!r}"
+                    + (_BOTH_PATTERNS if self.variant == LORA_X_ETA and name != "use_rslora" else "")
+                )
+
+    def _keeps_eta(self) -> bool:
+        # The scaling of every layer is η: PEFT takes the first key that fits, so both have the same in one order.
+        ranks, alphas = self.rank_pattern or {}, self.alpha_pattern or {}
+        if self.variant != LORA_X_ETA or not (isinstance(ranks, dict) and isinstance(alphas, dict)):
+            return False
+        for name, pattern in (("rank_pattern", ranks), ("alpha_pattern", alphas)):
+            for key, value in pattern.items():
+                positive(f"{name}[{key!r}]", value)
+        return [*ranks] == [*alphas] and all(math.isclose(alphas[key], self.eta * ranks[key]) for key in ranks)
 
     def _check_drop_rate(self) -> None:
         if not 0 <= number("lora_dropout", self.lora_dropout) < 1:
@@ -269,14 +286,18 @@ class ALLoRAModel(LoraModel):
             return
         config.check()
         before, names, targets = Snapshot(model), list(self.targeted_module_names), config.target_modules
+        all_linear, stacks = isinstance(targets, str) and targets.lower() == "all-linear", config.target_parameters
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
-        except BaseException:
+        except BaseException as error:
             before.restore()
             self.targeted_module_names = names
             self.peft_config.pop(adapter_name, None)
+            of_stack = "ParamWrapper" in str(error) or "target_parameters" in str(error)
+            if all_linear and not stacks and config.target_parameters and isinstance(error, ValueError) and of_stack:
+                raise ArgumentError(f"{str(error).rstrip('.')}; {_experts_taken_in(config)}") from error
             raise
-        if isinstance(targets, str) and targets.lower() == "all-linear":
+        if all_linear:
             _warn_of_experts(model)
 
     def _create_and_replace(self, lora_config, adapter_name, target, *args, **kwargs) -> None:
@@ -338,10 +359,19 @@ def _rule_in_words(config: LoraConfig) -> str:
     return f"{config.variant} with eta {config.eta:g} and {config.adaptor}" if ours else "plain LoRA"
 
 
+def _experts_taken_in(config: LoraConfig) -> str:
+    """Why there is a `ParamWrapper` under `all-linear`, and the way out; of a config that PEFT has filled in."""
+    names = ", ".join(sorted(config.target_parameters or ()))
+    return f"PEFT's all-linear takes in this mixture's {names}: name target_modules without them"
+
+
 def _warn_of_experts(model: nn.Module) -> None:
-    """Counts in a warning the stacked weights (of a mixture of experts), which `all-linear` does not see."""
+    """Counts in a warning the stacked weights (of a mixture of experts) that `all-linear` has not adapted."""
+    adapters = [module for module in model.modules() if isinstance(module, ParamWrapper)]
+    adapted = {id(adapter.get_param()) for adapter in adapters}
     modules = [module for module in model.modules() if not isinstance(module, _ConvNd)]
-    count = sum(part.ndim == 3 for module in modules for part in module.parameters(recurse=False))
+    weights = [part for module in modules for part in module.parameters(recurse=False)]
+    count = sum(part.ndim == 3 and id(part) not in adapted for part in weights)
     if count:
         warnings.warn(
             f"all-linear leaves out {count} stacked weight{'s' if count > 1 else ''} (experts in one 3-D parameter), "

@@ -50,7 +50,7 @@ def load(
         ArgumentError: no such folder, a torn file, NaN weights, weights that do not fit, plain LoRA's, or a PiSSA by
             randomized SVD, whose start no file gives back. The model is left as it was.
     """
-    folder = Path(folder)
+    folder = _checked(model, folder)
     saved = _read_config(folder)
     if "variant" not in saved:
         raise ArgumentError(
@@ -82,7 +82,7 @@ def train_on(
     Raises:
         ArgumentError: as in `load`; an adapter that is not LoRA's (DoRA, patterns, a changed base weight, ASF-LoRA).
     """
-    folder = Path(folder)
+    folder = _checked(model, folder)
     saved = _read_config(folder)
     refuse_merge([variant, saved.get("variant", "")], adapter_name)
     if saved.get("peft_type") != "LORA" or saved.get("init_lora_weights", True) not in _HARMLESS_INITS:
@@ -98,6 +98,7 @@ def train_on(
     scaling, weights = _scaling(folder, saved), _read_weights(folder)
     # PEFT sets `fan_in_fan_out` in the file of every adapter over a Conv1D; here the layer itself says how it lies.
     own = {"lora_alpha": None, "use_rslora": False, "init_lora_weights": True, "fan_in_fan_out": False}
+    own |= {"eva_config": None}  # of the start, which is over
     rule = {"eta": eta, "variant": variant, "adaptor": adaptor}
     config = _config(folder, saved | own | rule)
     factor = scaling / (config.lora_alpha / config.r)
@@ -106,6 +107,16 @@ def train_on(
     for layer in layers_with(model, adapter_name):
         layer.matrices(adapter_name)[1].detach().mul_(factor)
     return model
+
+
+def _checked(model: Any, folder: Any) -> Path:
+    """The folder, where the two are not exchanged."""
+    if not isinstance(model, nn.Module) or not isinstance(folder, str | os.PathLike):
+        received = ", ".join(type(one).__name__ for one in (model, folder))
+        raise ArgumentError(
+            f"model and folder must be a torch.nn.Module and a path, in this order, received {received}"
+        )
+    return Path(folder)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -223,6 +234,7 @@ def export_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name: 
         ArgumentError: no such adapter, ASF-LoRA, a start that changed the base weight (PiSSA, OLoRA), NaN weights,
             offloaded ones, a folder that cannot be written.
     """
+    _checked(model, folder)
     configs = model.peft_config if isinstance(model, PeftModel) else {}
     config = configs.get(adapter_name)
     if not isinstance(config, ALLoRAConfig):
