@@ -96,7 +96,7 @@ def added(one: Blocks, rng: np.random.Generator, gradient: bool = False) -> dict
     together, etas = _stacked(models), np.array([0.0, one.eta]).reshape(2, 1, 1, 1)
     x, v = (np.broadcast_to(part, (2, *np.shape(part))) for part in (starts, ways))
     streams = derivatives(together, x, v, etas) if gradient else transformer.forward(together, x, etas).streams
-    logs = (np.log(np.linalg.norm(streams[at], axis=-1)) for at in (one.depth, 2 * one.depth))
+    logs = (_log_norms(streams[at]) for at in (one.depth, 2 * one.depth))
     once, twice = (float(np.diff(of, axis=0).mean()) for of in logs)
     if gradient:
         told = one.depth * math.log((1 + (1 + one.eta) ** 2) / 2)
@@ -104,6 +104,12 @@ def added(one: Blocks, rng: np.random.Generator, gradient: bool = False) -> dict
         return {"L": once, "2L": twice, "off": off}
     told = [transformer.stream_bound(model, one.eta) if one.aligned else predicted(model, one.eta) for model in models]
     return {"L": once, "2L": twice, "off": _off(one, np.square(streams[-1][1]).mean(axis=(1, 2)), np.array(told))}
+
+
+def _log_norms(rows: np.ndarray) -> np.ndarray:
+    # Also where a square overflows.
+    largest = np.abs(rows).max(axis=-1, keepdims=True)
+    return np.log(np.linalg.norm(rows / largest, axis=-1)) + np.log(largest[..., 0])
 
 
 def _network(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.ndarray, np.ndarray]:
