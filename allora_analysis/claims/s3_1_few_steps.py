@@ -216,7 +216,7 @@ def benefits_vanish(cases: Cases) -> Finding:
         np.array([np.less(*(told_risks(one, p, of(one)) for p in (one.keep_prob, 1.0))) for one in settings])
         for of in (lambda one: None, lambda one: one.x.T @ one.x)
     )
-    many = [with_rows(one, cases.rng) for one in settings[:12]]
+    many = [with_rows(one, cases.rng) for one in settings[:6]]
     on_many = by_noise(np.array([np.less(*(told_risks(one, p) for p in (one.keep_prob, 1.0))) for one in many]))
     pays = [of[FEW[-1]] for of in by_noise(ahead).values()]
     return judged.finding(
@@ -368,7 +368,7 @@ def first_step(cases: Cases) -> Finding:
     )
     settings = [ten_steps(cases.rng) for _ in range(60)]
     hits = not_last(settings, keep_probs)
-    on_many = by_noise(not_last([with_rows(one, cases.rng) for one in settings[:12]], keep_probs))
+    on_many = by_noise(not_last([with_rows(one, cases.rng) for one in settings[:6]], keep_probs))
     last = [100 - of[FEW[-1]] for of in by_noise(hits).values()]
     return judged.finding(
         conditional=f"Depends on steps, rate, noise: after one step yes; after ten in {min(last):.0f} % (noisy) to "

@@ -33,7 +33,7 @@ FIXED_RATE = (
 )
 AS_LONG = 0.1  # the target's norm: rows of BA after fine-tuning have at most that
 LESS = 0.01  # of the fixed rate's excess loss, by which ALLoRA's is to be less: a threshold of ours
-CHAINS, STEPS, KEPT = 1000, 300, 200  # rows simulated at once; steps before, and over which, the loss is averaged
+CHAINS, STEPS, KEPT = 500, 300, 200  # rows simulated at once; steps before, and over which, the loss is averaged
 FAR = 1e3  # excess loss over the noise's variance beyond which a row does not rest
 
 
