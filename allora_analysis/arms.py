@@ -50,5 +50,7 @@ ARMS = {
     "head_only": Arm("classifier alone", "#777777", ".", dropout=False),
 }
 ON_ROWS = ("allora", "allora_0")  # a factor for each row of BA
+ON_OUTPUTS = ("allora_od", "asf_lora")  # one for each output
+IN_FORWARD = ("asf_lora", "lora_x_eta")  # in the forward pass, so that the gradients are the loss's own
 ON_GRADIENTS = (*ON_ROWS, "allora_od")  # a factor that Adam and clipping divide out again
 TRAINED = {name: arm for name, arm in ARMS.items() if arm.trained}

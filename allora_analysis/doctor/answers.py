@@ -19,14 +19,13 @@ from allora_analysis import records
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.arms import ON_ROWS
+from allora_analysis.arms import IN_FORWARD, ON_OUTPUTS, ON_ROWS
 from allora_analysis.doctor.saved import Saved, SavedPair
 from allora_analysis.grid.reading import every, final_value
 from allora_analysis.statistics import required_n, required_n_interval
 from allora_analysis.study import Table
 from allora_analysis.validation import ArgumentError, positive
 
-_ON_OUTPUTS = ("allora_od", "asf_lora")
 _OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # starts that change the base weight
 _STARTS = (*_OTHER_BASE, "eva", "orthogonal")
 # PEFT's words for adapters whose change is no s·BA, or not on every token.
@@ -143,7 +142,7 @@ def switched(switches: Switches, recipe: Recipe | None, clip: float | None = Non
 def _rule(switches: Switches, recipe: Recipe | None, clip: float | None) -> str:
     by = "" if switches.adaptor == "inverse_sqrt" else f", adaptor {switches.adaptor}"
     told = f"{switches.variant}, η = {switches.eta:.4g}{by}"
-    if switches.variant in ("asf_lora", "lora_x_eta"):
+    if switches.variant in IN_FORWARD:
         return f"{told}: in the forward pass, where no optimizer undoes it"
     if recipe is None:
         return f"{told}: on gradients, so Adam undoes it (SGD does not); give --lr and --optimizer"
@@ -271,7 +270,7 @@ def _spread(pairs: Sequence[SavedPair]) -> tuple[float, float, float]:
 
 def _factor(pairs: Sequence[SavedPair], eta: float, switches: Switches) -> Iterator[tuple[str, str]]:
     # The rule's factor at these rows, and what it does to the stable rates.
-    if switches.variant in _ON_OUTPUTS:
+    if switches.variant in ON_OUTPUTS:
         yield "factor", f"of each output, not of rows, as {switches.variant} has it: the inputs decide, not the file"
     if switches.variant not in ON_ROWS:
         return

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from allora_analysis.arms import IN_FORWARD
 from allora_analysis.lora.functional import allora, allora_linear, allora_od, asf_lora, check_rule, fusible
 from allora_analysis.lora.watch import Watched, watch
 from allora_analysis.validation import ArgumentError, adapter_rank, choice, number
@@ -78,7 +79,7 @@ class ALLoRALinear(Watched, nn.Module):
         rank = adapter_rank(rank, base.out_features, base.in_features)
         self.eta, self.adaptor = check_rule(eta, adaptor)
         self.variant, self.drop_rate = choice("variant", variant, VARIANTS), _drop_rate(drop_rate, variant)
-        self.double_backward_is_hessian = variant in ("asf_lora", "lora_x_eta")
+        self.double_backward_is_hessian = variant in IN_FORWARD
         self.base, like = base.requires_grad_(False), {"dtype": base.weight.dtype, "device": base.weight.device}
         a = torch.randn(rank, base.in_features, generator=generator, dtype=like["dtype"]) / base.in_features**0.5
         self.a = nn.Parameter(a.to(like["device"]))
@@ -87,7 +88,7 @@ class ALLoRALinear(Watched, nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch n2"]) -> Float[Tensor, "*batch n1"]:
         """Apply the layer."""
-        dropping, own = self.training and self.drop_rate > 0, self.variant in ("asf_lora", "lora_x_eta")
+        dropping, own = self.training and self.drop_rate > 0, self.variant in IN_FORWARD
         if not dropping and not own and fusible(self.base):
             parts = (self.base.weight, self.base.bias, self.a, self.b)
             return allora_linear(x, *parts, self.eta, self.adaptor, per_token=self.variant == "allora_od")

@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from allora_analysis.arms import IN_FORWARD
 from allora_analysis.lora.pairs import Pair, lora_pairs
 
 _LAYERS: WeakSet[nn.Module] = WeakSet()
@@ -93,7 +94,7 @@ def scaled_by(pair: Pair, homes: dict[int, Any]) -> bool:
     """
     acts = pair.active and not (pair.merged or pair.disabled)
     held = any(part.requires_grad and id(part) in homes for part in (pair.a, pair.b))
-    return acts and held and pair.eta is not None and pair.variant not in ("asf_lora", "lora_x_eta")
+    return acts and held and pair.eta is not None and pair.variant not in IN_FORWARD
 
 
 def _said(optimizer: Optimizer, homes: dict[int, Any], pairs: Sequence[Pair]) -> str | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.arms import ON_ROWS
+from allora_analysis.arms import IN_FORWARD, ON_OUTPUTS, ON_ROWS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
 from allora_analysis.lora.doctor.effects import Effect, OptimizerEffect, of_response
 from allora_analysis.lora.foreign import dropout_applied, in_mode, wants_gradient
@@ -168,7 +168,7 @@ def _factor(pair: Pair, hidden: Tensor) -> Tensor:
     if pair.variant in PLAIN or pair.adaptor not in ADAPTORS:
         return torch.ones((), dtype=hidden.dtype, device=hidden.device)
     adaptor, b = ADAPTORS[pair.adaptor], pair.b.detach().to(hidden.dtype)
-    if pair.variant not in ("allora_od", "asf_lora"):
+    if pair.variant not in ON_OUTPUTS:
         return adaptor(abs(pair.scaling) * norms_of_rows(pair.a.detach(), pair.b.detach()), pair.eta)
     output = (hidden @ b.T).requires_grad_()
     if pair.variant == "allora_od":
@@ -356,7 +356,7 @@ def _effect(
 def _factors_effect(
     pair: Pair, variant: str, backward: str | None, optimizer: OptimizerEffect | None, homes: dict[int, dict[str, Any]]
 ) -> Effect:
-    if variant in ("asf_lora", "lora_x_eta"):
+    if variant in IN_FORWARD:
         return Effect.IN_FORWARD
     scales = variant not in PLAIN and pair.eta is not None
     if scales and backward == "lora's":
