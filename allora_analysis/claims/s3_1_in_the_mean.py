@@ -92,8 +92,8 @@ def expectation(cases: Cases) -> Finding:
     bound = max(1, math.ceil(100 * sampled_distance(many_rows_by_sgd(cases.rng), cases.rng)))  # in %
     direct = sampled_distance(many[0]._replace(a=None, steps=1), cases.rng)
     return judged.finding(
-        conditional="Yes under Adam; under plain SGD the mean follows regularized descent: W exactly, BA of 512 rows "
-        f"within {bound} %.",
+        conditional="Yes under Adam; under plain SGD the mean follows regularized descent: W exactly, BA on 512 "
+        f"samples within {bound} %.",
         evidence=judged.evidence(
             "float64 rounding, 1e-16, against 1e-9",
             {"E W_t off by": "0 under plain SGD for W, and for BA at step 1"},
