@@ -168,7 +168,7 @@ def test_requeued_and_preempted_jobs_go_on_from_their_checkpoints(cluster, made,
                 continue
             task, job = found
             if not hit:  # an operator's hand
-                clusters.command(cluster, "scontrol", "requeue", job)
+                clusters.requeue(cluster, job)
             else:  # as Slurm does to a job that must make way: submitit's handler requeues it
                 clusters.command(cluster, "scancel", job, "--signal", "SIGTERM")
                 clusters.command(cluster, "scancel", job, "--signal", "USR2")

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = {"munged": "munge", "slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm"}
@@ -153,14 +154,20 @@ def _of_node(folder: Path, node: str) -> list[int]:
     """slurmd, the jobs that it started, and the slurmstepd above them, which have left it."""
     marks = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={folder}/slurm.conf".encode()}
     found = [int((folder / f"{node}.started").read_text(encoding="utf-8"))]
-    for process in Path("/proc").glob("[0-9]*"):
+    for pid, environment in _environments():
         with contextlib.suppress(OSError):
-            if marks <= set((process / "environ").read_bytes().split(b"\0")):
-                parent = int((process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-                found.append(int(process.name))
+            if marks <= environment:
+                parent = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+                found.append(pid)
                 if Path(f"/proc/{parent}/comm").read_text(encoding="utf-8").strip() == "slurmstepd":
                     found.append(parent)
     return found
+
+
+def _environments() -> Iterator[tuple[int, set[bytes]]]:
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            yield int(process.name), set((process / "environ").read_bytes().split(b"\0"))
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
@@ -173,6 +180,18 @@ def kill_node(folder: Path, node: str) -> None:
     """The node dies: its slurmd, slurmstepd and jobs at once: none lives to tell that another was killed."""
     dying = _of_node(folder, node)
     _signal(dying, signal.SIGSTOP)
+    _signal(dying, signal.SIGKILL)
+
+
+def requeue(folder: Path, job: str) -> None:
+    """An operator requeues a job of an array, whose processes die at once: Slurm leaves them five seconds or more, in
+    which a short run would end.
+    """
+    array, task = job.split("_")
+    words = (f"SLURM_CONF={folder}/slurm.conf", f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={task}")
+    marks = {word.encode() for word in words}
+    dying = [pid for pid, environment in _environments() if marks <= environment]
+    command(folder, "scontrol", "requeue", job)
     _signal(dying, signal.SIGKILL)
 
 
