@@ -9,8 +9,11 @@ from tests.hardening import read
 PAGE = Path(__file__).parents[2] / "docs" / "hardening.md"
 TOP = """# What was tried against this toolkit, how often, and what was lost
 
-Each line is a figure that its command prints again, in minutes to hours; `make test`
-runs a small share of it. What a line found when it was first run was mended with its class, and CHANGELOG names it.
+**{answer}**
+
+Each line is a figure that its command prints again, in minutes to hours, with the counts of the day of its run;
+`make test` runs a small share of it. What a line found when it was first run was mended with its class, and CHANGELOG
+names it.
 
 | what | how many | found | lost | command |
 |---|---|---|---|---|
@@ -56,7 +59,12 @@ def page() -> str:
             note = f"\n{one['note']}\n" if "note" in one else ""
             tables.append(_table(one["what"][0].upper() + one["what"][1:], one["rows"]) + note)
     tables.append(_table("What is downloaded, and when", DOWNLOADS))
-    return TOP + "\n".join(rows) + "\n" + OTHERS + "".join(tables)
+    wrong = [f"{one['lost']} ({one['what']})" for one in lines.values() if one["lost"] != "nothing"]
+    answer = (
+        f"Of {len(lines)} ways to break it, {len(lines) - len(wrong)} lost nothing of a user's and made no answer wrong"
+    )
+    answer += f"; the rest: {'; '.join(wrong)}." if wrong else "."
+    return TOP.format(answer=answer) + "\n".join(rows) + "\n" + OTHERS + "".join(tables)
 
 
 if __name__ == "__main__":

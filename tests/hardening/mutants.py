@@ -57,7 +57,7 @@ SWAPS: dict[type[ast.AST], tuple[type[ast.AST], str, str]] = {
     ast.And: (ast.Or, "and", "or"), ast.Or: (ast.And, "or", "and"), ast.In: (ast.NotIn, "in", "not in"),
     ast.Is: (ast.IsNot, "is", "is not"), ast.IsNot: (ast.Is, "is not", "is"),
 }  # fmt: skip
-NOT_KILLED, ENDS = "not killed", ("survived", "killed", "over time")
+ENDS = ("survived", "killed", "over time")
 TESTS = re.compile(r"tests/(test_\w+\.py)")
 # A mutant that is no other function, or one whose difference no user can see: how its line begins, its change, why.
 _LISTED = tomllib.loads(Path(__file__).with_name("equivalent.toml").read_text(encoding="utf-8"))["mutant"]
@@ -378,30 +378,22 @@ def _alive(lines: list[dict]) -> list[int]:
 
 def _record(results: Path, arguments: argparse.Namespace) -> None:
     lines = ends(results)
-    first = {line["mutant"]: line for line in lines if "again" not in line}
-    last = {line["mutant"]: line for line in lines}
-    groups: dict[str, list[Mutant]] = {}
-    for index, mutant in enumerate(drawn(len(first), arguments.seed)):
-        if first[index]["end"] == "survived":
-            why, killed = equivalent(mutant), last[index]["end"] != "survived"
-            by = last[index]["by"]
-            second = "killed at the second try, " + (f"by {_file(by)}" if "::" in by else by) if killed else NOT_KILLED
-            groups.setdefault(f"equivalent: {why}" if why else second, []).append(mutant)
-    rows = [["mutants", "that survived the first try", "in"]]
-    for told, those in sorted(groups.items()):
-        if told == NOT_KILLED:
-            rows += [[1, f"{told}: {one.change} in `{one.text}`", f"`{one.path}`"] for one in those]
-        else:
-            rows.append([len(those), told, ", ".join(f"`{path}`" for path in sorted({one.path for one in those}))])
-    tried, alive = len(first), len(groups.get(NOT_KILLED, ()))
-    equal = sum(len(those) for told, those in groups.items() if told.startswith("equivalent"))
-    once = sum(line["end"] != "survived" for line in first.values())
-    killed, differ = tried - equal - alive, tried - equal
-    found = f"{killed:,} killed, {equal} equivalent, {alive} not killed: {killed / differ:.1%} of those that differ, "
-    found += f"{once / differ:.1%} at the first try, the rest by slower tests and by those added for them"
+    at_first = [line for line in lines if "again" not in line]
+    tried = len({line["mutant"] for line in at_first})
+    survived, never = _alive(at_first), set(_alive(lines))
+    changes = dict(enumerate(drawn(tried, arguments.seed)))
+    equal = {index for index in survived if equivalent(changes[index])}
+    missed = [changes[index] for index in survived if index in never - equal]
+    differ = tried - len(equal)
+    killed = differ - len(missed)
+    found = f"{killed:,} killed, {len(equal)} equivalent (`tests/hardening/equivalent.toml` says why), {len(missed)} "
+    found += f"not killed: {killed / differ:.1%} of those that differ, {(tried - len(survived)) / differ:.1%} at the "
+    found += "first try, the rest by slower tests and by those added for them"
+    rows = [[one.change, f"`{one.text}`", f"`{one.path}`"] for one in missed]
+    more = {"rows": [["not killed", "in", "of"], *rows]} if rows else {}
     command = f"{COMMAND} --mutants {tried}" + (f" --seed {arguments.seed}" if arguments.seed else "")
     what = "mutants of theory, layers, records and statistics, each before its package's tests"
-    record("mutants", what, command, tried, "mutants", found, "nothing", rows=rows)
+    record("mutants", what, command, tried, "mutants", found, "nothing", **more)
 
 
 if __name__ == "__main__":
