@@ -274,7 +274,7 @@ def test_an_open_drop_rate_says_how_many_seeds_would_do(runs_folder):
     spread = np.std([wiggle(run) for run in section.AT_INPUT if run.drop_rate == 0.4], ddof=1)
     family = 2 * (len(section.DROP_RATES) - 1)
     seeds = required_n(0.0001, spread, level=2 * 0.05 / family)
-    assert f"would be decided by {seeds} seeds" in found.corrected
+    assert f"{seeds} seeds" in found.corrected
 
 
 def test_the_best_epochs_correlation_with_the_drop_rate():

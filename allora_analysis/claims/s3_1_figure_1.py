@@ -316,7 +316,7 @@ def _wanted(family: Mapping[tuple[float, float, int], Judgement], rest: Sequence
     named = {f"{other:g} after {epoch} epochs": one for (_, other, epoch), one in family.items()}
     clear = [f"{name}: {'above' if sign(one) > 0 else 'below'}" for name, one in named.items() if sign(one)]
     against = [f"drop rate {HIGH:g} against {', '.join(clear)}"] if clear else []
-    return "; ".join([*against, f"would be decided by {units_wanted(named.values(), 'seeds')}", *rest])
+    return "; ".join([*against, units_wanted(named.values(), "seeds"), *rest])
 
 
 def gaps(

@@ -200,7 +200,7 @@ def in_factors(cases: Cases) -> Finding:
             "lead of drop rate 0.05 over the better of stopping and decay, on average",
             *map(less, ahead.interval),
         ),
-        wanted="would be decided by more problems",
+        wanted="more problems",
         flips_if=f"problems in which drop rate 0.05 is on average more than {100 * (AS_GOOD - 1):.0f} % ahead of both",
     )
 
@@ -289,7 +289,7 @@ def under_softmax(cases: Cases) -> Finding:
             "with the best drop rate than with early stopping",
             *map(less, gain.interval),
         ),
-        wanted="would be decided by more seeds",
+        wanted="more seeds",
         flips_if="drop rate 0.05 more than 5 % ahead of both",
     )
 
@@ -327,6 +327,6 @@ def few_steps_under_softmax(cases: Cases) -> Finding:
             f"what drop rate {DROPS[-1]} costs after {FEW_STEPS} steps",
             *map(more, cost.interval),
         ),
-        wanted="would be decided by more seeds",
+        wanted="more seeds",
         flips_if="a drop rate whose test loss is not above that of none after few steps",
     )

@@ -85,7 +85,7 @@ def on_features(cases: Cases, folder: Path | None = None) -> Finding:
             f"lead of the best drop rate over both, {worst}",
             *map(less, size.interval),
         ),
-        wanted="would be decided by more seeds",
+        wanted="more seeds",
         flips_if=f"drop rate 0.05 more than {100 * (AS_GOOD - 1):.0f} % ahead of both in one case",
     )
 
@@ -141,7 +141,7 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
         size=Size(
             more(top.mean), "% of test loss", f"cost after {TRIAL.times[1]} steps, {steepest}", *map(more, top.interval)
         ),
-        corrected=f"would be decided by {units_wanted([most], 'seeds')} in the case that needs most"
+        corrected=f"{units_wanted([most], 'seeds')} in the case that needs most"
         if tested.verdict == "undecided"
         else None,
         flips_if="a drop rate whose test loss is shown not to be above that of none after few steps",

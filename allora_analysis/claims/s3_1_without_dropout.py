@@ -122,7 +122,7 @@ def not_a_must_have(cases: Cases) -> Finding:
             f"of 4 inputs ({more(float(alike.mean())):.1f} % on inputs of the training inputs' variances; {higher})",
             *map(more, mean.interval),
         ),
-        wanted="would be decided by more problems",
+        wanted="more problems",
         flips_if=f"problems on which at that rate it is on average more than {100 * (AS_GOOD - 1):.0f} % behind",
     )
 

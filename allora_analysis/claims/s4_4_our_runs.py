@@ -115,7 +115,7 @@ def on_runs(
             {"difference": "above 0"}, measured | dict(more or {}), RULE, interval=overall.interval, n=overall.n
         ),
         size=Size(round(100 * overall.mean, 10) + 0.0, "percentage points", size_of, *ends),
-        corrected=wanted and f"would be decided by {wanted}",
+        corrected=wanted,
         flips_if=wanted or "seeds in which the cases that decide are no longer clear",
     )
 
@@ -338,7 +338,7 @@ def _seed_by_seed(
             "test accuracy, ALLoRA-0 minus LoRA, rotten_tomatoes",
             *ends,
         ),
-        wanted=f"would be decided by {wanted}",
+        wanted=wanted,
         flips_if=wanted if one.verdict == "open" else f"a first decision of the {CAP} seeds on another side",
     )
 

@@ -29,7 +29,7 @@ from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS, Evidence
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render.terminal import evidence_text
-from allora_analysis.render.view import BRACKETS, MEANINGS, View, by_part, outwards, said_by, size_text, views
+from allora_analysis.render.view import BRACKETS, MEANINGS, View, by_part, outwards, said_by, views
 from allora_analysis.study import environment, text
 
 WORDS = "max|min|vec|true|drop|one|two|out|in|lin|new"  # subscripts that are words
@@ -272,16 +272,7 @@ def _entry(view: View, part: str, drawn: Mapping[str, Picture], own: bool) -> En
     # `own`: this row read the caller's own records, of which there are no pictures.
     name, evidence = picture_of(view.id), view.evidence
     mine = f"python -m allora_analysis --only {view.id}" + (" --results FOLDER" if own else "")
-    told = {
-        "Read as": view.reading,
-        "True in the paper": None if view.at_paper is None else view.setting,
-        "Size": f"{size_text(view.size)}: {view.size.of}" if view.size else None,
-        "Corrected": view.corrected,
-        "True when": view.condition,
-        "Changes if": view.flips_if,
-        "Relied on by": "; ".join(f"{by.who}, {by.title} ({by.where})" for by in view.relied_on_by),
-    }
-    words = (view.id, view.where, view.word, view.statement, view.answer, *filter(None, told.values()))
+    words = (view.id, view.where, view.word, view.statement, view.answer, *view.told.values())
     return Entry(
         view=view,
         part=part,
@@ -289,7 +280,7 @@ def _entry(view: View, part: str, drawn: Mapping[str, Picture], own: bool) -> En
         says={None: "The paper says", "ours": "Ours"}.get(who := said_by(view.where), who),
         answer=html(view.answer) if view.error is None else escape(view.answer),
         printed=html(view.statement),
-        told={label: html(text) for label, text in told.items() if text},
+        told={label: html(text) for label, text in view.told.items()},
         short=summary(evidence) if evidence else None,
         facts=facts(evidence) if evidence else {},
         quantities=quantities(evidence) if evidence else (),

@@ -18,7 +18,7 @@ from tyro.conf import Positional
 from allora_analysis import cli, outputs
 from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS
-from allora_analysis.render.terminal import evidence_text
+from allora_analysis.render.terminal import sourced
 from allora_analysis.render.view import BRACKETS, View, by_part, record, said_by, size_text, summary, views
 
 BEGIN, END = "<!-- ledger: written by `make readme` -->", "<!-- end of the ledger -->"
@@ -81,18 +81,7 @@ def in_full(one: View, target: Callable[[str], str | None] = _to_file) -> str:
     def linked(path: str, words: str) -> str:
         return f"[`{words}`]({where})" if (where := target(path)) else f"`{words}`"
 
-    size = f"{size_text(one.size)}: {one.size.of}" if one.size else ""
-    evidence = one.evidence and "; ".join(p for p in (evidence_text(one.evidence), one.evidence.tolerance_source) if p)
-    facts = {
-        "Read as": one.reading,
-        "True in the paper": None if one.at_paper is None else one.setting,
-        "Size": size,
-        "Corrected": one.corrected,
-        "True when": one.condition,
-        "Evidence": evidence,
-        "Changes if": one.flips_if,
-        "Relied on by": "; ".join(f"{by.who}, {by.title} ({by.where})" for by in one.relied_on_by),
-    }
+    facts = one.told | {"Evidence": sourced(one.evidence)}
     lines = [f"- **{name}:** {escaped(words)}" for name, words in facts.items() if words]
     for name, ids in (("Rests on", one.depends_on), ("Supports", one.supports)):
         if ids:

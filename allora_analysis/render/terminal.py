@@ -43,6 +43,11 @@ def evidence_text(evidence: Evidence) -> str:
     return ", ".join(parts)
 
 
+def sourced(evidence: Evidence | None) -> str:
+    """The same, and what its tolerance or its interval is."""
+    return "; ".join(filter(None, (evidence_text(evidence), evidence.tolerance_source))) if evidence else ""
+
+
 def _numbers(measured: Mapping[str, Any]) -> dict[str, str]:
     scalars = {name: plain(value) for name, value in measured.items()}
     return {
@@ -76,20 +81,9 @@ def table(of: Sequence[View], narrow: bool = False) -> Table:
 def _in_full(one: View) -> Iterator[tuple[str, str]]:
     # Label and text of each thing that a row holds.
     yield "beyond the paper" if one.where.startswith(BEYOND) else "the paper says", f"{one.statement}  ({one.where})"
-    size = f"{size_text(one.size)}: {one.size.of}" if one.size else ""
-    yield from (("read as", one.reading or ""), ("true in the paper", one.setting), ("size", size))
-    yield from (("corrected", one.corrected or ""), ("true when", one.condition or ""))
-    if one.evidence is not None:
-        yield (
-            "evidence",
-            "; ".join(part for part in (evidence_text(one.evidence), one.evidence.tolerance_source) if part),
-        )
-    yield from (
-        ("changes if", one.flips_if),
-        ("rests on", ", ".join(one.depends_on)),
-        ("supports", ", ".join(one.supports)),
-    )
-    yield "relied on by", "; ".join(f"{by.who}, {by.title} ({by.where})" for by in one.relied_on_by)
+    yield from ((label.lower(), words) for label, words in one.told.items())
+    yield "evidence", sourced(one.evidence)
+    yield from (("rests on", ", ".join(one.depends_on)), ("supports", ", ".join(one.supports)))
     at = line(one)
     yield from (("check", f"{one.check} (line {at})" if at else one.check or ""), ("code", ", ".join(one.code)))
     yield from (("tests", one.test), ("rerun", one.command))

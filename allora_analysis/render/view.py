@@ -106,6 +106,20 @@ class View:
         """Whether the sentence is true at the paper's own setting, in a word or a few."""
         return str(AT_PAPER.get(self.at_paper, self.at_paper))
 
+    @property
+    def told(self) -> dict[str, str]:
+        """What stands below the answer, by label, but the evidence and other rows."""
+        facts = {
+            "Read as": self.reading,
+            "True in the paper": None if self.at_paper is None else self.setting,
+            "Size": f"{size_text(self.size)}: {self.size.of}" if self.size else None,
+            "Would decide it" if self.verdict == "undecided" else "Corrected": self.corrected,
+            "True when": self.condition,
+            "Changes if": self.flips_if,
+            "Relied on by": "; ".join(f"{by.who}, {by.title} ({by.where})" for by in self.relied_on_by),
+        }
+        return {label: words for label, words in facts.items() if words}
+
 
 @functools.cache
 def _supports() -> dict[str, tuple[str, ...]]:

@@ -90,7 +90,7 @@ def _page(row: Row, known: Mapping[str, View]) -> str:
         known=known,
         section=SLUGS[one.part],
         who=view.said_by(one.where),
-        facts=_facts(one),
+        facts={label: words for label, words in one.told.items() if label != "Read as"},  # which stands above them
         explorable=explorable,
         picture=picture,
         drawn="" if explorable or picture else _drawn(one),
@@ -117,18 +117,6 @@ def _picture(identifier: str) -> ledger.Picture | None:
 
 def _drawn(one: View) -> str:
     return (one.evidence and drawn.evidence(one.evidence)) or (one.size and drawn.size(one.size)) or ""
-
-
-def _facts(one: View) -> dict[str, str]:
-    facts = {
-        "Size": f"{view.size_text(one.size)}: {one.size.of}" if one.size else None,
-        "True in the paper": None if one.at_paper is None else one.setting,
-        "Corrected": one.corrected,
-        "True when": one.condition,
-        "Would flip if": one.flips_if,
-        "Relied on by": "; ".join(f"{by.who}, {by.title} ({by.where})" for by in one.relied_on_by),
-    }
-    return {name: words for name, words in facts.items() if words}
 
 
 def _check(one: View) -> dict[str, Any]:

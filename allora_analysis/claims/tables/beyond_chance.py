@@ -69,7 +69,7 @@ def optimal_in_family(cases: Cases) -> Finding:
         holds="Yes: better than each other member by more than chance.",
         evidence=Evidence({"lead": "above 0 in each"}, {"judged": found, "lead at each η²": leads}, ALONE, n=least.n),
         size=Size(least.mean, "percentage points", "the least lead over another member", *least.interval),
-        wanted=f"would be decided by {units_wanted([least], 'pairs of model and data set')}",
+        wanted=units_wanted([least], "pairs of model and data set"),
         flips_if=f"{least.needed} pairs of model and data set of this mean and spread",
         at_paper=told_by(tested.verdict),
     )
@@ -109,7 +109,7 @@ def asf_not_better(cases: Cases) -> Finding:
         refuted=f"No: {told}.",
         evidence=Evidence({"mean gap": f"above −{MARGIN:g}"}, measured, RULE, tolerance=MARGIN, n=one.n),
         size=Size(mean, "percentage points", f"the mean gap {name}", *(end - MARGIN for end in one.interval)),
-        wanted=f"would be decided by {needed}",
+        wanted=needed,
         flips_if=needed if tested.verdict == "undecided" else "an adjusted p-value above 0.05",
         at_paper=told_by(tested.verdict),
     )
@@ -134,6 +134,6 @@ def over_backbones(cases: Cases) -> Finding:
         undecided=f"Undecided, whatever the gaps: three models cannot tell (p is at least {least:g}).",
         evidence=Evidence({"mean gap": "above 0"}, {"by model": models, "p_values": p_values}, rule, n=one.n),
         size=Size(one.mean, "percentage points", "the mean gap ALLoRA − LoRA over models"),
-        corrected=f"would be decided by {n}",
+        corrected=n,
         flips_if=n,
     )

@@ -247,7 +247,7 @@ def by_the_rule(
         **{verdict: words.format(**told) for verdict, words in answers.items()},
         evidence=Evidence(predicted, measured, rule, tolerance=one.margin, interval=one.interval, n=one.n),
         size=Size(one.mean, "percentage points", f"the mean gap {name}", *(one.interval or (None, None))),
-        wanted=f"would be decided by {needed}",
+        wanted=needed,
         flips_if=needed if undecided else flips,
         at_paper=told_by(tested.verdict),
     )

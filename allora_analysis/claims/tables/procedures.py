@@ -296,7 +296,7 @@ def eta_no_cross_validation(cases: Cases) -> Finding:
             n=found.n,
         ),
         size=Size(found.mean, "percentage points", "ALLoRA's gain from η² = 1 to η² = 4", *found.interval),
-        wanted="would be decided by more pairs of model and data set",
+        wanted="more pairs of model and data set",
         flips_if="accuracies that stay within a quarter of a point over η²",
         at_paper=told_by(tested.verdict),
     )

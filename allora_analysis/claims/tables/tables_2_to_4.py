@@ -135,7 +135,7 @@ def trend(cases: Cases, name: str, answer: str) -> Finding:
         undecided=f"Undecided: {told['k']} of {told['n']} pairs in that order; may be chance, p = {adjusted:.3f}.",
         evidence=Evidence({"pairs in the order stated": len(steps)}, measured, source, n=len(reported.TABLE_2)),
         size=Size(float(told["k"]), f"of {len(steps)} pairs", "pairs of drop rates in the order stated"),
-        wanted="would be decided by more drop rates",
+        wanted="more drop rates",
         flips_if=all_pairs if tested.verdict == "undecided" else _swaps(name, own),
         at_paper=None if tested.verdict == "undecided" else "mixed" if against else True,
     )
