@@ -317,7 +317,7 @@ def test_a_studys_page_shows_its_answer_and_its_claims():
     assert studies.command("ripple") in page
     assert "| η |" in page or "η" in page
     assert pictures["ripple.png"].startswith(b"\x89PNG")
-    assert "1 claims: 1 conditional." in page
+    assert "1 claim: 1 conditional." in page
     assert markdown.table([view(row(bound_check))], lambda name: f"../claims/{name}.md") in page
 
 

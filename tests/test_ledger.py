@@ -87,6 +87,7 @@ def test_json(few, capsys):
         "tolerance",
         "tolerance_source",
         "n",
+        "cases",
         "seed",
         "seconds",
     } == set(first["evidence"])
@@ -125,7 +126,7 @@ def test_what_hangs_on_an_assumption_or_is_one_fault_again_is_counted_as_such():
     assert summary(of_copy).partition(": ")[2] == "3 holds_corrected (1 fault; 1 perhaps our copy's)"
     row = view(Row(known["4-escape"], Finding("refuted", Evidence({}, {}, "none"), at_paper="no, if AdamW")))
     assert row.setting == "no, if AdamW"
-    assert summary([row]) == "1 claims: 1 refuted (1 assuming AdamW)"
+    assert summary([row]) == "1 claim: 1 refuted (1 assuming AdamW)"
 
 
 def test_a_less_kind_reading_stands_beside_a_kinder_one():
@@ -160,7 +161,7 @@ def test_ctrl_c_prints_what_was_finished(few, capsys, monkeypatch):
     monkeypatch.setattr(ledger, "all_claims", lambda: (few[0], claim("3.1-slow", interrupted), few[1]))
     assert main([]) == 130
     out, err = capsys.readouterr()
-    assert "1 claims: 1 holds" in out
+    assert "1 claim: 1 holds" in out
     assert "interrupted: 1 of 3 claims checked" in err
 
 
@@ -241,6 +242,7 @@ def test_two_claims_with_one_id(monkeypatch):
         (EVIDENCE, "error 1e-16 (allowed 1e-12)"),
         (Evidence({}, {}, "", error=0.5, n=3), "error 0.5, n = 3"),
         (Evidence({}, {}, "", interval=(0.1, 2.0), n=9), "interval [0.1, 2], n = 9"),
+        (Evidence({}, {"one case": 0.3}, "", cases=20, n=9), "20 cases, n = 9"),
         (Evidence({}, {"cells": 19, "ok": True, "names": ["a"]}, "", n=27), "cells: 19, ok: True, n = 27"),
         (Evidence({}, {}, ""), ""),
     ],

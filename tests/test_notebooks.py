@@ -186,7 +186,7 @@ def test_verdicts_of_given_rows():
     good, failed = rows()
     shown = shared.verdict_table([good], title="§3.1")
     assert "| conditional | 3.1-x | W\\* \\| \\_printed\\_ | Only \\*here\\*. |" in shown.data
-    assert shown.data.startswith("<details>\n<summary>§3.1: 1 claims: 1 conditional</summary>")
+    assert shown.data.startswith("<details>\n<summary>§3.1: 1 claim: 1 conditional</summary>")
     with pytest.raises(ArgumentError, match="planted"):
         shared.verdict_table([good, failed])
 

@@ -238,7 +238,7 @@ class Judged(_Verdict):
         """
         told = predicted or {} if not callable(predicted) else self.by_case(predicted)
         seen = {case.name: shown(case.inputs, value) for case, value in self.pairs} | dict(more or {})
-        return Evidence(told, seen, tolerance_source, error, tolerance, n=n, seed=self.seed)
+        return Evidence(told, seen, tolerance_source, error, tolerance, n=n, cases=len(self.cases), seed=self.seed)
 
     def scrambled(self, rng: np.random.Generator) -> str:
         """The verdict if what was measured on one case had been measured on another.

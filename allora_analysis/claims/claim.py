@@ -34,6 +34,7 @@ class Evidence:
         tolerance: the deviation allowed.
         interval: a confidence interval instead of an error, for empirical claims.
         n: sample size; None where nothing was sampled.
+        cases: how many cases were judged; None where the verdict is a test's.
         seed: the generator's seed; None where nothing was sampled.
         seconds: the check's time, filled in by the ledger.
     """
@@ -45,6 +46,7 @@ class Evidence:
     tolerance: float | None = None
     interval: tuple[float, float] | None = None
     n: int | None = None
+    cases: int | None = None
     seed: int | None = None
     seconds: float | None = None
 

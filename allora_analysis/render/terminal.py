@@ -28,8 +28,8 @@ ENOUGH = 100  # for five columns
 
 
 def evidence_text(evidence: Evidence) -> str:
-    """An evidence in one line: the error beside its tolerance, or the interval, and n."""
-    parts = []
+    """An evidence in one line: the number of cases, the error beside its tolerance, or the interval, and n."""
+    parts = [] if evidence.cases is None else [f"{evidence.cases} case{'s' * (evidence.cases != 1)}"]
     if evidence.error is not None:
         limit = "" if evidence.tolerance is None else f" (allowed {text(evidence.tolerance, 2)})"
         parts.append(f"error {text(evidence.error, 2)}{limit}")

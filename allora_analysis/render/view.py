@@ -182,7 +182,7 @@ def summary(of: Sequence[View]) -> str:
     printed = [one for one in of if not one.where.startswith(BEYOND)]
     statements = len({one.statement for one in printed})
     about = f" on {statements} printed statements" if statements != len(printed) else ""
-    told = [f"{len(printed)} claims{about}: {_counts(printed)}"] if printed else []
+    told = [f"{len(printed)} claim{'s' * (len(printed) != 1)}{about}: {_counts(printed)}"] if printed else []
     return "; ".join([*told, f"{len(beyond)} beyond the paper: {_counts(beyond)}"] if beyond else told)
 
 
