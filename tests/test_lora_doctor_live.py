@@ -203,7 +203,7 @@ def test_a_layer_that_no_gradient_reached_is_not_on(kind, verdict):
     assert (found.verdict, found.layers[1].effect) == (verdict, "no gradient")
     assert found.layers[0].effect == before.layers[0].effect
     (line,) = [line for line in found.advice if line.code == "no gradient"]
-    assert line.text.startswith("no gradient reached idle, though others have one: never called")
+    assert line.text.startswith("no gradient reached 'idle', though others have one: never called")
     model.called.requires_grad_(False)  # its gradient is an old one
     assert doctor(model, optimizer).layers[1].effect == before.layers[1].effect
 
