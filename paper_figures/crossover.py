@@ -1,7 +1,7 @@
 """Few steps under dropout (§3.1): from which step is it ahead of plain gradient descent, and how does noise decide it?
 
 Left: the population risk by step on one data set: dropout SGD exactly and in simulated runs (mean ± 2 standard errors),
-on its mean, the wide pale curve (gradient descent on the regularized objective), and plain gradient descent; a cross is
+dashed on it its mean (gradient descent on the regularized objective), and plain gradient descent; a cross is
 where each would best be stopped. Right: the crossover, the first step at which dropout's risk is the lower one, on
 several data sets by the noise in the targets, for masks on the output (the paper's) and on the input (LoRA as shipped).
 The line is the upper median, where there is one; data sets without a crossover stand in a strip of their own. From
@@ -35,8 +35,8 @@ DATA_SETS = 6
 PLACEMENTS = {"output": ("dropout", "o", "-"), "input": ("predicted", "s", "--")}
 CURVES = (
     ("risk_plain", "plain", {}, "plain gradient descent"),
-    ("risk_marginal", "dropout", {"lw": 5, "alpha": 0.3}, "mean of dropout SGD"),
-    ("risk", "dropout", {}, "dropout SGD"),
+    ("risk", "dropout", {"lw": 2}, "dropout SGD"),
+    ("risk_marginal", "measured", {"ls": "--", "lw": 0.8}, "mean of dropout SGD"),
 )
 BESTS = ("risk_plain", "risk")
 
@@ -84,7 +84,8 @@ def make_figure(loaded: Loaded[Crossovers]) -> Figure:
     figure, ((left, right),) = page(3.5, 1, 2)
     _risks(left, config, result)
     _steps(right, config, steps)
-    figure.suptitle(f"N = {config.samples}, D = {config.features}, keep_prob = {config.keep_prob:g}, W₀ = 0")
+    setting = f"N = {config.samples}, D = {config.features}, keep_prob = {config.keep_prob:g}, W₀ = 0"
+    figure.supxlabel(setting, fontsize=7)
     return figure
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from matplotlib.lines import Line2D
 
-from allora_analysis.escape.study import LABELS, Config, run
+from allora_analysis.escape.study import EXACT, LABELS, Config, run
 from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
 from allora_analysis.study import Result
 from paper_figures.sources import Loaded
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 CONFIG = Config(eta=2.0)
 DISTANCES = {"to_lora": "lora", "to_lora_eta": "lora_eta"}
-EXACT = 1e-5  # relative: rounding, and the ε of Adam's denominator
 DASHES = {"lora": "-", "lora_eta": "--", "allora": "-"}
 LINEAR = 1e-4  # the axis is linear below, so that an exact match is seen, at 0
 

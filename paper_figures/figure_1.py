@@ -36,7 +36,7 @@ TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 ROWS = (
     "std over masks\n(under {})",
     "std over masks /\nbefore training",
-    "the same, over minibatches,\nno dropout",
+    "std over minibatches /\nbefore training (masks off)",
 )
 WITHOUT = "mean, trained without dropout"
 STATISTICS = ("mean", "worst_held_out")
@@ -167,7 +167,7 @@ def _distribution(axis: Axes, series: Series, own: str) -> None:
     for name, dashes, colour, label in (
         ("worst_held_out", "--", own, "worst entry"),
         ("mean", "-", own, "mean over entries"),
-        ("control mean", ":", COLOURS["measured"], "mean, minibatches, no dropout"),
+        ("control mean", "-.", COLOURS["plain"], "mean over minibatches, masks off"),
     ):
         mean, half = over_seeds(series[name])
         axis.plot(epochs, mean, dashes, color=colour, label=label)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 DATA = "digits"
 LEAST = 30  # seeds below which a contrast is not drawn
+CONTROLS, ALLORAS = (  # names of contrasts
+    {one.name.rpartition(", ")[0] for one in contrasts() if one.question == question}
+    for question in ("control", "rule")
+)
 COMMAND = "python -m experiments.laboratory --part contrasts"
 COLOUR = {
     1: (COLOURS["predicted"], "first is better"),
@@ -71,27 +75,30 @@ def recorded(folder: Path | str | None) -> tuple[Table | None, tuple[str, ...]]:
 
 
 def finding(data: Contrasts) -> str:
-    """In two lines: how many contrasts are clear in accuracy and in loss; the clear one that changes accuracy most."""
+    """In three lines: how often ALLoRA is clearly off LoRA, how many contrasts are clear, the largest that is."""
     flat = {(name, steps): one for name, of in data.of["accuracy"].items() for steps, one in of.items()}
     n = {len(one.differences) for one in flat.values()}
     seeds = f"{min(n)} seeds" if len(n) == 1 else f"{min(n)} to {max(n)} seeds"
     clear = {place: one for place, one in flat.items() if one.sign}
     losses = [one for of in data.of["loss"].values() for one in of.values()]
+    signs = [one.sign for (name, _), one in flat.items() if name in ALLORAS]
     counted = (
-        f"Each arm at its best rate, {seeds}: {len(clear)} of {len(flat)} contrasts are clear in accuracy, "
-        f"{sum(one.sign != 0 for one in losses)} in loss."
+        f"By seeds alone ALLoRA's accuracy is clearly below LoRA's in {signs.count(-1)} of {len(signs)} contrasts, "
+        f"above in {signs.count(1)}.\nEach arm at its best rate, {seeds}: {len(clear)} of all {len(flat)} are clear in "
+        f"accuracy, {sum(one.sign != 0 for one in losses)} in loss."
     )
     if not clear:
-        return f"{counted}\nNo difference in accuracy is clear."
+        return counted
     (name, steps), largest = max(clear.items(), key=lambda item: abs(item[1].mean))
     points = f"{100 * largest.mean:+.1f}".replace("-", "−")
     return f"{counted}\nThe largest in accuracy: {written(name)}, {steps} steps, {points} points."
 
 
 def written(name: str) -> str:
-    """A contrast as a reader writes it: arms and optimizers by their labels."""
+    """A contrast as a reader writes it: arms and optimizers by their labels; a control is called one."""
     labels = {key: look.label for key, look in (ARMS | OPTIMIZERS).items()} | {"inverse_sqrt": "inverse square root"}
-    return re.sub(r"\w+", lambda word: labels.get(word[0], word[0]), name)
+    told = re.sub(r"\w+", lambda word: labels.get(word[0], word[0]), name)
+    return f"control: {told}" if name in CONTROLS else told
 
 
 @page_style()

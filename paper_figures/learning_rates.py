@@ -3,8 +3,8 @@
 A row a model and optimizer. Left: test accuracy after the last epoch by learning rate, the mean over seeds with a bar
 from the worst seed to the best; the rate that validation would choose is ringed, a rate at which a run diverged before
 it was evaluated has a cross at the bottom. Right: the accuracy at the ringed rates, arm by arm, with 95 % intervals;
-the titles say at which part of LoRA's best rate ALLoRA-0 is best, and how far apart the
-accuracies are. An arm is drawn when all its rates and seeds are recorded. Checked by
+the titles say what part of LoRA's best rate ALLoRA-0's is, and how far apart the accuracies
+are. An arm is drawn when all its rates and seeds are recorded. Checked by
 `tests/test_paper_figures_lacking.py`.
 """
 
@@ -119,18 +119,19 @@ def make_figure(loaded: Loaded[Curves]) -> Figure:
     drawn = dict.fromkeys(name for of in arms.values() for name in of)
     if drawn:
         lost = any(arm.diverged for of in arms.values() for arm in of.values())
-        figure.legend(handles=_handles(drawn, lost), ncols=4, loc="outside lower center")
+        bars = "bars: left from the worst seed to the best, right 95 % over seeds"
+        figure.legend(handles=_handles(drawn, lost), ncols=4, loc="outside lower center", title=bars)
     return figure
 
 
 def _best_rates(of: Mapping[str, Arm]) -> str:
-    """The finding in a line: at which part of LoRA's best rate ALLoRA-0 is best; "" where one of them is lacking."""
+    """The finding in a line: what part of LoRA's best rate ALLoRA-0's best rate is; "" where one of them is lacking."""
     best = [of[name].rates[of[name].best] for name in ("allora_0", "lora") if name in of and of[name].best is not None]
     if len(best) < 2:
         return ""
     ratio = best[0] / best[1]
-    where = "LoRA's best rate" if ratio == 1 else f"{ratio:.2g} times LoRA's best rate"
-    return f"{ARMS['allora_0'].label} is best at {where}\n"
+    share = "LoRA's" if ratio == 1 else f"{ratio:.2g} times LoRA's"
+    return f"{ARMS['allora_0'].label}'s best rate is {share}\n"
 
 
 def _handles(names: Iterable[str], lost: bool) -> list[Line2D]:

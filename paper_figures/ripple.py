@@ -60,7 +60,8 @@ def make_figure(loaded: Loaded[Ripple]) -> Figure:
     _growth(left, data)
     _shares(right, data)
     config = data.config
-    figure.suptitle(f"{config.architecture} stack, L = {config.depth} layers, width {config.width}, rank {config.rank}")
+    shape = f"{config.architecture} stack, L = {config.depth} layers, width {config.width}, rank {config.rank}"
+    figure.supxlabel(shape, fontsize=7)
     for axis in (left, right):
         axis.set(xlabel="scaling factor η", xscale="log")
         axis.set_xticks(config.eta, [f"{value:g}" for value in config.eta])
@@ -106,6 +107,6 @@ def _shares(axis: Axes, data: Ripple) -> None:
     times = [of[1] / of[0] for of in added]
     eta = data.config.eta
     told = f"{times[0]:.1f}-fold at worst, {times[1]:.1f}-fold at random"
-    axis.set_title(f"From η = {eta[0]:g} to {eta[1]:g} its share grows\n{told}")
+    axis.set_title(f"From η = {eta[0]:g} to {eta[1]:g} what η adds grows\n{told}")
     axis.set(yscale="log", ylabel="what η adds to log growth, nats")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))

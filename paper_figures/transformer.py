@@ -1,5 +1,7 @@
 """What becomes of "exponential in L" (§3.3) in a transformer: the stream is bounded, or a power of η at any depth.
 
+The (residual) stream is what the blocks add to, h₀ where it begins.
+
 A column for each of two pretrained models, adapters of every linear map at random, of the size recorded, and trained.
 By η (the paper's shaded): what it adds to the last stream's logarithm, beside the paper's product, cut off; to that
 of the gradient of the output in the first stream; attention's entropy. By depth: the stream at the largest η. Dotted:
@@ -29,10 +31,10 @@ MODELS = {
 }
 KINDS = {"random": ("at random", "-", "measured"), "trained": ("trained", "-", "attained")}
 LABELS = (
-    "last stream,\nlog growth by η",
-    "stream at η = 1024,\nlog growth from h₀",
-    "gradient of the output,\nlog growth by η",
-    "entropy of attention,\nof its largest",
+    "last residual stream:\nlog(norm at η / at 0)",
+    "stream at η = 1024:\nlog(norm / norm of h₀)",
+    "gradient of the output:\nlog(norm at η / at 0)",
+    "attention's entropy /\nits maximum",
 )
 COMMAND = "python -m allora_analysis.claims.pretrained_ripple FOLDER {} --data FOLDER"
 
@@ -67,7 +69,7 @@ def make_figure(loaded: Loaded[dict[str, dict[str, Any] | None]]) -> Figure:
     handles, labels = axes[0, -1].get_legend_handles_labels()
     handles += [Line2D([], [], color=COLOURS["predicted"], ls=":")]
     figure.legend(handles, [*labels, "at random, predicted"], ncols=3, loc="outside lower center")
-    figure.suptitle("Normalized, the stream is not exponential in L but a power of η, or bounded")
+    figure.suptitle("Normalized, the residual stream is not exponential in L but a power of η, or bounded")
     return figure
 
 

@@ -88,7 +88,13 @@ def test_without_crossover_and_without_dropout():
     result = run(config)
     assert result.predicted["crossover"] is None
     assert any("none within T" in note for note in table(config, result).notes)
-    assert len(plot(config, result).axes[0].lines) == 5
+    (axis,) = plot(config, result).axes
+    assert len(axis.lines) == 5
+    assert axis.get_title() == "Dropout is never ahead within 20 steps\n(output masks, keep_prob = 1, noise 1)"
+    ahead = Config(samples=12, features=6, steps=60, replicas=4, noise=2.0)
+    found = run(ahead)
+    title = plot(ahead, found).axes[0].get_title()
+    assert title.startswith(f"Dropout is ahead from step {found.predicted['crossover']}\n")
 
 
 def test_an_interrupted_run_shows_what_was_finished(monkeypatch):

@@ -157,6 +157,9 @@ def test_figure(small):
         assert len(set(colours)) == 3
     assert figure.axes[4].get_title().startswith("scalar model")
     assert figure.axes[5].get_xscale() == "log"
+    assert figure.axes[5].get_title() == (
+        "ALLoRA's first step is LoRA's\nat η·l: SGD, momentum, ALLoRAAdamW;\nat l: AdamW"
+    )
     one = Config(**SMALL, optimizer=("momentum",))
     assert len(study.plot(one, run(one)).axes) == 3
     two = Config(**SMALL, optimizer=("momentum", "adamw"))

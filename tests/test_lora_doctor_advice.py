@@ -158,7 +158,7 @@ def test_clipping_of_a_factor_that_is_no_rows_is_noted():
     assert (diagnosis.verdict, diagnosis.clipping.gain) == ("on", None)
     (note,) = [line for line in diagnosis.advice if line.code == "clipping"]
     assert note.level == "note"
-    assert re.search(r"takes 100% of .* how much of the factor in 0 .* cannot be told; max_grad_norm=0", note.text)
+    assert re.search(r"takes 100% of .* how much of the factor in '0' .* cannot be told; max_grad_norm=0", note.text)
     assert "clipping" not in lines(model, sgd(model), 1e6)
     assert "clipping" not in lines(backward(toy("asf_lora")), sgd(model), 1e-3)
 
@@ -199,7 +199,7 @@ def test_a_gradient_that_is_not_finite_is_a_problem(part, value):
     getattr(model[0], part).grad[0, 0] = value
     advice = lines(model, sgd(model), 1.0)["gradient not finite"]
     assert advice.level == "problem"
-    assert "the gradient of 0 is not finite" in advice.text
+    assert "the gradient of '0' is not finite" in advice.text
     assert "GradScaler" in advice.text
 
 
@@ -362,7 +362,7 @@ def test_a_matrix_that_no_group_holds():
         optimizer = torch.optim.SGD([getattr(model[0], held)], 0.1)
         diagnosis = doctor(model, optimizer)
         assert (diagnosis.verdict, diagnosis.layers[0].effect) == ("partly", "half in the optimizer")
-        assert "only one of A and B of 0" in diagnosis.advice[0].text
+        assert "only one of A and B of '0'" in diagnosis.advice[0].text
         getattr(model[0], left_out).requires_grad_(False)  # on purpose, as in LoRA-FA
         assert doctor(model, optimizer).verdict == "on"
         getattr(model[0], left_out).requires_grad_(True)

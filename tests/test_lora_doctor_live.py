@@ -155,7 +155,7 @@ def test_a_hook_after_the_backward_pass_is_named_but_the_callbacks_own(which):
     callback, model = examined(DoctorCallback(step=1), twins()[0].float(), which)
     lines = {line.code: line for found in callback.diagnoses.values() for line in found.advice}
     assert ("hooks" in lines) == (which is not None)
-    assert which is None or (lines["hooks"].level, lines["hooks"].text[:11]) == ("note", "A or B of 0")
+    assert which is None or (lines["hooks"].level, lines["hooks"].text[:13]) == ("note", "A or B of '0'")
     assert all(not one._post_accumulate_grad_hooks for one in adapters(model)[2:])
 
 
@@ -175,7 +175,7 @@ def examined(callback, model, hooked=None, value=None):
 
 def test_the_callback_warns_of_a_problem_under_the_verdict_on():
     callback = DoctorCallback(step=1)
-    with pytest.warns(UserWarning, match=r"^ALLoRA is on \(step 0\): the gradient of 0 is not finite"):
+    with pytest.warns(UserWarning, match=r"^ALLoRA is on \(step 0\): the gradient of '0' is not finite"):
         examined(callback, twins()[0].float(), value=float("nan"))
     assert callback.diagnoses[0].verdict == "on"
     examined(callback, twins()[0].float(), value=1.0)  # no warning, which is an error here
@@ -203,7 +203,7 @@ def test_a_layer_that_no_gradient_reached_is_not_on(kind, verdict):
     assert (found.verdict, found.layers[1].effect) == (verdict, "no gradient")
     assert found.layers[0].effect == before.layers[0].effect
     (line,) = [line for line in found.advice if line.code == "no gradient"]
-    assert line.text.startswith("no gradient reached idle, though others have one: never called")
+    assert line.text.startswith("no gradient reached 'idle', though others have one: never called")
     model.called.requires_grad_(False)  # its gradient is an old one
     assert doctor(model, optimizer).layers[1].effect == before.layers[1].effect
 

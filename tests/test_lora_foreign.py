@@ -210,7 +210,7 @@ def test_in_few_digits_a_layer_that_is_not_lora_is_told_apart(dtype):
     found = few_digits(foreign.Tanh(nn.Linear(64, 48), R, ALPHA), dtype)
     assert (found.layers[0].variant, found.layers[0].effect) == ("another", "not BA")
     assert next(line.text for line in found.advice if line.code == "not BA").startswith(
-        "what 0 add to the weight is not s·BA (measured), so"
+        "what '0' add to the weight is not s·BA (measured), so"
     )
     (layer,) = few_digits(foreign.HookedALLoRA(nn.Linear(64, 48), R, 2.0), dtype).layers
     assert (layer.variant, layer.eta) == ("allora", pytest.approx(2.0, rel=0.05))

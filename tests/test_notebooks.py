@@ -191,6 +191,22 @@ def test_verdicts_of_given_rows():
         shared.verdict_table([good, failed])
 
 
+@pytest.mark.parametrize(
+    ("where", "who"),
+    [
+        ("§3.1", ""),
+        ("beyond the paper: Abstract, on another model", " (ours)"),
+        ("beyond the paper: abstract of Doe et al. 2025 (a workshop)", " (Doe et al. 2025)"),
+    ],
+)
+def test_a_sentence_that_is_not_the_papers_says_whose_it_is(where, who):
+    claim = Claim("3.1-x", where, "Printed.", lambda cases: None, "command", "tests/test_x.py")
+    row = Row(claim, Finding("conditional", Evidence({}, {}, ""), answer="Only here.", condition="x"))
+    heading, _, line = shared.verdict_table([row]).data.splitlines()
+    assert heading.startswith("| verdict | claim | statement |")
+    assert line.startswith(f"| conditional | 3.1-x | Printed.{who} | Only here. |")
+
+
 def test_verdicts_are_the_ledgers_and_are_read_back():
     cell = new_code_cell("", outputs=[])
     data = {"text/markdown": shared.verdicts("T1-averages", "F3-cells").data}

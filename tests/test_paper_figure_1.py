@@ -52,7 +52,7 @@ def test_panels(folder):
     for label, name in (
         ("mean over entries", "mean"),
         ("worst entry", "worst_held_out"),
-        ("mean, minibatches, no dropout", "control mean"),
+        ("mean over minibatches, masks off", "control mean"),
     ):
         np.testing.assert_allclose(lines[label].get_ydata(), series[name].mean(axis=0))
     assert list(lines["mean over entries"].get_xdata()) == [0, 1, 2]
@@ -72,6 +72,9 @@ def test_panels(folder):
         assert len(axis.containers) == 4 + (axis is control)
     without = data[grids.Arm("digits", "sgd", 0.0)]["control mean"]
     (line,) = [line for line in control.get_lines() if line.get_label() == figure_1.WITHOUT]
+    masks_off = lines["mean over minibatches, masks off"]  # of networks trained with dropout: another look
+    assert masks_off.get_linestyle() != line.get_linestyle()
+    assert masks_off.get_color() != line.get_color()
     np.testing.assert_allclose(line.get_ydata()[-1], np.exp(np.log(without[:, -1] / without[:, 0]).mean()))
     assert (top.get_yscale(), middle.get_yscale(), control.get_yscale()) == ("log", "log", "log")
     assert all(axis.get_ylabel() for axis in figure.axes)

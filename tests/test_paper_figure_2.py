@@ -7,7 +7,7 @@ import pytest
 
 from allora_analysis.claims.tables.reported import TABLE_2
 from allora_analysis.grid.presets import LISTS
-from allora_analysis.plotting import ARMS
+from allora_analysis.plotting import ARMS, page
 from paper_figures import figure_2
 from tests.figure_layout import assert_readable
 from tests.planted_finetune import STEPS, level, plant, speed
@@ -67,7 +67,7 @@ def test_a_case_without_all_its_seeds_is_named_and_not_drawn(partial):
 def test_panels(partial):
     figure = figure_2.make_figure(partial)
     reported, ours, adamw, sgd = figure.axes[:4]
-    assert reported.get_title().startswith("The paper: drop rate 0.4 gains most")
+    assert reported.get_title().startswith("The paper: drop rate 0.4 gains most,\n0.2 ends highest\n")
     assert all("3 seeds" in axis.get_title() for axis in (ours, adamw, sgd))
     last = [curve.average.mean[-1] for curve in partial.data.accuracy.values()]
     assert ours.get_title().startswith(f"Ours, 3 seeds: they end within {max(last) - min(last):.1f} points")
@@ -87,6 +87,13 @@ def test_panels(partial):
     assert (adamw.get_xscale(), adamw.get_yscale()) == ("log", "log")
     assert "seeds missing: ALLoRA-OD" in [text.get_text() for text in sgd.texts]
     assert_readable(figure)
+
+
+def test_the_reported_title_where_one_drop_rate_is_both():
+    _, ((axis,),) = page(2.0)
+    points = {0.0: ((3, 70.0), (10, 71.0)), 0.4: ((3, 69.0), (10, 75.0))}
+    figure_2._reported(axis, points, dict.fromkeys(points, "k"))
+    assert axis.get_title().startswith("The paper: drop rate 0.4 gains most\nand ends highest\n")
 
 
 def test_another_models_cases(tmp_path):

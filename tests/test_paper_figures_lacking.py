@@ -53,7 +53,8 @@ def test_ripple():
     assert "nats" in right.get_ylabel()
     worst, typical = (round(data.result.predicted[name][-1] / np.log(10)) for name in ("log_bound", "log_typical"))
     assert f"10$^{{{worst}}}$-fold at worst, 10$^{{{typical}}}$-fold at random" in left.get_title()
-    assert right.get_title().startswith("From η = 0.25 to 1 its share grows\n")
+    assert right.get_title().startswith("From η = 0.25 to 1 what η adds grows\n")
+    assert "L = 6 layers" in figure.get_supxlabel()
     assert_readable(figure)
 
 
@@ -122,8 +123,12 @@ def test_crossover():
     p = loaded.data.result.predicted
     bests = [f"{min(p[f'curve_{name}']):.3f}" for name in ("risk", "risk_plain")]
     assert "dropout {}, plain {}".format(*bests) in left.get_title()
-    wide = drawn["mean of dropout SGD"].get_linewidth()
-    assert wide > 2 * drawn["dropout SGD"].get_linewidth()  # seen on both sides of the curve that lies on it
+    mean, below = drawn["mean of dropout SGD"], drawn["dropout SGD"]
+    assert (mean.get_linestyle(), below.get_linestyle()) == ("--", "-")
+    assert left.get_lines().index(mean) > left.get_lines().index(below)  # drawn on the curve that it lies on
+    assert mean.get_linewidth() < below.get_linewidth() / 2
+    assert mean.get_color() != below.get_color()
+    assert "N = 12" in figure.get_supxlabel()
     assert_readable(figure)
 
 
@@ -200,9 +205,10 @@ def test_procedures(monkeypatch):
     assert figure.get_suptitle().startswith("Table 3's ALLoRA rises")
     low, high = loaded.data.ratio[1:]
     assert right.get_title().startswith(
-        f"{sum(low <= one.ratio <= high for one in shapes)} of {len(shapes)} procedures"
+        f"In a linear layer {sum(low <= one.ratio <= high for one in shapes)} of {len(shapes)} procedures\n"
     )
-    assert right.get_title().endswith("; on digits 1 reach it")
+    assert right.get_title().endswith("; on digits 1")
+    assert lines(right)[f"Table 3's ratio, {loaded.data.ratio[0]:.2f}"].get_xdata()[0] == loaded.data.ratio[0]
     assert_readable(figure)
 
 
@@ -211,14 +217,17 @@ def test_procedures_without_the_laboratory(tmp_path):
     assert loaded.missing[0].words() == (
         "8 of 8 procedures lack seeds in the laboratory; run python -m experiments.one_rate"
     )
-    assert_readable(procedures.make_figure(loaded))
+    figure = procedures.make_figure(loaded)
+    assert "digits" not in figure.axes[1].get_title()
+    assert_readable(figure)
 
 
 def test_eta_squared(tmp_path):
-    """Planted: ALLoRA loses 1 point from η² = 1 to 4, LoRA at η·l gains 2 from its rate."""
+    """Planted: from η² = 1 to 4 ALLoRA loses 1 point, ALLoRA-0 0.2, LoRA at η·l gains 2 from its rate."""
+    loss = {"allora": 1, "allora_0": 0.2}
 
     def accuracy(run):
-        gain = 2 * (run.learning_rate - 1e-4) / 1e-4 if run.arm == "lora" else -(run.eta2 - 1) / 3
+        gain = 2 * (run.learning_rate - 1e-4) / 1e-4 if run.arm == "lora" else -loss[run.arm] * (run.eta2 - 1) / 3
         return [0.5, 0.8 + 0.01 * run.seed + gain / 100]
 
     plant(tmp_path, LISTS["perception"]["desk"], accuracy)
@@ -230,14 +239,29 @@ def test_eta_squared(tmp_path):
     np.testing.assert_allclose(loaded.data.paper["lora_eta"][-1], rises("LoRA").mean())
     figure = eta_squared.make_figure(loaded)
     left, right = figure.axes
-    assert left.get_title().startswith("In print ALLoRA gains 2.3 points")
-    assert right.get_title().startswith("Under AdamW here it loses 1.0 points")
+    assert left.get_title().startswith("In print ALLoRA gains 2.3 points,\nALLoRA-0 gains 2.2 points\n")
+    assert right.get_title().startswith("Here ALLoRA loses 1.0 points,\nALLoRA-0 stays within 0.2 points\n(AdamW, ")
+    assert figure.legends[0].get_title().get_text() == "bars: 95 % over seeds"
     assert left.get_ylim() == right.get_ylim()
     for axis in figure.axes:
         assert [bar[0].get_color() for bar in axis.containers] == [ARMS[arm].colour for arm in eta_squared.METHODS]
     assert_readable(figure)
     assert eta_squared.finding(0.02) == "stays within 0.1 points"
-    assert_readable(eta_squared.make_figure(eta_squared.load_data("nowhere")))
+    without = eta_squared.make_figure(eta_squared.load_data("nowhere"))
+    assert without.legends[0].get_title().get_text() == ""  # no bars
+    assert_readable(without)
+
+
+def test_what_both_arms_gain_is_said_once_where_it_is_the_same():
+    told = {
+        (-0.06, -0.28): "ALLoRA and ALLoRA-0\nstay within 0.3 points",
+        (0.06, -0.6): "ALLoRA stays within 0.1 points,\nALLoRA-0 loses 0.6 points",
+        (2.01, 2.02): "ALLoRA and ALLoRA-0\ngain 2.0 points",
+        (2.0, -2.0): "ALLoRA gains 2.0 points,\nALLoRA-0 loses 2.0 points",
+    }
+    assert {of: eta_squared.both_arms({"allora": of[0], "allora_0": of[1], "lora_eta": 9.0}) for of in told} == told
+    assert eta_squared.both_arms({"allora_0": 2.0}) == "ALLoRA-0 gains 2.0 points"
+    assert eta_squared.both_arms({"lora_eta": 2.0}) == ""
 
 
 ADAMW = ("all-MiniLM-L6-v2", "rotten_tomatoes", "adamw")
@@ -270,7 +294,8 @@ def test_learning_rates(tmp_path):
     assert axis.get_xscale() == "log"
     low, high = axis.get_ylim()
     assert low < 60 < 72 < high  # every seed's accuracy, so that no bar leaves the axes
-    assert axis.get_title().startswith("ALLoRA-0 is best at 3.3 times LoRA's best rate\n")
+    assert axis.get_title().startswith("ALLoRA-0's best rate is 3.3 times LoRA's\n")
+    assert figure.legends[0].get_title().get_text().startswith("bars: left from the worst seed to the best, right 95 %")
     bests, *empty = others
     assert bests.get_title() == "At their best rates\nwithin 0.0 points"
     names = [label.get_text() for label in bests.get_yticklabels()]

@@ -254,7 +254,11 @@ def test_simulated_networks_lie_around_the_typical_growth():
 
 def test_the_figure_by_depth_as_it_is_drawn_unasked():
     axis = by_depth().axes[0]
-    assert axis.get_title() == "linear: η = 1, n = 64, r = 8"
+    bound, typical = (round(float(line.get_ydata()[-1])) for line in axis.lines[:2])
+    assert axis.get_title() == (
+        f"After 48 layers 10$^{{{bound}}}$-fold at worst, 10$^{{{typical}}}$-fold at random\n"
+        "(linear: η = 1, n = 64, r = 8)"
+    )
     assert (len(axis.lines[0].get_xdata()), len(axis.lines[2].get_xdata())) == (48, 40)
     assert [text.get_text() for text in axis.get_legend().get_texts()].count("simulated networks") == 1
 

@@ -182,6 +182,7 @@ def test_figure_shows_the_result():
     result = study.run(config)
     distance, linear, bottleneck = study.plot(config, result).axes
     assert distance.get_xscale() == "log"
+    assert distance.get_title() == f"output masks: up to {100 * max(result.predicted['distance']):.0f} % from any ridge"
     curve = distance.lines[0]
     np.testing.assert_array_equal(curve.get_ydata(), result.predicted["curve_distance_output"])
     np.testing.assert_array_equal(linear.lines[-1].get_ydata(), result.predicted["shrinkage_ridge"])

@@ -286,7 +286,9 @@ def plot(config: Any, result: Result) -> Figure:
         style = {"color": COLOURS["measured"], "linewidth": 0.8, "linestyle": ":"}
         axes.axvline(p["crossover"], label=f"crossover: step {p['crossover']}", **style)
     axes.set(xscale="log", yscale="log", xlabel="step", ylabel="population risk E‖W − W_true‖²")
-    axes.set_title(f"{config.placement} masks, keep_prob = {config.keep_prob:g}, noise {config.noise:g}")
+    told = f"never ahead within {config.steps} steps" if p["crossover"] is None else f"ahead from step {p['crossover']}"
+    setting = f"{config.placement} masks, keep_prob = {config.keep_prob:g}, noise {config.noise:g}"
+    axes.set_title(f"Dropout is {told}\n({setting})")
     axes.legend(fontsize=7, frameon=False)
     return figure
 

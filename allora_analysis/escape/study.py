@@ -25,6 +25,7 @@ from allora_analysis.validation import ArgumentError, representable
 
 LEARNING_RATES = {"sgd": 0.02, "momentum": 0.002, "adamw": 0.005, "allora_adamw": 0.005}
 LABELS = {"lora": "LoRA at l", "lora_eta": "LoRA at η·l", "allora": "ALLoRA at l"}
+EXACT = 1e-5  # relative: what rounding and the ε of Adam's denominator leave of a first step that is the same
 OPTIONS = ("momentum", "betas", "eps", "weight_decay", "max_grad_norm", "warmup", "schedule", "steps")
 
 
@@ -366,8 +367,19 @@ def _distances(axis: Any, result: Result, names: list[str]) -> None:
     for dashes, label in (("-", "from LoRA at l"), ("--", "from LoRA at η·l")):
         axis.plot([], [], dashes, color=COLOURS["measured"], lw=1, label=label)
     axis.set_yscale("symlog", linthresh=1e-4, linscale=0.5)  # with 0 on it: a ring there is an exact match
-    axis.set(xscale="log", ylim=(0, 2), xlabel="step", ylabel="‖difference of BA‖ / ‖BA‖", title="ALLoRA's distance")
+    axis.set(xscale="log", ylim=(0, 2), xlabel="step", ylabel="‖difference of BA‖ / ‖BA‖")
+    axis.set_title(_starts(result, names))
     axis.legend(fontsize=7, ncols=2, loc="lower right")
+
+
+def _starts(result: Result, names: list[str]) -> str:
+    """Which LoRA's first step ALLoRA's is, under which optimizers."""
+    from allora_analysis.plotting import OPTIMIZERS
+
+    of = {name: [key for key in ("to_lora_eta", "to_lora") if result.measured[name][key][1] < EXACT] for name in names}
+    groups = (("at η·l", ["to_lora_eta"]), ("at l", ["to_lora"]), ("at neither rate", []))
+    told = [(how, [OPTIMIZERS[name].label for name in names if of[name][:1] == keys]) for how, keys in groups]
+    return "ALLoRA's first step is LoRA's\n" + ";\n".join(f"{how}: {', '.join(them)}" for how, them in told if them)
 
 
 STUDY = Study("escape", Config, run, table, plot, "--eta 2 --figure escape.png")

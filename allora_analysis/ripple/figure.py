@@ -132,6 +132,8 @@ def by_depth(
         axes.yaxis.set_major_locator(MaxNLocator(7, integer=max(bound) > 3 * DECADE))
         axes.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
         axes.set(xlabel="layer l", ylabel=r"growth $\|f_l(x)\| \, / \, \|x\|$", xlim=(0, None))
-        axes.set_title(f"{architecture}: η = {eta:g}, n = {width}, r = {rank}")
+        worst, random = (round(float(one) / DECADE) for one in (bound[-1], typical[-1].mean))
+        told = f"After {depth} layers 10$^{{{worst}}}$-fold at worst, 10$^{{{random}}}$-fold at random"
+        axes.set_title(f"{told}\n({architecture}: η = {eta:g}, n = {width}, r = {rank})")
         axes.legend(fontsize=8, loc="upper left")
     return figure

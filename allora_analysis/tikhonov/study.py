@@ -237,7 +237,7 @@ def plot(config: Config, result: Result) -> Any:  # a Figure, of which nothing i
     rows = {"color": COLOURS["measured"], "ms": 4, "label": "rows of the table"}
     distance.plot(predicted["spread"], predicted["distance"], "o", **rows)
     distance.set(xscale="log", xlabel="condition number of X", ylabel="‖X(W_drop − W_λ)‖ / ‖XW_drop‖")
-    distance.set_title("distance to the nearest ridge")
+    distance.set_title(f"{config.placement} masks: up to {100 * max(predicted['distance']):.0f} % from any ridge")
     distance.set_ylim(0, 1.3 * distance.dataLim.y1)  # room for the legend
     for placement in ("output", "input"):
         _share(linear, predicted["singular_values"], predicted[f"shrinkage_{placement}"], placement)

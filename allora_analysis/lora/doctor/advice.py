@@ -112,8 +112,8 @@ def advise(
 
 
 def _which(names: Sequence[str]) -> str:
-    """A few names, or their number."""
-    return names[0] if len(names) == 1 else f"{len(names)} layers ({names[0]}, …)"
+    """A name in quotes, as it may be a number, or how many there are."""
+    return f"'{names[0]}'" if len(names) == 1 else f"{len(names)} layers ({names[0]}, …)"
 
 
 def _on_effects(layers: Sequence[LayerReport], allora: bool) -> Iterator[Advice]:
