@@ -7,6 +7,7 @@ import pytest
 
 from allora_analysis import grid, records
 from allora_analysis.finetune import setting as settings
+from allora_analysis.finetune.run import SERIES
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.finetune.sources import HUB, resolve
 from allora_analysis.grid import Task, plan
@@ -180,10 +181,8 @@ RUN = Setting(model="tiny", data="words", arm="lora")
 OTHER = dataclasses.replace(RUN, seed=1)
 RESULT = {
     "epochs": [{"epoch": 1.0, "step": 2, "test_accuracy": 0.5}, {"epoch": 2.0, "step": 4, "test_accuracy": 0.75}],
-    "row_norms": {
-        "step": [0, 4],
-        "layers": {"q": {"mean": [0.0, 1.0], "max": [0.0, 1.0]}, "v": {"mean": [0.0, 2.0], "max": [0.0, 2.0]}},
-    },
+    "row_norms": {"step": [0, 4]}
+    | {name: [0.0, value] for name, value in zip(SERIES[1:], (1.5, 1.0, 2.0, 2.0), strict=True)},
 }
 
 
