@@ -18,11 +18,6 @@ from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return tiny_grid.sources(tmp_path_factory.mktemp("sources"))
-
-
 def test_what_is_recorded_is_told_by_setting_content_and_protocol(made, tmp_path):
     wanted = tiny_grid.grid(made, tmp_path / "results")
     assert set(plan.recorded(wanted).values()) == {None}
