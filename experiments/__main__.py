@@ -1,9 +1,8 @@
-"""What the experiments recorded: `python -m experiments status`, `migrate` and `reproduce`.
+"""What the experiments recorded: `python -m experiments status` and `reproduce`.
 
 | command | what it does |
 | --- | --- |
 | `status` | counts and verifies the records, names what is torn |
-| `migrate` | writes records in the present, smaller form, after checking that rows and figures read the same |
 | `reproduce` | runs recorded runs again and says how far they agree |
 """
 
@@ -15,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -23,10 +22,8 @@ import experiments
 from allora_analysis import cli, outputs, records
 from allora_analysis.doctor import edge
 from allora_analysis.finetune import setting as finetune
-from allora_analysis.finetune.run import check_result, summarised
 from allora_analysis.finetune.sources import resolve
 from allora_analysis.gradient_std import grid as gradient_std
-from allora_analysis.grid.reading import average_norm
 from allora_analysis.grid.reproduce import MAKERS, again, compare, named
 from allora_analysis.laboratory import features
 from allora_analysis.validation import ArgumentError, count
@@ -90,52 +87,6 @@ def _named(words: str, names: Sequence[str]) -> None:
         outputs.say(f"  {len(names)} {words}:")
         for name in names:
             outputs.say(f"    {name}")
-
-
-@dataclass(frozen=True)
-class Migration:
-    """Write records in the present form: no indentation, row norms over all layers in place of each layer's."""
-
-    results: Annotated[tuple[Path, ...], arg(metavar="[FOLDER ...]")] = ()
-    """Folders of records, or of such folders, as experiments/results is; default: those of this repository."""
-    dry_run: bool = False
-    """Check, and say what would change; write nothing."""
-
-
-def migrate(arguments: Migration) -> int:
-    """Migrate what each folder holds, record by record, each only after the check.
-
-    Raises:
-        ArgumentError: a folder that is not there, a torn record, or one of which a row would read something else.
-    """
-    before, after, changed = 0, 0, 0
-    for folder in _folders(arguments.results):
-        for path in records.record_files(folder):
-            record = records.load(path)
-            result = _smaller(record)
-            before += path.stat().st_size
-            if arguments.dry_run:
-                content = records.encoded(record, result)
-                changed, after = changed + (content != path.read_bytes()), after + len(content)
-            else:
-                changed += records.rewrite(record, result)
-                after += path.stat().st_size
-    told = "would change" if arguments.dry_run else "changed"
-    outputs.say(f"{changed} records {told}: {before / 1e6:.1f} MB, then {after / 1e6:.1f} MB; each was checked")
-    return 0
-
-
-def _smaller(record: records.Record) -> dict[str, Any]:
-    # What rows and figures read: all of a result but each layer's own norms, of which they read the mean over layers.
-    if record.study != finetune.STUDY or "row_norms" not in record.result:
-        return record.result
-    result = record.result | {"row_norms": summarised(record.result["row_norms"])}
-    same = [average_norm(one, step) for one in (record.result, result) for step in result["row_norms"]["step"]]
-    half = len(same) // 2
-    if same[:half] != same[half:] or any(result[name] != record.result[name] for name in result if name != "row_norms"):
-        raise ArgumentError(f"{record.path}: a row would read something else; nothing is written")
-    check_result(record.path.name, result)
-    return result
 
 
 def _folders(given: Sequence[Path]) -> list[Path]:
@@ -224,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.guarded(lambda: command(cli.parse(flags, f"python -m experiments {name}", words[1:])))
 
 
-COMMANDS = {"status": (Arguments, status), "migrate": (Migration, migrate), "reproduce": (Repetition, reproduce)}
+COMMANDS = {"status": (Arguments, status), "reproduce": (Repetition, reproduce)}
 
 
 if __name__ == "__main__":

@@ -122,3 +122,11 @@ def browser():
         running = driver.chromium.launch(executable_path=executable)
         yield running
         running.close()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A tiny model and data set for grids, which no test changes."""
+    from tests import tiny_grid
+
+    return tiny_grid.sources(tmp_path_factory.mktemp("sources"))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from allora_analysis import records
+from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 
 DIGESTS = {"model": "0" * 64, "data": "1" * 64}
@@ -56,6 +57,6 @@ def plant(folder: Path, wanted, accuracies=epochs, norms=speed, skip=lambda run:
         result = {
             "epochs": measured,
             "diverged_at_step": 7 if None in values else None,
-            "row_norms": {"step": steps, "layers": layers},
+            "row_norms": summarised({"step": steps, "layers": layers}),
         }
         records.save(folder, STUDY, run, result, protocol=PROTOCOL, digests=DIGESTS, provenance={})

@@ -2,8 +2,6 @@
 
 import math
 import re
-import subprocess
-import sys
 from fractions import Fraction
 
 import numpy as np
@@ -178,9 +176,3 @@ def test_the_commands_rows_are_decades_after_zero_with_eta(capsys):
     told = capsys.readouterr().out
     assert re.search(r"[│|] 0\s+([│|]\s+2 ){4}", told)
     assert re.findall(r"^[│|] ([\d.]+) ", told, re.MULTILINE) == ["0", "0.01", "0.1", "1", "10", "100"]
-
-
-def test_no_torch_is_imported():
-    code = "import sys, allora_analysis.adaptors; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "False", done.stderr

@@ -21,7 +21,8 @@ PACKAGE = sorted((ROOT / "allora_analysis").rglob("*.py"))
 FILES = PACKAGE + sorted((ROOT / "benchmarks").rglob("*.py")) + sorted((ROOT / "tests").rglob("*.py"))
 PAGES = sorted(path for folder in ("paper_figures", "docs", "experiments") for path in (ROOT / folder).rglob("*.py"))
 SHORT = PACKAGE + PAGES
-HEAVY = ("torch", "transformers", "peft", "submitit", "matplotlib", "sklearn", "scipy.stats", "curvlinops")
+NOTEBOOK = ("IPython", "nbclient", "nbformat", "ipywidgets")
+HEAVY = ("torch", "transformers", "peft", "submitit", "matplotlib", "sklearn", "scipy.stats", "curvlinops", *NOTEBOOK)
 
 
 def relative(path: Path) -> str:
@@ -128,6 +129,8 @@ LIGHT = [
     "allora_analysis.statistics",
     "allora_analysis.records",
     "allora_analysis.claims.ledger",
+    "paper_figures.__main__",
+    "notebooks.__main__",
 ]
 
 

@@ -29,10 +29,6 @@ def lora_everywhere(right, run, arm, *args, **options):
     return right(run, "lora", *args, **options)
 
 
-def lora_pairs(right, run, arm, *args, **options):
-    return right(run, "lora", *args, **options)
-
-
 def never_tapering(right, x, a, b, eta, adaptor="inverse_sqrt"):
     return right(x, a, b, eta, "constant")
 
@@ -157,7 +153,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-escape-optimisers", escape, "drift", drift_of_sgd, "refuted"),
     ("4-effective-rate", functional, "allora", never_tapering, "refuted"),
     ("4-effective-rate", functional, "allora", tapering_too_fast, "refuted"),
-    ("4-effective-rate", layer_training, "pairs", lora_pairs, "refuted"),
+    ("4-effective-rate", layer_training, "pairs", lora_everywhere, "refuted"),
     ("4-effective-rate", s4_2_hyper_parameters, "splits", never_clipped_at_zero, "refuted"),
     ("4-effective-rate", s4_2_hyper_parameters, "splits", of_sgd_alone, "refuted"),
     ("4-effective-rate", s4_2_hyper_parameters, "clip_factor", lambda norm, clip: 1.0, "refuted"),

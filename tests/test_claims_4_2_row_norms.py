@@ -10,6 +10,7 @@ from scipy import stats
 from allora_analysis import records
 from allora_analysis.claims import s4_2_row_norms as section
 from allora_analysis.finetune import setting as settings
+from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.grid.presets import base_rate
 from tests import ledger_rows, planted_finetune
@@ -149,7 +150,7 @@ def cut_off(folder, name, steps):
     plant(folder, lambda run: FAST, skip=lambda run: run == one)
     assert finding().verdict == "undecided"
     row = [2 * FAST * step for step in steps]  # as the layers' average is of those planted in full
-    norms = {"step": [*steps], "layers": {"a": {"mean": row, "max": row}}}
+    norms = summarised({"step": [*steps], "layers": {"a": {"mean": row, "max": row}}})
     result = {"epochs": [], "diverged_at_step": steps[-1] + 4, "row_norms": norms}
     records.save(folder, STUDY, one, result, protocol=PROTOCOL, digests=planted_finetune.DIGESTS, provenance={})
 
@@ -179,7 +180,7 @@ def plant_both(folder, norms):
         steps = sorted({*planted_finetune.STEPS[:-1], 30, 100, *shares})
         row = [norms(run, step) for step in steps]
         largest = [2 * norm for norm in row]
-        norms_of = {"step": steps, "largest": largest, "layers": {"q": {"mean": row, "max": largest}}}
+        norms_of = summarised({"step": steps, "layers": {"q": {"mean": row, "max": largest}}})
         result = {"epochs": [], "diverged_at_step": None, "row_norms": norms_of}
         records.save(folder, STUDY, run, result, protocol=PROTOCOL, digests=planted_finetune.DIGESTS, provenance={})
 

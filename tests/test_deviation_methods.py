@@ -11,6 +11,7 @@ import pytest
 
 from allora_analysis.deviation import law, methods
 from tests.brute_force import deviation as reference
+from tests.test_deviation_exact import check, exact
 
 
 def probability(k, n, p):
@@ -57,17 +58,6 @@ def test_window_holds_all_that_matters(trials, p):
     if trials == 1:
         assert list(k) == [0, 1]
     assert len(k) < 60 + 25 * math.sqrt(trials * p)
-
-
-def exact(delta, keep_prob, n):
-    return law.deviation_of(np.asarray(delta, dtype=float), keep_prob, n)
-
-
-def check(found, truth, tolerance=1e-8):
-    """Right to the tolerance, and the error bar honest."""
-    gap = abs(found.value - truth)
-    assert gap <= tolerance * truth
-    assert gap <= found.error + 1e-13 * truth
 
 
 def units(groups):

@@ -13,7 +13,7 @@ from allora_analysis import dropout_sgd, validation
 from allora_analysis.dropout_sgd import factors, monte_carlo
 from allora_analysis.dropout_sgd.factors import PLACEMENTS, Factors
 from allora_analysis.validation import ArgumentError
-from tests.brute_force import dropout_factors as brute
+from tests.brute_force import dropout_sgd as brute
 from tests.stat_assert import assert_close_to_stderr, assert_mean, assert_rejects
 
 TINY = {"input": (1, 2, 2, 2), "output": (1, 3, 2, 2), "bottleneck": (1, 2, 2, 2)}  # N, D, C, r: 4 masks a step
@@ -47,7 +47,7 @@ def test_mean_and_covariance_of_a_step_over_all_masks(placement, keep_prob):
 def test_derivatives_are_autograds_of_the_loss_over_all_masks(placement):
     x, y, a, b = draw(2, (2, 2, 2, 2))
     model, (r, d) = model_of(x, y, a, 0.6, placement), a.shape
-    drawn, chance = (torch.tensor(part) for part in brute.masks(2, d, 2, r, 0.6, placement))
+    drawn, chance = (torch.tensor(part) for part in brute.factor_masks(2, d, 2, r, 0.6, placement))
     x_, y_ = torch.tensor(x), torch.tensor(y)
 
     def parts(theta):
@@ -86,7 +86,7 @@ def orders(placement, keep_prob=0.7, seeds=range(6)):
         largest = np.linalg.eigvalsh(model.hessian(model.flat(a, b)))[-1]
         errors = []
         for share, steps in ((0.03, 3), (0.015, 6)):
-            mean, trace = brute.trajectory(x, y, a, b, keep_prob, share / largest, steps, placement)
+            mean, trace = brute.factor_trajectory(x, y, a, b, keep_prob, share / largest, steps, placement)
             run = dropout_sgd.factor_flow(x, y, a, b, keep_prob, share / largest, steps, placement)
             gaps = run.flow_product - mean, run.mean_product - mean
             errors.append([*(np.abs(gap[-1]).max() for gap in gaps), abs(run.covariance_trace[-1] - trace[-1])])

@@ -66,12 +66,13 @@ def test_reported_estimates_agree_within_their_standard_errors(rng):
         assert abs(1.5 * value[0] - exact) > 5.5 * stderr[0]
 
 
-def test_the_same_generator_gives_the_same_runs_block_by_block(monkeypatch):
+@pytest.mark.parametrize(("placement", "batch_size", "shared"), CASES)
+def test_the_same_generator_gives_the_same_runs_block_by_block(placement, batch_size, shared, monkeypatch):
     x, y, _ = problem()
     monkeypatch.setattr(monte_carlo, "BLOCK", 7 * N * (D + C))
+    options = {"replicas": 20, "record": (0, 2, 5), "batch_size": batch_size, "shared_mask": shared}
     first, second = (
-        simulate(x, y, 0.7, 0.01, 5, "input", replicas=20, generator=np.random.default_rng(1), record=(0, 2, 5))
-        for _ in range(2)
+        simulate(x, y, 0.7, 0.01, 5, placement, generator=np.random.default_rng(1), **options) for _ in range(2)
     )
     np.testing.assert_array_equal(first.iterates, second.iterates)
     assert not first.iterates[0].any()

@@ -1,7 +1,6 @@
 """The study as a user runs it."""
 
 import json
-import runpy
 
 import numpy as np
 import pytest
@@ -16,7 +15,9 @@ SMALL = ["--samples", "12", "--features", "4", "--steps", "30", "--replicas", "4
 def test_table_and_json_and_figure(capsys, tmp_path):
     paths = tmp_path / "a.json", tmp_path / "a.png"
     assert cli.main(STUDY, [*SMALL, "--json", str(paths[0]), "--figure", str(paths[1])]) == 0
-    assert "First step with a lower risk than plain gradient descent: step" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "First step with a lower risk than plain gradient descent: step" in printed
+    assert "As t → ∞" in printed
     assert paths[1].stat().st_size > 10_000
     document = json.loads(paths[0].read_text(encoding="utf-8"))
     predicted, measured = document["predicted"], document["measured"]
@@ -44,17 +45,6 @@ def test_the_factors_too(placement, capsys, tmp_path):
         gap = np.abs(np.subtract(measured[name], predicted[name]))
         assert np.all(gap < 6 * np.array(measured[f"{name}_stderr"]) + 1e-3 * np.array(predicted[name]))
     assert np.all(np.array(measured["mean_gap"]) < 4 * np.array(predicted["mean_gap"]))
-
-
-@pytest.mark.parametrize(
-    "flags", [["--placement", "input"], ["--placement", "input", "--shared-mask"], ["--batch-size", "3"]]
-)
-def test_same_seed_same_bytes(flags, capsys):
-    documents = []
-    for _ in range(2):
-        assert cli.main(STUDY, [*SMALL, *flags, "--outputs", "2", "--json", "-"]) == 0
-        documents.append(capsys.readouterr().out)
-    assert documents[0] == documents[1]
 
 
 @pytest.mark.bad_input
@@ -108,14 +98,6 @@ def test_an_interrupted_run_shows_what_was_finished(monkeypatch):
     assert not result.measured
     assert table(config, result).rows[0][4] == study.text(None)
     assert plot(config, result).axes[0].get_xscale() == "log"
-
-
-def test_module_runs(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["dropout_sgd", *SMALL])
-    with pytest.raises(SystemExit) as status:
-        runpy.run_module("allora_analysis.dropout_sgd", run_name="__main__")
-    assert status.value.code == 0
-    assert "As t → ∞" in capsys.readouterr().out
 
 
 def test_snapshots():

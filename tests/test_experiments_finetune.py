@@ -13,7 +13,6 @@ from allora_analysis.finetune.sources import HUB
 from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 from allora_analysis.grid.reading import recorded
-from tests import tiny_grid
 
 NAMES = ("ablation", "commonsense", "dropout_rates", "learning_rates", "perception", "row_norms")
 LOCAL = {"commonsense"}  # data whose form no set on the hub has: the user says where they are
@@ -26,11 +25,6 @@ def experiment(name):
 
 def all_runs():
     return [pytest.param(runs, id=f"{name}-{preset}") for name in NAMES for preset, runs in LISTS[name].items()]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return tiny_grid.sources(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from allora_analysis import records
-from allora_analysis.finetune.run import summarised
-from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
-from allora_analysis.grid.reading import average_norm, recorded
+from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.records import files, record
 from experiments import __main__ as experiments
 from tests.tiny_grid import ROOT
@@ -100,7 +98,7 @@ def test_the_repositorys_own_records_are_whole():
     [
         (["status", "--results", "/nowhere/at/all"], "--results /nowhere/at/all: is not a folder"),
         (["run"], "an experiment has a command of its own, python -m experiments.NAME: ablation, commonsense"),
-        ([], "say python -m experiments status or migrate or reproduce; "),
+        ([], "say python -m experiments status or reproduce; "),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(capsys, words, told):
@@ -138,57 +136,11 @@ def test_a_torn_file_in_a_folder_that_cannot_be_written_is_named_too(tmp_path, c
     assert bad.path.exists()
 
 
-def by_layer(seed):
-    means = {f"layer{i}": [0.0, 0.1 * i + seed, 0.3 + i / 7] for i in range(40)}
-    layers = {name: {"mean": of, "max": [2 * value for value in of]} for name, of in means.items()}
-    epochs = [{"epoch": 1.0, "step": 9, "test_accuracy": 0.5, "test_loss": 0.7}]
-    return {"epochs": epochs, "row_norms": {"step": [0, 3, 9], "layers": layers}, "diverged_at_step": None}
-
-
-def test_migrating_keeps_what_rows_read_and_every_key(tmp_path, capsys):
-    runs = [Setting(model="m", data="d", arm="lora", seed=seed) for seed in range(3)]
-    for one in runs:
-        save(tmp_path, one, by_layer(one.seed), STUDY, PROTOCOL)
-    before, size = recorded(runs, tmp_path), sum(path.stat().st_size for path in tmp_path.iterdir())
-    names = sorted(path.name for path in tmp_path.iterdir())
-    command = ["migrate", "--results", str(tmp_path)]
-    assert experiments.main([*command, "--dry-run"]) == 0
-    assert "3 records would change" in capsys.readouterr().out
-    assert recorded(runs, tmp_path) == before
-    assert experiments.main(command) == 0
-    assert "3 records changed" in capsys.readouterr().out
-    after = recorded(runs, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < size / 3
-    for one in runs:
-        assert [average_norm(after[one], step) for step in (0, 3, 9)] == [
-            average_norm(before[one], step) for step in (0, 3, 9)
-        ]
-        assert {k: v for k, v in after[one].items() if k != "row_norms"} == {
-            k: v for k, v in before[one].items() if k != "row_norms"
-        }
-    assert experiments.main(command) == 0
-    assert "0 records changed" in capsys.readouterr().out
-
-
-def test_a_migration_that_would_change_a_number_writes_nothing(tmp_path, capsys, monkeypatch):
-    """Planted: a summary whose mean is over the largest norms."""
-    one = Setting(model="m", data="d", arm="lora")
-    path = save(tmp_path, one, by_layer(0), STUDY, PROTOCOL).path
-    content = path.read_bytes()
-    wrong = summarised(by_layer(0)["row_norms"])
-    monkeypatch.setattr(experiments, "summarised", lambda norms: wrong | {"mean": wrong["largest"]})
-    assert experiments.main(["migrate", "--results", str(tmp_path)]) == 2
-    assert "a row would read something else; nothing is written" in capsys.readouterr().err
-    assert path.read_bytes() == content
-
-
-def test_the_committed_records_fit_in_a_hand_and_are_in_the_present_form(capsys):
+def test_the_committed_records_fit_in_a_hand_and_hold_no_layer_s_own_norms():
     listed = [path for folder in experiments.FOLDERS for path in records.record_files(folder)]
     assert len(listed) > 400
     assert sum(path.stat().st_size for path in listed) < 5e6
-    assert experiments.main(["migrate", "--dry-run"]) == 0
-    assert "0 records would change" in capsys.readouterr().out
+    assert not any("layers" in records.load(path).result.get("row_norms", {}) for path in listed)
 
 
 def test_an_installed_package_has_the_records_inside(tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ import copy
 import pytest
 
 from allora_analysis.finetune.run import check_result, summarised
-from allora_analysis.grid.reading import average_norm
 from allora_analysis.validation import ArgumentError
 
 BY_LAYER = {
@@ -25,21 +24,12 @@ def test_norms_over_layers():
     assert found["mean"] == [0.0, (0.1 + 0.3 + 0.2) / 3, (0.7 + 0.2 + 0.3) / 3]  # to the last bit
     assert (found["least"], found["most"]) == ([0.0, 0.1, 0.2], [0.0, 0.3, 0.7])
     assert found["largest"] == [0.0, 0.9, 1.1]
-    assert summarised(found) == found
     nothing = {"step": [0, 1], "layers": {}}
     assert summarised(nothing) == {"step": [0, 1], "mean": [], "least": [], "most": [], "largest": []}
 
 
-@pytest.mark.parametrize("step", BY_LAYER["step"])
-def test_what_rows_read_is_the_same_in_both_forms(step):
-    layers, at = BY_LAYER["layers"].values(), BY_LAYER["step"].index(step)
-    wanted = sum(layer["mean"][at] for layer in layers) / len(layers)
-    assert average_norm({"row_norms": BY_LAYER}, step) == wanted == average_norm(WHOLE, step)
-
-
-def test_a_whole_result_passes_in_either_form():
+def test_a_whole_result_passes():
     check_result("one", WHOLE)
-    check_result("one", WHOLE | {"row_norms": BY_LAYER})
     check_result("one", {"epochs": []})
 
 
@@ -54,12 +44,7 @@ def test_a_whole_result_passes_in_either_form():
         (("row_norms", "mean"), [0.1], r"row_norms.mean of its result is \[0.1\]"),
         (("row_norms", "mean", 1), None, r"row_norms.mean of its result is \[0.0, None"),
         (("row_norms", "most"), None, "row_norms.most of its result is missing or null"),
-        (
-            ("row_norms",),
-            {"step": [0], "layers": {"q": {}}},
-            "row_norms.layers.q.mean of its result is missing or null",
-        ),
-        (("row_norms",), {"step": [0], "layers": [1]}, r"row_norms.layers of its result is \[1\]"),
+        (("row_norms",), BY_LAYER, "row_norms.mean of its result is missing or null"),
     ],
 )
 def test_a_leaf_that_is_missing_or_null_is_one_line(path, value, words):

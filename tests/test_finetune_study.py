@@ -4,8 +4,6 @@ then a line elsewhere.
 
 import io
 import json
-import subprocess
-import sys
 import types
 from pathlib import Path
 
@@ -105,12 +103,6 @@ def test_a_run_that_undoes_its_arms_factor_says_so(root, capsys, options, told):
     assert main(STUDY, flags(root, "--eta2", 4, "--max-steps", 1, *words, arm="allora")) == 0
     error = capsys.readouterr().err
     assert (told in error) if told else ("factor" not in error)
-
-
-def test_help_imports_nothing_heavy():
-    code = "import sys, allora_analysis.finetune.study; print({'torch', 'transformers'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "set()"
 
 
 def test_the_table_says_that_a_run_diverged(root, capsys):

@@ -15,11 +15,6 @@ from tests.tiny_grid import PRESETS, RUNS
 SHORT = {"desk": [dataclasses.replace(one, max_steps=2) for one in PRESETS["desk"]]}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return tiny_grid.sources(tmp_path_factory.mktemp("sources"))
-
-
 @pytest.fixture
 def flags(made, tmp_path):
     return tiny_grid.flags(made, tmp_path / "results")

@@ -27,11 +27,6 @@ def as_a_user(monkeypatch):
     warm_jobs.start(monkeypatch)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return tiny_grid.sources(tmp_path_factory.mktemp("sources"))
-
-
 def short(made, results, n=2, **changed):
     """The first few runs, of two steps each."""
     tasks = tiny_grid.grid(made, results).tasks[:n]

@@ -7,6 +7,7 @@ import pytest
 
 from allora_analysis import grid, records
 from allora_analysis.finetune import setting as settings
+from allora_analysis.finetune.run import SERIES
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.finetune.sources import HUB, resolve
 from allora_analysis.grid import Task, plan
@@ -15,11 +16,6 @@ from allora_analysis.grid.presets import LISTS, command
 from allora_analysis.grid.reading import after_epoch, average_norm, recorded
 from allora_analysis.validation import ArgumentError
 from tests import tiny_grid
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return tiny_grid.sources(tmp_path_factory.mktemp("sources"))
 
 
 def test_what_is_recorded_is_told_by_setting_content_and_protocol(made, tmp_path):
@@ -180,10 +176,7 @@ RUN = Setting(model="tiny", data="words", arm="lora")
 OTHER = dataclasses.replace(RUN, seed=1)
 RESULT = {
     "epochs": [{"epoch": 1.0, "step": 2, "test_accuracy": 0.5}, {"epoch": 2.0, "step": 4, "test_accuracy": 0.75}],
-    "row_norms": {
-        "step": [0, 4],
-        "layers": {"q": {"mean": [0.0, 1.0], "max": [0.0, 1.0]}, "v": {"mean": [0.0, 2.0], "max": [0.0, 2.0]}},
-    },
+    "row_norms": dict(zip(SERIES, ([0, 4], [0.0, 1.5], [0.0, 1.0], [0.0, 2.0], [0.0, 2.0]), strict=True)),
 }
 
 

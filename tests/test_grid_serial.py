@@ -20,11 +20,6 @@ from tests import tiny_grid
 from tests.tiny_grid import PRESETS, RUNS, finish, results_of, start
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return tiny_grid.sources(tmp_path_factory.mktemp("sources"))
-
-
 def short(made, results, n=3):
     """The first few runs, of two steps each."""
     tasks = tiny_grid.grid(made, results).tasks[:n]

@@ -13,7 +13,7 @@ from allora_analysis.hessian import LowRankLinear, add_adapters, factor_spectrum
 from allora_analysis.hessian.empirical_risk import EmpiricalRisk, empirical_risk
 from allora_analysis.hessian.network import HessianProducts, network_spectrum
 from allora_analysis.validation import ArgumentError
-from tests.brute_force import network_hessian as brute
+from tests.brute_force import hessian as brute
 from tests.stat_assert import assert_rejects
 
 DATA = tuple(torch.randn(9, n, generator=torch.Generator().manual_seed(n)).double() for n in (6, 5))

@@ -15,7 +15,7 @@ from allora_analysis.hessian.network_inertia import (
     numerical_rank,
 )
 from allora_analysis.validation import ArgumentError
-from tests.brute_force import network_hessian as brute
+from tests.brute_force import hessian as brute
 from tests.test_hessian_network import problem
 
 # sizes, rank, n, and how A is changed

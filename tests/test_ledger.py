@@ -23,7 +23,7 @@ from allora_analysis.render import terminal as written
 from allora_analysis.render.view import LESS_KIND, recorded, size_text, summary, view
 from allora_analysis.study import plain
 from allora_analysis.validation import ArgumentError
-from tests import dying_row, sleeping
+from tests import ledger_workers
 
 EVIDENCE = Evidence({"a": 1.0}, {"a": np.float64(1.0)}, "rounding", error=1e-16, tolerance=1e-12)
 
@@ -177,7 +177,7 @@ def test_ctrl_c_stops_the_workers_which_never_see_it(monkeypatch):
     def pressed(*_):
         raise KeyboardInterrupt
 
-    for name, value in {"ProcessPoolExecutor": Pool, "_examine": sleeping.examine, "sweep": pressed}.items():
+    for name, value in {"ProcessPoolExecutor": Pool, "_examine": ledger_workers.sleep, "sweep": pressed}.items():
         monkeypatch.setattr(ledger, name, value)
     monkeypatch.setattr(ledger, "_cores", lambda: 2)
     with pytest.raises(KeyboardInterrupt):
@@ -457,8 +457,8 @@ def test_only_one_thread_of_linux_forks_and_none_that_torch_may_have_started(
 def test_a_process_that_is_ended_loses_its_own_row_alone(monkeypatch):
     monkeypatch.setattr(ledger, "MANY", 2)
     monkeypatch.setattr(ledger, "_cores", lambda: 2)
-    monkeypatch.setattr(ledger, "_examine", dying_row.examine)
-    names = ("3.2-gradient", "3.3-constant", dying_row.DYING)  # the last two of one file
+    monkeypatch.setattr(ledger, "_examine", ledger_workers.die)
+    names = ("3.2-gradient", "3.3-constant", ledger_workers.DYING)  # the last two of one file
     rows, interrupted = ledger.run([CLAIMS[name] for name in names])
     assert not interrupted
     assert [row.error for row in rows] == ["it was run", "it was run", ledger.ENDED]

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from allora_analysis import notebook as shared
 from notebooks import NOTEBOOKS, execution
-from notebooks.__main__ import FOLDER, main
+from notebooks.__main__ import main
 
 
 @pytest.fixture
@@ -148,13 +146,6 @@ def test_looks_change_no_output(folder, monkeypatch):
     monkeypatch.setattr(execution, "PAUSE", 0.05)
     assert command(folder) == 0
     assert path.read_bytes() == first
-
-
-def test_the_command_imports_nothing_heavy_to_say_its_help():
-    heavy = ("torch", "matplotlib", "IPython", "nbclient", "nbformat", "ipywidgets", "scipy.stats")
-    code = f"import sys, notebooks.__main__; print(*[m for m in {heavy!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
 @pytest.mark.bad_input

@@ -4,7 +4,6 @@ import importlib
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -118,13 +117,6 @@ def test_a_mistake_is_one_line_and_exit_2(words, told, tmp_path, monkeypatch, ca
     assert told in err
     assert err.count("\n") == 1
     assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["mine"]
-
-
-def test_help_imports_nothing_heavy():
-    heavy = ("torch", "transformers", "matplotlib", "sklearn", "scipy.stats")
-    code = f"import sys, paper_figures.__main__; print(*[name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "", done.stderr
 
 
 def test_the_placeholder_says_the_command_and_fits():

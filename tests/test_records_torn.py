@@ -209,22 +209,3 @@ def test_a_link_to_nothing_is_one_line(tmp_path):
         records.find(tmp_path / "here")
     with pytest.raises(records.RecordError, match=words):
         save(tmp_path / "here")
-
-
-def test_a_record_is_rewritten_with_its_key_and_only_if_it_differs(tmp_path):
-    path, _ = save(tmp_path, {"x": 1}, {"y": 2, "z": [1.5]})
-    record, content = records.load(path), path.read_bytes()
-    assert records.rewrite(record, record.result) is False
-    assert path.read_bytes() == content
-    forged(path)  # as older versions wrote it, with indentation
-    assert len(path.read_bytes()) > len(content)
-    assert records.rewrite(records.load(path), record.result) is True
-    assert path.read_bytes() == content
-    assert records.rewrite(record, {"y": 2}) is True
-    again = records.load(path)
-    assert (again.key, again.config, again.provenance, again.result) == (
-        record.key,
-        record.config,
-        record.provenance,
-        {"y": 2},
-    )

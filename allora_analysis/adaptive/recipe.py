@@ -257,14 +257,8 @@ def _above_eps(recipe: Recipe) -> str:
 
 
 def rule_on_gradients(optimizer: str, clip: float | None) -> str:
-    """What is left of a factor on gradients under "sgd" or an Adam ("adam", "adamw") that clips at `clip`.
-
-    Args:
-        optimizer: its name.
-        clip: the largest norm of a gradient; 0 or None: any.
-
-    Returns:
-        "on", "on, but …" or "undone, …".
+    """A factor on gradients is "on", "on, but …" or "undone, …" under "sgd" or an Adam ("adam", "adamw") that clips
+    gradients of a norm above `clip` (0 or None: none).
     """
     if optimizer != "sgd":
         return "undone, Adam divides a gradient's factor out again; ALLoRAAdamW puts it on the update"

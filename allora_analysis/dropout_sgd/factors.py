@@ -74,11 +74,7 @@ class FactorFlow:
     step_size: float
 
     def risk(self, w_true: W) -> Float[np.ndarray, " steps"]:
-        """E‖W_t − W_true‖² at every step, up to O(l²), for white inputs.
-
-        Args:
-            w_true: the population's weights.
-        """
+        """E‖W_t − W_true‖² at every step, up to O(l²), for white inputs; W_true: the population's weights."""
         gap, moved = self.flow_product - w_true, self.mean_product - self.flow_product
         return np.sum(gap * (gap + 2 * moved), axis=(1, 2)) + self.covariance_trace
 

@@ -37,11 +37,7 @@ class Simulation:
     averages: Float[np.ndarray, "snapshots replicas D C"]
 
     def covariance_trace(self) -> tuple[Float[np.ndarray, " snapshots"], Float[np.ndarray, " snapshots"]]:
-        """Estimate tr Cov W_t at the recorded steps, over all columns.
-
-        Returns:
-            The estimates and their standard errors.
-        """
+        """Estimates of tr Cov W_t at the recorded steps, over all columns, and their standard errors."""
         gaps = self.iterates - self.iterates.mean(axis=1, keepdims=True)
         squares = np.einsum("srdc,srdc->sr", gaps, gaps)
         count = squares.shape[1]
@@ -50,15 +46,7 @@ class Simulation:
     def risk(
         self, w_true: Float[np.ndarray, "D C"], averaged: bool = False
     ) -> tuple[Float[np.ndarray, " snapshots"], Float[np.ndarray, " snapshots"]]:
-        """Estimate E‖W_t − W_true‖² at the recorded steps, Σ = I.
-
-        Args:
-            w_true: the population's weights.
-            averaged: of W̄_t.
-
-        Returns:
-            The estimates and their standard errors.
-        """
+        """Estimates of E‖W_t − W_true‖² (`averaged`: W̄_t's) at the recorded steps, Σ = I, and their standard errors."""
         gaps = (self.averages if averaged else self.iterates) - w_true
         squares = np.einsum("srdc,srdc->sr", gaps, gaps)
         return squares.mean(axis=1), squares.std(axis=1, ddof=1) / np.sqrt(squares.shape[1])

@@ -123,13 +123,11 @@ SERIES = ("step", "mean", "least", "most", "largest")
 
 def summarised(norms: Mapping[str, Any]) -> dict[str, list[float]]:
     """Row norms over all layers, of norms by layer ("step"; "layers": by layer the "mean" and the "max" over rows, a
-    number a step); those that are summarized already stay as they are.
+    number a step).
 
     "mean", "least" and "most" are the mean, the smallest and the largest over layers of the mean over rows, "largest"
     the largest row norm of all; the lists are empty where nothing is adapted.
     """
-    if "layers" not in norms:
-        return dict(norms)
     layers, steps = list(norms["layers"].values()), range(len(norms["step"]))
     means = [[layer["mean"][i] for layer in layers] for i in steps] if layers else []
     return {
@@ -165,13 +163,8 @@ def _wrong_norms(norms: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(norms, dict) or not isinstance(norms.get("step"), list):
         yield "row_norms.step", norms.get("step") if isinstance(norms, dict) else norms
         return
-    layers = norms.get("layers", {})
-    if not isinstance(layers, dict) or not all(isinstance(layer, dict) for layer in layers.values()):
-        yield "row_norms.layers", layers
-        return
-    series = [(f"layers.{layer}.mean", of.get("mean")) for layer, of in layers.items()]
-    series += [] if "layers" in norms else [(leaf, norms.get(leaf)) for leaf in SERIES]
-    for leaf, values in series:
+    for leaf in SERIES:
+        values = norms.get(leaf)
         whole = isinstance(values, list) and len(values) in (0, len(norms["step"])) and all(map(_number, values))
         if not whole:
             yield f"row_norms.{leaf}", values

@@ -92,19 +92,11 @@ class Setting:
         return None if self.eta2 is None else self.eta2**0.5
 
     def steps(self, rows: int) -> int:
-        """The run's number of optimizer steps.
-
-        Args:
-            rows: of the training split.
-        """
+        """The run's number of optimizer steps, on a training split of so many rows."""
         return self.max_steps or self.epochs * -(-rows // self.batch_size)
 
     def words(self) -> str:
-        """The run in a line; no two of a preset's have the same.
-
-        Returns:
-            Model, data, arm, η², dropout, optimizer, rates and seed; the rank where it is not 16.
-        """
+        """The run in a line, the rank where it is not 16; no two of a preset's have the same."""
         eta = "" if self.eta2 is None else f", η² = {self.eta2:g}"
         place = " in the bottleneck" if self.placement == "bottleneck" else ""
         dropped = f", drop rate {self.drop_rate:g}{place}" if self.drop_rate else ""

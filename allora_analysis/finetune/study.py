@@ -11,7 +11,6 @@ from tyro.conf import arg
 from allora_analysis import outputs
 from allora_analysis.adaptive.recipe import rule_on_gradients
 from allora_analysis.arms import ON_GRADIENTS
-from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import Setting, check
 from allora_analysis.study import Result, Study, Table, text
 from allora_analysis.validation import ArgumentError, choice, count
@@ -122,7 +121,7 @@ def table(config: Config, result: Result) -> Table:
 
 
 def _norm(norms: dict[str, Any], step: int) -> str:
-    known = [mean for at, mean in zip(norms["step"], summarised(norms)["mean"], strict=False) if at <= step]
+    known = [mean for at, mean in zip(norms["step"], norms["mean"], strict=False) if at <= step]
     return text(known[-1] if known else None)
 
 
@@ -142,7 +141,7 @@ def plot(config: Config, result: Result) -> Figure:
     left.legend(fontsize=7)
     middle.plot(m["loss"]["step"], m["loss"]["value"], color=COLOURS["predicted"])
     middle.set(xlabel="step", ylabel="training loss")
-    norms = summarised(m["row_norms"])
+    norms = m["row_norms"]
     if norms["mean"]:
         span = {"color": COLOURS["plain"], "alpha": 0.3, "lw": 0, "label": "from the least layer to the most"}
         right.fill_between(norms["step"], norms["least"], norms["most"], **span)

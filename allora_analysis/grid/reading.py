@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from allora_analysis import records
 from allora_analysis.finetune import setting as settings
-from allora_analysis.finetune.run import check_result, summarised
+from allora_analysis.finetune.run import check_result
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.statistics import Judgement, judge_family
 from allora_analysis.statistics.paired import TIE
@@ -144,4 +144,4 @@ def average_norm(result: dict[str, Any], step: int) -> float:
     norms = result["row_norms"]
     if step not in norms["step"]:
         raise ArgumentError(f"step must be one of {norms['step']}, received {step}")
-    return summarised(norms)["mean"][norms["step"].index(step)]
+    return float(norms["mean"][norms["step"].index(step)])

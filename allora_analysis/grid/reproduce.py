@@ -15,7 +15,6 @@ from typing import Any
 
 from allora_analysis import records
 from allora_analysis.finetune import setting as finetune
-from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.sources import where_from
 from allora_analysis.gradient_std.grid import STUDY as GRADIENT_STD
 from allora_analysis.validation import ArgumentError
@@ -61,7 +60,7 @@ def _told(value: Any) -> str:
 
 def compare(record: records.Record, again: records.Record) -> Agreement:
     """Compare a record with its repetition."""
-    ours, theirs = dict(_leaves(_present(record))), dict(_leaves(_present(again)))
+    ours, theirs = dict(_leaves(record.result)), dict(_leaves(again.result))
     gaps = {leaf: _gap(ours.get(leaf), theirs.get(leaf)) for leaf in {**ours, **theirs} if _counts(leaf, ours, theirs)}
     apart = {leaf: gap for leaf, gap in gaps.items() if gap > 0}
     facts = {
@@ -75,13 +74,6 @@ def compare(record: records.Record, again: records.Record) -> Agreement:
     most = max(apart, key=apart.__getitem__)
     verdict = "within rounding" if apart[most] <= ROUNDING else "different"
     return Agreement(verdict, (_place(first), apart[first]), (_place(most), apart[most]), changed)
-
-
-def _present(record: records.Record) -> dict[str, Any]:
-    result = dict(record.result)
-    if isinstance(result.get("row_norms"), dict):
-        result["row_norms"] = summarised(result["row_norms"])
-    return result
 
 
 def _counts(leaf: Leaf, ours: Mapping[Leaf, Any], theirs: Mapping[Leaf, Any]) -> bool:

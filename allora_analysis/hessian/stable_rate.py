@@ -145,18 +145,9 @@ def largest_stable_rate(
     """By how much the rates may be multiplied before a quadratic of the loss's curvature in these parameters grows.
 
     The loss must be the same at every call (no dropout, one batch) and twice differentiable; for transformers load the
-    model with attn_implementation="eager".
-
-    Args:
-        parameters: A and B, say; the curvature is in them alone.
-        optimizer: that trains them: torch's SGD, Adam or AdamW, a class of theirs, or ALLoRAAdamW.
-        loss: a scalar of the parameters.
-        tolerance: of λ_max, relative.
-        seed: of the start vector.
-        clip: the norm at which steps clip the gradient of all that the optimizer trains; 0: no clipping.
-
-    Returns:
-        The multiple, and what it rests on.
+    model with attn_implementation="eager". The optimizer is torch's SGD, Adam or AdamW, a class of theirs, or
+    ALLoRAAdamW; `tolerance` is λ_max's, relative, `seed` the start vector's, `clip` the norm at which steps clip the
+    gradient of all that the optimizer trains (0: no clipping).
 
     Raises:
         ArgumentError: nothing to train, an optimizer of another kind or (Adam) before its first step, parameters of

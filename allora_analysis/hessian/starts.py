@@ -305,13 +305,9 @@ def start_report(
 
 @representable()
 def expected_cosine(rank: int, width: int) -> float:
-    """Of the first step from B = 0 with full fine-tuning's, under gradient descent: √(r/(n₂ + r + 1)).
+    """Of the first step from B = 0 with full fine-tuning's, under gradient descent: √(r/(n₂ + r + 1)), n₂ the width.
 
     E⟨G, GAᵀA⟩ over the roots of ‖G‖² and E‖GAᵀA‖², A Gaussian; from A = 0 with B Gaussian it is that of n₁.
-
-    Args:
-        rank: r.
-        width: n₂.
 
     Examples:
         >>> from allora_analysis.hessian.starts import expected_cosine

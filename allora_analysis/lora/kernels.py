@@ -230,14 +230,8 @@ def row_kernel_takes(own: Sequence[Tensors]) -> bool:
 
 
 def move_by_rows(own: Sequence[Tensors], scalings: list[float], hyper: Hyper, eta: float, adaptor: str) -> None:
-    """AdamW's step of pairs of one shape, times their factors.
-
-    Args:
-        own: of A and of B; without gradients for one that stays.
-        scalings: |s| of each pair.
-        hyper: AdamW's numbers.
-        eta: η.
-        adaptor: its name.
+    """AdamW's step of pairs of one shape, times their factors: A's tensors and B's, without gradients for one that
+    stays; |s| of each pair.
     """
     a, b = (part.parameters[0] for part in own)
     pairs, (beta1, beta2), counts = len(scalings), hyper.betas, own[0].counts or own[1].counts

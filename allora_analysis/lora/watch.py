@@ -30,11 +30,7 @@ class FactorUndone(UserWarning):
 
 
 def watch(layer: nn.Module) -> None:
-    """From now on an optimizer that undoes this layer's factor is named, once, at its first step with the layer.
-
-    Args:
-        layer: scales the gradients of its adapter: `ALLoRALinear`, or PEFT's layer under an `allora_config`.
-    """
+    """From now on an optimizer that undoes this layer's factor is named, once, at its first step with the layer."""
     _LAYERS.add(layer)
 
 
@@ -47,11 +43,7 @@ class Watched:
 
 
 def known(optimizer: Any) -> None:
-    """No warning of this optimizer: the doctor has looked at it, or it is what is to be measured.
-
-    Args:
-        optimizer: torch's own; any other is not watched.
-    """
+    """No warning of this optimizer: the doctor has looked at it, or it is what is to be measured."""
     if isinstance(optimizer, Optimizer):
         _KNOWN.add(optimizer)
 
@@ -86,12 +78,7 @@ def _layer_of(one: Tensor) -> nn.Module | None:
 
 
 def scaled_by(pair: Pair, homes: dict[int, Any]) -> bool:
-    """The layer is in use and scales a gradient of what an optimizer trains.
-
-    Args:
-        pair: one adapter of one layer.
-        homes: the optimizer's parameter groups, by the ids of their parameters.
-    """
+    """The layer is in use and scales a gradient of what an optimizer trains; `homes`: its groups by parameters' ids."""
     acts = pair.active and not (pair.merged or pair.disabled)
     held = any(part.requires_grad and id(part) in homes for part in (pair.a, pair.b))
     return acts and held and pair.eta is not None and pair.variant not in IN_FORWARD

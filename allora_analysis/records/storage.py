@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from allora_analysis.outputs import write_atomically
 from allora_analysis.records import files
 from allora_analysis.records.record import (
     NAME,
@@ -98,21 +97,6 @@ def encoded(record: Record, result: Mapping[str, Any]) -> bytes:
     """
     document = {name: getattr(record, name) for name in ("study", "key", "protocol", "config", "digests")}
     return encode(document | {"result": portable("result", dict(result)), "provenance": record.provenance})
-
-
-def rewrite(record: Record, result: Mapping[str, Any]) -> bool:
-    """Write a record anew, as `encoded`; the caller vouches that no reader sees a difference.
-
-    Arguments as in `encoded`.
-
-    Returns:
-        Whether its file changed.
-    """
-    content = encoded(record, result)
-    if content == record.path.read_bytes():
-        return False
-    write_atomically(record.path, lambda target: target.write_bytes(content))
-    return True
 
 
 def _publish(path: Path, content: bytes) -> bool:

@@ -151,10 +151,7 @@ def logit_gain(sigma: float, tokens: int) -> float:
     """2σ²E‖diag p − ppᵀ‖²_F/E Σp², what attention's logits add to χ; T independent N(0, σ²) logits, to 1e-4.
 
     By 1/Z^k = ∫t^{k−1}e^{−tZ}dt/Γ(k): E p_j²p_k² and the like are integrals over t of products of one-token means.
-
-    Args:
-        sigma: σ ≥ 0; beyond 30, where ties are rare, the gain is taken as proportional to σ, which is right to 2 %.
-        tokens: T ≥ 2.
+    Beyond σ = 30, where ties are rare, the gain is taken as proportional to σ, which is right to 2 %. T ≥ 2.
 
     Examples:
         >>> from allora_analysis.ripple.mean_field import logit_gain

@@ -135,15 +135,8 @@ class Pass:
 
 
 def forward(model: Transformer, x: Inexact[np.ndarray, "*batch T n"], eta: Eta) -> Pass:
-    """Run a transformer at η, complex if need be.
-
-    Args:
-        model: the transformer.
-        x: h₀, after the embedding.
-        eta: η of every map; or one for each input of the batch, as an array (batch × 1 × 1).
-
-    Returns:
-        Streams, attention, output, and what the pass has divided by.
+    """Run a transformer on x = h₀, after the embedding, at η, complex if need be; or at one η for each input of the
+    batch, as an array (batch × 1 × 1).
 
     Examples:
         >>> import numpy as np
