@@ -47,21 +47,25 @@ class Integrals(NamedTuple):
 
 
 def _erf(c: np.ndarray) -> Integrals:
-    # Saad and Solla 1995, appendix; g = erf(·/√2), g′ = √(2/π)·exp(−h²/2).
-    one = 1 + np.diag(c)
-    pair = np.outer(one, one) - c**2
-    two = 2 / math.pi * np.arcsin(c / np.sqrt(np.outer(one, one)))
-    slopes = 2 / math.pi / np.sqrt(pair)
-    a, b, d = one[:, None, None], c[:, :, None], c[:, None, :]  # a; ab; ac
-    three = 2 / math.pi * (c[None] * a - b * d) / (a * np.sqrt(pair)[:, None, :])
-    both, ij, ik, jk = pair[:, :, None], c[:, :, None], c[:, None, :], c[None, :, :]  # of i, j and k, or m
-    inner = both[..., None] * c - jk[..., None] * jk[:, :, None] * one[:, None, None, None]
-    inner = inner - ik[..., None] * ik[:, :, None] * one[:, None, None]
-    inner = inner + ij[..., None] * (ik[..., None] * jk[:, :, None] + ik[:, :, None] * jk[..., None])
-    size = both * one - jk**2 * one[:, None, None] - ik**2 * one[:, None] + 2 * ij * ik * jk
-    scale = np.sqrt(size[..., None] * size[:, :, None])
-    four = 4 / math.pi**2 / np.sqrt(both)[..., None] * np.arcsin(np.minimum(np.maximum(inner / scale, -1), 1))
-    return Integrals(two, slopes, three, four)
+    # g = erf(·/√2), g′ = √(2/π)·exp(−h²/2): the factor exp(−h_a²/2) leaves fields Gaussian, of covariance
+    # C − C_a C_aᵀ/(1 + C_aa), and the mean 1/√(1 + C_aa). The same integrals: Saad and Solla 1995, appendix.
+    one, first = _weighted(c)  # after exp(−h_a²/2): [a, b, c]
+    more, second = _weighted(first)  # after that and exp(−h_b²/2): [a, b, c, d]
+    slopes = 2 / math.pi / np.sqrt(one[:, None] * more)
+    three = 2 / math.pi * first / np.sqrt(one[:, None] * more)[:, None, :]
+    return Integrals(_both(c), slopes, three, slopes[..., None, None] * _both(second))
+
+
+def _weighted(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # 1 + C_aa and, by a, the covariance under the weight exp(−h_a²/2).
+    one = 1 + c.diagonal(0, -2, -1)
+    return one, c[..., None, :, :] - c[..., :, None] * (c / one[..., None])[..., None, :]
+
+
+def _both(c: np.ndarray) -> np.ndarray:
+    # E g_a g_b; a quotient beyond ±1 is rounding.
+    root = np.sqrt(1 + c.diagonal(0, -2, -1))
+    return 2 / math.pi * np.arcsin(np.minimum(np.maximum(c / (root[..., :, None] * root[..., None, :]), -1), 1))
 
 
 def _linear(c: np.ndarray) -> Integrals:
