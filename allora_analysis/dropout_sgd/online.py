@@ -22,7 +22,7 @@ fixed data at small rates it acts by keeping the fit from the noise of labels. C
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,12 +38,18 @@ LARGEST = 6  # hidden nodes of student and teacher together: all masks are summe
 
 
 class Integrals(NamedTuple):
-    """Over fields h ~ N(0, C), F of them: E g_a g_b, E g′_a g′_b, E g′_a h_b g_c, E g′_a g′_b g_c g_d."""
+    """Over fields h ~ N(0, C), F of them: E g′_a g′_b, E g′_a h_b g_c, E g′_a g′_b g_c g_d."""
 
-    two: Float[np.ndarray, "F F"]
     slopes: Float[np.ndarray, "F F"]
     three: Float[np.ndarray, "F F F"]
     four: Float[np.ndarray, "F F F F"]
+
+
+class Activation(NamedTuple):
+    """Functions of C: E g_a g_b, by which a test goes, and the integrals that training goes by."""
+
+    two: Callable[[np.ndarray], np.ndarray]
+    integrals: Callable[[np.ndarray], Integrals]
 
 
 def _erf(c: np.ndarray) -> Integrals:
@@ -53,7 +59,7 @@ def _erf(c: np.ndarray) -> Integrals:
     more, second = _weighted(first)  # after that and exp(−h_b²/2): [a, b, c, d]
     slopes = 2 / math.pi / np.sqrt(one[:, None] * more)
     three = 2 / math.pi * first / np.sqrt(one[:, None] * more)[:, None, :]
-    return Integrals(_both(c), slopes, three, slopes[..., None, None] * _both(second))
+    return Integrals(slopes, three, slopes[..., None, None] * _both(second))
 
 
 def _weighted(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,10 +76,13 @@ def _both(c: np.ndarray) -> np.ndarray:
 
 def _linear(c: np.ndarray) -> Integrals:
     ones = np.ones_like(c)
-    return Integrals(c, ones, ones[:, :1, None] * c[None], np.broadcast_to(c, (len(c),) * 4))
+    return Integrals(ones, ones[:, :1, None] * c[None], np.broadcast_to(c, (len(c),) * 4))
 
 
-ACTIVATIONS: Mapping[str, Any] = {"erf": _erf, "identity": _linear}
+ACTIVATIONS: Mapping[str, Activation] = {
+    "erf": Activation(_both, _erf),
+    "identity": Activation(lambda c: c, _linear),
+}
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class _Equations:
     rate: float
     noise: float
     readout: float
-    integrals: Any
+    activation: Activation
     nodes: int
 
     def masks(self) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +145,7 @@ class _Equations:
 
     def change(self, products: tuple[np.ndarray, ...], state: np.ndarray) -> np.ndarray:
         k, (two, three, four) = self.nodes, products
-        found = self.integrals(self.fields(state))
+        found = self.activation.integrals(self.fields(state))
         pull = np.einsum("ia,iba->ib", three, found.three[:k])  # E v_i g′_i e h_b
         square = np.einsum("ikab,ikab->ik", four, found.four[:k, :k])
         square = square + self.noise**2 * two * found.slopes[:k, :k]
@@ -146,7 +155,7 @@ class _Equations:
 
     def error(self, state: np.ndarray) -> float:
         weight = np.concatenate([np.full(self.nodes, self.readout * self.keep_prob), -np.ones(len(self.t))])
-        return 0.5 * float(weight @ self.integrals(self.fields(state)).two @ weight)
+        return 0.5 * float(weight @ self.activation.two(self.fields(state)) @ weight)
 
 
 @validation.representable("q", "r", "t", "rate", "times", "noise", "readout")
