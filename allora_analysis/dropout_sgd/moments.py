@@ -43,15 +43,12 @@ def start(process: Process) -> _State:
 def advance(process: Process, state: _State, rate: float) -> _State:
     """One step's moments, exactly."""
     mean = state.mean + 2.0 * rate * process.drift(state.mean)
-    covariance, cross, total = (np.empty_like(state.covariance) for _ in range(3))
-    for c, before in enumerate(state.covariance):
-        noise = process.noise(process.targets[:, c], state.mean[:, c], before)
-        after = process.contract(process.contract(before, rate).T, rate) + 4.0 * rate**2 * noise
-        covariance[c] = 0.5 * (after + after.T)
-        carried = process.contract(state.cross[c], rate)
-        cross[c] = carried + covariance[c]
-        total[c] = state.total_covariance[c] + carried + carried.T + covariance[c]
-    return _State(mean, covariance, state.total_mean + mean, cross, total)
+    columns = zip(process.targets.T, state.mean.T, state.covariance, strict=True)
+    noise = np.array([process.noise(*column) for column in columns])
+    after = process.contract(process.contract(state.covariance, rate).mT, rate) + 4.0 * rate**2 * noise
+    covariance, carried = 0.5 * (after + after.mT), process.contract(state.cross, rate)
+    total = state.total_covariance + carried + carried.mT + covariance
+    return _State(mean, covariance, state.total_mean + mean, carried + covariance, total)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ from allora_analysis.validation import ArgumentError
 
 # Shapes: in the d coordinates in which a process runs, and over samples.
 Square, Diagonal, Samples = Float[np.ndarray, "d d"], Float[np.ndarray, " d"], Float[np.ndarray, " N"]
+Squares = Float[np.ndarray, "... d d"]
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ class Process:
         """Minus half the gradient of the marginal objective: g − HW."""
         return self.pull - self.curvature @ mean
 
-    def contract(self, matrix: Square, rate: float) -> Square:
-        """M F with F = I − 2lH: how a step carries covariance on, from the right."""
+    def contract(self, matrix: Squares, rate: float) -> Squares:
+        """M F with F = I − 2lH, of one M or several: how a step carries covariance on, from the right."""
         return matrix - (2.0 * rate) * (matrix @ self.curvature)
 
     def noise(self, targets: Samples, mean: Diagonal, covariance: Square) -> Square:
@@ -159,7 +160,7 @@ class OutputMasks(Process):
         """As in `Process`, with H diagonal."""
         return self.pull - self.eigenvalues[:, None] * mean
 
-    def contract(self, matrix: Square, rate: float) -> Square:
+    def contract(self, matrix: Squares, rate: float) -> Squares:
         """As in `Process`, with H diagonal."""
         return matrix * (1.0 - 2.0 * rate * self.eigenvalues)
 
@@ -209,23 +210,23 @@ class InputMasks(Process):
 
     def _rows(self, targets: Samples, mean: Diagonal, covariance: Square, products: float) -> Square:
         """Σ_n E_w [Cov(c | w) + products · E[c | w] E[c | w]ᵀ]: products 0 for the masks' part, 1 for E[c cᵀ]."""
-        k, x, second = self.mask_variance, self.design, np.outer(mean, mean) + covariance
-        carried = x @ covariance
+        k, x, second = self.mask_variance, self.design, mean[:, None] * mean + covariance
+        carried, own = x @ covariance, second.diagonal()
         error = targets - x @ mean
         errors = error**2 + np.einsum("nd,nd->n", carried, x)  # E f²
         cross = error[:, None] * mean - carried  # E f w_i
-        lengths = self.squares @ np.diag(second)  # E A
+        lengths = self.squares @ own  # E A
         half = x * (0.5 * (products * errors + k * lengths))[:, None] - (k * (1.0 + products)) * self.squares * cross
-        half = half.T @ x + (k * k - k) * np.diag(second)[:, None] * self.cubes
+        half = half.T @ x + (k * k - k) * own[:, None] * self.cubes
         result = half + half.T + (k * k * (1.0 + products)) * self.square_pairs * second
-        np.fill_diagonal(result, self._diagonal(errors, cross, lengths, np.diag(second), products))
+        np.fill_diagonal(result, self._diagonal(errors, cross, lengths, own, products))
         return result
 
     def _diagonal(
         self, errors: Samples, cross: Float[np.ndarray, "N d"], lengths: Samples, second: Diagonal, products: float
     ) -> Diagonal:
         """The diagonal of `_rows`, where a mask meets itself, from E f², E f w, E A and E w²."""
-        k, fourth = self.mask_variance, np.diag(self.square_pairs) * second  # Σ_n E x_i² a_i²
+        k, fourth = self.mask_variance, self.square_pairs.diagonal() * second  # Σ_n E x_i² a_i²
         own = errors @ self.squares - 2.0 * k * np.einsum("nd,nd,nd->d", self.squares, self.design, cross)
         return (k + products) * (own + k * k * fourth) + k * (1.0 + k) * (lengths @ self.squares - fourth)
 
