@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allora_analysis.dropout_sgd import stability_limits, trajectory
+from allora_analysis.dropout_sgd import moments, stability_limits, trajectory
 from allora_analysis.dropout_sgd.placements import InputMasks, OutputMasks, SharedInputMask, build, checked
 from tests.brute_force import dropout_sgd as brute_force
 from tests.stat_assert import assert_rejects
@@ -76,10 +76,22 @@ def test_a_wrong_noise_is_rejected(case, wrong, monkeypatch):
         if wrong.startswith("no feedback"):
             return right(self, targets, mean, 0 * covariance)
         value = right(self, targets, mean, covariance)
-        return value - 0.01 * self.mask_variance * np.diag(np.diag(value))
+        return value - 0.01 * self.mask_variance * np.eye(value.shape[-1]) * value
 
     monkeypatch.setattr(kind, "noise", planted)
     assert_rejects(assert_equals_enumeration, case, 0.6, [0.1] * case[4])
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize(("placement", "shared"), [("output", False), ("input", False), ("input", True)])
+def test_columns_may_come_at_once_or_in_parts(placement, shared, batch_size, monkeypatch):
+    x, y, w_true = problem(5, 4, 3, 5)
+    options = {"w_true": w_true, "batch_size": None if shared else batch_size, "shared_mask": shared}
+    whole = trajectory(x, y, 0.7, 0.01, 6, placement, **options)
+    monkeypatch.setattr(moments, "AT_ONCE", 2 * x.size)  # two columns, two, and the last
+    parts = trajectory(x, y, 0.7, 0.01, 6, placement, **options)
+    np.testing.assert_allclose(parts.covariance, whole.covariance, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(parts.risk, whole.risk, rtol=1e-12)
 
 
 @pytest.mark.parametrize("placement", ["output", "input"])

@@ -122,20 +122,29 @@ class Moments(NamedTuple):
 
 
 def _maps(one: Sgd, y: np.ndarray, keep_prob: float) -> tuple[np.ndarray, np.ndarray, Callable[..., np.ndarray]]:
-    """A step by sums over each row's masks: of the mean, of the covariance, and what means (T×D×C) add to that."""
-    x, d = one.x, one.x.shape[1]
+    """A step by sums over each row's masks: of the mean, of the covariance, and what means (T×D×C) add to that.
+
+    Columns enter through sums alone, as a row pulls by u(y − uᵀW): ‖y‖² times Cov(u, u), Wy times Cov(u, uuᵀ), and WWᵀ
+    times Cov(uuᵀ, uuᵀ).
+    """
+    x, (n, d) = one.x, one.x.shape
     u, chance = row_masks(x, keep_prob, one.placement)
     outer = u[..., :, None] * u[..., None, :]
     squares = chance[:, None, None] * outer
     rows = squares.sum(axis=1)
     forward = np.eye(d) - 2 * one.rate * rows.sum(axis=0)
+    second = rows - x[:, :, None] * x[:, None]
+    third = (u.swapaxes(1, 2) @ squares.reshape(n, -1, d * d)).reshape(n, d, d, d) - x[:, :, None, None] * rows[:, None]
     fourth = np.tensordot(squares, outer, ((0, 1), (0, 1))) - np.einsum("nde,nfg->dgef", rows, rows)
-    carried = np.kron(forward, forward) + 4 * one.rate**2 * fourth.reshape(d * d, d * d)
+    fourth = fourth.reshape(d * d, d * d)
+    carried = np.kron(forward, forward) + 4 * one.rate**2 * fourth
 
     def added(means: np.ndarray) -> np.ndarray:
-        errors = ((y[:, None] - u @ means[:, None]) ** 2).sum(axis=3)
-        pull = x[:, :, None] * y[:, None] - rows @ means[:, None]
-        return 4 * one.rate**2 * (np.tensordot(errors, squares, 2) - np.einsum("tndc,tnec->tde", pull, pull))
+        turned_means = means.swapaxes(1, 2)
+        alone = np.tensordot((y**2).sum(axis=1), second, 1)
+        crossed = np.tensordot(y @ turned_means, third, ((1, 2), (0, 3)))
+        squared = (means @ turned_means).reshape(-1, d * d) @ fourth.T
+        return 4 * one.rate**2 * (alone - crossed - crossed.swapaxes(1, 2) + squared.reshape(-1, d, d))
 
     return forward, carried, added
 
@@ -263,7 +272,7 @@ def masked_gradient(one: Tiny, w: np.ndarray, masks: np.ndarray) -> np.ndarray:
     if one.placement == "output":
         return 2 * one.x.T @ (masks * ((one.x @ w) * masks - one.y))
     masked = one.x * masks
-    return 2 * np.swapaxes(masked, -1, -2) @ (masked @ w - one.y)
+    return np.swapaxes(masked, -1, -2) @ (2 * (masked @ w - one.y))
 
 
 def slopes(one: Tiny, state: tuple[np.ndarray, ...], gradient: np.ndarray) -> tuple[np.ndarray, ...]:

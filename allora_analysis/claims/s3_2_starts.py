@@ -57,10 +57,10 @@ def begin(x: np.ndarray, target: np.ndarray, name: str, rank: int, rng: np.rando
 
 def eigenvalues(one: _Begin, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Of the Hessian by central differences (to 1e-10: the gradient is cubic) on a basis without the rescalings."""
-    split, step, point = b.size, 1e-5, np.concatenate([b.ravel(), a.ravel()])
+    split, step, point, slope = b.size, 1e-5, np.concatenate([b.ravel(), a.ravel()]), one.slope
 
     def gradient(theta: np.ndarray) -> np.ndarray:
-        parts = loss_gradient(one.x, one.slope, theta[:split].reshape(b.shape), theta[split:].reshape(a.shape))
+        parts = loss_gradient(one.x, slope, theta[:split].reshape(b.shape), theta[split:].reshape(a.shape))
         return np.concatenate([part.ravel() for part in parts])
 
     dense = np.array([gradient(point + e) - gradient(point - e) for e in step * np.eye(len(point))]) / (2 * step)
@@ -112,11 +112,11 @@ def _worst_on_the_way(one: _Begin) -> dict[str, float]:
 
     Between two steps at which the counts of negative directions differ, an eigenvalue passes 0: halved 20 times.
     """
-    a, b = one.a, one.b
+    a, b, slope = one.a, one.b, one.slope
     first = eigenvalues(one, a, b)
     rate, marks, path = _rate(one, first), {*np.geomspace(1, STEPS, 24).astype(int)}, [(a, b)]
     for count in range(1, STEPS + 1):
-        by_b, by_a = loss_gradient(one.x, one.slope, b, a)
+        by_b, by_a = loss_gradient(one.x, slope, b, a)
         a, b = a - rate * by_a, b - rate * by_b
         if count in marks:
             path.append((a, b))

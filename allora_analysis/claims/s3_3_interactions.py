@@ -144,15 +144,15 @@ def deep(
 def trained_loss(one: Deep) -> float:
     """‖ηX(PBA)ᵀ − Y‖²_F after 150 full-batch steps on B from 0, over that before them."""
     b, inner = np.zeros((one.after.shape[1], len(one.a))), one.x @ one.a.T
-    mean, square = np.zeros_like(b), np.zeros_like(b)
+    mean, square, residual = np.zeros_like(b), np.zeros_like(b), -one.y
 
     for step in range(1, 151):
-        residual = one.eta * inner @ (one.after @ b).T - one.y
         gradient = 2 * one.eta * one.after.T @ residual.T @ inner
         mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
         adam = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
         b = b - one.rate * (adam if one.optimizer == "Adam" else gradient)
-        loss = float(np.square(one.eta * inner @ (one.after @ b).T - one.y).sum() / np.square(one.y).sum())
+        residual = one.eta * inner @ (one.after @ b).T - one.y
+        loss = float(np.square(residual).sum() / np.square(one.y).sum())
         if loss > 1e12:  # diverged
             break
     return loss

@@ -79,8 +79,9 @@ def advantage(one: Noisy) -> float:
 
 def _factors(one: Noisy, rows: Float[np.ndarray, "arms chains halves"]) -> Float[np.ndarray, "arms chains 1"]:
     # What multiplies the gradient in each arm, over η under SGD: ALLoRA's by its own rows as they are.
-    own = adaptors.inverse_sqrt(np.linalg.norm(rows[1], axis=-1), one.eta) / one.eta
-    return np.stack([np.ones_like(own), own])[..., None]
+    factors = np.ones((*rows.shape[:2], 1))
+    factors[1, :, 0] = adaptors.inverse_sqrt(np.hypot(*rows[1].T), one.eta) / one.eta
+    return factors
 
 
 def excess_at_rest(one: Noisy, rng: np.random.Generator) -> dict[str, dict[str, float]]:
@@ -88,13 +89,13 @@ def excess_at_rest(one: Noisy, rng: np.random.Generator) -> dict[str, dict[str, 
     curvatures, target = np.array([1.0, one.flattest]), one.target / math.sqrt(2)
     rows = np.full((2, CHAINS, 2), target)
     mean, square, total = np.zeros_like(rows), np.zeros_like(rows), np.zeros((2, CHAINS))
+    noise = one.deviation * rng.standard_normal((STEPS + KEPT, CHAINS, 2))
     for step in range(1, STEPS + KEPT + 1):
-        noise = one.deviation * rng.standard_normal((CHAINS, 2))
-        gradient = _factors(one, rows) * (curvatures * (rows - target) + noise)
+        gradient = _factors(one, rows) * (curvatures * (rows - target) + noise[step - 1])
         if one.optimizer == "adamw":
             mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
             gradient = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8) / one.eta
-        rows = np.clip(rows - one.product * gradient, -1e3, 1e3)
+        rows = np.minimum(np.maximum(rows - one.product * gradient, -1e3), 1e3)
         if step > STEPS:
             total += (curvatures * (rows - target) ** 2).sum(axis=-1) / (2 * one.deviation**2 * KEPT)
     return {

@@ -21,6 +21,7 @@ from allora_analysis.validation import ArgumentError
 
 # Risks that agree to this much are equal: the first step's means are the same but for rounding.
 ROUNDING = 1e-12
+AT_ONCE = 2**16  # numbers in X times columns whose noise is computed at once; never below one column
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,13 @@ def start(process: Process) -> _State:
 def advance(process: Process, state: _State, rate: float) -> _State:
     """One step's moments, exactly."""
     mean = state.mean + 2.0 * rate * process.drift(state.mean)
-    covariance, cross, total = (np.empty_like(state.covariance) for _ in range(3))
-    for c, before in enumerate(state.covariance):
-        noise = process.noise(process.targets[:, c], state.mean[:, c], before)
-        after = process.contract(process.contract(before, rate).T, rate) + 4.0 * rate**2 * noise
-        covariance[c] = 0.5 * (after + after.T)
-        carried = process.contract(state.cross[c], rate)
-        cross[c] = carried + covariance[c]
-        total[c] = state.total_covariance[c] + carried + carried.T + covariance[c]
-    return _State(mean, covariance, state.total_mean + mean, cross, total)
+    of, at_once = (process.targets.T, state.mean.T, state.covariance), max(1, AT_ONCE // process.design.size)
+    columns = [slice(first, first + at_once) for first in range(0, len(state.covariance), at_once)]
+    noise = np.concatenate([process.noise(*(part[some] for part in of)) for some in columns])
+    after = process.contract(process.contract(state.covariance, rate).mT, rate) + 4.0 * rate**2 * noise
+    covariance, carried = 0.5 * (after + after.mT), process.contract(state.cross, rate)
+    total = state.total_covariance + carried + carried.mT + covariance
+    return _State(mean, covariance, state.total_mean + mean, carried + covariance, total)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ fixed data at small rates it acts by keeping the fit from the noise of labels. C
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,38 +38,51 @@ LARGEST = 6  # hidden nodes of student and teacher together: all masks are summe
 
 
 class Integrals(NamedTuple):
-    """Over fields h ~ N(0, C), F of them: E g_a g_b, E g′_a g′_b, E g′_a h_b g_c, E g′_a g′_b g_c g_d."""
+    """Over fields h ~ N(0, C), F of them: E g′_a g′_b, E g′_a h_b g_c, E g′_a g′_b g_c g_d."""
 
-    two: Float[np.ndarray, "F F"]
     slopes: Float[np.ndarray, "F F"]
     three: Float[np.ndarray, "F F F"]
     four: Float[np.ndarray, "F F F F"]
 
 
+class Activation(NamedTuple):
+    """Functions of C: E g_a g_b, by which a test goes, and the integrals that training goes by."""
+
+    two: Callable[[np.ndarray], np.ndarray]
+    integrals: Callable[[np.ndarray], Integrals]
+
+
 def _erf(c: np.ndarray) -> Integrals:
-    # Saad and Solla 1995, appendix; g = erf(·/√2), g′ = √(2/π)·exp(−h²/2).
-    one = 1 + np.diag(c)
-    pair = np.outer(one, one) - c**2
-    two = 2 / math.pi * np.arcsin(c / np.sqrt(np.outer(one, one)))
-    slopes = 2 / math.pi / np.sqrt(pair)
-    a, b, d = one[:, None, None], c[:, :, None], c[:, None, :]  # a; ab; ac
-    three = 2 / math.pi * (c[None] * a - b * d) / (a * np.sqrt(pair)[:, None, :])
-    both, ij, ik, jk = pair[:, :, None], c[:, :, None], c[:, None, :], c[None, :, :]  # of i, j and k, or m
-    inner = both[..., None] * c - jk[..., None] * jk[:, :, None] * one[:, None, None, None]
-    inner = inner - ik[..., None] * ik[:, :, None] * one[:, None, None]
-    inner = inner + ij[..., None] * (ik[..., None] * jk[:, :, None] + ik[:, :, None] * jk[..., None])
-    size = both * one - jk**2 * one[:, None, None] - ik**2 * one[:, None] + 2 * ij * ik * jk
-    scale = np.sqrt(size[..., None] * size[:, :, None])
-    four = 4 / math.pi**2 / np.sqrt(both)[..., None] * np.arcsin(np.minimum(np.maximum(inner / scale, -1), 1))
-    return Integrals(two, slopes, three, four)
+    # g = erf(·/√2), g′ = √(2/π)·exp(−h²/2): the factor exp(−h_a²/2) leaves fields Gaussian, of covariance
+    # C − C_a C_aᵀ/(1 + C_aa), and the mean 1/√(1 + C_aa). The same integrals: Saad and Solla 1995, appendix.
+    one, first = _weighted(c)  # after exp(−h_a²/2): [a, b, c]
+    more, second = _weighted(first)  # after that and exp(−h_b²/2): [a, b, c, d]
+    slopes = 2 / math.pi / np.sqrt(one[:, None] * more)
+    three = 2 / math.pi * first / np.sqrt(one[:, None] * more)[:, None, :]
+    return Integrals(slopes, three, slopes[..., None, None] * _both(second))
+
+
+def _weighted(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # 1 + C_aa and, by a, the covariance under the weight exp(−h_a²/2).
+    one = 1 + c.diagonal(0, -2, -1)
+    return one, c[..., None, :, :] - c[..., :, None] * (c / one[..., None])[..., None, :]
+
+
+def _both(c: np.ndarray) -> np.ndarray:
+    # E g_a g_b; a quotient beyond ±1 is rounding.
+    root = np.sqrt(1 + c.diagonal(0, -2, -1))
+    return 2 / math.pi * np.arcsin(np.minimum(np.maximum(c / (root[..., :, None] * root[..., None, :]), -1), 1))
 
 
 def _linear(c: np.ndarray) -> Integrals:
     ones = np.ones_like(c)
-    return Integrals(c, ones, ones[:, :1, None] * c[None], np.broadcast_to(c, (len(c),) * 4))
+    return Integrals(ones, ones[:, :1, None] * c[None], np.broadcast_to(c, (len(c),) * 4))
 
 
-ACTIVATIONS: Mapping[str, Any] = {"erf": _erf, "identity": _linear}
+ACTIVATIONS: Mapping[str, Activation] = {
+    "erf": Activation(_both, _erf),
+    "identity": Activation(lambda c: c, _linear),
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,7 @@ class _Equations:
     rate: float
     noise: float
     readout: float
-    integrals: Any
+    activation: Activation
     nodes: int
 
     def masks(self) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +145,7 @@ class _Equations:
 
     def change(self, products: tuple[np.ndarray, ...], state: np.ndarray) -> np.ndarray:
         k, (two, three, four) = self.nodes, products
-        found = self.integrals(self.fields(state))
+        found = self.activation.integrals(self.fields(state))
         pull = np.einsum("ia,iba->ib", three, found.three[:k])  # E v_i g′_i e h_b
         square = np.einsum("ikab,ikab->ik", four, found.four[:k, :k])
         square = square + self.noise**2 * two * found.slopes[:k, :k]
@@ -142,7 +155,7 @@ class _Equations:
 
     def error(self, state: np.ndarray) -> float:
         weight = np.concatenate([np.full(self.nodes, self.readout * self.keep_prob), -np.ones(len(self.t))])
-        return 0.5 * float(weight @ self.integrals(self.fields(state)).two @ weight)
+        return 0.5 * float(weight @ self.activation.two(self.fields(state)) @ weight)
 
 
 @validation.representable("q", "r", "t", "rate", "times", "noise", "readout")

@@ -54,8 +54,10 @@ from numpy.typing import ArrayLike
 from allora_analysis import validation
 from allora_analysis.validation import ArgumentError
 
-# Shapes: in the d coordinates in which a process runs, and over samples.
-Square, Diagonal, Samples = Float[np.ndarray, "d d"], Float[np.ndarray, " d"], Float[np.ndarray, " N"]
+# Shapes: in the d coordinates in which a process runs, and over samples; with columns of W along leading axes.
+Square, Diagonal = Float[np.ndarray, "d d"], Float[np.ndarray, " d"]
+Squares, Diagonals = Float[np.ndarray, "... d d"], Float[np.ndarray, "... d"]
+Samples = Float[np.ndarray, "... N"]
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,12 @@ class Process:
         """Minus half the gradient of the marginal objective: g − HW."""
         return self.pull - self.curvature @ mean
 
-    def contract(self, matrix: Square, rate: float) -> Square:
-        """M F with F = I − 2lH: how a step carries covariance on, from the right."""
+    def contract(self, matrix: Squares, rate: float) -> Squares:
+        """M F with F = I − 2lH, of one M or several: how a step carries covariance on, from the right."""
         return matrix - (2.0 * rate) * (matrix @ self.curvature)
 
-    def noise(self, targets: Samples, mean: Diagonal, covariance: Square) -> Square:
-        """Q: E_w Cov[ĝ − Ĥw | w] for one column, over masks and draws."""
+    def noise(self, targets: Samples, mean: Diagonals, covariance: Squares) -> Squares:
+        """Q: E_w Cov[ĝ − Ĥw | w] for a column, over masks and draws; for several along leading axes."""
         raise NotImplementedError
 
     def embed(self, weights: Float[np.ndarray, "... d columns"]) -> Float[np.ndarray, "... D columns"]:
@@ -159,19 +161,19 @@ class OutputMasks(Process):
         """As in `Process`, with H diagonal."""
         return self.pull - self.eigenvalues[:, None] * mean
 
-    def contract(self, matrix: Square, rate: float) -> Square:
+    def contract(self, matrix: Squares, rate: float) -> Squares:
         """As in `Process`, with H diagonal."""
         return matrix * (1.0 - 2.0 * rate * self.eigenvalues)
 
-    def noise(self, targets: Samples, mean: Diagonal, covariance: Square) -> Square:
+    def noise(self, targets: Samples, mean: Diagonals, covariance: Squares) -> Squares:
         """Q as in the module; for b draws of a row (N(1 + k) Xᵀ diag(E e²) X − E[Xᵀe eᵀX])/b."""
-        error = targets - (self.design @ mean) / self.keep_prob
-        spread = np.einsum("nd,nd->n", self.design @ covariance, self.design) / self.keep_prob**2
-        raw = self.design.T @ ((error**2 + spread)[:, None] * self.design)
+        error = targets - (mean @ self.design.T) / self.keep_prob
+        spread = np.einsum("...nd,nd->...n", self.design @ covariance, self.design) / self.keep_prob**2
+        raw = self.design.T @ ((error**2 + spread)[..., None] * self.design)
         if self.batch_size is None:
             return self.mask_variance * raw
-        pull = self.design.T @ error
-        common = np.outer(pull, pull) + self.eigenvalues[:, None] * covariance * self.eigenvalues
+        pull = error @ self.design
+        common = _outer(pull) + self.eigenvalues[:, None] * covariance * self.eigenvalues
         return (len(self.design) / self.keep_prob * raw - common) / self.batch_size
 
     def embed(self, weights: Float[np.ndarray, "... d columns"]) -> Float[np.ndarray, "... D columns"]:
@@ -198,35 +200,34 @@ class InputMasks(Process):
         """Σ_n x_i² x_j²."""
         return self.squares.T @ self.squares
 
-    def noise(self, targets: Samples, mean: Diagonal, covariance: Square) -> Square:
+    def noise(self, targets: Samples, mean: Diagonals, covariance: Squares) -> Squares:
         """Q as in the module; for b draws of a row (N Σ_n E c cᵀ − E[ḡḡᵀ])/b with ḡ = Σ_n E[c | w]."""
         if self.batch_size is None:
             return self._rows(targets, mean, covariance, 0.0)
         raw = self._rows(targets, mean, covariance, 1.0)
-        pull = self.design.T @ targets - self.curvature @ mean
-        common = np.outer(pull, pull) + self.curvature @ covariance @ self.curvature
+        pull = targets @ self.design - mean @ self.curvature
+        common = _outer(pull) + self.curvature @ covariance @ self.curvature
         return (len(self.design) * raw - common) / self.batch_size
 
-    def _rows(self, targets: Samples, mean: Diagonal, covariance: Square, products: float) -> Square:
+    def _rows(self, targets: Samples, mean: Diagonals, covariance: Squares, products: float) -> Squares:
         """Σ_n E_w [Cov(c | w) + products · E[c | w] E[c | w]ᵀ]: products 0 for the masks' part, 1 for E[c cᵀ]."""
-        k, x, second = self.mask_variance, self.design, np.outer(mean, mean) + covariance
-        carried = x @ covariance
-        error = targets - x @ mean
-        errors = error**2 + np.einsum("nd,nd->n", carried, x)  # E f²
-        cross = error[:, None] * mean - carried  # E f w_i
-        lengths = self.squares @ np.diag(second)  # E A
-        half = x * (0.5 * (products * errors + k * lengths))[:, None] - (k * (1.0 + products)) * self.squares * cross
-        half = half.T @ x + (k * k - k) * np.diag(second)[:, None] * self.cubes
-        result = half + half.T + (k * k * (1.0 + products)) * self.square_pairs * second
-        np.fill_diagonal(result, self._diagonal(errors, cross, lengths, np.diag(second), products))
-        return result
+        k, x, second = self.mask_variance, self.design, _outer(mean) + covariance
+        carried, own = x @ covariance, second.diagonal(0, -2, -1)
+        error = targets - mean @ x.T
+        errors = error**2 + np.einsum("...nd,nd->...n", carried, x)  # E f²
+        cross = error[..., None] * mean[..., None, :] - carried  # E f w_i
+        lengths = own @ self.squares.T  # E A
+        half = x * (0.5 * (products * errors + k * lengths))[..., None] - (k * (1.0 + products)) * self.squares * cross
+        half = half.mT @ x + (k * k - k) * own[..., None] * self.cubes
+        result = half + half.mT + (k * k * (1.0 + products)) * self.square_pairs * second
+        return _with_diagonal(result, self._diagonal(errors, cross, lengths, own, products))
 
     def _diagonal(
-        self, errors: Samples, cross: Float[np.ndarray, "N d"], lengths: Samples, second: Diagonal, products: float
-    ) -> Diagonal:
+        self, errors: Samples, cross: Float[np.ndarray, "... N d"], lengths: Samples, second: Diagonals, products: float
+    ) -> Diagonals:
         """The diagonal of `_rows`, where a mask meets itself, from E f², E f w, E A and E w²."""
-        k, fourth = self.mask_variance, np.diag(self.square_pairs) * second  # Σ_n E x_i² a_i²
-        own = errors @ self.squares - 2.0 * k * np.einsum("nd,nd,nd->d", self.squares, self.design, cross)
+        k, fourth = self.mask_variance, self.square_pairs.diagonal() * second  # Σ_n E x_i² a_i²
+        own = errors @ self.squares - 2.0 * k * np.einsum("nd,nd,...nd->...d", self.squares, self.design, cross)
         return (k + products) * (own + k * k * fourth) + k * (1.0 + k) * (lengths @ self.squares - fourth)
 
 
@@ -234,19 +235,30 @@ class InputMasks(Process):
 class SharedInputMask(Process):
     """See the module: one mask of d entries a step, full batch only."""
 
-    def noise(self, targets: Samples, mean: Diagonal, covariance: Square) -> Square:
+    def noise(self, targets: Samples, mean: Diagonals, covariance: Squares) -> Squares:
         """Q as in the module."""
         k, gram, own = self.mask_variance, self.gram, np.diag(self.gram)
-        second = np.outer(mean, mean) + covariance
-        square = np.diag(second)
-        error = self.design.T @ targets - self.curvature @ mean
+        second = _outer(mean) + covariance
+        square = second.diagonal(0, -2, -1)
+        error = targets @ self.design - mean @ self.curvature
         carried = self.curvature @ covariance
-        errors = error**2 + np.einsum("ij,ij->i", carried, self.curvature)  # E e²
-        cross = error * mean - np.diag(carried)  # E e_i w_i
+        errors = error**2 + np.einsum("...ij,ij->...i", carried, self.curvature)  # E e²
+        cross = error * mean - carried.diagonal(0, -2, -1)  # E e_i w_i
         pairs = own * square + cross
-        result = k * ((gram * square) @ gram - gram * (pairs[:, None] + pairs)) + k * k * gram**2 * second
-        np.fill_diagonal(result, k * errors + k * (1.0 + k) * (gram**2 @ square - own**2 * square))
-        return result
+        result = (gram * square[..., None, :]) @ gram - gram * (pairs[..., :, None] + pairs[..., None, :])
+        result = k * result + k * k * gram**2 * second
+        return _with_diagonal(result, k * errors + k * (1.0 + k) * (square @ gram**2 - own**2 * square))
+
+
+def _outer(vectors: np.ndarray) -> np.ndarray:
+    return vectors[..., :, None] * vectors[..., None, :]
+
+
+def _with_diagonal(matrices: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
+    # In place.
+    entry = np.arange(matrices.shape[-1])
+    matrices[..., entry, entry] = diagonal
+    return matrices
 
 
 class Problem(NamedTuple):
