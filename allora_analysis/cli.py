@@ -110,7 +110,9 @@ def _parsed(function: Callable[..., Any], program: str, words: list[str], bare: 
         os.environ["COLUMNS"] = "100000"  # or the box would break words
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(function, prog=program, args=words, config=markers, description=description)
+            result = tyro.cli(function, prog=program, args=words, config=markers, description=description)
+        sys.stderr.write(said.getvalue())  # a warning
+        return result
     except SystemExit as ended:
         if ended.code == 2:
             raise ArgumentError(_in_a_line(said.getvalue(), bare)) from None
