@@ -15,7 +15,7 @@ from tyro.conf import arg
 
 from allora_analysis import cli, outputs
 from allora_analysis.claims import ledger
-from allora_analysis.claims.claim import VERDICTS
+from allora_analysis.claims.claim import VERDICTS, Claim
 from allora_analysis.render import terminal as written
 from allora_analysis.render.view import View, as_json, views
 from allora_analysis.study import INTERRUPTED
@@ -65,14 +65,23 @@ def _wanted(arguments: Arguments) -> tuple[str, ...]:
     return words
 
 
+def _claims(arguments: Arguments) -> tuple[Claim, ...]:
+    everything = ledger.all_claims()
+    inside = {claim.id for claim in ledger.select(everything, arguments.section, "--section")}
+    claims = tuple(claim for claim in ledger.select(everything, arguments.only) if claim.id in inside)
+    if not claims:
+        raise ArgumentError(
+            f"--section {' '.join(arguments.section or ())}: holds no claim of --only's; drop one of them"
+        )
+    return claims
+
+
 def run(arguments: Arguments) -> int:
     """Check the claims asked for, print the ledger and write it."""
     _check(arguments)
     if arguments.json not in (None, "-"):
         outputs.check_writable("--json", Path(arguments.json))
-    claims, words = ledger.select(ledger.all_claims(), arguments.only), _wanted(arguments)
-    if arguments.section is not None:
-        claims = ledger.select(claims, arguments.section, "--section")
+    claims, words = _claims(arguments), _wanted(arguments)
     if arguments.list:
         outputs.tell(lambda: written.show_list([claim.id for claim in claims], words))
         return 0
@@ -92,7 +101,12 @@ def _write(arguments: Arguments, rows: Sequence[ledger.Row], interrupted: bool) 
     of, own = views(rows), arguments.results is not None
     document = as_json(of, own, interrupted)
     whole = _in_full(arguments, of)
-    outputs.tell(lambda: outputs.print_json(document) if arguments.json == "-" else written.show(of, whole))
+    if arguments.json == "-":
+        outputs.tell(lambda: outputs.print_json(document))
+    elif not rows and arguments.verdict is not None and not interrupted:
+        outputs.say(written.none(_wanted(arguments)))
+    else:
+        outputs.tell(lambda: written.show(of, whole))
     if arguments.json not in (None, "-"):
         outputs.write_text("--json", Path(arguments.json), document + "\n")
     if arguments.report is not None:
@@ -125,7 +139,8 @@ def _check(arguments: Arguments) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The ledger's command."""
-    return cli.guarded(lambda: run(cli.parse(Arguments, "python -m allora_analysis", argv)))
+    bare = "claims and sections are named after --only: --only 3.3-worst-case"
+    return cli.guarded(lambda: run(cli.parse(Arguments, "python -m allora_analysis", argv, bare)))
 
 
 if __name__ == "__main__":

@@ -3,16 +3,19 @@
 Checked by `tests/test_cli.py`, which runs each study as a user does.
 """
 
+import contextlib
 import dataclasses
 import inspect
+import io
 import itertools
+import os
 import re
 import shutil
 import signal
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -22,7 +25,7 @@ import tyro
 import allora_analysis
 from allora_analysis import outputs
 from allora_analysis.study import INTERRUPTED, NOTES, Output, Study, as_json, doubt, note, show
-from allora_analysis.validation import TOO_LARGE, ArgumentError
+from allora_analysis.validation import TOO_LARGE, ArgumentError, cut, shown
 
 # How torch says that a CPU has no more memory, without a type of its own for it: as a RuntimeError.
 TORCH_FULL = ("can't allocate memory", "Storage size calculation overflowed")
@@ -73,11 +76,14 @@ def _too_large(why: str) -> int:
     return 2
 
 
-def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None) -> Any:
-    """Parse flags into the arguments of `function`, which are dataclasses, and call it."""
-    # A switch takes no value: `--download`; one that is on by default is turned off, `--no-explained`.
-    # What may be None is so where its flag is left out.
-    markers = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None, bare: str = "") -> Any:
+    """Parse flags into the arguments of `function`, which are dataclasses, and call it.
+
+    `bare` is said of a word that belongs to no flag: where such a word goes.
+
+    Raises:
+        ArgumentError: what cannot be parsed, in one line.
+    """
     words = sys.argv[1:] if argv is None else list(argv)
     for before, word in itertools.pairwise(["", *words]):
         if not word or re.fullmatch("--[^=]*=", word):  # a shell's variable that is not set
@@ -86,15 +92,74 @@ def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None
 
     def read() -> None:
         nonlocal result
-        try:
-            result = tyro.cli(function, prog=program, args=words, config=markers, description=_description(function))
-        except SystemExit as ended:  # after printing its help, or what it could not parse
-            result = ended
+        result = _parsed(function, program, words, bare)
 
     outputs.tell(read)
     if isinstance(result, SystemExit):
         raise result
     return result
+
+
+def _parsed(function: Callable[..., Any], program: str, words: list[str], bare: str) -> Any:
+    """What tyro makes of the words; SystemExit after its help. It refuses in a box on standard error: one line here."""
+    # A switch takes no value: `--download`; one that is on by default is turned off, `--no-explained`.
+    # What may be None is so where its flag is left out.
+    markers = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    description, said, columns = _description(function), io.StringIO(), os.environ.get("COLUMNS")
+    if not set(words) & {"-h", "--help"}:
+        os.environ["COLUMNS"] = "100000"  # or the box would break words
+    try:
+        with contextlib.redirect_stderr(said):
+            result = tyro.cli(function, prog=program, args=words, config=markers, description=description)
+        sys.stderr.write(said.getvalue())  # a warning
+        return result
+    except SystemExit as ended:
+        if ended.code == 2:
+            raise ArgumentError(_in_a_line(said.getvalue(), bare)) from None
+        return ended
+    finally:
+        os.environ.pop("COLUMNS", None)
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+
+
+# Tyro's words for a mistake, and ours; words that another tyro has stand in the line as they are.
+_NO_NUMBER = (
+    "invalid literal for int.*?: |could not convert .*?: |Could not .*?parse.*?\\[|no type matching .*? from \\["
+)
+_OURS = (
+    (rf"Error parsing (-\S+): (?:{_NO_NUMBER})('.*?')(?:\].*)?", r"\1 must be {kind}, received \2"),
+    (r"invalid choice (.*) for argument '(\S+)'\. Expected one of \((.*)\)\.", r"\2 must be one of \3; received \1"),
+    (r"Missing value for argument '(\S+)'\. Expected 1 values\.", r"\1 takes a value, received none"),
+    (r"Missing value for argument '(\S+)'\. Expected (\d+) values\.", r"\1 takes \2 values, received fewer"),
+    (r"Error parsing (.*)", r"\1"),
+)
+_KINDS = {"INT": "a whole number", "FLOAT": "a number"}
+_KINDS |= {f"[{one} [{one} ...]]": f"{told[2:]}s" for one, told in _KINDS.items()}
+_KINDS |= {"FLOAT FLOAT": "two numbers"}
+
+
+def _in_a_line(box: str, bare: str) -> str:
+    """What stands in tyro's box: below its title the mistake, then below rules the flags that are or may be meant."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", box)  # without colors, then without its sides
+    rows = [re.sub(r"^(?:[│|] ?|  )|\s*[│|]?$", "", row) for row in plain.splitlines()]
+    parts = re.split(r"^(?:[╭╰+].*|\s*[─-]{2,})$", "\n".join(rows), flags=re.MULTILINE)
+    first = parts[min(1, len(parts) - 1)]
+    told = " ".join(first.split())
+    if told.startswith("Missing from") and (missing := re.findall(r"^ {4}(\S+)", first, re.MULTILINE)):
+        return f"{', '.join(missing)} must be given; --help says what each takes"
+    flags = re.findall(r"^ {4}(-\S+) ?(.*)", "\n".join(parts[2:]), re.MULTILINE)
+    if told.startswith("Unrecognized options: "):
+        told = told.partition(": ")[2]
+        if not told.startswith("-"):
+            return f"{shown(told)} belongs to no flag; {bare or 'name its flag before it, or leave it out'}"
+        flag, perhaps = re.split("[=, ]", told)[0], f"perhaps {flags[0][0]}; " if flags else ""
+        return f"{cut(flag)}: no such flag; {perhaps}--help lists all"
+    kind = _KINDS.get(flags[0][1] if flags else "", "as --help says")
+    for theirs, ours in _OURS:
+        if found := re.fullmatch(theirs, told):
+            return cut(found.expand(ours.format(kind=kind)))
+    return cut(told)
 
 
 def _description(function: Callable[..., Any]) -> str:
@@ -148,7 +213,10 @@ def _run(study: Study, config: Any, output: Output) -> int:
 
         plotting.check_path(output.figure)
         outputs.check_writable("--figure", output.figure)
-    result = study.run(config)
+    try:
+        result = study.run(config)
+    except ArgumentError as error:
+        raise ArgumentError(_by_flag(str(error), read)) from None
     document = as_json(study, config, result)
     if output.json == "-":
         outputs.tell(lambda: outputs.print_json(document))
@@ -170,6 +238,13 @@ def _run(study: Study, config: Any, output: Output) -> int:
         print("interrupted: the second seed was not run; the result itself is whole", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _by_flag(words: str, flags: Collection[str]) -> str:
+    """An error that begins with a field's name, with its flag's instead."""
+    field = re.split("[ :]", words)[0]
+    flag = "--" + field.replace("_", "-")
+    return flag + words.removeprefix(field) if flag in flags else words
 
 
 def _draw(study: Study, config: Any, result: Any, path: Path) -> None:

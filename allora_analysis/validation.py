@@ -47,6 +47,11 @@ def shown(value: Any) -> str:
         text = repr(value)
     except ValueError:  # Python writes no integer of more than 4,300 digits
         text = f"an integer of {value.bit_length()} bits"
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """A text as an error shows it: cut where it is long."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
 
 

@@ -57,11 +57,11 @@ def test_figure(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--level", "0"], "level must be"),
-        (["--power", "1"], "power must be"),
-        (["--power", "0.01"], "power must be above level"),
-        (["--standard-deviations", "0.5", "-1"], "standard_deviations must be"),
-        (["--standard-deviations"], "standard_deviations must have at least one value"),
+        (["--level", "0"], "--level must be"),
+        (["--power", "1"], "--power must be"),
+        (["--power", "0.01"], "--power must be above level"),
+        (["--standard-deviations", "0.5", "-1"], "--standard-deviations must be"),
+        (["--standard-deviations"], "--standard-deviations must have at least one value"),
     ],
 )
 def test_bad_flags_are_one_line(capsys, flags, words):

@@ -23,21 +23,21 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "transformers", "peft", "matplotlib", "sklearn", "scipy.stats", "scipy.linalg")
 # A size that runs in about a second, and a flag with a value that makes no sense.
 STUDIES = {
-    "tikhonov": (["--draws", "2000"], ["--keep-prob", "0"], "keep_prob"),
-    "deviation": (["--draws", "500"], ["--keep-prob", "1.5"], "keep_prob"),
-    "dropout_sgd": (["--steps", "20", "--replicas", "50"], ["--learning-rate", "1e9"], "learning_rate"),
-    "hessian": (["--draws", "5"], ["--rank", "0"], "rank"),
-    "ripple": (["--depth", "4", "--width", "16", "--rank", "2", "--replicas", "8"], ["--depth", "0"], "depth"),
-    "escape": (["--steps", "20", "--seeds", "2"], ["--eta", "0"], "eta"),
+    "tikhonov": (["--draws", "2000"], ["--keep-prob", "0"], "--keep-prob"),
+    "deviation": (["--draws", "500"], ["--keep-prob", "1.5"], "--keep-prob"),
+    "dropout_sgd": (["--steps", "20", "--replicas", "50"], ["--learning-rate", "1e9"], "--learning-rate"),
+    "hessian": (["--draws", "5"], ["--rank", "0"], "--rank"),
+    "ripple": (["--depth", "4", "--width", "16", "--rank", "2", "--replicas", "8"], ["--depth", "0"], "--depth"),
+    "escape": (["--steps", "20", "--seeds", "2"], ["--eta", "0"], "--eta"),
     "width": (
         ["--methods", "lora", "allora", "--widths", "32", "64", "--ranks", "2", "4", "--width", "32", "--seeds", "2"],
         ["--rank", "100"],
-        "rank",
+        "--rank",
     ),
     "gradient_std": (
         ["--hidden", "8", "8", "--epochs", "1", "--masks", "4", "--control-minibatches", "4", "--seeds", "2"],
         ["--masks", "1"],
-        "masks",
+        "--masks",
     ),
 }
 

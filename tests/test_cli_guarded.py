@@ -4,6 +4,8 @@ import dataclasses
 import importlib
 import json
 import math
+import os
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -180,3 +182,142 @@ def test_a_figure_that_would_run_latex_is_refused(capsys):
 def test_an_empty_value_is_refused_by_its_flag(words, capsys):
     assert cli.main(importlib.import_module("allora_analysis.ripple.study").STUDY, words) == 2
     assert capsys.readouterr().err == "error: --json: an empty value; give one, or leave the flag out\n"
+
+
+def _lines_of(main, words, capsys):
+    try:
+        status = main(words)
+    except SystemExit as ended:
+        status = ended.code
+    out, err = capsys.readouterr()
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    return err
+
+
+PARSED = [
+    (["--depth", "abc"], "--depth must be a whole number, received 'abc'"),
+    (["--depth", "1" * 5000], "--depth: Exceeds the limit"),
+    (["--a-std", "x" * 5000], f"--a-std must be a number, received '{'x' * 90}"),
+    (["--eta", "1", "x]"], "--eta must be numbers, received '1', 'x]'"),
+    (["--eta", "1", "x"], "--eta must be numbers, received '1', 'x'"),
+    (["--architecture", "foo"], "--architecture must be one of 'linear', 'relu', 'prelayernorm'; received 'foo'"),
+    (["--depth"], "--depth takes a value, received none"),
+    (["--depht", "3"], "--depht: no such flag; perhaps --depth; --help lists all"),
+    (["--bogus=3"], "--bogus: no such flag; --help lists all"),
+    (["--depth", "3", "4"], "'4' belongs to no flag; name its flag before it, or leave it out"),
+    (["--depth", "-3"], "--depth must be a whole number"),
+]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("words", "says"), PARSED)
+@pytest.mark.parametrize("columns", ["40", "200", None])
+def test_what_cannot_be_parsed_is_one_line_whatever_the_terminal(words, says, columns, capsys, monkeypatch):
+    """Planted: tyro's boxes, of 5 to 16 lines, which break long words at the terminal's width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    before = dict(os.environ)
+    study = importlib.import_module("allora_analysis.ripple.study").STUDY
+    assert _lines_of(lambda argv: cli.main(study, argv), words, capsys).startswith(f"error: {says}")
+    assert dict(os.environ) == before
+
+
+COMMANDS = [
+    *("allora_analysis.__main__", "allora_analysis.doctor.__main__", "notebooks.__main__", "paper_figures.__main__"),
+    *("experiments.own_best_rate", "experiments.laboratory", "experiments.one_rate", "experiments.stable_rates"),
+]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_flag_is_one_line_in_every_family_of_commands(name, capsys):
+    main = importlib.import_module(name).main
+    assert _lines_of(main, ["--bogus"], capsys) == "error: --bogus: no such flag; --help lists all\n"
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("name", "words", "says"),
+    [
+        ("allora_analysis.__main__", ["--seed", "x"], "--seed must be a whole number, received 'x'"),
+        (
+            "allora_analysis.__main__",
+            ["3.3-worst-case"],
+            "'3.3-worst-case' belongs to no flag; claims and sections are",
+        ),
+        ("allora_analysis.__main__", ["3.3-worst-case"], "named after --only: --only 3.3-worst-case"),
+        (
+            "allora_analysis.__main__",
+            ["--only", "3.3-worst-case", "--section", "4"],
+            "--section 4: holds no claim of --only's",
+        ),
+        ("allora_analysis.doctor.__main__", ["--optimizer", "adagrad"], "must be one of 'adamw', 'adam', 'sgd'; rec"),
+        ("allora_analysis.doctor.__main__", ["--gap", "0.5", "--arms", "lora"], "--arms takes 2 values, received few"),
+        ("allora_analysis.doctor.__main__", ["--gap", "0.5", "--arms", "foo", "lora"], "--arms must be one of lora, "),
+    ],
+)
+def test_first_mistakes_are_one_line_with_the_way_out(name, words, says, capsys):
+    assert says in _lines_of(importlib.import_module(name).main, words, capsys)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("name", "words", "says"),
+    [
+        ("finetune", [], "--model, --data, --arm must be given; --help says what each takes"),
+        ("finetune", ["--arm", "lora", "--model", "m"], "--data must be given"),
+        (
+            "dropout_sgd",
+            ["--placement", "bottleneck"],
+            "--placement bottleneck is of factors; give --parameters factors",
+        ),
+        ("dropout_sgd", ["--seed", "-1"], "--seed must be a whole number"),
+    ],
+)
+def test_a_study_s_refusals_name_flags(name, words, says, capsys):
+    study = importlib.import_module(f"allora_analysis.{name}.study").STUDY
+    assert _lines_of(lambda argv: cli.main(study, argv), words, capsys).startswith(f"error: {says}")
+
+
+@pytest.mark.parametrize(
+    ("box", "line"),
+    [
+        (
+            "╭─ Bad ─────╮\n│ A new     │\n│ mistake.  │\n│ ───────── │\n│ See --help│\n╰───────────╯\n",
+            "A new mistake.",
+        ),
+        (" Bad      \n --------\n  A new  \n  mistake.  \n  ------ \n  See --help\n   \n", "A new mistake."),
+        ("\x1b[31m╭─ Bad ──╮\x1b[0m\n\x1b[31m│\x1b[0m Worse. \x1b[31m│\x1b[0m\n╰────────╯\n", "Worse."),
+        ("no box: bad\nand worse", "no box: bad and worse"),
+        ("", ""),
+    ],
+)
+def test_the_words_of_another_tyro_stand_in_the_line(box, line):
+    assert cli._in_a_line(box, "") == line
+
+
+@pytest.mark.parametrize("words", [[], ["--list"]])
+def test_a_verdict_that_no_claim_has_is_said(words, capsys):
+    """Planted: an empty line."""
+    from allora_analysis.__main__ import main
+
+    assert main(["--only", "3.3-worst-case", "--verdict", "undecided,not_run", *words]) == 0
+    assert capsys.readouterr() == ("None of the claims asked for is undecided or not_run.\n", "")
+
+
+@pytest.mark.bad_input
+def test_a_folder_without_data_is_told_its_form(tmp_path):
+    with pytest.raises(
+        ArgumentError, match=r"holds no train\.jsonl .*; write one JSON object a line, with text and label"
+    ):
+        importlib.import_module("allora_analysis.finetune.data").load(str(tmp_path), None)
+
+
+def test_a_refusal_in_a_box_is_no_refusal_in_one_line(monkeypatch):
+    """Planted: the check of hostile command lines counted every status 2 without a traceback."""
+    from tests.hardening import fuzz
+
+    assert fuzz.line("ripple", ["--depth", "abc"]) == "refused"
+    monkeypatch.setattr(cli, "_in_a_line", lambda box, bare: sys.stderr.write("two\nlines\n") and "of a box")
+    assert fuzz.line("ripple", ["--depth", "abc"]) == "a refusal that is not one line"

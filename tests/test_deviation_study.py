@@ -118,14 +118,14 @@ def test_a_mask_too_rare_to_be_drawn_is_no_discrepancy():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--keep-prob", "0"], "keep_prob must be"),
-        (["--samples", "0"], "samples must be a whole number, 1 or above, received 0"),
-        (["--masks", "10", "0"], "masks must be a whole number in [1, 1000000000], received 0"),
-        (["--masks"], "masks must have at least one value"),
-        (["--weight-scale", "-1"], "weight_scale must be a finite number, 0 or above, received -1.0"),
-        (["--draws", "1"], "draws must be a whole number in [2, 1000000000], received 1"),
-        (["--noise", "nan"], "noise must be"),
-        (["--seed", "-1"], "seed must be"),
+        (["--keep-prob", "0"], "--keep-prob must be"),
+        (["--samples", "0"], "--samples must be a whole number, 1 or above, received 0"),
+        (["--masks", "10", "0"], "--masks must be a whole number in [1, 1000000000], received 0"),
+        (["--masks"], "--masks must have at least one value"),
+        (["--weight-scale", "-1"], "--weight-scale must be a finite number, 0 or above, received -1.0"),
+        (["--draws", "1"], "--draws must be a whole number in [2, 1000000000], received 1"),
+        (["--noise", "nan"], "--noise must be"),
+        (["--seed", "-1"], "--seed must be"),
         (["--weight-scale", "1e300"], "the loss overflows float64"),
     ],
 )

@@ -51,19 +51,19 @@ def test_the_factors_too(placement, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        (["--keep-prob", "0"], "keep_prob"),
+        (["--keep-prob", "0"], "--keep-prob"),
         (["--placement", "bottleneck"], "bottleneck"),
         (["--learning-rate", "9"], "mean-square limit"),
         (["--parameters", "layers"], "weights, factors"),
         (["--parameters", "factors", "--batch-size", "3"], "batch_size"),
-        (["--parameters", "factors", "--rank", "0"], "rank"),
+        (["--parameters", "factors", "--rank", "0"], "--rank"),
         (["--parameters", "factors", "--learning-rate", "9"], "a tenth of"),
-        (["--learning-rate", "-1"], "learning_rate"),
-        (["--samples", "0"], "samples"),
-        (["--replicas", "1"], "replicas"),
-        (["--steps", "0"], "steps"),
-        (["--noise", "-1"], "noise"),
-        (["--seed", "-1"], "seed"),
+        (["--learning-rate", "-1"], "--learning-rate"),
+        (["--samples", "0"], "--samples"),
+        (["--replicas", "1"], "--replicas"),
+        (["--steps", "0"], "--steps"),
+        (["--noise", "-1"], "--noise"),
+        (["--seed", "-1"], "--seed"),
     ],
 )
 def test_mistakes_are_one_line(flags, word, capsys):

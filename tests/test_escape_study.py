@@ -177,7 +177,7 @@ def test_command_line(tmp_path, capsys):
     assert set(document["predicted"]) == {"sgd", "adamw", "scalar", "tradeoff"}
     assert len(document["measured"]["sgd"]["allora"]["norms"]) == 41
     assert cli.main(STUDY, ["--eta", "1e-170"]) == 2
-    assert capsys.readouterr().err == "error: eta must be in [1e-50, 1e+50], received 1e-170\n"
+    assert capsys.readouterr().err == "error: --eta must be in [1e-50, 1e+50], received 1e-170\n"
 
 
 def test_interrupted(monkeypatch, capsys):

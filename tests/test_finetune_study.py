@@ -71,14 +71,14 @@ def test_the_table_has_an_epoch_a_row(root, capsys):
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        (["--arm", "lorra"], "arm must be one of"),
-        (["--rank", "0"], "rank"),
-        (["--device", "tpu"], "device"),
-        (["--checkpoint-steps", "0"], "checkpoint_steps"),
+        (["--arm", "lorra"], "--arm must be one of"),
+        (["--rank", "0"], "--rank"),
+        (["--device", "tpu"], "--device"),
+        (["--checkpoint-steps", "0"], "--checkpoint-steps"),
         (["--data", "no/such-set"], "is no folder here"),
         (["--model", "no/such-model"], "is no folder or file here"),
-        (["--results", __file__], "results must be a folder"),
-        (["--warmup-steps", "50", "--max-steps", "3"], "warmup_steps must be below the run's 3 steps, or none is at"),
+        (["--results", __file__], "--results must be a folder"),
+        (["--warmup-steps", "50", "--max-steps", "3"], "--warmup-steps must be below the run's 3 steps, or none is at"),
     ],
 )
 def test_a_mistake_is_one_line(root, capsys, more, named):
@@ -128,7 +128,7 @@ def test_a_row_longer_than_the_models_positions_is_one_line(root, tmp_path, caps
     command[command.index("--data") + 1] = str(tmp_path / "long")
     assert main(STUDY, command) == 2
     assert capsys.readouterr().err == (
-        "error: max_length must be at most 64, the positions of the model 'bert'; a row has 200 tokens\n"
+        "error: --max-length must be at most 64, the positions of the model 'bert'; a row has 200 tokens\n"
     )
 
 

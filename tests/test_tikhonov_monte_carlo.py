@@ -219,17 +219,17 @@ def test_z_is_in_the_samples_own_standard_error_where_masks_vary():
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--keep-prob", "0"], "keep_prob must be a keep probability in (0, 1]"),
-        (["--samples", "2"], "samples must be at least features = 8, received 2"),
-        (["--rank", "7"], "rank must be at most min(n1, n2) = 6, received 7"),
-        (["--rank", "0"], "rank must be a whole number, 1 or above, received 0"),
-        (["--spread", "0.5"], "spread must be condition numbers in [1, 1e12], received 0.5"),
-        (["--spread"], "spread must have at least one value, received none"),
-        (["--noise", "-1"], "noise must be a finite number, 0 or above, received -1.0"),
-        (["--draws", "1"], "draws must be a whole number, 2 or above, received 1"),
-        (["--features", "1"], "features must be a whole number, 2 or above, received 1"),
-        (["--outputs", "0"], "outputs must be a whole number, 1 or above, received 0"),
-        (["--seed", "-1"], "seed must be a whole number, 0 or above, received -1"),
+        (["--keep-prob", "0"], "--keep-prob must be a keep probability in (0, 1]"),
+        (["--samples", "2"], "--samples must be at least features = 8, received 2"),
+        (["--rank", "7"], "--rank must be at most min(n1, n2) = 6, received 7"),
+        (["--rank", "0"], "--rank must be a whole number, 1 or above, received 0"),
+        (["--spread", "0.5"], "--spread must be condition numbers in [1, 1e12], received 0.5"),
+        (["--spread"], "--spread must have at least one value, received none"),
+        (["--noise", "-1"], "--noise must be a finite number, 0 or above, received -1.0"),
+        (["--draws", "1"], "--draws must be a whole number, 2 or above, received 1"),
+        (["--features", "1"], "--features must be a whole number, 2 or above, received 1"),
+        (["--outputs", "0"], "--outputs must be a whole number, 1 or above, received 0"),
+        (["--seed", "-1"], "--seed must be a whole number, 0 or above, received -1"),
     ],
 )
 def test_bad_flags_are_one_line(flags, words, capsys):

@@ -19,12 +19,12 @@ from allora_analysis import records
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.arms import IN_FORWARD, ON_OUTPUTS, ON_ROWS
+from allora_analysis.arms import IN_FORWARD, ON_OUTPUTS, ON_ROWS, TRAINED
 from allora_analysis.doctor.saved import Saved, SavedPair
 from allora_analysis.grid.reading import every, final_value
 from allora_analysis.statistics import required_n, required_n_interval
 from allora_analysis.study import Table
-from allora_analysis.validation import ArgumentError, positive
+from allora_analysis.validation import ArgumentError, choice, positive
 
 _OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # starts that change the base weight
 _STARTS = (*_OTHER_BASE, "eva", "orthogonal")
@@ -337,6 +337,8 @@ def from_records(gap: float, folder: Path | None, arm: str = "allora_0", referen
     """Of recorded runs: two arms at the same settings on three shared seeds or more; a setting each, those with most
     seeds first. `gap` is in points of test accuracy.
     """
+    for name in (arm, reference):
+        choice("--arms", name, TRAINED)
     if arm == reference:
         raise ArgumentError(f"--arms must be two different ones, received {arm} twice")
     groups: dict[tuple, dict[str, dict[float | None, dict[int, float]]]] = {}

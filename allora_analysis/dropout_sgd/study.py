@@ -201,6 +201,8 @@ def run(config: Config) -> Result:
     x, y, w_true = _data(config, np.random.default_rng([seed, 0]))
     if validation.choice("parameters", config.parameters, ("weights", "factors")) == "factors":
         return _run_factors(config, x, y, w_true)
+    if config.placement == "bottleneck":
+        raise ArgumentError("placement bottleneck is of factors; give --parameters factors too, or input or output")
     problem = checked(x, y, config.keep_prob, config.placement, config.batch_size, config.shared_mask)
     process = build(problem)
     stable = limits(process)

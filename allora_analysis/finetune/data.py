@@ -189,7 +189,8 @@ def _from_folder(folder: Path) -> tuple[dict[str, Split], list[str] | None]:
         splits = _of_tasks(folder) | splits
     if not splits:
         raise ArgumentError(
-            f"data {str(folder)!r}: holds no train.jsonl or train.jsonl.gz; see the README for its form"
+            f"data {str(folder)!r}: holds no train.jsonl or train.jsonl.gz; write one "
+            "JSON object a line, with text and label"
         )
     return splits, _label_names(folder / "info.json")
 

@@ -40,7 +40,7 @@ class Setting:
     """What records call the model; its content's digest stands beside."""
     data: str
     """What records call the data."""
-    arm: Annotated[str, arg(metavar="|".join(ARMS))]
+    arm: Annotated[str, arg(metavar=" | ".join(ARMS))]
     """The arm; lora_x_eta has a fixed scaling η, allora_0 no dropout, allora_adamw is LoRA under ALLoRAAdamW; adamw and
     clipping undo allora, allora_0 and allora_od."""
     optimizer: Annotated[str, arg(metavar="|".join(OPTIMIZERS))] = "adamw"

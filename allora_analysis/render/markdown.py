@@ -160,8 +160,13 @@ def escaped(text: str) -> str:
     return re.sub(r"[|*]|(?<!\w)_", r"\\\g<0>", text).replace("<", "&lt;")
 
 
-def write(readme: Positional[Path], page_of_the_ledger: Positional[Annotated[Path, "PATH"]]) -> int:
+def _paths(readme: Positional[Path], page_of_the_ledger: Positional[Annotated[Path, "PATH"]]) -> tuple[Path, Path]:
     """Writes the ledger into the README and its page, from a fresh run of every check."""
+    return readme, page_of_the_ledger
+
+
+def write(readme: Path, page_of_the_ledger: Path) -> int:
+    """Write the ledger into the README and its page, from a fresh run of every check."""
     rows, interrupted = ledger.run(ledger.all_claims())
     if interrupted:
         raise KeyboardInterrupt("nothing was written")
@@ -175,4 +180,4 @@ def write(readme: Positional[Path], page_of_the_ledger: Positional[Annotated[Pat
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(lambda: cli.parse(write, "python -m allora_analysis.render.markdown", None)))
+    sys.exit(cli.guarded(lambda: write(*cli.parse(_paths, "python -m allora_analysis.render.markdown", None))))

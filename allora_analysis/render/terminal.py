@@ -118,9 +118,16 @@ def show(of: Sequence[View], long: bool = False) -> None:
         console.print("One row in full: --only ID; all of them: --long.", highlight=False, style="dim")
 
 
+def none(verdicts: Sequence[str]) -> str:
+    """What is said where no claim has one of the verdicts asked for."""
+    return f"None of the claims asked for is {' or '.join(verdicts)}."
+
+
 def show_list(ids: Sequence[str], verdicts: Sequence[str]) -> None:
     """Print ids with the answers that the last full run recorded; nothing is run."""
     known = {name: one for name, one in recorded().items() if name in ids and one["verdict"] in verdicts}
+    if not known:
+        print(none(verdicts))
     width = max(map(len, known), default=0)
     for name, one in known.items():
         print(f"{name:<{width}}  {one['verdict']:<15}  {one['answer']}")

@@ -328,7 +328,9 @@ def line(study: str, argv: list[str]) -> str:
     except Exception as error:
         return f"{type(error).__name__} ({str(error)[:100]})"
     if status == 2:
-        return "refused" if "Traceback" not in err.getvalue() else "a traceback"
+        told = err.getvalue()
+        whole = told.startswith("error: ") and told.endswith("\n") and told.count("\n") == 1 and len(told) < 1000
+        return "refused" if whole and not out.getvalue() else "a refusal that is not one line"
     return "answered" if status == 0 and "NaN" not in out.getvalue() else f"status {status}, NaN"
 
 
