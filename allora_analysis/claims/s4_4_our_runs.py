@@ -326,8 +326,8 @@ def _seed_by_seed(
         ),
         size=Size(
             round(100 * whole["mean"], 10) + 0.0,
-            "percentage points",
-            "test accuracy, ALLoRA-0 minus LoRA, rotten_tomatoes" + f", all {len(spent)} seeds" * (len(spent) > one.n),
+            "points",
+            f"test accuracy, ALLoRA-0 minus LoRA, {len(spent)} seeds",
             *ends,
         ),
         wanted=wanted,
@@ -418,7 +418,7 @@ def best_rate_claim(identifier: str, model: str, optimizer: str, spelt: str, rul
         where=f"beyond the paper: Abstract, on {model} under {spelt}",
         says=f"On {model}, too, ALLoRA is more accurate than LoRA.",
         reading="ALLoRA-0 against LoRA, as no arm here has dropout, each at its own best learning rate of those tried, "
-        "half a decade apart (what choosing rates alone makes is known on digits only), on one set of 1,066 test "
+        "half a decade apart (what choosing rates alone makes is known on digits only), on rotten_tomatoes' 1,066 test "
         f"sentences; {rule}.",
         command=f"{command('learning_rates', listed(model, optimizer))} && {command('own_best_rate', frozen)}",
     )
