@@ -228,3 +228,30 @@ def test_one_that_is_better_by_more_than_the_control_decides(monkeypatch, row, b
 @pytest.mark.parametrize("row", [comparisons.better_than_lora, comparisons.no_eta_is_better])
 def test_no_row_on_the_laboratory_without_a_table(tmp_path, row):
     assert finding(row, tmp_path).verdict == "not_run"
+
+
+def test_the_first_rule_stands_beside_the_one_that_replaced_it():
+    """As the readings say: open by three rates and a hundred seeds, and the other two rows no different."""
+    for row in (comparisons.better_than_lora, comparisons.no_eta_is_better, comparisons.another_adaptor_is_better):
+        found = finding(row)
+        assert found.evidence.measured[comparisons.AT_FIRST] == "undecided"
+        assert (found.verdict == "undecided") == ("the same verdict" in row.reading)
+
+
+def test_the_first_rule_reads_three_rates(monkeypatch):
+    """Planted: ahead with nine rates, behind with three."""
+
+    def differences(self, first, second, endpoint, fine=False):
+        noise = np.random.default_rng(first.steps).normal(0, 1e-4, 220)
+        same = first.adaptor == "constant"
+        return list(noise - noise.mean() + (0.0 if same else 0.01 if fine else -0.01))
+
+    monkeypatch.setattr(Table, "differences", differences)
+    pairs = {"ALLoRA − LoRA, sgd, 50 steps": comparisons.named("rule")["ALLoRA − LoRA, sgd, 50 steps"]}
+    seen = []
+    rule = lambda gaps, control: seen.append((gaps, control)) or "said"  # noqa: E731
+    assert comparisons.at_first(Table({}), pairs, rule) == "said"
+    ((gaps, control),) = seen
+    assert [len(of) for of in gaps.values()] == [100]
+    assert all(of.mean() < -0.9 for of in gaps.values())
+    assert set(control) == set(comparisons.named("control"))

@@ -137,8 +137,8 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
         holds=f"Yes: after {TRIAL.times[1]} steps dropout costs {min(costs.values()):.2f} to "
         f"{max(costs.values()):.1f} % of test loss; after {TRIAL.times[-1]} {min(last):+.1f} to "
         f"{max(last):+.1f} %.",
-        undecided=f"Undecided: shown in {len(clear)} of {len(costs)} cases; in the others dropout moves the "
-        f"loss by at most {least:.2f} %.",
+        undecided=f"Undecided: clear in {len(clear)} of {len(costs)} cases; in the other "
+        f"{len(costs) - len(clear)} dropout moves the loss by at most {least:.2f} %.",
         evidence=Evidence(
             {"log ratio of test losses, dropout over none": f"above 0 after {TRIAL.times[1]} steps"},
             {"shown to cost": clear, "pays from step": {name: pays_from(of) for name, of in ratios.items()}}
