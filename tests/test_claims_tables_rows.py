@@ -170,9 +170,7 @@ PLANTED = [
     ("T2-derived", reported, "TABLE_2", (LATE,), "refuted"),
     ("T2-overfit", reported, "TABLE_2", table_2(best=UP, at_epoch_10=(0.0,) * 5), "refuted"),
     ("T2-overfit", reported, "TABLE_2", table_2(best=MIXED, at_epoch_10=(0.0,) * 5), "refuted"),
-    ("T2-long", reported, "TABLE_2", table_2(at_epoch_10=DOWN), "refuted"),
     ("T2-long", reported, "TABLE_2", table_2(at_epoch_10=(2.0, 1.0, 4.0, 3.0, 5.0)), "refuted"),  # 8 of 10 pairs
-    ("T2-short", reported, "TABLE_2", table_2(at_epoch_3=UP), "refuted"),
     ("T2-short", reported, "TABLE_2", table_2(at_epoch_3=(5.0, 4.0, 4.0, 4.0, 2.0)), "refuted"),  # 7, and three ties
     ("T2-beyond-chance", reported, "TABLE_2", table_2(at_epoch_3=DOWN, at_epoch_10=UP), "holds"),
     ("T2-beyond-chance", reported, "TABLE_2", table_2(at_epoch_3=UP), "refuted"),
@@ -290,23 +288,17 @@ def test_one_pair_out_of_order_leaves_a_trend_and_may_be_chance_among_four(ident
     assert (found.verdict, found.at_paper, found.size.value) == ("holds", "mixed", 9)
     assert found.evidence.measured["verdict with no exception, with two"] == ["refuted", "holds"]
     assert (row.verdict, row.at_paper, row.size.value) == ("undecided", None, 2)
-    assert row.evidence.measured[identifier]["p_value"] == pytest.approx(5 / 120)
-    assert row.evidence.measured[identifier]["adjusted_p_value"] == pytest.approx(2 * 5 / 120)
+    p_values = [row.evidence.measured[identifier][name] for name in ("p_value", "adjusted_p_value")]
+    assert p_values == pytest.approx([5 / 120, 2 * 5 / 120])
     assert row.evidence.measured["T2-epoch-of-best"]["adjusted_p_value"] == pytest.approx(0.05)
     assert row.answer.endswith("the others may be chance (p = 0.083, each alone 0.042).")
 
 
-def test_a_trend_without_exception_names_none(monkeypatch):
-    monkeypatch.setattr(reported, "TABLE_2", table_2(at_epoch_10=UP))
-    found = finding("T2-long")
-    assert (found.verdict, found.at_paper) == ("holds", True)
-    assert found.answer == "Yes, as a trend: in 10 of 10 pairs of drop rates."
-
-
-def test_no_order_is_no_trend(monkeypatch):
-    monkeypatch.setattr(reported, "TABLE_2", table_2(at_epoch_10=MIXED))
-    found = finding("T2-long")
-    assert (found.verdict, found.answer) == ("refuted", "No: in 6 of 10 pairs of drop rates.")
+def test_a_trend_without_exception_names_none_and_no_order_is_no_trend(monkeypatch):
+    for values, verdict, answer in ((UP, "holds", "Yes, as a trend: in 10 of"), (MIXED, "refuted", "No: in 6 of")):
+        monkeypatch.setattr(reported, "TABLE_2", table_2(at_epoch_10=values))
+        assert (finding("T2-long").verdict, finding("T2-long").at_paper) == (verdict, verdict == "holds")
+        assert finding("T2-long").answer == f"{answer} 10 pairs of drop rates."
     assert finding("T2-beyond-chance").verdict == "undecided"
 
 
