@@ -1,7 +1,8 @@
 """Tables 3 and 4 where a run takes a second, every arm at one base rate: `python -m experiments.one_rate`.
 
-These rules were committed before any of the runs they speak of. The network is small and sees digits: what it shows
-is no statement about language models.
+These rules were committed before the runs they speak of, but for two that say so: a family, and which procedures judge,
+were fixed when differences had been seen. The network is small and sees digits: what it shows is no statement about
+language models.
 
 **Question.** (a) The paper's tables train every arm at one base rate l: is ALLoRA ahead of LoRA at η·l, and of the rest
 of its family, under AdamW as the paper trains, and where the factor acts: under SGD, nothing clipped, and after Adam's

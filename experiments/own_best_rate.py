@@ -23,8 +23,10 @@ same within 0.3 points? `experiments.learning_rates` asked this with three seeds
 SGD keeps the clipping under which its rates were chosen. Without clipping no run has chosen any: in the records of
 `experiments.row_norms`, at a constant rate and unclipped, LoRA ends between 0.50 and 0.77 on validation at rate 1.
 
-**Seeds.** 3 to 62, in this order, of A, the classifier, the order of the data; arms share seeds. Seeds 0, 1 and 2
-chose the rates and are not counted. The lists take turns of eight seeds, since fewer pairs cannot decide.
+**Seeds.** 3 to 62, in this order, of A, the classifier, the order of the data; arms share seeds. Seeds 0, 1 and 2 chose
+the rates and are not counted. Arms of one seed ran on one kind of machine, but for two of minilm-adamw, 5 and 20, whose
+LoRA ran on another kind than the rest (by the records' provenance): other bf16 kernels, no side favored. The lists take
+turns of eight seeds, since fewer pairs cannot decide.
 
 **Endpoints.** Test accuracy after the last step decides. Test loss is reported beside it by the same test. A run whose
 loss is no longer finite counts as a guess (the most frequent label's share, and −log of it); no seed is left out.

@@ -9,10 +9,10 @@ import torch
 from allora_analysis import adaptors, escape
 from allora_analysis.claims import (
     layer_training,
+    s4_2_factor,
     s4_2_first_steps,
     s4_2_hyper_parameters,
     s4_2_noise_at_rest,
-    s4_2_row_norms,
 )
 from allora_analysis.claims import s4_2_leaving_zero as section
 from allora_analysis.claims.cases import Cases
@@ -207,7 +207,7 @@ def test_noise_that_is_large_beside_the_target_leaves_less_than_the_closed_form_
 def test_recorded_rows_are_short(monkeypatch):
     """s ≤ 1.03 there, by the row on the factor, and a little more is left than s times as much."""
     assert "recorded: at most 1.04" in ROWS.finding("4-escape-fixed-rate-noise").answer
-    assert (1 - s4_2_row_norms.most_falls()) ** -1 == pytest.approx(1.03, abs=1e-3)
+    assert (1 - s4_2_factor.most_falls()) ** -1 == pytest.approx(1.03, abs=1e-3)
     monkeypatch.setattr(NOISE, "most_falls", lambda: None)
     assert NOISE.at_recorded_rows() == ("", "")
 

@@ -8,11 +8,12 @@ import pytest
 from scipy import stats
 
 from allora_analysis import records
+from allora_analysis.claims import s4_2_factor as factor
 from allora_analysis.claims import s4_2_row_norms as section
 from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
-from allora_analysis.grid.presets import base_rate
+from allora_analysis.grid.presets import LISTS, base_rate
 from tests import ledger_rows, planted_finetune
 
 CLAIM, SECOND = section.measured_minilm, section.measured_smollm2
@@ -191,19 +192,60 @@ def test_rows_that_slow_down_taper_off(folder, power, expected):
     assert finding(section.tapers).verdict == expected
 
 
-@pytest.mark.parametrize(("size", "expected"), [(1e-4, "refuted"), (0.5, "holds")])
-def test_how_far_the_factor_falls_decides(folder, size, expected):
-    plant_both(folder, lambda run, step: size * step / run.max_steps * (1 + 0.01 * run.seed))
-    found = finding(section.factor_falls)
-    assert found.verdict == expected
-    norm = size * (1 + 0.01 * max(run.seed for run in RUNS))
-    assert f"{1 - (1 + 4 * norm) ** -0.5:.1%} in a single run" in found.answer
+NEEDED = (0.9**-2 - 1) / 4  # the mean row norm at which the factor has fallen by a tenth at η² = 4
+LISTED = [*factor.SWEPT, *RUNS, *(one for one in LISTS["learning_rates"]["desk"] if one.model == "SmolLM2-135M")]
 
 
-def test_the_rows_on_tapering_off_need_whole_runs(folder):
-    assert finding(section.tapers).verdict == finding(section.factor_falls).verdict == "not_run"
+def plant_ends(folder, norm, runs=LISTED, diverged=()):
+    """ALLoRA's runs whose rows end at a norm, and nothing else."""
+    for run in dict.fromkeys(one for one in runs if one.arm in ("allora", "allora_0")):
+        row = [1e-3, norm(run)]
+        norms = {"step": [1, 267], "largest": row, "layers": {"q": {"mean": row, "max": row}}}
+        result = {"epochs": [], "diverged_at_step": 200 if run in diverged else None, "row_norms": norms}
+        records.save(folder, STUDY, run, result, protocol=PROTOCOL, digests=planted_finetune.DIGESTS, provenance={})
 
 
-def test_seeds_that_disagree_leave_the_factor_open(folder):
-    plant_both(folder, lambda run, step: 0.06 * (1 + 0.9 * (run.seed - 1)) * step / run.max_steps)
-    assert finding(section.factor_falls).verdict == "undecided"
+def by_law(run):
+    """A tenth is reached at 2e-3 under AdamW, at no rate tried under SGD."""
+    return NEEDED * run.learning_rate / (2e-3 if run.optimizer == "adamw" else 100) * (1 + 0.01 * run.seed)
+
+
+def test_at_which_rates_the_factor_falls(folder):
+    plant_ends(folder, by_law)
+    found = finding(factor.factor_falls)
+    assert (found.verdict, found.at_paper) == ("conditional", False)
+    assert found.condition.startswith("At η² = 4 under AdamW l ≥ 2e-3, under SGD no rate up to 10: ")
+    assert found.answer == "Only at high rates: under AdamW at most 1 % at 1e-4, 5 % at 1e-3, 14 % at 3e-3."
+
+
+@pytest.mark.parametrize(("off", "verdict"), [(0.9, "conditional"), (0.6, "refuted"), (2.5, "refuted")])
+def test_what_one_models_rates_foretell_must_come_out_on_the_other(folder, off, verdict):
+    """Planted: the other model's rows are longer or shorter; at 0.6 its 3e-3 falls short, at 2.5 its 1e-3 is past."""
+    plant_ends(folder, lambda run: by_law(run) * (off if run.model == "SmolLM2-135M" else 1))
+    assert finding(factor.factor_falls).verdict == verdict
+
+
+@pytest.mark.parametrize(("norm", "verdict"), [(NEEDED / 1.01, "refuted"), (NEEDED * 1.01, "holds")])
+def test_how_far_the_factor_falls_decides(folder, norm, verdict):
+    plant_ends(folder, lambda run: norm)
+    assert finding(factor.factor_falls).verdict == verdict
+
+
+def test_the_factor_needs_the_rates_that_its_condition_is_made_of_and_other_runs(folder):
+    plant_ends(folder / "others", by_law, RUNS)
+    plant_ends(folder / "swept", by_law, factor.SWEPT)
+    for name in ("", "others", "swept"):
+        assert ledger_rows.finding(factor.factor_falls, folder / name).verdict == "not_run"
+
+
+def test_a_run_that_diverged_says_nothing_of_the_factor(folder):
+    """Planted: rows as short as at a low rate, where the run was cut off."""
+    gone = [one for one in LISTED if one.model == "SmolLM2-135M" and (one.learning_rate, one.seed) == (3e-3, 1)]
+    plant_ends(folder, lambda run: 1e-3 if run in gone else by_law(run), diverged=gone)
+    assert finding(factor.factor_falls).verdict == "conditional"
+    plant_ends(folder / "ended", lambda run: 1e-3 if run in gone else by_law(run))
+    assert ledger_rows.finding(factor.factor_falls, folder / "ended").verdict == "refuted"
+
+
+def test_tapering_off_needs_whole_runs(folder):
+    assert finding(section.tapers).verdict == "not_run"

@@ -52,9 +52,36 @@ def test_the_bottleneck_row_reads_masks_in_the_bottleneck():
     assert {rate: inside[rate].drop_rate for rate in inside} == {rate: rate for rate in outside}
 
 
+@pytest.mark.parametrize(
+    ("control", "verdict", "margin"),
+    [(0.0, "holds", "±0.00"), (0.004, "holds", "±0.85"), (0.006, "undecided", "±1.28")],
+)
+def test_what_choosing_rates_makes_stands_beside_dropout(monkeypatch, control, verdict, margin):
+    """Planted: effects of a point either way; two names of one arm apart by `control`, on three rates."""
+
+    def differences(self, first, second, endpoint, fine=False):
+        assert not fine
+        noise = np.random.default_rng(first.steps).normal(0, 1e-4, 40)
+        effect = -0.01 if first.steps == section.STEPS[0] else 0.01
+        return list(noise - noise.mean() + (effect if first.drop_rate else control))
+
+    monkeypatch.setattr(Table, "differences", differences)
+    found = finding(CLAIM)
+    assert found.verdict == "holds"
+    assert found.evidence.tolerance_source.endswith(f"beyond which the verdict is {verdict}")
+    assert f"choosing rates makes {margin}" in found.size.of
+
+
+def test_beyond_choosing_rates_either_way():
+    gaps = {"0 minus 0.4, 50 steps": 0.01 * np.arange(9.0) - 1.0}
+    assert section.beyond(gaps, {"50 steps": 0.5})[0] == "refuted"
+    assert section.beyond(gaps, {"50 steps": 2.0})[0] == "undecided"
+    assert section.beyond({name: -of for name, of in gaps.items()}, {"50 steps": 0.5})[0] == "holds"
+
+
 def test_fewer_seeds_than_planned_are_said(monkeypatch):
     plant(monkeypatch, -0.01, 0.01)
-    assert finding(CLAIM).size.of.endswith("steps (40 of 100 seeds)")
+    assert "steps (40 of 100 seeds); choosing rates" in finding(CLAIM).size.of
     assert in_part(100, 100, "seeds") == ""
 
 
@@ -201,3 +228,30 @@ def test_one_that_is_better_by_more_than_the_control_decides(monkeypatch, row, b
 @pytest.mark.parametrize("row", [comparisons.better_than_lora, comparisons.no_eta_is_better])
 def test_no_row_on_the_laboratory_without_a_table(tmp_path, row):
     assert finding(row, tmp_path).verdict == "not_run"
+
+
+def test_the_first_rule_stands_beside_the_one_that_replaced_it():
+    """As the readings say: open by three rates and a hundred seeds, and the other two rows no different."""
+    for row in (comparisons.better_than_lora, comparisons.no_eta_is_better, comparisons.another_adaptor_is_better):
+        found = finding(row)
+        assert found.evidence.measured[comparisons.AT_FIRST] == "undecided"
+        assert (found.verdict == "undecided") == ("the same verdict" in row.reading)
+
+
+def test_the_first_rule_reads_three_rates(monkeypatch):
+    """Planted: ahead with nine rates, behind with three."""
+
+    def differences(self, first, second, endpoint, fine=False):
+        noise = np.random.default_rng(first.steps).normal(0, 1e-4, 220)
+        same = first.adaptor == "constant"
+        return list(noise - noise.mean() + (0.0 if same else 0.01 if fine else -0.01))
+
+    monkeypatch.setattr(Table, "differences", differences)
+    pairs = {"ALLoRA − LoRA, sgd, 50 steps": comparisons.named("rule")["ALLoRA − LoRA, sgd, 50 steps"]}
+    seen = []
+    rule = lambda gaps, control: seen.append((gaps, control)) or "said"  # noqa: E731
+    assert comparisons.at_first(Table({}), pairs, rule) == "said"
+    ((gaps, control),) = seen
+    assert [len(of) for of in gaps.values()] == [100]
+    assert all(of.mean() < -0.9 for of in gaps.values())
+    assert set(control) == set(comparisons.named("control"))

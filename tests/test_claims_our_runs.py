@@ -11,7 +11,7 @@ from allora_analysis.claims import s4_4_our_runs as section
 from allora_analysis.claims.claim import units_wanted
 from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.setting import ARMS, PROTOCOL, STUDY
-from allora_analysis.grid.presets import FIRST_SEED, LISTS, OWN_BEST, RATE
+from allora_analysis.grid.presets import FIRST_SEED, LISTS, OWN_BEST, RATE, own_best_verdicts
 from allora_analysis.grid.reading import differences, diverged, judged
 from tests import ledger_rows
 from tests.ledger_rows import Rows
@@ -285,14 +285,17 @@ def test_own_best_rate_judges_the_papers_own_layer(folder, identifier, gain, ver
 RIGHT = np.random.default_rng(5).random((60, 40)) < 0.75
 
 
-def seeds_of_a_list(folder, name, seeds, gain, spread=0.004):
-    """Records of the list's arms, with the rows they are right on: all but LoRA are `gain` above it on average."""
+def seeds_of_a_list(folder, name, seeds, gain, spread=0.004, later=0.0):
+    """Records of the list's arms, with the rows they are right on: all but LoRA are `gain` above it on average.
+
+    Seeds from the twelfth on gain `later` more.
+    """
     draws = np.random.default_rng(11).normal(0.0, spread, seeds)
     draws -= draws.mean()
     for one in LISTS["own_best_rate"]["desk"]:
         place = one.seed - FIRST_SEED
         if (one.model, one.optimizer) == OWN_BEST[name][:2] and place < seeds:
-            value = 0.75 + (one.arm != "lora") * (gain + draws[place])
+            value = 0.75 + (one.arm != "lora") * (gain + draws[place] + later * (place >= 12))
             right = np.packbits(RIGHT[place] | (np.arange(40) < 4 * (one.arm != "lora"))).tobytes().hex()
             epochs = [{"epoch": 1.0, "step": 2, "test_accuracy": value, "test_loss": 0.4 - value / 10}]
             result = {"epochs": epochs, "diverged_at_step": None, "majority_rates": {"test": 0.5}}
@@ -303,9 +306,9 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004):
 @pytest.mark.parametrize(
     ("gain", "spread", "verdict", "begins"),
     [
-        (0.004, 0.004, "holds", "Yes: +"),
-        (-0.004, 0.004, "refuted", "No: -"),
-        (0.0001, 0.002, "refuted", "No, less than 0.3 points either way: +0."),
+        (0.004, 0.004, "holds", "Yes by its stopping rule: +"),
+        (-0.004, 0.004, "refuted", "No by its stopping rule: -"),
+        (0.0001, 0.002, "refuted", "No by its stopping rule: +0."),
         (0.002, 0.02, "undecided", "Undecided after 30 of 60 seeds: ALLoRA minus LoRA is between "),
     ],
 )
@@ -316,15 +319,47 @@ def test_seeds_that_chose_no_rate_judge_where_there_are_some(folder, gain, sprea
     found = finding("4-own-best-rate")
     assert found.verdict == verdict
     assert found.answer.startswith(begins)
-    assert found.evidence.n <= 30
+    assert (found.evidence.n, found.evidence.measured["allora_0"]["n"] == 30) == (30, verdict == "undecided")
     assert found.evidence.interval == pytest.approx((found.size.low / 100, found.size.high / 100))
+    assert found.size.value == pytest.approx(100 * gain)
     if verdict == "undecided":
         low, high = map(float, re.search(r"between (\S+) and (\S+) points", found.answer).groups())
         assert low <= found.size.low < found.size.high <= high
-    both = found.evidence.measured["over seeds and sentences"]
+    both = found.evidence.measured["over seeds and sentences, 95 %"]
     gains = np.array([(~line[:4]).sum() for line in RIGHT[: found.evidence.n]]) / 40
     assert both["mean"] == pytest.approx(gains.mean())
     assert (both["seeds"], both["rows"]) == (found.evidence.n, 40)
+
+
+@pytest.mark.parametrize(("later", "they_say"), [(0.0, "ahead"), (-0.009, "open"), (-0.03, "behind")])
+def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(folder, later, they_say):
+    """Planted: nine seeds decide, those from the twelfth on gain less, or lose."""
+    seeds_of_a_list(folder, "minilm-adamw", 30, 0.004, later=later)
+    found = finding("4-own-best-rate")
+    first, whole = (found.evidence.measured[name] for name in ("allora_0", "all seeds recorded"))
+    mean = 0.4 + 100 * later * 18 / 30
+    assert (found.verdict, first["n"], whole["n"], whole["they say"]) == ("holds", 9, 30, they_say)
+    assert found.answer.endswith(f"after 9 seeds; all 30: {mean:+.2f}, {they_say}.")
+    assert (found.size.value, 100 * whole["mean"]) == (pytest.approx(mean), pytest.approx(mean))
+    assert (found.size.low > 0) == (they_say == "ahead")
+    assert found.flips_if.startswith("those 9 seeds run anew")
+
+
+def test_a_decision_at_the_last_seed_leaves_the_answer_short(folder):
+    seeds_of_a_list(folder, "minilm-adamw", 8, 0.02)
+    found = finding("4-own-best-rate")
+    assert (found.answer.partition(": ")[0], found.evidence.measured["all seeds recorded"]["n"]) == ("Yes", 8)
+
+
+def test_loss_and_other_arms_are_asked_for_more(folder):
+    """The sentence's own comparison at 20, those read together with it at 20 times their number, four."""
+    seeds_of_a_list(folder, "minilm-adamw", 30, 0.004)
+    measured = finding("4-own-best-rate").evidence.measured
+    own, arm, loss = measured["allora_0"], measured["other arms"]["allora_adamw"], measured["test loss"]["allora_0"]
+    assert 20 <= own["above"] < 80 <= arm["above"]  # the same differences
+    assert own["n"] < arm["n"]
+    assert loss["verdict"] == "equivalent"
+    assert loss["n"] > own_best_verdicts("minilm-adamw", "test_loss", folder)["allora_0"][1].n
 
 
 def test_one_seed_more_changes_no_row_yet(folder):

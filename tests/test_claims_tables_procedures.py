@@ -150,7 +150,7 @@ def test_a_listed_procedure_that_does_not_train_decides_nothing(monkeypatch, pro
 def test_under_sgd_the_share_is_told_and_decides_nothing(monkeypatch):
     """Planted: SGD with the classifier at η·l does not rise; the verdict is AdamW's either way."""
     found = finding()
-    assert found.answer.endswith("under SGD, classifier at η·l, it can.")
+    assert found.answer.endswith("; SGD can.")
     assert len(found.answer.split()) <= 20
     original = procedures.mean_shape
 
@@ -159,7 +159,7 @@ def test_under_sgd_the_share_is_told_and_decides_nothing(monkeypatch):
 
     monkeypatch.setattr(procedures, "mean_shape", planted)
     flat = finding()
-    assert flat.answer.endswith("under SGD, classifier at η·l, neither.")
+    assert flat.answer.endswith("; nor SGD.")
     assert (found.verdict, flat.verdict) == ("refuted", "refuted")
 
 

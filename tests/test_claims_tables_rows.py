@@ -169,11 +169,11 @@ PLANTED = [
     ("T2-derived", reported, "TABLE_2", (FIRST,), "refuted"),
     ("T2-derived", reported, "TABLE_2", (LATE,), "refuted"),
     ("T2-overfit", reported, "TABLE_2", table_2(best=UP, at_epoch_10=(0.0,) * 5), "refuted"),
-    ("T2-overfit", reported, "TABLE_2", table_2(best=MIXED, at_epoch_10=(0.0,) * 5), "undecided"),
-    ("T2-long", reported, "TABLE_2", table_2(at_epoch_10=DOWN), "refuted"),
-    ("T2-long", reported, "TABLE_2", table_2(at_epoch_10=UP), "holds"),
-    ("T2-short", reported, "TABLE_2", table_2(at_epoch_3=DOWN), "holds"),
-    ("T2-short", reported, "TABLE_2", table_2(at_epoch_3=UP), "refuted"),
+    ("T2-overfit", reported, "TABLE_2", table_2(best=MIXED, at_epoch_10=(0.0,) * 5), "refuted"),
+    ("T2-long", reported, "TABLE_2", table_2(at_epoch_10=(2.0, 1.0, 4.0, 3.0, 5.0)), "refuted"),  # 8 of 10 pairs
+    ("T2-short", reported, "TABLE_2", table_2(at_epoch_3=(5.0, 4.0, 4.0, 4.0, 2.0)), "refuted"),  # 7, and three ties
+    ("T2-beyond-chance", reported, "TABLE_2", table_2(at_epoch_3=DOWN, at_epoch_10=UP), "holds"),
+    ("T2-beyond-chance", reported, "TABLE_2", table_2(at_epoch_3=UP), "refuted"),
     ("T2-epoch-of-best", reported, "TABLE_2", table_2(best_epoch=(5, 4, 3, 2, 1)), "refuted"),
     ("T3-five-runs", accuracies, "reachable_share", lambda d, a: 1.0, "refuted"),  # of made-up numbers all would pass
     ("T3-five-runs", accuracies, "reachable", lambda p, d, a: True, "holds"),
@@ -282,20 +282,24 @@ def test_one_pair_behind_is_enough(monkeypatch):
 
 
 @pytest.mark.parametrize("identifier", ["T2-long", "T2-short"])
-def test_nine_pairs_in_order_may_be_chance_among_four_trends(identifier):
+def test_one_pair_out_of_order_leaves_a_trend_and_may_be_chance_among_four(identifier):
     """Five of 120 orders have nine pairs in order or all ten; Holm's factor is 2, after the two smaller p-values."""
-    found = finding(identifier)
-    assert (found.verdict, found.at_paper) == ("undecided", None)
-    assert found.evidence.measured["p_value"] == pytest.approx(5 / 120)
-    assert found.evidence.measured["adjusted_p_value"] == pytest.approx(2 * 5 / 120)
-    assert found.answer == "Undecided: 9 of 10 pairs in that order; may be chance, p = 0.083."
-    assert found.flips_if.startswith("10 of 10 pairs")  # as planted above
+    found, row = finding(identifier), finding("T2-beyond-chance")
+    assert (found.verdict, found.at_paper, found.size.value) == ("holds", "mixed", 9)
+    assert found.evidence.measured["verdict with no exception, with two"] == ["refuted", "holds"]
+    assert (row.verdict, row.at_paper, row.size.value) == ("undecided", None, 2)
+    p_values = [row.evidence.measured[identifier][name] for name in ("p_value", "adjusted_p_value")]
+    assert p_values == pytest.approx([5 / 120, 2 * 5 / 120])
+    assert row.evidence.measured["T2-epoch-of-best"]["adjusted_p_value"] == pytest.approx(0.05)
+    assert row.answer.endswith("the others may be chance (p = 0.083, each alone 0.042).")
 
 
-def test_no_order_decides_nothing(monkeypatch):
-    monkeypatch.setattr(reported, "TABLE_2", table_2(at_epoch_10=MIXED))
-    found = finding("T2-long")
-    assert (found.verdict, found.size.value) == ("undecided", 6)
+def test_a_trend_without_exception_names_none_and_no_order_is_no_trend(monkeypatch):
+    for values, verdict, answer in ((UP, "holds", "Yes, as a trend: in 10 of"), (MIXED, "refuted", "No: in 6 of")):
+        monkeypatch.setattr(reported, "TABLE_2", table_2(at_epoch_10=values))
+        assert (finding("T2-long").verdict, finding("T2-long").at_paper) == (verdict, verdict == "holds")
+        assert finding("T2-long").answer == f"{answer} 10 pairs of drop rates."
+    assert finding("T2-beyond-chance").verdict == "undecided"
 
 
 def test_as_many_tries_are_alike(monkeypatch):
@@ -363,7 +367,7 @@ def test_who_is_ahead_does_not_decide_whether_lora_is_treated_fairly(monkeypatch
     monkeypatch.setattr(reported, "TABLE_3", shifted(reported.TABLE_3, by))
     found = finding("4.4-fair-to-lora")
     assert (found.verdict, found.at_paper) == ("holds", True)
-    assert found.answer.endswith("LoRA's best is the largest rate in 9 of 9 pairs, ALLoRA's η² in 9.")
+    assert found.answer.endswith("the best of both is the largest tried, in 9 of 9 pairs.")
     assert np.sign(found.evidence.measured["ALLoRA's lead, each at its best"]["as printed"].mean) == np.sign(by)
 
 
@@ -371,7 +375,7 @@ def test_where_loras_best_lies_is_told_and_decides_nothing(monkeypatch):
     monkeypatch.setattr(reported, "TABLE_3", at_the_last_rate(-9.0))
     found = finding("4.4-fair-to-lora")
     assert (found.verdict, found.at_paper, found.size.value) == ("holds", True, 0)
-    assert "largest rate in 0 of 9 pairs, ALLoRA's η² in 9." in found.answer
+    assert found.answer.endswith("the largest tried in 0 of 9 pairs of LoRA's, 9 of ALLoRA's.")
 
 
 def test_no_universal_sentence_is_conditional():

@@ -42,6 +42,7 @@ SECTIONS = (
     "s4_2_leaving_zero",
     "s4_2_first_steps",
     "s4_2_row_norms",
+    "s4_2_factor",
     "s4_2_descent",
     "s4_2_at_rest",
     "s4_2_convergence_and_width",

@@ -19,7 +19,16 @@ from allora_analysis.claims.cases import Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run, units_wanted
 from allora_analysis.claims.s3_1_in_factors import stopped
 from allora_analysis.claims.s3_1_without_dropout import AS_GOOD, less, more
-from allora_analysis.claims.s4_4_laboratory import LEAST, POINTS, in_words, laboratory_claim
+from allora_analysis.claims.s4_4_laboratory import (
+    LEAST,
+    POINTS,
+    QUANTILE,
+    in_words,
+    laboratory_claim,
+    length,
+    named,
+    noise,
+)
 from allora_analysis.laboratory import table as laboratory
 from allora_analysis.laboratory.design import FEWER, STEPS, Cell, contrasts
 from allora_analysis.laboratory.features import STUDY, TRIALS, recorded
@@ -128,8 +137,8 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
         holds=f"Yes: after {TRIAL.times[1]} steps dropout costs {min(costs.values()):.2f} to "
         f"{max(costs.values()):.1f} % of test loss; after {TRIAL.times[-1]} {min(last):+.1f} to "
         f"{max(last):+.1f} %.",
-        undecided=f"Undecided: shown in {len(clear)} of {len(costs)} cases; in the others dropout moves the "
-        f"loss by at most {least:.2f} %.",
+        undecided=f"Undecided: clear in {len(clear)} of {len(costs)} cases; in the other "
+        f"{len(costs) - len(clear)} dropout moves the loss by at most {least:.2f} %.",
         evidence=Evidence(
             {"log ratio of test losses, dropout over none": f"above 0 after {TRIAL.times[1]} steps"},
             {"shown to cost": clear, "pays from step": {name: pays_from(of) for name, of in ratios.items()}}
@@ -171,6 +180,27 @@ def samples(table: laboratory.Table, placement: str) -> dict[str, np.ndarray]:
             words = f"0.4 minus {other:g}" if sign > 0 else f"{other:g} minus 0.4"
             found[f"{words}, {steps} steps"] = sign * POINTS * np.array(gaps[: SEEDS[placement]])
     return found
+
+
+def margins(table: laboratory.Table) -> dict[str, float]:
+    """What choosing among three rates makes of a difference, in points by length of training: from the controls, on
+    the seeds that judge the rows.
+    """
+    gaps = {
+        name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: SEEDS["input"]])
+        for name, one in named("control").items()
+    }
+    return {steps: QUANTILE * spread for steps, spread in noise(gaps).items()} if all(map(len, gaps.values())) else {}
+
+
+def beyond(known: Mapping[str, np.ndarray], margin: Mapping[str, float]) -> tuple[str, dict[str, float]]:
+    """The verdict where more than choosing rates makes is asked for, either way, and Holm's p of the sentence's."""
+    past, back = (
+        {name: gaps - sign * margin.get(length(name), 0.0) for name, gaps in known.items()} for sign in (1, -1)
+    )
+    ahead, behind = each_above(past) == "holds", each_above(back) == "refuted"
+    p_values = {name: one.adjusted_p_value for name, one in judge_family(past, test="t").items()}
+    return "holds" if ahead else "refuted" if behind else "undecided", p_values
 
 
 FLIPS = {
@@ -231,23 +261,28 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
     few, many = (f"0 minus 0.4, {STEPS[0]} steps", f"0.4 minus 0, {STEPS[1]} steps")
     of, in_evidence = in_words(known)
     lost, gained = of[few].mean, of[many].mean
-    seeds = min(map(len, known.values()))
-    most = one_sided(known[many], "t", 0.05 / len(known)).interval[1]  # of all four at once
+    seeds, margin = min(map(len, known.values())), margins(table)
+    most = one_sided(known[many], "t", 0.05 / len(known)).interval[1] + margin.get(
+        length(many), 0.0
+    )  # of all four at once
+    words = ", ".join(f"±{value:.2f} points after {steps}" for steps, value in margin.items())
+    verdict, p_values = beyond(known, margin)
     told = {"bound": f"{bound(most, 2, True):.2f}", "lost": f"{lost:.1f}", "gained": f"{gained:.1f}"}
     told |= dict(zip(("few", "many"), STEPS, strict=True))
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence(
             {"difference": "above 0 in each"},
-            in_evidence | more,
-            f"Student's t over {seeds} of {planned} seeds, one-sided at 0.05, Holm over the four; intervals: 90 %",
+            in_evidence | more | {"p beyond choosing rates": p_values},
+            f"Student's t over {seeds} of {planned} seeds, one-sided at 0.05, Holm over the four; intervals: 90 %; "
+            f"choosing rates alone makes {words}, beyond which the verdict is {verdict}",
             n=seeds,
         ),
         size=Size(
             gained,
             "points",
-            f"test accuracy of a small network on digits, drop rate 0.4 minus none after {STEPS[1]} steps"
-            f"{in_part(seeds, planned, 'seeds')}",
+            f"test accuracy on digits, drop rate 0.4 minus none, {STEPS[1]} steps"
+            f"{in_part(seeds, planned, 'seeds')}; choosing rates makes ±{margin.get(length(many), 0.0):.2f}",
             *of[many].interval,
         ),
         wanted="more seeds",

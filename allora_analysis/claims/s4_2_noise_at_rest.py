@@ -24,7 +24,7 @@ from allora_analysis.claims.cases import (
 )
 from allora_analysis.claims.claim import Finding, claim, ranged
 from allora_analysis.claims.layer_training import PAPER_RATE
-from allora_analysis.claims.s4_2_row_norms import most_falls
+from allora_analysis.claims.s4_2_factor import most_falls
 from allora_analysis.study import bound
 
 FIXED_RATE = (
@@ -171,7 +171,7 @@ def at_recorded_rows() -> tuple[str, str]:
         return "", ""
     one = Noisy("sgd", PAPER_ETAS[-1], ((1 - fall) ** -2 - 1) / PAPER_ETAS[-1] ** 2, 0.2, 1.0, 0.0)
     most = f"at most {bound(advantage(one), 2, True):.2f}"
-    return f" (recorded: {most})", f"; with T as recorded rows (4-figure-2-factor, η² = 4) {most}"
+    return f" (recorded: {most})", f"; with T as the rows of experiments.row_norms (η² = 4) {most}"
 
 
 @claim(

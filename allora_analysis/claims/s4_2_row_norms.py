@@ -225,7 +225,7 @@ def measured_smollm2(cases: Cases, folder: Path | None) -> Finding:
     return figure_2(cases, SMOLLM2, folder)
 
 
-def _complete_runs(folder: Path | None) -> tuple[Runs, dict[str, list[Setting]]]:
+def complete_runs(folder: Path | None) -> tuple[Runs, dict[str, list[Setting]]]:
     """Records and, by model and optimizer, the lists of runs that are recorded to their last step."""
     listed = [one for model in (MINILM, SMOLLM2) for one in wanted(model)]
     runs = recorded(listed, folder)
@@ -283,7 +283,7 @@ def _by_arm(runs: Runs, own: Sequence[Setting]) -> dict[str, dict[str, list[floa
 
 norms_claim = functools.partial(
     claim,
-    command=command("row_norms", [one for model in (MINILM, SMOLLM2) for one in wanted(model)]),
+    command=command("row_norms", LISTS["row_norms"]["desk"]),
     test="tests/test_claims_4_2_row_norms.py",
     reads=STUDY,
 )
@@ -299,7 +299,7 @@ norms_claim = functools.partial(
 )
 def tapers(cases: Cases, folder: Path | None) -> Finding:
     """Late growth over early growth, on two models; LoRA's at l_b, other phases and SGD beside it."""
-    runs, lists = _complete_runs(folder)
+    runs, lists = complete_runs(folder)
     adamw = {name: own for name, own in lists.items() if name.endswith("adamw")}
     if not adamw:
         return not_run(f"{len(runs)} runs are recorded, none in full")
@@ -324,79 +324,3 @@ def tapers(cases: Cases, folder: Path | None) -> Finding:
         wanted="more seeds",
         flips_if="growth a step that does not fall",
     )  # fmt: skip
-
-
-FALL = 0.1
-
-
-def falls(runs: Runs, own: Sequence[Setting]) -> tuple[np.ndarray, float]:
-    """The share of η that d loses at the mean row norm of a run's end, a number a seed; and at the longest row."""
-
-    def fall(one: Setting, norm: float) -> float:
-        return 1 - (1 + one.eta2 * norm) ** -0.5
-
-    results = {one: runs[one] for one in of_arm(own, "allora")}
-    longest = (r["row_norms"]["largest"][-1] for r in results.values())
-    return (
-        np.array([fall(one, average_norm(r, one.max_steps)) for one, r in results.items()]),
-        max(fall(one, norm) for one, norm in zip(results, longest, strict=True)),
-    )
-
-
-def most_falls(folder: Path | None = None) -> float | None:
-    """The most that d falls on average over seeds, by model and optimizer; None where no list is recorded in full."""
-    runs, lists = _complete_runs(folder)
-    return max((float(np.mean(falls(runs, own)[0])) for own in lists.values()), default=None)
-
-
-def elsewhere(samples: Mapping[str, np.ndarray]) -> dict[float, str]:
-    """Whether the factor falls by half of `FALL`, and by twice of it."""
-    return {
-        limit: _all_below({name: values - limit for name, values in samples.items()}, "no", "undecided")
-        for limit in (FALL / 2, 2 * FALL)
-    }
-
-
-@norms_claim(
-    "4-figure-2-factor",
-    where="beyond the paper: Figure 2, right, the factor behind it",
-    says="ALLoRA's factor falls by a tenth of η or more while it trains.",
-    reading="In our fine-tuning, averaged over rows, at the end of a run; a tenth is our threshold.",
-    depends_on=("4-adaptor", "4-figure-2-tapers"),
-)
-def factor_falls(cases: Cases, folder: Path | None) -> Finding:
-    """How far 1/√(1 + η²n) falls, n the mean row norm at the last step: d is convex, so the mean factor falls less."""
-    runs, lists = _complete_runs(folder)
-    if not lists:
-        return not_run(f"{len(runs)} runs are recorded, none in full")
-
-    found = {name: falls(runs, own) for name, own in lists.items()}
-    samples, longest = ({name: both[index] for name, both in found.items()} for index in (0, 1))
-    tested = cases.test(
-        {name: values - FALL for name, values in samples.items()}, lambda values: _all_below(values, "refuted", "holds")
-    )
-    most, in_one = (max(float(of(values)) for values in samples.values()) for of in (np.mean, np.max))
-    told = f"it falls by at most {most:.1%} of η on average over seeds, {in_one:.1%} in a single run."
-    return tested.finding(
-        refuted=f"No: {told}",
-        holds=f"Yes: {told}",
-        undecided="Undecided: the most that it may fall is not shown to be below a tenth of η.",
-        evidence=Evidence(
-            {"falls by, at least": FALL},
-            {
-                "mean over rows, at most": {name: values.tolist() for name, values in samples.items()},
-                "longest row": longest,
-                "the same at other thresholds": elsewhere(samples),
-            },
-            f"Student's t over seeds, one-sided, Holm: {p_values({n: v - FALL for n, v in samples.items()})}",
-            n=3,
-        ),
-        size=ranged(
-            [float(np.mean(values)) for values in samples.values()],
-            "of η",
-            "the factor's fall averaged over rows and seeds, at most, by model and optimizer; η² = 4",
-            most,
-        ),
-        wanted="every row's norm, of which the mean factor follows",
-        flips_if=f"mean row norms at which the factor has fallen by {FALL:g} of η",
-    )

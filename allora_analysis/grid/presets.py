@@ -5,13 +5,14 @@ The command that runs them, the ledger's rows and the figures read the same list
 Checked by `tests/test_experiments_finetune.py` and `tests/test_experiments_own_best_rate.py`.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from allora_analysis.finetune.setting import WITH_ETA, Setting
 from allora_analysis.grid.reading import paired_differences, recorded
-from allora_analysis.statistics.e_values import CAP, Sequential, decide
+from allora_analysis.statistics.e_values import CAP, THRESHOLD, Sequential, decide
 from allora_analysis.statistics.paired import TIE
 
 KINDS = ("model", "data", "optimizer", "arm")  # whose names `--only` takes
@@ -204,15 +205,18 @@ def own_best_pairs(name: str, arm: str) -> list[tuple[Setting, Setting]]:
 
 
 def own_best_verdicts(
-    name: str, endpoint: str = "test_accuracy", folder: Path | str | None = None
+    name: str, endpoint: str = "test_accuracy", folder: Path | str | None = None, together: bool = False
 ) -> dict[str, tuple[list[float], Sequential]]:
     """By arm, the differences arm − LoRA of a question's recorded seeds, at an endpoint of `MARGINS`, and the decision;
-    arms without a pair are left out. The folder need not exist; None is the repository's own.
+    arms without a pair are left out. The folder need not exist; None is the repository's own. `together`: decided at
+    20 times the number of the question's comparisons, arms times endpoints, as is asked of those read together.
     """
     pairs = {arm: own_best_pairs(name, arm) for arm in OWN_BEST[name].rates if arm != REFERENCE}
     runs = recorded([one for of in pairs.values() for pair in of for one in pair], folder)
     found = {arm: paired_differences(runs, of, endpoint) for arm, of in pairs.items()}
-    return {arm: (values, decide(values, MARGINS[endpoint], grain=TIE)) for arm, values in found.items() if values}
+    threshold = THRESHOLD * (len(pairs) * len(MARGINS) if together else 1)
+    rule = functools.partial(decide, margin=MARGINS[endpoint], threshold=threshold, grain=TIE)
+    return {arm: (values, rule(values)) for arm, values in found.items() if values}
 
 
 def own_best_decided(name: str, folder: Path | str | None = None) -> bool:

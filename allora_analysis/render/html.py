@@ -172,6 +172,7 @@ ABOUT = {
         "T2-long",
         "T2-short",
         "T2-overfit",
+        "T2-beyond-chance",
     ),
     "figure_3": ("F3", "D", "A", "4.4-average", "4.4-better-than-lora", "4.4-no-difference", "6-better-than-lora"),
     "figure_4": ("F4", "E", "5.1", "5.2"),

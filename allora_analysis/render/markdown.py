@@ -130,7 +130,10 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
     )
     about += 'which it does not name (where that decides: "no, if AdamW"; counted below as "assuming AdamW"); its '
     about += "Figure 2 and Table 3 look otherwise "
-    about += "(`4-figure-2-right`, `T3-procedure`). "
+    about += (
+        "(`4-figure-2-right`, `T3-procedure`). A comparison in the paper's tables is read as the printed numbers say; "
+    )
+    about += "where a test over pairs shows it beyond chance its row has that test, elsewhere a row of ours does. "
     about += BRACKETS
     parts = [
         f"## {title}\n\n{table(members)}\n\n" + "\n\n".join(in_full(one, target) for one in members)

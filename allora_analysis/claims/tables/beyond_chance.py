@@ -4,17 +4,20 @@ Checked by `tests/test_claims_tables_rows.py`, which plants other numbers. Compa
 `statistics.directional`.
 """
 
+import itertools
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, units_wanted
-from allora_analysis.claims.tables import contrasts
+from allora_analysis.claims.tables import contrasts, reported
 from allora_analysis.claims.tables.contrasts import ALONE, BY_NAME, MARGIN, RULE, by_the_rule, told_by
 from allora_analysis.claims.tables.prose_of_results import FAMILY
 from allora_analysis.claims.tables.table_1 import reported_claim
-from allora_analysis.statistics import Judgement, in_every, judge_family
+from allora_analysis.claims.tables.tables_2_to_4 import LEVEL, TRENDS, changes
+from allora_analysis.statistics import Judgement, holm, in_every, judge_family
 
 ANSWERS = {
     "undecided": "Undecided: {mean} points on average, better in {clusters} settings; may be chance (p = {p}).",
@@ -136,4 +139,75 @@ def over_backbones(cases: Cases) -> Finding:
         size=Size(one.mean, "percentage points", "the mean gap ALLoRA − LoRA over models"),
         corrected=n,
         flips_if=n,
+    )
+
+
+def _order_p(name: str, score: float) -> float:
+    # Kendall's test: the share of the 5! orders of the values whose pairs are in order as often as `score` or more.
+    value, sign = TRENDS[name]
+    orders = itertools.permutations([sign * value(one) for one in reported.TABLE_2])
+    scores = [sum(np.sign(b - a) for a, b in itertools.combinations(order, 2)) for order in orders]
+    return float(np.mean(np.array(scores) >= score - 1e-9))
+
+
+def trends_judged(samples: Mapping[str, np.ndarray]) -> dict[str, dict[str, float | str]]:
+    """Each trend's p-value, alone and by Holm over the four, and the verdict; `samples` by "trend: pair"."""
+    scores = {
+        name: float(sum(np.sign(value) for pair, (value,) in samples.items() if pair.startswith(f"{name}: ")))
+        for name in TRENDS
+    }
+    alone = [_order_p(name, score) for name, score in scores.items()]
+    sentence, opposite = holm(alone), holm([1 - _order_p(name, score + 1) for name, score in scores.items()])
+    return {
+        name: {
+            "p_value": alone[i],
+            "adjusted_p_value": float(sentence[i]),
+            "verdict": "holds"
+            if sentence[i] <= LEVEL + 1e-12
+            else "refuted"
+            if opposite[i] <= LEVEL + 1e-12
+            else "undecided",
+        }
+        for i, name in enumerate(TRENDS)
+    }
+
+
+@reported_claim(
+    "T2-beyond-chance",
+    where="beyond the paper: Table 2, of more than the numbers printed",
+    says="Each of the four trends that the paper reads off Table 2 is more than chance.",
+    reading="T2-epoch-of-best, T2-long, T2-short and T2-overfit, each a finding of its own: Kendall's exact test of "
+    "order over five drop rates, Holm over the four. This family was formed after the numbers were seen; as one "
+    "sentence of which all parts must be true each would be tested alone, as in 6-optimal-beyond-chance.",
+    depends_on=tuple(TRENDS),
+)
+def trends(cases: Cases) -> Finding:
+    """Table 2's four trends, one-sided, over the 5! orders of each one's values."""
+
+    def verdict(samples: Mapping[str, np.ndarray]) -> str:
+        found = {str(one["verdict"]) for one in trends_judged(samples).values()}
+        return "holds" if found == {"holds"} else "refuted" if "refuted" in found else "undecided"
+
+    samples = {f"{name}: {pair}": np.array([step]) for name in TRENDS for pair, step in changes(name).items()}
+    tested, found = cases.test(samples, verdict), trends_judged(samples)
+    shown = [name for name, one in found.items() if one["verdict"] == "holds"]
+    adjusted, alone = (max(one[p] for one in found.values()) for p in ("adjusted_p_value", "p_value"))
+    least = 1 / math.factorial(len(reported.TABLE_2))
+    told = f"{len(shown)} of {len(found)} trends {'is' if len(shown) == 1 else 'are'} more than chance"
+    return tested.finding(
+        undecided=f"Undecided: {told}; the others may be chance (p = {adjusted:.2g}, each alone {alone:.2g}).",
+        holds=f"Yes: all {len(found)} trends (p = {adjusted:.2g} at most).",
+        refuted=f"No: {told}, and one goes the other way.",
+        evidence=Evidence(
+            {"trend": "more than chance, each of the four"},
+            found | {"smallest_p_value": least},
+            f"Kendall's exact test of order, one-sided at {LEVEL}, Holm over the four; means of 3 runs",
+            n=len(reported.TABLE_2),
+        ),
+        size=Size(float(len(shown)), f"of {len(found)} trends", "of Table 2 that are more than chance"),
+        wanted="more drop rates",
+        flips_if="more drop rates, or all pairs of the five in order in each trend"
+        if tested.verdict == "undecided"
+        else "a trend with two more pairs in another order",
+        at_paper=told_by(tested.verdict),
     )

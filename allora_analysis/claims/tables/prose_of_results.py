@@ -337,7 +337,11 @@ def fair_to_lora(cases: Cases) -> Finding:
     )
     at_end = {arm: sum(best.at == max(best.settings) for best in of.values()) for arm, of in found.items()}
     n = len(COLUMNS_3)
-    told = f"LoRA's best is the largest rate in {at_end['LoRA']} of {n} pairs, ALLoRA's η² in {at_end['ALLoRA']}"
+    told = (
+        f"the best of both is the largest tried, in {at_end['LoRA']} of {n} pairs"
+        if at_end["LoRA"] == at_end["ALLoRA"]
+        else f"the best is the largest tried in {at_end['LoRA']} of {n} pairs of LoRA's, {at_end['ALLoRA']} of ALLoRA's"
+    )
     return judged.finding(
         holds=f"Yes: {len(RATES)} settings each; {told}.",
         evidence=judged.evidence(

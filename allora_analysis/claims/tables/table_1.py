@@ -294,8 +294,8 @@ def best_of_three(cases: Cases) -> Finding:
         else ""
     )
     return judged.finding(
-        conditional=f"Not alike: best of three against best of two gains {lead:.2f} of one run's standard "
-        "deviation by chance.",
+        conditional="Only if ALLoRA reports the best of no more settings than DoRA: three against two gain "
+        f"{lead:.2f} σ by chance.",
         evidence=judged.evidence(
             f"quadrature{more}", lambda one: CLOSED_FORM[one[0]] - CLOSED_FORM[one[1]], tolerance=tolerance
         ),
