@@ -238,6 +238,14 @@ def near_the_turn(rng: np.random.Generator) -> Drawn:
     return drawn(x, min(rank, int(MOST * n2)), rng)
 
 
+WIDER = (
+    "the inputs are nearly white, or the rank is high: then ASAᵀ's spectrum is wider than S's. In "
+    "formulas: κ(S) < e₊/e₋, the ends of ASAᵀ's spectrum: extremes of z(m) = −1/m + (1/r) Σ_i s_i/(1 + s_i m) on "
+    "(−1/s_max, 0) and on (0, ∞), s_i S's eigenvalues, moved inward by 1.21(|z″|/2r²)^(1/3). So if XᵀX = cI and "
+    "r ≥ 2; for variances 1/i above r ≈ 0.36n₂ as N → ∞, 0.45n₂ for N = 4n₂, 0.8n₂ for N = 1.1n₂"
+)
+
+
 @factor_claim(
     "3.2-b-conditioning",
     where="beyond the paper: Abstract, second flaw, of B alone",
@@ -283,10 +291,7 @@ def block_conditioning(cases: Cases) -> Finding:
         ),
         size=ranged(shares, "of κ(S)", of, shares[0]),
         corrected="the Hessian in B is 2I ⊗ ASAᵀ, that in V 2I ⊗ S",
-        condition="the inputs are nearly white, or the rank is high: then ASAᵀ's spectrum is wider than S's. In "
-        "formulas: κ(S) < e₊/e₋, the ends of ASAᵀ's spectrum: extremes of z(m) = −1/m + (1/r) Σ_i s_i/(1 + s_i m) on "
-        "(−1/s_max, 0) and on (0, ∞), s_i S's eigenvalues, moved inward by 1.21(|z″|/2r²)^(1/3). So if XᵀX = cI and "
-        "r ≥ 2; for variances 1/i above r ≈ 0.36n₂ as N → ∞, 0.45n₂ for N = 4n₂, 0.8n₂ for N = 1.1n₂",
+        condition=WIDER,
         flips_if="inputs and a rank for which κ(ASAᵀ) is on the other side of κ(S) than their spectrum says",
     )
 
