@@ -200,7 +200,7 @@ def test_gradient_rows_are_rarely_true_and_never_where_noise_is_small(claim_id):
     (often,) = (value for key, value in found.evidence.measured.items() if key.startswith("% of draws"))
     assert often["0.1 to 1"] <= 1 < often["10 to 100"] < 10
     assert np.mean([*often.values()]) == pytest.approx(found.size.value)
-    assert f"true in {often['0.1 to 1']:.0f}% of draws at noise below the signal" in found.answer
+    assert f"true in {found.size.value:.1f} % of draws, {often['0.1 to 1']:.0f} % at low noise" in found.answer
     assert found.at_paper is False
 
 

@@ -32,10 +32,10 @@ def test_higher_drop_rates_lead_by_more_than_the_margin_in_some_problems_and_the
     often = found.evidence.measured["% of problems more behind, by drop rate"]
     assert often["0.05"] < 3 < 10 < min(often["0.2"], often["0.4"])
     assert found.evidence.measured["collinear inputs"] > 20
-    assert f"({often['0.4']:.0f}% above 5%)" in found.answer
-    assert f"by up to {found.size.high:.0f}% at drop rate 0.4" in found.answer
+    assert f"4 inputs, {often['0.4']:.0f} % of them above 5 %" in found.size.of
+    assert f"up to {found.size.high:.0f} % above drop rate 0.4's" in found.answer
     most = max(gap for name, gap in found.evidence.measured.items() if name.startswith("drop rate 0.05"))
-    (told,) = re.findall(r"([\d.]+)% at 0.05", found.answer)
+    (told,) = re.findall(r"([\d.]+) % above 0.05's", found.answer)
     assert most <= float(told) < most + 0.1
     assert f"at drop rate 0.05 at most {told} %" in found.size.of
 

@@ -121,7 +121,7 @@ def test_two_cases_of_one_name():
         Cases(0, "x").judge([Case("a", 1), Case("a", 2)], abs, lambda n, seen: True)
 
 
-@pytest.mark.parametrize("answer", ["It depends.", "Yes: " + "word " * 20])
+@pytest.mark.parametrize("answer", ["It depends.", "Yes: " + "word " * 20, "Yes: " + "word " * 18 + "5%"])
 def test_an_answer_begins_with_the_answer_and_is_short(answer):
     with pytest.raises(ValueError, match="an answer has at most 20 words and begins with"):
         Finding("holds", EVIDENCE, answer=answer)

@@ -340,6 +340,16 @@ def test_size_text(size, words):
     assert size_text(size) == words
 
 
+def test_a_number_and_its_percent_sign_stand_apart_in_our_words_and_the_paper_s_stay_as_printed():
+    evidence = Evidence({"within 1%": 2.0}, {"b": {"2% of c": [0.5]}}, "to 3%", n=4)
+    finding = Finding("conditional", evidence, "5%", "Yes: 6%.", None, Size(7.0, "8%", "9.5% of it"), "10%", "11%")
+    seen = view(Row(dataclasses.replace(CLAIMS["4.5-average"], reading='12%, "%"'), finding))
+    assert (seen.corrected, seen.answer, seen.condition, seen.flips_if) == ("5 %", "Yes: 6 %.", "10 %", "11 %")
+    assert (seen.size, seen.reading) == (Size(7.0, "8 %", "9.5 % of it"), '12 %, "%"')
+    assert seen.evidence == Evidence({"within 1 %": 2.0}, {"b": {"2 % of c": [0.5]}}, "to 3 %", n=4)
+    assert "0.3%" in seen.statement
+
+
 # --- every row of the real ledger -------------------------------------------------------------------------------------
 
 CLAIMS = {one.id: one for one in ledger.all_claims()}

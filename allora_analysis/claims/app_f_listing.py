@@ -171,8 +171,9 @@ def mended_inputs(cases: Cases) -> Finding:
         conditional="Only for three axes, as a Transformer's inputs have: on four it can run and be wrong.",
         evidence=judged.evidence(ROUNDING, {"outcome": "runs"}, shown=told, tolerance=TOLERANCE),
         corrected="the toolkit's layer takes any leading axes",
-        condition="the input has three axes (it transposes axes 1 and 2), or more, the middle ones of size 1, "
-        "and r = n₁ = 1; on 4 × 2 × 2 × n₂ with r = n₁ = 2 it runs without an error and its gradients are wrong",
+        condition="the input has three axes, as a Transformer's. With more, of which it transposes axes 1 and 2, only "
+        "where the middle ones have size 1 and r = n₁ = 1. On 4 × 2 × 2 × n₂ with r = n₁ = 2 it runs without an error "
+        "and its gradients are wrong",
         flips_if="the mended listing returning ALLoRA's gradients on inputs of two axes",
     )
 

@@ -121,8 +121,13 @@ class Finding:
             _check_answer(self.answer)
 
 
+def spaced(words: str) -> str:
+    """A text with a space between a number and its %, as in "5 %", the way every row is shown and counted."""
+    return re.sub(r"(?<=\d)%", " %", words)
+
+
 def _check_answer(answer: str) -> None:
-    words = re.findall(r"[^\s]+", answer)
+    words = spaced(answer).split()
     if len(words) > WORDS or words[0].rstrip(":,.") not in OPENINGS:
         raise ValueError(f"an answer has at most {WORDS} words and begins with one of {OPENINGS}: {answer!r}")
 

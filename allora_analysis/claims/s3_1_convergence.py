@@ -160,8 +160,8 @@ def convergence(cases: Cases) -> Finding:
         condition=lambda one: one.what == KINDS[3] or (one.what == KINDS[0] and noisy_at_the_optimum(one)),
     )
     return judged.finding(
-        conditional="Only if the rate is constant (last weights keep jittering) or falls too fast; as 1/√t, or "
-        "averaged, they settle.",
+        conditional="Only if the rate is constant (last weights keep jittering) or falls too fast; at 1/√t, or "
+        "averaged, weights settle.",
         evidence=judged.evidence("float64 rounding and CG's; the limits solve equations of their own", tolerance=1e-6),
         size=ranged(
             [_at_rest(spread_run(cases.rng, KINDS[0], place, PAPER_KEEP, 0.5)) for place in 20 * PLACEMENTS],
@@ -362,9 +362,11 @@ def reliable(cases: Cases) -> Finding:
             },
         ),
         size=outgrown(first, many_rows),
-        condition=f"‖E W_t − W_t without masks‖² < tr Γ_t for t = 1 … {FEW}, and ‖W̄ − X⁺Y‖² > l tr (H − lH²)⁺Q̄, where "
-        "Γ_0 = 0, Γ_{t+1} = FΓ_tF + 4l²Q_t, F = I − 2lH, H = S + kP, P = S (masks on the output) or diag S (on the "
-        "input), W̄ = H⁺XᵀY, E W_t = (I − Fᵗ)W̄, and Q_t or Q̄ is the covariance over masks of X̃ᵀ(Y − X̃W) at E W_t or W̄; "
-        "as l → 0 the second is, with masks on the output, (1 − p)‖X⁺Y‖² > lΣ_n h_n(Y − XX⁺Y)_n²",
+        condition=f"dropout's effect on the mean of the weights is below their standard deviation up to step {FEW} and "
+        f"above it in the long run. In formulas: ‖E W_t − W_t without masks‖² < tr Γ_t for t = 1 … {FEW}, and ‖W̄ − "
+        "X⁺Y‖² > l tr (H − lH²)⁺Q̄, where Γ_0 = 0, Γ_{t+1} = FΓ_tF + 4l²Q_t, F = I − 2lH, H = S + kP, P = S (masks on "
+        "the output) or diag S (on the input), W̄ = H⁺XᵀY, E W_t = (I − Fᵗ)W̄, and Q_t or Q̄ is the covariance over "
+        "masks of X̃ᵀ(Y − X̃W) at E W_t or W̄; as l → 0 the second is, with masks on the output, (1 − p)‖X⁺Y‖² > lΣ_n "
+        "h_n(Y − XX⁺Y)_n²",
         flips_if="such a rate at which bias outgrows noise within ten steps though Γ_t says later, or never does",
     )

@@ -234,9 +234,9 @@ def off_by(one: Noisy, masks: int) -> float:
     "3.1-benefit-large-n",
     where=AFTER,
     says="As a result, the benefit of N, in our case the number of training steps, only appears for large N.",
-    reading=f"The average loss over N masks is off by more than {CLOSE:g} of E L (root mean square) up to N = {LARGE}, "
-    "where training ends (W at p times the true weights); for half of that deviation N is fourfold, for twice a "
-    "quarter.",
+    reading=f"The average loss over n masks, the paper's N, is off by more than {CLOSE:g} of E L (root mean square) up "
+    f"to n = {LARGE}, where training ends (W at p times the true weights); for half of that deviation n is fourfold, "
+    "for twice a quarter.",
     depends_on=("3.1-bound",),
 )
 def benefit_large_n(cases: Cases) -> Finding:
@@ -267,8 +267,9 @@ def benefit_large_n(cases: Cases) -> Finding:
             f"rate 0.05, noise in Y a third of the signal ({100 * CLOSE * math.sqrt(masks_needed(own[0].inputs)):.2g} "
             f"% of normal signals, as in the condition; {without:.1f} % without noise); it falls as 1/√m",
         ),
-        condition=f"N = {LARGE} is below p(1 − p)s²(3s² + 4σ²)/(m·({CLOSE:g}·((1 − p)s² + σ²))²), m the entries of XW, "
-        "s² the signal's variance and σ² the noise's, both normal, W at p times the true weights, on average over data",
+        condition=f"XW has so few entries, m, that an average over n = {LARGE} masks is still off by more than "
+        f"{CLOSE:g} of E L. In formulas: n is below p(1 − p)s²(3s² + 4σ²)/(m·({CLOSE:g}·((1 − p)s² + σ²))²), s² the "
+        "signal's variance and σ² the noise's, both normal, W at p times the true weights, on average over data",
         flips_if="normal data on which ten masks come closer than that, or less close",
     )
 

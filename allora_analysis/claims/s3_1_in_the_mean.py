@@ -62,6 +62,14 @@ def leaves_the_path(one: Tiny) -> bool:
     return one.keep_prob < 1 and (one.optimizer == "Adam" or (one.a is not None and one.steps >= 2))
 
 
+OFF_ITS_PATH = (
+    "masks are drawn (p < 1) under Adam, or in A and B under plain SGD from step 2 on. For almost all X, "
+    "Y, A and l: in A and B the two differ by a polynomial in these that is not 0 throughout; Adam's first step "
+    "moves an entry of W by l, with masks on average by at most l(1 − (1 − p)ᴺ), N the rows of X, less where masks "
+    "flip the gradient's sign"
+)
+
+
 @sgd_claim(
     "3.1-sgd-expectation",
     where="§3.1, the paragraph after the first display",
@@ -92,8 +100,8 @@ def expectation(cases: Cases) -> Finding:
     bound = max(1, math.ceil(100 * sampled_distance(many_rows_by_sgd(cases.rng), cases.rng)))  # in %
     direct = sampled_distance(many[0]._replace(a=None, steps=1), cases.rng)
     return judged.finding(
-        conditional="Yes under Adam; under plain SGD the mean follows regularized descent: W exactly, BA on 512 "
-        f"samples within {bound} %.",
+        conditional="Yes under Adam; under plain SGD W's mean is regularized descent's at every step, BA's (512 "
+        f"samples) within {bound} %.",
         evidence=judged.evidence(
             "float64 rounding, 1e-16, against 1e-9",
             {"E W_t off by": "0 under plain SGD for W, and for BA at step 1"},
@@ -107,9 +115,7 @@ def expectation(cases: Cases) -> Finding:
             f"the rate 1/λ, λ the curvature at the start, less than {bound} % after 60 steps, of a toy at 0.01 "
             f"{100 * by_sgd:.2g} % after two",
         ),
-        condition="p < 1, and Adam, or A and B under plain SGD with t ≥ 2; for almost all X, Y, A and l: in A and B "
-        "the two differ by a polynomial in these that is not 0 throughout; Adam's first step moves an entry of W by l, "
-        "with masks on average by at most l(1 − (1 − p)ᴺ), N the rows of X, less where masks flip the gradient's sign",
+        condition=OFF_ITS_PATH,
         flips_if="under plain SGD an E W_t off regularized descent with W trained directly, or A and B drawn whose "
         "E[BA]_t is on it from step 2; under Adam weights drawn whose mean is on its path",
         assumes="Adam",

@@ -350,7 +350,7 @@ def placement_input(cases: Cases) -> Finding:
         condition=correlations_cancel,
     )
     return judged.finding(
-        conditional="Only where the fit meets no correlation of features, so in practice no: "
+        conditional="Only if correlations between features cancel in the fit, so in practice no: "
         "input masks solve another regression.",
         evidence=judged.evidence(ROUNDING, lambda one: {"one W": correlations_cancel(one)}, tolerance=TOLERANCE),
         corrected="under input masks W = (S + k diag S)⁺XᵀY, S = XᵀX, k = (1 − p)/p",

@@ -119,8 +119,8 @@ def slow_start(cases: Cases) -> Finding:
     off = {f"{optimizer}, B as large as A": away_from_zero(each[0], cases.rng) for optimizer, each in peft.items()}
     gain = off["Adam, B as large as A"] / ratios["Adam"][0]
     return judged.finding(
-        conditional=f"Partly: Adam's first step moves BA {min(ratios['Adam']):.0%} to {max(ratios['Adam']):.0%} of "
-        f"full fine-tuning's at one rate; zero's part is {gain:.1f}-fold.",
+        conditional=f"Partly: at one rate Adam's first BA step is {100 * min(ratios['Adam']):.0f} to "
+        f"{100 * max(ratios['Adam']):.0f} % of full fine-tuning's; zero accounts for {gain:.1f}-fold.",
         evidence=judged.evidence(
             source_of_errors(DRAWS),
             lambda one: one.ratio**2,
@@ -135,9 +135,9 @@ def slow_start(cases: Cases) -> Finding:
             f"{min(ratios[OPTIMIZERS[0]]):.2g} to {max(ratios[OPTIMIZERS[0]]):.2g}",
             ratios["Adam"][0],
         ),
-        condition="A's entries have a standard deviation s below (r(n₂ + r + 1))^(−1/4) under gradient descent, below "
-        "(r(n₂ + 2(r − 1)/π)/m)^(−1/2) under Adam, m the entries of G that are not 0 per row of G that is not 0: n₂ "
-        "in a G without zeros; PEFT's s is 1/√(3n₂)",
+        condition="A starts small enough. In formulas: the standard deviation s of its entries is below (r(n₂ + r + "
+        "1))^(−1/4) under gradient descent, below (r(n₂ + 2(r − 1)/π)/m)^(−1/2) under Adam, m the entries of G that "
+        "are not 0 per row of G that is not 0: n₂ in a G without zeros; PEFT's s is 1/√(3n₂)",
         at_paper="mixed" if judged.at_paper is True and max(off.values()) < 1 else judged.at_paper,
         flips_if="a mean square on the other side of 1 than s says",
     )
@@ -238,6 +238,14 @@ def near_the_turn(rng: np.random.Generator) -> Drawn:
     return drawn(x, min(rank, int(MOST * n2)), rng)
 
 
+WIDER = (
+    "the inputs are nearly white, or the rank is high: then ASAᵀ's spectrum is wider than S's. In "
+    "formulas: κ(S) < e₊/e₋, the ends of ASAᵀ's spectrum: extremes of z(m) = −1/m + (1/r) Σ_i s_i/(1 + s_i m) on "
+    "(−1/s_max, 0) and on (0, ∞), s_i S's eigenvalues, moved inward by 1.21(|z″|/2r²)^(1/3). So if XᵀX = cI and "
+    "r ≥ 2; for variances 1/i above r ≈ 0.36n₂ as N → ∞, 0.45n₂ for N = 4n₂, 0.8n₂ for N = 1.1n₂"
+)
+
+
 @factor_claim(
     "3.2-b-conditioning",
     where="beyond the paper: Abstract, second flaw, of B alone",
@@ -283,9 +291,7 @@ def block_conditioning(cases: Cases) -> Finding:
         ),
         size=ranged(shares, "of κ(S)", of, shares[0]),
         corrected="the Hessian in B is 2I ⊗ ASAᵀ, that in V 2I ⊗ S",
-        condition="κ(S) < e₊/e₋, the ends of ASAᵀ's spectrum: extremes of z(m) = −1/m + (1/r) Σ_i s_i/(1 + s_i m) on "
-        "(−1/s_max, 0) and on (0, ∞), s_i S's eigenvalues, moved inward by 1.21(|z″|/2r²)^(1/3). So if XᵀX = cI and "
-        "r ≥ 2; for variances 1/i above r ≈ 0.36n₂ as N → ∞, 0.45n₂ for N = 4n₂, 0.8n₂ for N = 1.1n₂",
+        condition=WIDER,
         flips_if="inputs and a rank for which κ(ASAᵀ) is on the other side of κ(S) than their spectrum says",
     )
 

@@ -426,8 +426,8 @@ def conditioning_by_samples(cases: Cases) -> Finding:
     equal = [np.subtract(*limits(Counts(2 * n, n, 1, True))[::-1]) for n in (100, 18)]
     rises = [100 * float(np.expm1(each)) for each in (rise(judged.own[0]), *equal)]
     return judged.finding(
-        conditional="Only while samples outnumber independent inputs: halving the smallest set raises κ "
-        f"{rises[0]:.0f} to {rises[-1]:.0f} %; below, κ falls.",
+        conditional="Only with more samples than independent inputs: halving rotten_tomatoes raises κ by "
+        f"{rises[0]:.0f} to {rises[-1]:.0f} %; with fewer κ falls.",
         evidence=judged.evidence(
             f"each difference between two means: {source_of_errors(DRAWS)}",
             lambda one: dict(zip(("many samples", "few samples"), limits(one), strict=True)) if one.fresh else 0.0,
@@ -440,8 +440,9 @@ def conditioning_by_samples(cases: Cases) -> Finding:
             f"inputs, variances a power law (equal: {rises[1]:.0f} %); up to 36 for each of 4,864, variances equal",
             rises[0],
         ),
-        condition="n falls towards d from above, down to n ≥ d ≥ 2, and Gaussian rows are drawn afresh; below d κ "
-        "falls again, and of a fixed XᵀX it does not change. For rows with equal variances and large d, "
-        "κ → ((√n + √d)/(√n − √d))²; for others it is at least as large",
+        condition="samples, drawn afresh, become fewer but not fewer than independent inputs. In formulas: n falls "
+        "towards d from above, down to n ≥ d ≥ 2, rows Gaussian; below d κ falls again, and of a fixed XᵀX it does not "
+        "change. For rows with equal variances and large d, κ → ((√n + √d)/(√n − √d))²; for others it is at least as "
+        "large",
         flips_if="a mean of log κ that falls with n above d, or rises as n falls below d",
     )

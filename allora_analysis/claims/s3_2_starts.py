@@ -438,8 +438,9 @@ def first_direction(cases: Cases) -> Finding:
         evidence=judged.evidence("a step of 1e-6, whose square moves the cosine by 1e-12", best, tolerance=1e-9),
         size=Size(lora, "cosine", f"first step from B = 0 and full fine-tuning's: {told}"),
         corrected="the cosine is at most ‖[G]_2r‖/‖G‖, and about √(r/(n₂ + r + 1)) from B = 0 with Gaussian A",
-        condition="where G has rank 2r or more: AᵀA = cP and BBᵀ = cQ, P the projector on r right and Q on the other "
-        "r left of G's first 2r singular vectors. In general: for (u_i, v_i), σ_i > 0, G's singular pairs, v_i is an "
+        condition="A and B share out G's first 2r singular vectors, all at one strength. Where G has rank 2r or more: "
+        "AᵀA = cP and BBᵀ = cQ, P the projector on r right and Q on the other r left of G's first 2r singular vectors. "
+        "In general: for (u_i, v_i), σ_i > 0, G's singular pairs, v_i is an "
         "eigenvector of AᵀA and u_i of BBᵀ, and the two eigenvalues add up to one number c > 0 for the first 2r and "
         "to 0 for the others (for rank G ≤ r also from B = 0)",
         flips_if="another start whose first step is as near",

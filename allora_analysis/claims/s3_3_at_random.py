@@ -153,9 +153,10 @@ def typical(cases: Cases) -> Finding:
 
     judged = cases.judge(known + cases.draw(draw, 8), lambda one: added_at_random(one, cases.rng), printed=agrees)
     wide = {m: [_AtRandom(24, NARROWEST, 8, eta, 0, m).share for eta in PAPER_ETAS] for m in (1.0, 0.1)}
-    least, most = (f"{end(wide[1.0]):.0%}" for end in (min, max))
+    least, most = (f"{100 * end(wide[1.0]):.0f}" for end in (min, max))
     return judged.finding(
-        holds=f"Yes, but far slower: at width {NARROWEST}, ‖BA‖ = ‖W‖, at {least} to {most} of the worst case's rate.",
+        holds=f"Yes, but far slower: at width {NARROWEST}, ‖BA‖ = ‖W‖, at {least} to {most} % of the worst case's "
+        "rate.",
         evidence=judged.evidence(
             f"each of two means: {source_of_errors(32)}; {standard_errors(150):.3g} for 150 networks",
             lambda one: {"L": one.depth * one.gain, "2L": 2 * one.depth * one.gain},
@@ -330,9 +331,10 @@ def small_eta(cases: Cases) -> Finding:
             "η² from 1 to 4",
             times[-1],
         ),
-        condition="in a layer E c ≠ 0 and, to second order in η, |b| < 0.07|a + b|: a = ηE c, b = ½η²E(s² − 2c²), "
-        "c = ⟨W_lx, B_lA_lx⟩/‖W_lx‖², s = ‖B_lA_lx‖/‖W_lx‖; where B_l is as likely as −B_l, a = 0 and the mean is "
-        "½η²r(s_A s_B/s_W)² a layer, s_W, s_A, s_B the standard deviations of the entries of W, A, B",
+        condition="B_lA_lx lies on average along W_lx, or against it, and ηm̄ is small. In formulas: in a layer E c ≠ "
+        "0 and, to second order in η, |b| < 0.07|a + b|: a = ηE c, b = ½η²E(s² − 2c²), c = ⟨W_lx, B_lA_lx⟩/‖W_lx‖², s "
+        "= ‖B_lA_lx‖/‖W_lx‖; where B_l is as likely as −B_l, a = 0 and the mean is ½η²r(s_A s_B/s_W)² a layer, s_W, "
+        "s_A, s_B the standard deviations of the entries of W, A, B",
         flips_if="a mean over networks with B of either sign that doubles with η, or one with E c ≠ 0 that does not "
         "however small η is",
     )

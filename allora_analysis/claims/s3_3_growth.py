@@ -283,8 +283,8 @@ def counted(cases: Cases, each_size: bool) -> tuple[Judged, int]:
 
 @depth_claim(
     "3.3-depth",
-    reading="In more than half of the families depth grows by a larger factor than width in more of the steps from one "
-    "size to the next than width does.",
+    reading="In more than half of the families depth grows by the larger factor in more steps, from one size to the "
+    "next, than width does.",
 )
 def depth_rather_than_width(cases: Cases) -> Finding:
     """Published layers and widths of eleven families, six of them the paper's, size by size."""

@@ -226,8 +226,8 @@ def output_grows(cases: Cases) -> Finding:
         size=ranged(
             ratios,
             "times",
-            "what η adds to log growth after 16 blocks, normalized in the branch, over 8 (2 is exponential), branches "
-            "as long as the stream",
+            "log growth due to η at 16 blocks over that at 8 (exponential growth: 2), branches normalized and as "
+            "long as the stream",
         ),
         condition="no normalization. With norms of gain 1 in the branch: ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(√H ρ_oρ_v + "
         "ρ_downρ_up), where gated with √n ρ_gate beside ρ_up, ρ = ‖W‖ + η‖BA‖, H heads; after the sum: ‖h_L‖ = √n. One "
@@ -272,12 +272,11 @@ def gradient_grows(cases: Cases) -> Finding:
             "what η adds to the log gradient through 16 blocks at random, normalized in the branch, over 8 (2 is "
             "exponential)",
         ),
-        condition="no normalization; or maps that line up, as W = ±uuᵀ + vvᵀ and BA = vvᵀ for a stream along u that "
-        "keeps its length: along v η adds log((1 + (1 + η)²)/2) a block, whatever the norms. At random with norms in "
-        "the branch E‖Jv‖² is multiplied by 1 + χβ/(1 + lβ) in block l, β the "
-        "mean square that a branch adds: 1 + Lβ for one token, χ = 1; with several, attention's logits make χ of the "
-        "order of η² at large η (ripple.mean_field.logit_gain computes it), until tokens are alike; after the sum it "
-        "rises until then",
+        condition="no normalization, or maps of all blocks that line up, as W = ±uuᵀ + vvᵀ and BA = vvᵀ for a stream "
+        "along u that keeps its length: along v η adds log((1 + (1 + η)²)/2) a block, whatever the norms. At random "
+        "with norms in the branch E‖Jv‖² is multiplied by 1 + χβ/(1 + lβ) in block l, β the mean square that a branch "
+        "adds: 1 + Lβ for one token, χ = 1; with several, attention's logits make χ of the order of η² at large η "
+        "(ripple.mean_field.logit_gain computes it), until tokens are alike; after the sum it rises until then",
         flips_if="normalized blocks at random, branches as long as the stream, whose log gradient gains twice as much "
         "from η at 2L as at L, or aligned ones whose does not",
     )
@@ -353,9 +352,9 @@ def is_a_polynomial(cases: Cases) -> Finding:
             {"degree of two blocks without softmax, norms and activation": transformer.degree(2, Design())},
         ),
         size=ranged(radii, "of 1/m̄", "radius of convergence in η, two blocks as BERT's and Llama's"),
-        condition="no normalization or activation, and no softmax or one token: then of degree at most 3(3^L − 1), or "
-        "11(6^L − 1)/5 where gated, not L; else the radius ρ is the least |η| at which a norm's mean square or a "
-        "partition sum is 0",
+        condition="no normalization or activation, and no softmax or one token. It is then of degree at most 3(3^L − "
+        "1), or 11(6^L − 1)/5 where gated, not L; else the radius ρ is the least |η| at which a norm's mean square or "
+        "a partition sum is 0",
         flips_if="a transformer with norms, or softmax over two tokens, without coefficients beyond that degree, or "
         "another way round",
     )

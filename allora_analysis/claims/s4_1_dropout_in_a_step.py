@@ -145,7 +145,8 @@ def dropout_rate_in_training(cases: Cases) -> Finding:
     own = ranged(
         shares(share, judged.cases[0].inputs),
         "of its step undropped",
-        "how far AdamW still moves a dropped row after ten steps, r = 8, rows near 0.1; in brackets over eight rows",
+        "how far AdamW still moves a dropped row after ten steps, r = 8, row norms near 0.1; in brackets over eight "
+        "rows",
     )
     return judged.finding(
         conditional="Only if B_iΔA = 0 (B_i = 0) and no momentum moves B_i: "
@@ -200,10 +201,12 @@ def dropout_other_rows(cases: Cases) -> Finding:
     own = ranged(
         shares(share, judged.cases[0].inputs),
         "of the row's own step",
-        "change of another row's step after ten of AdamW, r = 8, rows near 0.1; in brackets over eight rows dropped",
+        "change of another row's step after ten of AdamW, r = 8, row norms near 0.1; in brackets over eight rows "
+        "dropped",
     )
     return judged.finding(
-        conditional=f"Yes, slightly: by {own.value:.2f} of their step under AdamW, rows near 0.1; not where B_i = 0.",
+        conditional=f"Yes, slightly: by {own.value:.2f} of their step under AdamW, row norms near 0.1; not where B_i = "
+        "0.",
         evidence=judged.evidence(
             ROUNDING,
             {"change of row j's step, over its step": "B_j⁺(ΔA′ − ΔA)"},

@@ -177,9 +177,9 @@ def own_dropout(cases: Cases) -> Finding:
             "of the output",
             "distance of LoRA's masked outputs at one f(x), drop rate 0.05, 100 draws",
         ),
-        condition="the masked product has its rows in BA's row space: of masks in the latent space surely where B has "
-        "rank r (so r ≤ n₁), of masks on the input only where that space is the sum of a part in the masked features "
-        "and one in the kept",
+        condition="f(x) decides the masked output: the masked product has its rows in BA's row space. So of masks in "
+        "the latent space surely where B has rank r (so r ≤ n₁), of masks on the input only where that space is the "
+        "sum of a part in the masked features and one in the kept",
         flips_if="masked inputs giving one output at one f(x) where BA's row space has no two such parts",
     )
 
@@ -401,7 +401,7 @@ def adapted_gradient(cases: Cases) -> Finding:
     unseen = Field(tokens, np.array([[1.0], [2.0]]), 2.0, "cross-entropy")
     judged = cases.judge(
         [
-            Case("n₂ = 32, r = 8, cross-entropy, rows near 0.1, η² = 4", own, True),
+            Case("n₂ = 32, r = 8, cross-entropy, row norms near 0.1, η² = 4", own, True),
             parallel,
             alike,
             Case("r = 1, A sees no token, cross-entropy, G = 0", unseen),

@@ -183,7 +183,8 @@ def three_limitations(cases: Cases) -> Finding:
         corrected="ALLoRA does what LoRA does at its drop rate, without a scaling factor, and at κl, κ = η under plain "
         "SGD and 1 under AdamW; clipped at c, SGD's κ is η·min(1, c/√(η²g² + h²))/min(1, c/√(g² + h²)), g and h the "
         "norms of LoRA's and all other gradients: at h = 0 it is c/g for g < c < ηg, 1 for c ≤ g",
-        condition=f"ALLoRA-0's drop rate of 0, not LoRA's own {DROP_RATE} (dropout); κ > 1/{SMALLER:g} under SGD "
+        condition="each has its own: no dropout, SGD at a large enough η, one BA in both arms. In numbers: ALLoRA-0's "
+        f"drop rate of 0, not LoRA's own {DROP_RATE} (dropout); κ > 1/{SMALLER:g} under SGD "
         f"(zero); η > {RIPPLES:g} with one BA in both arms whose norm is that of W, drawn for each layer (ripple), not "
         "once both have learned one matrix",
         flips_if="a first step under AdamW that is longer than LoRA's, or a limitation that LoRA so set keeps",

@@ -132,9 +132,9 @@ discovery_claim = functools.partial(
 def discovered(cases: Cases, further: Sequence[Case] = (), **predicates: Callable) -> tuple[Judged, Size]:
     """ALLoRA's own steps, run to rest, and what its rest points leave above the best fit at a layer's spectrum."""
     at_layer = [power_law(cases.rng) for _ in range(10)]
-    first = Case("power-law T, 16×16, rows near 0.1, r = 8, η² = 4", at_layer[0][0], paper=True)
+    first = Case("power-law T, 16×16, row norms near 0.1, r = 8, η² = 4", at_layer[0][0], paper=True)
     above = [excess(each, rest(each)) for pair in at_layer for each in pair]
-    of = "loss at rest above the least, r = 8, rows of 0.1 to 0.5"
+    of = "loss at rest above the least, r = 8, row norms of 0.1 to 0.5"
     size = ranged(above, "of ‖T‖²/2", of, float(np.median(above[::2])))
     at_rest = lambda one: adaptive.run_to_rest(one.target, one.a, one.eta, one.rate, one.steps)  # noqa: E731
     return cases.judge([first, *cases.draw(targets, 12), *further], at_rest, **predicates), size
@@ -160,14 +160,15 @@ def optimal_direction(cases: Cases) -> Finding:
         condition=nearly_best,
     )
     return judged.finding(
-        conditional=f"Mostly: within {bound(100 * size.high, 1, True):g}% of ‖target‖²/2 at a layer's spectrum; "
-        f"{row.inputs.tied:.0%} off where one long row competes with many short ones.",
+        conditional=f"Mostly: within {bound(100 * size.high, 1, True):g} % of ‖target‖²/2 at a layer's spectrum; "
+        f"{100 * row.inputs.tied:.0f} % where one long row meets many short ones.",
         evidence=judged.evidence(f"{CENT:.0%}; the excess to 1e-5", foretold, shown=excess, tolerance=CENT),
         size=size,
         corrected="it rests at the row-weighted fit, the least Σ_i d_i‖(BA − T)_i‖² with d its own row factors, or "
         "where two such fits tie",
-        condition="the row-weighted fit leaves at most a hundredth of ‖T‖²/2 above the least: not where a row of norm "
-        "s has m equal ones of joint norm fs against it and sin²θ(1 − f²)/(1 + f²) is more, "
+        condition="the fit at which it rests is nearly the best of its rank: this row-weighted fit leaves at most a "
+        "hundredth of ‖T‖²/2 above the least. It does not where one long row competes with many short ones: a row of "
+        "norm s has m equal ones of joint norm fs against it and sin²θ(1 − f²)/(1 + f²) is more, "
         "fs sin θ/√m + 1/η² = f⁴(s cos θ + 1/η²)",
         flips_if="a rest point further from the least than the row-weighted fit, or none above a hundredth",
     )

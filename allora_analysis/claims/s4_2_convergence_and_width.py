@@ -223,7 +223,7 @@ def factor_at_width(cases: Cases) -> Finding:
     kept = width.flow_factor("allora", 4096, 8, ETA)
     return judged.finding(
         conditional="Only if A's rate falls with width, as LoRA+'s: with one rate the factor stays η "
-        f"({kept:.0%} at width 4,096).",
+        f"({100 * kept:.0f} % at 4,096).",
         evidence=judged.evidence(
             f"the fall that the limit foretells is {REACHED:.2f} at the boundary; no case is within 13 % of that, four "
             "standard deviations of the measured fall",
@@ -232,10 +232,10 @@ def factor_at_width(cases: Cases) -> Finding:
             n=2 * SEEDS,
         ),
         size=Size(1 - kept, "of η", "the factor's fall at n = 4,096, r = 8, η² = 4, gradient flow on a linear teacher"),
-        condition=f"A's rate n^ρ times below B's: from n = 128 to 2,048 4^(ρ − 1) ≥ {REACHED:.2f} under Adam (ρ ≥ "
-        f"{1 + math.log(REACHED, 4):.2f}), 2^(ρ − 2) under SGD (ρ ≥ {2 + math.log(REACHED, 2):.2f}); as n → ∞ ½ in "
-        f"place of {REACHED:.2f}: ρ ≥ ½ under Adam, ρ ≥ 1 under SGD (at every width a share stays only under Adam at "
-        "ρ = 1; else η must grow as n^((1 − ρ)/4))",
+        condition="A's rate falls fast enough beside B's as width grows. In formulas: l_A = l_B/n^ρ with, from n = 128 "
+        f"to 2,048 4^(ρ − 1) ≥ {REACHED:.2f} under Adam (ρ ≥ {1 + math.log(REACHED, 4):.2f}), 2^(ρ − 2) under SGD (ρ ≥ "
+        f"{2 + math.log(REACHED, 2):.2f}); as n → ∞ ½ in place of {REACHED:.2f}: ρ ≥ ½ under Adam, ρ ≥ 1 under SGD (at "
+        "every width a share stays only under Adam at ρ = 1; else η must grow as n^((1 − ρ)/4))",
         flips_if="row norms after training with one rate for A and B that do not shrink as n grows",
     )
 

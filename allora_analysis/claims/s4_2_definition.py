@@ -386,7 +386,7 @@ def backward_ripple(cases: Cases) -> Finding:
         size=Size(
             judged.measured[2],
             "times",
-            "growth of the input's gradient over that if adapted, 24 aligned layers, n = 64, r = 8, rows of 0.1 "
+            "growth of the input's gradient over that if adapted, 24 aligned layers, n = 64, r = 8, row norms of 0.1 "
             f"(σ = {sigma:.2f}), η² = 4",
         ),
         corrected="over L aligned layers ((1 + σ)/(1 + d_iσ))^L of what it would grow if adapted, σ BA's singular "

@@ -211,8 +211,8 @@ def descent(cases: Cases) -> Finding:
     ends = (most - 1.96 * error, most + 1.96 * error)
     rational = [adaptive.loss_after_step(adaptive.EXAMPLE, d)[1] for d in (adaptive.EXAMPLE.factor(), LORA)]
     return judged.finding(
-        conditional="Mostly: surely only where BA's rows are equally long; random steps climb in "
-        f"{most:.1%} at rank 1, {at_eight:.1%} at 8.",
+        conditional="Mostly: certain only if BA's rows are equally long; random steps climb: "
+        f"{100 * most:.1f} % (rank 1), {100 * at_eight:.1f} % (rank 8).",
         evidence=judged.evidence(
             f"a step of 1e-7, to {ADAM:g}, Adam's ε over small gradients, and {NOTHING:g} of ‖G‖(‖A‖ + ‖B‖) or, under "
             "SGD, of its square; the example exactly",
@@ -226,8 +226,9 @@ def descent(cases: Cases) -> Finding:
         size=Size(most, "of draws", "random steps that ascend at rank 1: outside LoRA's use", *ends, "95 %"),
         corrected="dL/dl = −⟨BᵀG, u_A⟩ − ⟨GAᵀ, u_B⟩, (u_A, u_B) = (BᵀD_dG, D_dGAᵀ) under SGD, their signs in AdamW's "
         "first step, L = ½‖XPᵀ − Y‖²: the second part, B's, is never above 0",
-        condition="under SGD ½(BBᵀD_d + D_dBBᵀ) + σ²D_d ⪰ 0, σ the smallest of A's n₂ singular values: 0 for r < n₂, "
-        "where a B at random then needs rows of BA equally long, as at B = 0; these in AdamW's first step, too",
+        condition="rows of BA are equally long, as at B = 0, or nearly so for r ≥ n₂. In formulas: under SGD ½(BBᵀD_d "
+        "+ D_dBBᵀ) + σ²D_d ⪰ 0, σ the smallest of A's n₂ singular values: 0 for r < n₂, where a B at random then needs "
+        "rows equally long; these in AdamW's first step, too",
         flips_if="a loss that climbs where rows of BA are equally long, or none where, r < n₁ and r < n₂, they are not",
     )
 

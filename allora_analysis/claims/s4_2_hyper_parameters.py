@@ -187,13 +187,14 @@ def scaling_is_tunable(cases: Cases) -> Finding:
     )
     added = judged.measured[0]["degrees with α"] - judged.measured[0]["without"]
     return judged.finding(
-        conditional="Yes, unless B's rate, or A's start and a rate, is tuned (unclipped, no decay).",
+        conditional="Yes, unless B's rate, or A's start and a rate, is tuned (without clipping, decay).",
         evidence=judged.evidence(SOURCE, shown=numbers, tolerance=TOLERANCE, n=STEPS),
         size=Size(added, "degree of freedom", "what α adds under AdamW beside one learning rate, A's start fixed"),
         corrected="the same training without clipping: α/(ab), a·init_A and, under Adam, a·l_A, b·l_B, ε_A/a, ε_B/b, "
         "λ_A/a, λ_B/b; under SGD a²l_A, b²l_B, λ_A/a², λ_B/b² (λ: weight decays); with A's and B's gradients "
         "alone clipped in every step only a = b, by Adam's formulas but with ε kept; with a classifier's none",
-        condition="neither B's rate is tuned by itself with λ_B = 0, nor init_A together with A's rate with λ_A = 0, "
+        condition="without clipping and weight decay: neither B's rate is tuned, nor A's start together with a rate. "
+        "In general: neither B's rate is tuned by itself with λ_B = 0, nor init_A together with A's rate with λ_A = 0, "
         "nor together with a common rate with λ_A = λ_B = 0 (ε aside); with A's and B's gradients alone clipped in "
         "every step: not init_A together with both rates, or a common one, with λ_A = λ_B = 0; with a classifier's "
         "clipped too: always",

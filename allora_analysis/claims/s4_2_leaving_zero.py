@@ -255,7 +255,8 @@ def fixed_rate(cases: Cases) -> Finding:
         ),
         corrected="at a constant gradient ALLoRA arrives at most 3/2 times as early as the fixed rate that is as "
         "measured at the level reached",
-        condition="2/(λ_max + λ_min/s) < ηl < 2s/λ_max under SGD, s = √(1 + η²T), T the target's norm; a fixed rate "
+        condition="SGD, at an ηl above LoRA's best rate and below ALLoRA's edge. In formulas: "
+        "2/(λ_max + λ_min/s) < ηl < 2s/λ_max, s = √(1 + η²T), T the target's norm; a fixed rate "
         "is best at 2/(λ_max + λ_min) and stable up to 2/λ_max, ALLoRA up to 2s/λ_max; under AdamW at 1e-4 never (on "
         "the way to 9/10 of T)",
         flips_if="ALLoRA settling sooner at a smaller ηl, or under AdamW at 1e-4",
@@ -341,8 +342,8 @@ def slower(cases: Cases) -> Finding:
     under_adamw = {m: m / PAPER_RATE / adamw_steps(Row("adamw", 2.0, m)) for m in (0.02, 0.1, longest(2.0))}
     shown = ", ".join(f"{ratio:.2f} to {level:.2g}" for level, ratio in under_adamw.items())
     return judged.finding(
-        conditional=f"Only under SGD, rows up to {longest(2.0):.2g} at η² = 4; under AdamW ALLoRA needs "
-        f"{100 / under_adamw[0.02] - 100:.0f} to {1 / under_adamw[longest(2.0)] - 1:.0%} more steps.",
+        conditional=f"Only under SGD, row norms up to {longest(2.0):.2g}, η² = 4; under AdamW ALLoRA is "
+        f"{100 / under_adamw[0.02] - 100:.0f} to {100 / under_adamw[longest(2.0)] - 100:.0f} % slower.",
         evidence=judged.evidence(
             "Simpson's rule near the kink, 1e-5; AdamW: 1e-3, a step in those that it takes", tolerance=1e-5
         ),
@@ -354,9 +355,9 @@ def slower(cases: Cases) -> Finding:
         ),
         corrected="LoRA's time over ALLoRA's is m/∫₀^m √(u + 1/η²) du under SGD; at most 1 under AdamW, which follows "
         f"ALLoRA's falling gradient with a step below l: {shown} at l = 1e-4, η² = 4",
-        condition=f"SGD, η > 3/2 and ‖(BA)_i‖ ≤ m with u² + uv + v² = u + v, v = 1/η, u = √(m + v²): at η² = 4 "
-        f"{longest(2.0):.2g}; there half the excess, a threshold of 5/4, gives "
-        f"{longest(2.0, 1.25):.2g}, and twice the excess, one of 2, gives {longest(2.0, 2.0):.2g}",
+        condition=f"SGD, η > 3/2 and rows that are short enough: at η² = 4 up to {longest(2.0):.2g}. In formulas: "
+        "‖(BA)_i‖ ≤ m with u² + uv + v² = u + v, v = 1/η, u = √(m + v²). At η² = 4 half the excess, a threshold of "
+        f"5/4, gives {longest(2.0, 1.25):.2g}, and twice the excess, one of 2, gives {longest(2.0, 2.0):.2g}",
         flips_if="LoRA at l taking 3/2 of ALLoRA's steps under AdamW",
         assumes="AdamW",
     )

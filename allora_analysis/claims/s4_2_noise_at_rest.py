@@ -200,7 +200,7 @@ def fixed_rate_with_noise(cases: Cases) -> Finding:
     recorded, of_recorded = at_recorded_rows()
     return judged.finding(
         conditional=f"Only under SGD: LoRA keeps {min(times):.2f} to {max(times):.2f} times ALLoRA's excess loss at "
-        f"rows of {AS_LONG}{recorded}.",
+        f"row norm {AS_LONG}{recorded}.",
         evidence=judged.evidence(
             f"{source_of_errors(CHAINS)}, and 1e-3 for what the closed form leaves out", told, n=CHAINS
         ),
@@ -214,9 +214,10 @@ def fixed_rate_with_noise(cases: Cases) -> Finding:
         corrected="at rest noise of variance σ², small beside T², leaves ½aσ² Σ_λ 1/(2 − aλ) of excess loss, a = ηl "
         "at the fixed rate, ηl/s in ALLoRA at l, more than s times as little; under AdamW the factor divides out, and "
         "LoRA at l leaves as much",
-        condition="SGD, σ small beside T, ηl < 2s/λ_max (beyond, ALLoRA does not rest either), and, where LoRA rests, "
-        "ALLoRA's loss below by a hundredth: s(2 − ηlλ/s)/(2 − ηlλ) > 1/0.99 for equal λ; s = √(1 + η²T), T the "
-        "target's norm",
+        condition="SGD, noise small beside the target, a rate at which ALLoRA rests, and a target long enough that the "
+        "factor falls. In formulas: σ small beside T, ηl < 2s/λ_max (beyond, ALLoRA does not rest either), and, where "
+        "LoRA rests, ALLoRA's loss below by a hundredth: s(2 − ηlλ/s)/(2 − ηlλ) > 1/0.99 for equal λ; s = √(1 + η²T), "
+        "T the target's norm",
         flips_if="as little excess loss at a fixed rate ηl under SGD where the condition is met, or more than "
         "ALLoRA's under AdamW",
         assumes="AdamW",

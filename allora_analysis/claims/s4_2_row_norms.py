@@ -292,7 +292,7 @@ norms_claim = functools.partial(
 @norms_claim(
     "4-figure-2-tapers",
     where="beyond the paper: Figure 2, right, caption, in our fine-tuning",
-    says="In fine-tuning under AdamW ALLoRA's rows grow less a step late than early.",
+    says="In fine-tuning under AdamW ALLoRA's rows grow less per step late in a run than early.",
     reading="The mean row norm, over a run's second half and its first, and over its last quarter and its first. Until "
     "other phases were looked at, the row said that growth falls throughout: it rises again within the first half.",
     depends_on=("4-escape",),

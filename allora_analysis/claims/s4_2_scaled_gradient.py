@@ -278,7 +278,7 @@ def per_parameter(cases: Cases) -> Finding:
         size=ranged(
             [float(np.mean(coefficients(case) <= 0)) for case in drawn],
             "of A's entries",
-            f"entries of A's gradient that change sign, r = 8, rows near 0.1, η = 2, {SIZES} draws",
+            f"entries of A's gradient that change sign, r = 8, row norms near 0.1, η = 2, {SIZES} draws",
         ),
         corrected="B_i's entries times d_i; A's gradient BᵀD_dG in place of BᵀG",
         condition="B's gradient; A's where for every k the rows of BA with B_ik ≠ 0 are equally long, as at B = 0",

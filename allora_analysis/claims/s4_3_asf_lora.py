@@ -85,8 +85,8 @@ def asf_similar(cases: Cases) -> Finding:
     far = [(apart(case.inputs, seen), apart(case.inputs, case.inputs.lora)) for case, seen in judged.pairs]
     (ours, lora), own = far[0], [one for one, _ in far[:3]]
     return judged.finding(
-        conditional=f"Only under AdamW: to {ours:.0%} at η² = 4, LoRA without a factor even to {lora:.0%}; under SGD "
-        f"{far[3][0]:.0%} off.",
+        conditional=f"Only under AdamW: within {100 * ours:.0f} % at η² = 4 (LoRA without a factor: {100 * lora:.0f} "
+        f"%); under SGD {100 * far[3][0]:.0f} %.",
         evidence=judged.evidence(
             "a quarter; one step: 1e-7",
             {"distance of BA": 0.0},

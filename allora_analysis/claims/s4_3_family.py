@@ -254,7 +254,8 @@ def output_noise(cases: Cases) -> Finding:
     )
     relative = [math.sqrt(law(case.inputs).variance) / law(case.inputs).mean for case in judged.cases[:3]]
     return judged.finding(
-        holds=f"Yes, but little: {relative[2]:.0%} of the factor for rows of 0.1 at η² = 4.",
+        holds=f"Yes, but little: the factor varies by {100 * relative[2]:.0f} % of its mean at row norms of 0.1, "
+        "η² = 4.",
         evidence=judged.evidence(
             f"of mean and variance: {source_of_errors(TOKENS)}",
             lambda case: {"mean": law(case).mean, "std": math.sqrt(law(case).variance)},
@@ -263,7 +264,7 @@ def output_noise(cases: Cases) -> Finding:
             n=TOKENS,
         ),
         size=ranged(
-            relative, "of its mean", "spread of the factor over inputs, rows of 0.1, η² from 1 to 4", relative[2]
+            relative, "of its mean", "spread of the factor over inputs, row norms of 0.1, η² from 1 to 4", relative[2]
         ),
         flips_if="a factor of ALLoRA-OD that is the same for every token, or whose mean and variance over Gaussian "
         "inputs are not those of 1/√(|z|·‖(BA)_i‖ + 1/η²), z standard normal; or one of ALLoRA that is not the same",
@@ -424,7 +425,7 @@ def expected_update(cases: Cases) -> Finding:
         size=ranged(
             [turned(_batch_of_paper(rng)) for _ in range(100)],
             "degrees",
-            "between g̃_i and g_i, 32 tokens, rows of 0.1, 100 draws",
+            "between g̃_i and g_i, 32 tokens, row norms of 0.1, 100 draws",
         ),
         corrected="token by token; over white Gaussian inputs and a squared loss E[g̃_i] = g_i(E[d]·across + "
         "E[dz²]·along (BA)_i), f(x)_i = z‖(BA)_i‖, with E[dz²] < E[d]: turned away from the row's own direction",

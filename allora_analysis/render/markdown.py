@@ -43,6 +43,12 @@ QUESTIONS = {
     "Do more layers make adapters explode?": "3.3-transformer",
 }
 """What people ask, and the row that answers, in at most 15 words and with a size."""
+COUNTED = (
+    "*Less kind*: a common but stricter reading, beside a row with a kinder one. *Faults*: misprints and slips, of "
+    "which one may be corrected in several rows. *Perhaps our copy's*: a misprint that may be our copy's alone. "
+    "*Beyond the paper*: sentences of ours or of another paper."
+)
+"""What the words beside the counts mean."""
 
 
 def counts(of: Sequence[View]) -> str:
@@ -139,7 +145,7 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
         f"## {title}\n\n{table(members)}\n\n" + "\n\n".join(in_full(one, target) for one in members)
         for title, members in by_part(of).items()
     ]
-    return "\n\n".join(["# The ledger", about, summary(of) + ".", counts(of), *parts]) + "\n"
+    return "\n\n".join(["# The ledger", about, f"{summary(of)}.", COUNTED, counts(of), *parts]) + "\n"
 
 
 def rewrite(

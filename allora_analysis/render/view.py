@@ -16,7 +16,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,7 @@ from typing import Any
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims.cases import GENERIC
-from allora_analysis.claims.claim import AT_PAPER, USUAL, VERDICTS, Claim, Evidence, Reliance, Size
+from allora_analysis.claims.claim import AT_PAPER, USUAL, VERDICTS, Claim, Evidence, Finding, Reliance, Size, spaced
 from allora_analysis.claims.ledger import Row
 from allora_analysis.study import bound, environment, plain, text
 
@@ -138,14 +138,25 @@ def line(view: View) -> int | None:
     return None if claim is None else inspect.getsourcelines(bare(claim.check))[1]
 
 
+def _spaced(item: Any) -> Any:
+    # Every text of ours in it as `spaced` has it: names of what was measured too.
+    if isinstance(item, str):
+        return spaced(item)
+    if isinstance(item, Mapping):
+        return {_spaced(name): _spaced(value) for name, value in item.items()}
+    if isinstance(item, Finding | Evidence | Size):
+        return replace(item, **{field.name: _spaced(getattr(item, field.name)) for field in fields(item)})
+    return item
+
+
 def view(row: Row) -> View:
-    """A row as a reader sees it."""
-    claim, finding = row.claim, row.finding
+    """A row as a reader sees it, with "5 %" for "5%" but in the paper's words."""
+    claim, finding = row.claim, _spaced(row.finding)
     return View(
         id=claim.id,
         where=claim.where,
         statement=claim.statement,
-        reading=claim.reading,
+        reading=_spaced(claim.reading),
         verdict=finding and finding.verdict,
         answer=(finding.answer or GENERIC[finding.verdict]) if finding else f"Error: the check failed: {row.error}",
         at_paper=finding and finding.at_paper,
