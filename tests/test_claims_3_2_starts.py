@@ -80,7 +80,20 @@ def test_where_descent_of_several_ends_is_where_descent_of_each_does():
         for _ in range(2)
     ]
     alone = [(seen["start"], seen["end"]) for seen in map(section._worst_on_the_way, ones)]
-    assert section.start_over_end(ones) == pytest.approx([start / end for start, end in alone], rel=1e-6)
+    ends, way = section.on_the_way(ones, watched=1)
+    assert ends == pytest.approx(np.array(alone), rel=1e-6)
+    assert way.shape == (1, 101)
+    assert (way[0, 0], way[0, -1]) == tuple(ends[0])
+
+
+def test_eigenvalues_are_those_of_the_dense_hessian():
+    """Where B = 0 and A is one row the rescaling is a direction of A alone."""
+    rng = np.random.default_rng(3)
+    one = section.begin(rng.standard_normal((9, 4)), section.target(3, 4, 2, rng), "b_zero", 1, rng)
+    dense = hessian.dense_hessian(one.x, one.slope, one.a, one.b)
+    away = np.linalg.svd(np.concatenate([np.zeros(3), one.a[0]])[None])[2][1:]
+    told = np.linalg.eigvalsh(away @ dense @ away.T)
+    np.testing.assert_allclose(section.eigenvalues(one, one.a, one.b), told, atol=1e-8 * np.abs(told).max())
 
 
 def test_with_as_many_rows_of_a_as_inputs_no_direction_is_negative():

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from allora_analysis.claims import s3_3_in_a_transformer as section
+from allora_analysis.claims import s3_3_power_series
 from allora_analysis.ripple import mean_field, series, transformer
 from tests.ledger_rows import Rows
 
-ROWS = Rows(section)
+ROWS = Rows(section, s3_3_power_series)
 ADDED = section.added
 
 
@@ -47,10 +48,27 @@ PLANTED = [
         lambda right, model, eta: right(model, eta)._replace(log_stream=[len(model.blocks) * 3.0]),
         "refuted",
     ),
-    ("3.3-transformer-gradient", section, "added", without_normalisation, "holds"),
-    ("3.3-transformer-gradient", section, "derivatives", lambda model, x, v, eta: [(1 + eta) * v] * 20, "refuted"),
+    ("3.3-transformer-gradient-at-random", section, "added", without_normalisation, "holds"),
+    *(
+        (name, section, "derivatives", lambda model, x, v, eta: [(1 + eta) * v] * 20, "refuted")
+        for name in ("3.3-transformer-gradient", "3.3-transformer-gradient-at-random")
+    ),
     # The output's worst case, whose stream grows: no block multiplies a direction across it as the first does.
     ("3.3-transformer-gradient", section, "steepest", section._network, "refuted"),
+    (
+        "3.3-transformer-gradient",
+        section,
+        "steepest_gain",
+        lambda right, one: right(one._replace(scale=1.0)),
+        "refuted",
+    ),
+    (
+        "3.3-transformer-series",
+        s3_3_power_series,
+        "_nothing_divides",  # without a look at the activation
+        lambda one: one.model.design.norm == "none" and not (one.model.design.softmax and len(one.x) > 1),
+        "refuted",
+    ),
     ("3.3-transformer-series", transformer, "degree", lambda depth, design: 2 * depth, "refuted"),
     ("3.3-transformer-series", series, "radius_by_coefficients", lambda right, terms: 2 * right(terms), "refuted"),
 ]

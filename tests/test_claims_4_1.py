@@ -151,6 +151,12 @@ def m_is_zero(case):
     return parallel(case) and bool(apart <= 1e-9 * d.max() * np.abs(between).max())
 
 
+def symmetric_here(case):
+    """KᵀMK = 0 at the case."""
+    whole = np.linalg.norm(framework.product_derivative(case)) ** 2 * np.linalg.norm(CURVATURE(case))
+    return bool(np.linalg.norm(framework.asymmetry(case)) <= 1e-9 * whole)
+
+
 def uncoupled(case):
     return CURVATURE(case) * np.eye(len(case.b))[:, :, None, None]
 
@@ -215,6 +221,10 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-adapted-gradient", framework, "has_potential", lambda case: case.task.x.shape[1] == 1, "refuted"),
     ("4-adapted-gradient", framework, "has_potential", parallel, "refuted"),
     ("4-adapted-gradient", framework, "has_potential", m_is_zero, "refuted"),
+    # As if symmetry at one point were enough, and as if every uncoupled loss had a potential.
+    ("4-adapted-gradient", framework, "around", lambda case: [case], "refuted"),
+    ("4-adapted-gradient", framework, "has_potential", symmetric_here, "refuted"),
+    ("4-adapted-gradient", framework, "has_potential", lambda case: case.loss in framework.UNCOUPLED, "refuted"),
     (
         "4-adapted-gradient",
         framework,

@@ -197,6 +197,19 @@ def test_neither_output_nor_radius_sees_a_bias_of_the_keys(design, rng):
     assert one == pytest.approx(other, rel=0.04)
 
 
+def test_silus_denominator_has_a_radius_with_one_token_too(rng):
+    """One map: 1 + e^(−z) is 0 at z = ±iπ, z the sum of what W and ηBA make of the stream."""
+    design = Design(norm="none", activation="silu", softmax=False)
+    model, x = transformer.draw(design, 1, 6, 2, 1.0, rng), tokens(1, 6, rng)
+    still = {name: one._replace(b=0 * one.b) if name != "up" else one for name, one in model.blocks[0].items()}
+    model = replace(model, blocks=(still,))
+    cut = still | {"down": still["down"]._replace(w=0 * still["down"].w)}
+    middle = transformer.forward(replace(model, blocks=(cut,)), x, 0.0).output
+    plain, added = middle @ still["up"].w.T, middle @ still["up"].a.T @ still["up"].b.T
+    told = np.abs((np.pi * 1j - plain) / added).min()
+    assert series.radius(model, x, told) == pytest.approx(told, rel=0.03)
+
+
 def test_a_polynomial_has_no_radius(rng):
     assert series.radius(transformer.draw(LINEAR, 1, 6, 2, 1.0, rng), tokens(2, 6, rng), 1.0) == np.inf
     softmax = replace(LINEAR, softmax=True)

@@ -205,6 +205,7 @@ ABOUT = {
         "3.3-transformer",
         "3.3-transformer-series",
         "3.3-transformer-gradient",
+        "3.3-transformer-gradient-at-random",
         "3.3-transformer-measured",
     ),
     "learning_rates": ("4-own-best-rate", "4-own-best-rate-sgd", "4-own-best-rate-smollm2"),

@@ -99,7 +99,8 @@ def radius(
     """
     run = forward(model, x, 0.0)
     moved = any(of.a.any() and of.b.any() for maps in model.blocks for of in maps.values())
-    if not moved or (not run.squares and (not run.partitions or x.shape[-2] == 1)):
+    softmax_of_one = x.shape[-2] == 1 and model.design.activation != "silu"  # which divides, too
+    if not moved or (not run.squares and (not run.partitions or softmax_of_one)):
         return np.inf
     low = high = validation.positive("guess", guess)
     while not _zeros_within(model, x, high, *points):
