@@ -228,7 +228,7 @@ def worst_place(cases: Cases) -> Finding:
     low, middle, high = map(float, np.quantile(ends[:, 0] / ends[:, 1], [0.25, 0.5, 0.75]))
     of = "condition number at B = 0 over the solution's, n₁ = n₂ = 12, r = 2, power-law X, 200 draws; ∞ if n₁ < n₂ − r"
     return judged.finding(
-        conditional=f"Only where B = 0 has flat directions; elsewhere κ passes ∞, though it is lower at {below:.0%} "
+        conditional=f"Only where B = 0 has flat directions; elsewhere κ passes ∞, but is lower at {below:.0%} "
         "of steps.",
         evidence=judged.evidence(
             f"counts: none may differ; 0: {ZERO:g} of the largest eigenvalue; flat at the end: {FLAT:g} of it",

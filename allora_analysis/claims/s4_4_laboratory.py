@@ -298,9 +298,9 @@ def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many."""
     pairs = named("rule", lambda name: name.startswith("ALLoRA − LoRA, "))
     answers = {
-        "refuted": "No on average, on digits: {by_length}; least {least}.",
-        "holds": "Yes on average, on digits: {by_length}; least {least}.",
-        "undecided": "Undecided on digits: {by_length}; least {least}.",
+        "refuted": "No, on digits on average: {by_length}; {least}.",
+        "holds": "Yes, on digits on average: {by_length}; {least}.",
+        "undecided": "Undecided on digits: {by_length}; {least}.",
     }
     etas = [one.first for one in named("eta2").values()]
     names = [f"η² = {cell.eta2:g} − LoRA, sgd, {cell.steps} steps" for cell in etas]
