@@ -79,11 +79,19 @@ def agree_on_outputs(case: Masked) -> bool:
 
 
 def agree_on_gradients(case: Masked) -> bool:
-    """Whether the dropped tokens' sum of (∂L/∂f_i)_t x_t is parallel to the kept ones', and does not cancel it."""
-    kept, gone = ((mask * case.one.upstream).T @ case.one.x for mask in (case.mask, 1 - case.mask))
-    least = TOLERANCE * np.abs([kept, gone]).max()
-    left = (np.abs(part).max(axis=1) > least for part in (kept, kept + gone))
-    return bool((np.linalg.matrix_rank(np.stack([kept, gone], 1), least) < 2).all() and np.less_equal(*left).all())
+    """Whether for each i the tokens with ∂L/∂f_i ≠ 0 have one mask, or are parallel and do not cancel in g_i."""
+    return all(map(functools.partial(_one_factor, case.one.x), case.mask.T, case.one.upstream.T))
+
+
+def _one_factor(x: np.ndarray, mask: np.ndarray, upstream: np.ndarray) -> bool:
+    # Of an output, its masks and its gradients by token.
+    there = np.abs(upstream) > TOLERANCE * np.abs(upstream).max()
+    if len({*mask[there]}) < 2:
+        return True
+    g = np.linalg.norm(upstream @ x)
+    return bool(
+        np.linalg.matrix_rank(x[there], TOLERANCE) == 1 and g > TOLERANCE * np.linalg.norm(upstream[:, None] * x)
+    )
 
 
 def dropped_output(case: Masked) -> np.ndarray:
@@ -227,9 +235,9 @@ def dropout_gradient_in_training(cases: Cases) -> Finding:
         conditional="Mostly not: tokens draw their own masks, and row i of the gradient sums those that keep i.",
         evidence=evidence,
         corrected="g_i = Σ_t m_ti (∂L/∂f_i)_t x_tᵀ, m_ti the mask of token t",
-        condition="Σ_t (m_ti − η_i)(∂L/∂f_i)_t x_t = 0 for some η_i: one token, one mask for all, no ∂L/∂f_i where "
-        "masks differ (padding), or parallel tokens (n₂ = 1); for independent tokens only where masks agree on "
-        "all that have one",
+        condition="for each i the tokens with ∂L/∂f_i ≠ 0 have one mask (one token, one mask for all, padding), or are "
+        "parallel (n₂ = 1) and their sum g_i is not 0; others only if they are dependent and cancel: "
+        "Σ_t (m_ti − η_i)(∂L/∂f_i)_t x_t = 0 for some η_i",
         flips_if="an autograd gradient of BA other than the masked sum over tokens",
     )
 
