@@ -1,6 +1,6 @@
 """The answers of docs/doctor.md: each command or code block is run, and what it prints is the block below it.
 
-`python -m docs.doctor` writes them anew; `tests/test_docs_doctor.py` asks that they are current.
+`python -m docs.doctor` writes them anew; `tests/test_doctor_command.py` asks that they are current.
 """
 
 import contextlib

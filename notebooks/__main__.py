@@ -2,7 +2,7 @@
 
 Exit status: 0 all ran; 1 a cell raised, an output names a place on this machine, a warning was printed, or (with
 `--check`) a committed verdict is no longer the ledger's; 2 a mistake of the caller's. Checked by
-`tests/test_notebooks_runner.py`.
+`tests/test_notebooks.py`.
 """
 
 import os

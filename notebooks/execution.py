@@ -1,4 +1,4 @@
-"""One notebook executed, its outputs cleaned and judged. Checked by `tests/test_notebooks_runner.py`."""
+"""One notebook executed, its outputs cleaned and judged. Checked by `tests/test_notebooks.py`."""
 
 import asyncio
 import math

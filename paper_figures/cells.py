@@ -1,7 +1,7 @@
 """The cells of Tables 3 and 4 in our runs, beside the printed ones; Figures 3 and 4 read them too.
 
 A cell is one arm on one model and data set at one η²; LoRA's learning rate is η·l_b. Checked by
-`tests/test_paper_figure_3.py`, `tests/test_paper_figure_4.py` and `tests/test_paper_tables.py`.
+`tests/test_paper_figures_3_to_5.py` and `tests/test_paper_tables.py`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

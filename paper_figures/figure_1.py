@@ -8,7 +8,7 @@ in the networks of (2) and in one trained without dropout. Below, the share of t
 masks'; the rest is the minibatch's.
 
 Everything is an average over seeds of recorded summaries, of logarithms in rows 2 and 3, with its 95 % interval after
-the last epoch; no entry is compared across seeds. Checked by `tests/test_paper_figure_1.py`.
+the last epoch; no entry is compared across seeds. Checked by `tests/test_paper_figures_1_and_2.py`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ norm ‖(BA)_i‖ (the LoRA scaling is 1), averaged over rows and layers, by ste
 are recorded; means over seeds (of logarithms, for norms) with 95 % intervals, of accuracy after the first epoch and the
 last. Titles say what is seen.
 
-Checked by `tests/test_paper_figure_2.py`.
+Checked by `tests/test_paper_figures_1_and_2.py`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Above the line the printed gaps (means of five runs; the paper prints no spread), with a cross at what Table 4's own
 cells give where rounding cannot explain the difference. Below it ours, `experiments.ablation` with ALLoRA's runs of
 `experiments.perception`, on the same scale, paired by seed, with 95 % intervals. A gap is drawn when all seeds of both
-arms are recorded. Checked by `tests/test_paper_figure_4.py`.
+arms are recorded. Checked by `tests/test_paper_figures_3_to_5.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Left: the paper's figure. Right: the four adaptors at η² = 4 by the size of their argument, on logarithmic axes, where
 the tails tell them apart: |x|^(−1/2) is the paper's, 1/|x| is what its abstract says ("inversely proportional"). From
-the closed forms of `adaptors`. Checked by `tests/test_paper_figure_5.py`.
+the closed forms of `adaptors`. Checked by `tests/test_paper_figures_3_to_5.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The gaps of Figures 3 and 4: printed and ours, and how they are drawn.
 
-Checked by `tests/test_paper_figure_3.py` and `tests/test_paper_figure_4.py`.
+Checked by `tests/test_paper_figures_3_to_5.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m allora_analysis.doctor`, as a user calls it: what it answers, its JSON, its one-line errors."""
+"""`python -m allora_analysis.doctor`, as a user calls it: what it answers, its JSON, one-line errors; its page."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import torch
 
 from allora_analysis.adaptive.recipe import Recipe, rates
 from allora_analysis.doctor.__main__ import main
+from docs import doctor
 from tests.saved_adapters import peft_folder, single_file
 
 ROOT = Path(__file__).parents[1]
@@ -282,3 +283,35 @@ def test_a_word_that_is_no_choice_names_the_choices(capsys):
 def test_json_into_a_file(tmp_path, capsys):
     said(capsys, *RUN, "--json", tmp_path / "x.json")
     assert set(json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))) == {"recipe", "equivalent"}
+
+
+# -- docs/doctor.md: twelve questions, ten with a thread, and what its commands and code print today
+
+
+TEXT = doctor.PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own, under a new transformers
+def test_every_answer_is_what_the_command_prints_today():
+    pytest.importorskip("peft")
+    assert doctor.rewritten(TEXT) == TEXT
+
+
+def test_there_are_twelve_questions_ten_with_a_thread_each_with_an_answer():
+    questions = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
+    assert [question.partition(".")[0] for question in questions] == [str(n) for n in range(1, 13)]
+    for question in questions[:10]:
+        assert re.search(r"\[[\w./-]+#\d+\]\(https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+\)", question)
+    for question in questions:
+        assert doctor.BLOCK.search(question)
+        assert re.search(r"```(sh|python)", question)
+    assert len(re.findall("```(?:sh|python)", TEXT)) == len(doctor.BLOCK.findall(TEXT))
+
+
+def test_a_stale_answer_is_written_anew_and_a_command_that_fails_is_refused():
+    block = "```sh\npython -m allora_analysis.doctor --gap 0.5 --sd 0.6\n```\n\n```text\nold\n```\n"
+    assert "standard deviation of 0.60" in doctor.rewritten(block)
+    with pytest.raises(ValueError, match="one that fails"):
+        doctor.rewritten(block.replace("--sd 0.6", "--sd 0"))
+    with pytest.raises(ValueError, match="no command of the doctor"):
+        doctor.rewritten(block.replace("python -m", "rm"))

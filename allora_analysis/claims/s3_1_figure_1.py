@@ -180,7 +180,7 @@ def _components(runs: Mapping[int, Any]) -> dict[str, Any]:
 figure_claim = functools.partial(
     claim,
     where="beyond the paper: Figure 1, caption, in our network",
-    test="tests/test_gradient_std_trends.py",
+    test="tests/test_gradient_std_summary.py",
     reads=grids.STUDY,
 )
 SAYS = (

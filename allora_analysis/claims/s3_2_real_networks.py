@@ -319,7 +319,7 @@ def _descended(one: Start) -> dict[str, Any]:
     says="In a small network on digits a start at zero is not left.",
     reading="LoRA in both layers of an MLP: 100 steps of plain gradient descent do not lower the loss.",
     command=NETWORK.format(1),
-    test="tests/test_hessian_digits.py",
+    test="tests/test_hessian_escape.py",
     depends_on=("3.2-network-saddle",),
 )
 def network_escape(cases: Cases) -> Finding:

@@ -6,7 +6,7 @@ v_j ~ Bernoulli(p) and δ_j = Z_j (Z_j/p − 2Y_j)/p.
 
 E|L̄_n − E L| exactly, by size: one distinct δ: de Moivre's closed form; up to about 10¹³ joint outcomes (more on a
 lattice): meet in the middle; beyond: the characteristic function, after enumerating what dominates.
-`tests/test_deviation_moments.py` and `tests/test_deviation_exact.py` check the answers against brute force,
+`tests/test_deviation_exact.py` checks the answers against brute force,
 `tests/test_deviation_methods.py` the methods against one another.
 """
 
@@ -81,7 +81,7 @@ def loss_moments(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> 
     """E L = ‖Y − Z‖² + k‖Z‖² and Std[L] = √(k Σ Z²(Z/p − 2Y)²), k = (1 − p)/p, over masks V with entries in {0, 1/p}.
 
     Source: §3.1 (the expectation) and Appendix A (the variance is left open there). Std is exactly 0 at Z = 0, LoRA's
-    initialization. Test: `tests/test_deviation_moments.py`, against all masks.
+    initialization. Test: `tests/test_deviation_exact.py`, against all masks.
 
     Args:
         x: X (N×D), the design.
@@ -134,7 +134,7 @@ def gradient_std(x: ArrayLike, y: ArrayLike, w: ArrayLike, keep_prob: float) -> 
 
     ∂L/∂W_dc = −2 Σ_n X_nd v_nc (Y_nc − Z_nc v_nc) with v in {0, 1/p}: a kept entry contributes
     −2 X_nd (Y_nc − Z_nc/p)/p, a dropped one nothing. At Z = 0 this is 2√(k Σ X²Y²), not zero, where Std[L] is.
-    Source: claim behind Figure 1, for the linear model of §3.1. Test: `tests/test_deviation_moments.py`.
+    Source: claim behind Figure 1, for the linear model of §3.1. Test: `tests/test_deviation_exact.py`.
 
     Arguments as in `exact_deviation`.
 

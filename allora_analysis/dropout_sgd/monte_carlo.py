@@ -100,7 +100,7 @@ def simulate(
     """Run `replicas` independent copies, 2 or more, from W₀ = 0.
 
     Memory: the recorded iterates and averages, 2·len(record)·replicas·D·C numbers, and a block of masks of 16 MiB.
-    The result depends on the generator alone, not on the machine. `tests/test_dropout_sgd_simulation.py` compares.
+    The result depends on the generator alone, not on the machine. `tests/test_dropout_sgd_study.py` compares.
 
     Arguments as in `moments.trajectory`, without its stability limit; `generator` is the randomness, `record` are the
     steps to keep, ascending, in [0, T]; None for the last one.

@@ -246,7 +246,7 @@ def stationary_moments(
 
     The mean is the marginal objective's minimizer, whatever the scales of X's columns, up to X's numerical rank: for
     output masks, and without masks, singular values below max(N, D)·ε of the largest count as 0
-    (`tests/test_tikhonov_scales.py` compares with exact fractions). Directions whose curvature is below max(N, D)·ε of
+    (`tests/test_tikhonov.py` compares with exact fractions). Directions whose curvature is below max(N, D)·ε of
     the largest have no covariance: SGD needs 1/ε steps to move there.
 
     Arguments as in `trajectory`; the learning rate is constant, below the mean-square limit.

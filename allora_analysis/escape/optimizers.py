@@ -25,8 +25,8 @@ gradient of A is BᵀG = 0 and every row factor is η, so ALLoRA's gradients are
   ε|η − 1|/(η|g|) and at most |√η − 1|/(√η + 1), whatever g. Clipping both arms by factors s, s′ replaces |g| by s|g|
   and η|g| by s′η|g|: the same again.
 
-Checked by `tests/test_escape_optimizers.py` against a twin that shares nothing and against torch's own, and by
-`tests/test_escape_first_step.py`.
+Checked by `tests/test_escape_optimizers.py` against a twin that shares nothing, against torch's own, and by formula
+the first step from B = 0.
 """
 
 import math

@@ -2,7 +2,7 @@
 and what libraries print there that is of use to nobody.
 
 Several processes train one run together under `torchrun` or `accelerate launch`.
-Checked by `tests/test_finetune_processes.py` and `tests/test_finetune_run.py`.
+Checked by `tests/test_finetune_study.py` and `tests/test_finetune_run.py`.
 """
 
 import contextlib

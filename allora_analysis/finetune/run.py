@@ -1,5 +1,5 @@
 """A fine-tuning run from its start, or from where it was stopped, to its record; a recorded result, and whether it is
-whole. Checked by `tests/test_finetune_run.py` and `tests/test_finetune_results.py`.
+whole. Checked by `tests/test_finetune_run.py` and `tests/test_finetune_setting.py`.
 
 While it runs, checkpoints lie in `unfinished/finetune-<key>/` below the folder of records. A recorded run is not run
 again; a run that was killed goes on from its newest whole checkpoint, to the same result.

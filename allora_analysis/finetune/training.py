@@ -2,7 +2,7 @@
 
 transformers' Trainer writes a checkpoint's files one after the other, so that a kill may leave the newest half written;
 an older one is then taken, or none. torch's files are zip archives, whose checksums tell without unpickling them. Which
-one is whole: checked by `tests/test_finetune_checkpoints.py`; the rest by `tests/test_finetune_run.py`.
+one is whole: checked by `tests/test_finetune_resume.py`; the rest by `tests/test_finetune_run.py`.
 """
 
 import json

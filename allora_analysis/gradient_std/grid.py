@@ -1,7 +1,7 @@
 """One run's setting, which its record's key holds beside the data's digest; Figure 1's runs and their records.
 
 The grid is stated in full by `experiments/gradient_std.py`, which runs it; the ledger's row and the figure read it.
-Numbers only, no torch. Checked by `tests/test_gradient_std_study.py` and `tests/test_gradient_std_grid.py`.
+Numbers only, no torch. Checked by `tests/test_gradient_std_study.py` and `tests/test_experiment_gradient_std.py`.
 """
 
 import dataclasses

@@ -18,7 +18,7 @@ independent and s is one number a run, so no entry is compared across seeds. The
 over seeds (assumes normal Δ), Holm's correction over the whole family of cases. A case **falls** (rises) if its
 adjusted p-value is at most `LEVEL` and its mean change is below (above) 0; otherwise it is **unclear**. The 95 %
 interval of each case stands beside it, uncorrected; a case that falls or rises excludes 0 from it. Figure 1's own
-sentence is judged one-sided in `claims.s3_1_figure_1`, beside these. Checked by `tests/test_gradient_std_trends.py`,
+sentence is judged one-sided in `claims.s3_1_figure_1`, beside these. Checked by `tests/test_gradient_std_summary.py`,
 with planted trends, a planted absence of any, and the power claimed here.
 """
 

@@ -1,4 +1,4 @@
-"""A recorded run made again from its record alone, and compared with it. Checked by `tests/test_grid_reproduce.py`.
+"""A recorded run made again from its record alone, and compared with it. Checked by `tests/test_grid_command.py`.
 
 Two results are *bitwise equal*; or equal *within rounding*: no number differs by more than `ROUNDING`, relative to
 itself or to 1, whichever is larger; or *different*. A run in float32 on another processor, library or number of threads

@@ -17,8 +17,8 @@ points and directions: is the reverse-mode gradient the loss's derivative, is Hv
 symmetric. Central differences in float64, in steps from 1e-5 out both ways: one that meets the tolerance is enough,
 since a large step sees kinks (ReLU) and a small one rounding.
 
-Checked by `tests/test_hessian_lanczos.py`, by `tests/test_hessian_network.py` against a dense Hessian by double
-backward, and by `tests/test_hessian_network_refusals.py`.
+Checked by `tests/test_hessian_network.py` on spectra that are known and against a dense Hessian by double backward,
+and by `tests/test_hessian_network_refusals.py`.
 """
 
 import math

@@ -10,7 +10,7 @@ ker C, as ∂L/∂A_l = 0 at B = 0 for all their values. Checked by `tests/test_
 
 At the end a small real network: a tanh MLP 64-32-10, pretrained on digits 0 to 4, adapted by LoRA to 300 of 5 to 9.
 scikit-learn's embedded digits (1,797 images of 8 × 8), float64, full batch, plain gradient descent throughout, so that
-a run depends on its seed alone. Checked by `tests/test_hessian_digits.py`.
+a run depends on its seed alone. Checked by `tests/test_hessian_escape.py`.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,13 +1,17 @@
-"""The paper's Figure 3 redrawn: printed gaps, Table 3's where they differ, ours from planted records."""
+"""The paper's Figures 3, 4 and 5 redrawn: printed gaps, ours from planted records; Figure 5 by its formula."""
+
+import math
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
-from allora_analysis.claims.tables.reported import FIGURE_3
+from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.claims.tables.reported import FIGURE_3, FIGURE_4
 from allora_analysis.grid.presets import LISTS, RATE
 from allora_analysis.plotting import ARMS
-from paper_figures import figure_3
+from paper_figures import figure_3, figure_4, figure_5
 from paper_figures.cells import OWN_HEAD, Case, cases
 from paper_figures.gaps import AVERAGE
 from tests.figure_layout import assert_readable
@@ -25,7 +29,7 @@ def planted(run):
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
+def figure_3_loaded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
     plant(folder, LISTS["perception"]["desk"], planted)
     return figure_3.load_data(folder)
@@ -52,10 +56,10 @@ def test_the_one_cell_that_table_3_contradicts_is_marked():
         assert marked == {(("Snowflake-Arctic-L", "yelp"), 4.0): pytest.approx(value)}
 
 
-def test_ours_are_paired_by_seed(loaded):
-    left, right = loaded.data
-    assert loaded.missing == ()
-    assert len(loaded.records) == len(LISTS["perception"]["desk"])
+def test_ours_are_paired_by_seed(figure_3_loaded):
+    left, right = figure_3_loaded.data
+    assert figure_3_loaded.missing == ()
+    assert len(figure_3_loaded.records) == len(LISTS["perception"]["desk"])
     points = 100 * np.array(GAINS)
     half = stats.t.ppf(0.975, 2) * stats.sem(points)
     gaps = left.ours[""][OURS]
@@ -107,8 +111,8 @@ def markers(axis) -> list:
     return [line for line in axis.get_lines() if line.get_marker() in ("o", "s", "^") and id(line) not in ours]
 
 
-def test_panels(loaded):
-    figure = figure_3.make_figure(loaded)
+def test_panels_of_figure_3(figure_3_loaded):
+    figure = figure_3.make_figure(figure_3_loaded)
     first, second = figure.axes
     assert first.get_title() == "ALLoRA − LoRA:\n+0.3 points in print, +1.3 here"
     assert second.get_title() == "ALLoRA-0 − ALLoRA:\n+0.1 points in print, −1.3 here"
@@ -132,3 +136,105 @@ def test_without_records():
     assert "experiments.perception" in figure.legends[0].get_title().get_text()
     assert figure.axes[0].get_title() == "ALLoRA − LoRA:\n+0.3 points in print"
     assert_readable(figure)
+
+
+# -- Figure 4
+
+
+LEVELS = {"allora": 0.80, "allora_od": 0.79, "asf_lora": 0.76, "lora_x_eta": 0.73, "lora": 0.70, "allora_0": 0.5}
+
+
+@pytest.fixture(scope="module")
+def figure_4_loaded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    plant(folder, [*LISTS["ablation"]["desk"], *LISTS["perception"]["desk"]], lambda run: [0.1, LEVELS[run.arm]])
+    return figure_4.load_data(folder)
+
+
+def test_the_printed_gaps_are_the_figures_and_no_cell_is_contradicted():
+    for comparison, panel in zip(figure_4.load_data("nowhere").data, FIGURE_4, strict=True):
+        for row in panel.rows:
+            gaps = comparison.paper[row.model, row.dataset].values()
+            assert tuple(gap.value for gap in gaps) == row.gaps
+            assert all(gap.table is None for gap in gaps)
+        assert (AVERAGE in comparison.paper) == (panel.column_averages is not None)
+
+
+def test_ours_and_lora_times_one_is_lora(figure_4_loaded):
+    expected = ([1, 1, 1], [4, 4, 4], [10, 7, 7], [-6, -3, -3])  # percentage points at η² = 1, 2, 4
+    for comparison, gaps in zip(figure_4_loaded.data, expected, strict=True):
+        found = comparison.ours[""]["all-MiniLM-L6-v2", "rotten_tomatoes"]
+        assert [gap.value for gap in found.values()] == pytest.approx(gaps)
+    assert figure_4_loaded.missing == ()
+    # ALLoRA at three η² and LoRA at one, for three seeds; all of the ablation.
+    assert len(figure_4_loaded.records) == len(LISTS["ablation"]["desk"]) + 12
+
+
+def test_each_experiment_that_is_missing_has_its_command(tmp_path):
+    plant(tmp_path, LISTS["ablation"]["desk"], lambda run: [0.5])
+    (one,) = figure_4.load_data(tmp_path).missing
+    assert one.what == "12 of 12 runs are not recorded"
+    assert "experiments.perception" in one.command
+    assert ["ablation" in one.command for one in figure_4.load_data("nowhere").missing] == [True, False]
+
+
+def test_panels_of_figure_4(figure_4_loaded):
+    figure = figure_4.make_figure(figure_4_loaded)
+    titles = [axis.get_title().partition(":")[0] for axis in figure.axes]
+    assert titles == [f"{panel.minuend} − {panel.subtrahend}" for panel in FIGURE_4]
+    assert figure.axes[1].get_title().endswith("+1.0 points in print, +4.0 here")
+    colours = [axis.containers[0][0].get_color() for axis in figure.axes]
+    assert colours == [ARMS[arm].colour for arm in ("allora_od", "asf_lora", "lora_x_eta", "asf_lora")]
+    assert [len(markers(axis)) for axis in figure.axes] == [21, 21, 18, 18]
+    assert [len(axis.containers) for axis in figure.axes] == [3, 3, 3, 3]
+    assert len({axis.get_xlim() for axis in figure.axes}) == 1
+    assert_readable(figure)
+
+
+def test_what_is_missing_is_said_once(tmp_path):
+    assert_readable(figure_4.make_figure(figure_4.load_data("nowhere")))
+    listed = [*LISTS["ablation"]["desk"], *LISTS["perception"]["desk"]]
+    plant(tmp_path, [one for one in listed if one.seed < 2], lambda run: [LEVELS[run.arm]])
+    loaded = figure_4.load_data(tmp_path)
+    assert len(loaded.missing) == 2
+    figure = figure_4.make_figure(loaded)
+    told = figure.legends[0].get_title().get_text()
+    assert [told.count(one.what) for one in loaded.missing] == [1, 1]
+    assert_readable(figure)
+
+
+# -- Figure 5
+
+
+def test_data_are_the_captions_formula():
+    curves = figure_5.load_data().data["figure"]
+    assert set(curves) == {"x", "1", "2", "4"}
+    for square in (1, 2, 4):
+        expected = [1 / math.sqrt(abs(value) + 1 / square) for value in curves["x"]]
+        np.testing.assert_allclose(curves[str(square)], expected, rtol=1e-14)
+        peak = int(np.argmax(curves[str(square)]))
+        assert (curves["x"][peak], curves[str(square)][peak]) == (0, math.sqrt(square))
+
+
+def test_panels_of_figure_5():
+    loaded = figure_5.load_data()
+    data, figure = loaded.data, figure_5.make_figure(loaded)
+    assert loaded.records == loaded.missing == ()
+    assert_readable(figure)
+    assert isinstance(figure, Figure)
+    left, right = figure.axes
+    lines = {line.get_label(): line for line in left.get_lines()}
+    assert list(lines) == [rf"$\eta^2 = {square}$" for square in (1, 2, 4)]
+    np.testing.assert_array_equal(lines[r"$\eta^2 = 4$"].get_ydata(), data["figure"]["4"])
+    assert (left.get_xlabel(), left.get_ylim()[0]) == ("x", 0)
+    assert (right.get_xscale(), right.get_yscale()) == ("log", "log")
+    assert set(figure_5.FAMILY) == set(ADAPTORS) == set(data["family"]) - {"x"}
+    drawn = [line.get_ydata() for line in right.get_lines()]
+    for name, curve in zip(figure_5.FAMILY, drawn, strict=True):
+        np.testing.assert_array_equal(curve, data["family"][name])
+        assert abs(curve[0] - 2) < 0.02  # all start from η
+    # On logarithmic axes the tails' slopes are the exponents.
+    x = data["family"]["x"]
+    for name, slope in (("inverse_sqrt", -0.5), ("inverse", -1.0), ("constant", 0.0)):
+        last = np.diff(np.log(data["family"][name][-2:])) / np.diff(np.log(x[-2:]))
+        assert abs(last[0] - slope) < 0.01
