@@ -228,7 +228,8 @@ def descent(cases: Cases) -> Finding:
         "first step, L = ½‖XPᵀ − Y‖²: the second part, B's, is never above 0",
         condition="under SGD ½(BBᵀD_d + D_dBBᵀ) + σ²D_d ⪰ 0, σ the smallest of A's n₂ singular values: 0 for r < n₂, "
         "where a B at random then needs rows of BA equally long, as at B = 0; these in AdamW's first step, too",
-        flips_if="a loss that climbs where rows of BA are equally long, or none where, r < n₁ and r < n₂, they are not",
+        flips_if="a loss that climbs where rows of BA are equally long, or none for a B at random where, r < n₁ and "
+        "r < n₂, they are not",
     )
 
 
