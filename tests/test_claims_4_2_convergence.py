@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from allora_analysis import adaptive
@@ -30,6 +31,13 @@ ROWS = Rows(section)
 def test_a_wrong_flow_or_function_changes_the_verdict(name, planted, monkeypatch):
     monkeypatch.setattr(adaptive, name, planted(getattr(adaptive, name)))
     assert ROWS.verdict("4-converges") == "refuted"
+
+
+def test_a_flow_from_a_small_or_resting_start_is_judged_too():
+    """A 1e-3 long, where AAᵀ − BᵀB cannot be resolved beside AAᵀ's first size; and TAᵀ = 0, where nothing moves."""
+    for start, target in ((1e-3 * np.ones((1, 2)), np.diag([2.0, 1.0])), (np.eye(1, 2), np.diag([0.0, 1.0]))):
+        one = section.Descent(target, start, 2.0)
+        assert section._comes_to_rest(one, section.flow(one))
 
 
 def test_a_symmetric_jacobian_changes_the_verdict(monkeypatch):

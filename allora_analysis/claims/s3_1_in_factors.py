@@ -13,7 +13,7 @@ import numpy as np
 
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, each_above
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
 from allora_analysis.claims.masked_descent import Tiny, enumerated_mean, turned
 from allora_analysis.claims.s3_1_few_steps import RISK
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
@@ -67,6 +67,16 @@ def as_told(one: Tiny, exact: list[np.ndarray]) -> bool:
     return bool(off[1] < 0.4 and (off[0] < 0.4 or flow < 20 * corrected))
 
 
+def off_the_flow(rng: np.random.Generator) -> float:
+    """‖E[BA] − the flow's BA‖ after 200 steps, in % of ‖E[BA]‖, of a fresh problem."""
+    x, a = turned(16, np.arange(1.0, 7.0) ** -0.5, rng), rng.standard_normal((8, 6)) / 6**0.5
+    y = x @ rng.standard_normal((6, 2))
+    rate = 0.01 / (2 * np.linalg.norm(a, 2) ** 2 + 2 * np.linalg.norm(x.T @ y, 2))
+    run = dropout_sgd.factor_flow(x, y, a, np.zeros((2, 8)), PAPER_KEEP, rate, 200)
+    final = run.mean_product[-1]
+    return 100 * float(np.linalg.norm(final - run.flow_product[-1]) / np.linalg.norm(final))
+
+
 @factors_claim(
     "3.1-sgd-small-rate",
     where="beyond the paper: §3.1 in LoRA's own A and B",
@@ -86,12 +96,7 @@ def small_rate(cases: Cases) -> Finding:
         measure=lambda one: [enumerated_mean(one), enumerated_mean(halved(one))],
         printed=as_told,
     )
-    x = turned(16, np.arange(1.0, 7.0) ** -0.5, rng)
-    y, b = x @ rng.standard_normal((6, 2)), np.zeros((2, 8))
-    rate = 0.01 / (2 * np.linalg.norm(a, 2) ** 2 + 2 * np.linalg.norm(x.T @ y, 2))
-    run = dropout_sgd.factor_flow(x, y, a, b, PAPER_KEEP, rate, 200)
-    final = run.mean_product[-1]
-    off = 100 * float(np.linalg.norm(final - run.flow_product[-1]) / np.linalg.norm(final))
+    of = "how far E[BA] is from the flow after 200 steps, l·λ = 0.01, r = 8, drop rate 0.05, 8 draws"
     return judged.finding(
         holds="Yes: E[BA] is regularized descent to first order in the rate, and the next order is known.",
         evidence=judged.evidence(
@@ -100,9 +105,7 @@ def small_rate(cases: Cases) -> Finding:
             shown=lambda one, exact: list(orders(one, exact)),
             tolerance=0.4,
         ),
-        size=Size(
-            off, "% of E[BA]", "how far E[BA] is from the flow after 200 steps, l·λ = 0.01, r = 8, drop rate 0.05"
-        ),
+        size=ranged([off_the_flow(rng) for _ in range(8)], "% of E[BA]", of),
         flips_if="an error of the corrected mean that falls as l, or one of the flow that does not fall",
     )
 
@@ -164,7 +167,8 @@ def others(one: Teacher) -> tuple[float, float]:
     reading="LoRA's A and B, r = 4 (first 8; two outputs, so that neither limits BA's rank), B = 0, masks on the "
     "input, a small rate of gradient descent, on average over problems: early "
     f"stopping or weight decay, each at its best, reach a {RISK} at most {100 * (AS_GOOD - 1):.0f} % above "
-    "dropout's at the paper's rate, 0.05. Narrowed twice: of dropout's best rate it failed on three seeds of four; at "
+    "dropout's at the paper's rate, 0.05, decay with four tries a problem, chosen by the true risk, dropout with one. "
+    "Narrowed twice: of dropout's best rate it failed on three seeds of four; at "
     "0.05, of every problem, r = 8, on one of 40 drawn to try that (seeds 101 to 120), by 17 %. On average "
     "it holds on all of 20 seeds drawn after that (121 to 140).",
     depends_on=("3.1-not-a-must-have", "3.1-sgd-small-rate"),

@@ -229,7 +229,8 @@ def descent(cases: Cases) -> Finding:
         condition="rows of BA are equally long, as at B = 0, or nearly so for r ≥ n₂. In formulas: under SGD ½(BBᵀD_d "
         "+ D_dBBᵀ) + σ²D_d ⪰ 0, σ the smallest of A's n₂ singular values: 0 for r < n₂, where a B at random then needs "
         "rows equally long; these in AdamW's first step, too",
-        flips_if="a loss that climbs where rows of BA are equally long, or none where, r < n₁ and r < n₂, they are not",
+        flips_if="a loss that climbs where rows of BA are equally long, or none for a B at random where, r < n₁ and "
+        "r < n₂, they are not",
     )
 
 

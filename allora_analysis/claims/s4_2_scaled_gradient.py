@@ -11,7 +11,7 @@ import numpy as np
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim, ranged
+from allora_analysis.claims.claim import Finding, claim, ranged
 from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Pass, Run, first_gradient
 
 TOLERANCE = 1e-9
@@ -64,7 +64,7 @@ def scaled_gradient(cases: Cases) -> Finding:
         printed=lambda case, seen: relative_error(seen[1], eta_times_g(case, 1.0)) <= TOLERANCE,
         corrected=lambda case, seen: relative_error(seen[1], eta_times_g(case, case.eta)) <= TOLERANCE,
     )
-    two = judged.cases[2].inputs
+    drawn = [Scaled(layer_training.paper_pass(cases.rng), 2.0, "squared") for _ in range(100)]
     return judged.finding(
         holds_corrected="Not as printed, a misprint: g̃ = κ∘g, with g at the scaled output.",
         evidence=layer_training.deviations(
@@ -73,10 +73,10 @@ def scaled_gradient(cases: Cases) -> Finding:
             ROUNDING,
             TOLERANCE,
         ),
-        size=Size(
-            relative_error(eta_times_g(two, two.eta), eta_times_g(two, 1.0)),
+        size=ranged(
+            [relative_error(eta_times_g(one, one.eta), eta_times_g(one, 1.0)) for one in drawn],
             "of its size",
-            "what g changes by when taken at ηf in place of f, r = 8, η² = 4",
+            "what g changes by when taken at ηf in place of f, r = 8, η² = 4, 100 draws",
         ),
         corrected="g̃ = κ∘g = ηg, with ∂L/∂f in g taken at ηf",
         flips_if="a gradient of the scaled layer other than η times ∂L/∂f at ηf, xᵀ",
