@@ -127,8 +127,9 @@ def _parsed(function: Callable[..., Any], program: str, words: list[str], bare: 
 _NO_NUMBER = (
     "invalid literal for int.*?: |could not convert .*?: |Could not .*?parse.*?\\[|no type matching .*? from \\["
 )
+_QUOTED = r"""('.*?'|".*?"|['"][^'"]*)"""  # as Python's repr has it; a long one is cut before its end
 _OURS = (
-    (rf"Error parsing (-\S+): (?:{_NO_NUMBER})('.*?')(?:\].*)?", r"\1 must be {kind}, received \2"),
+    (rf"Error parsing (-\S+): (?:{_NO_NUMBER}){_QUOTED}(?:\].*)?", r"\1 must be {kind}, received \2"),
     (r"invalid choice (.*) for argument '(\S+)'\. Expected one of \((.*)\)\.", r"\2 must be one of \3; received \1"),
     (r"Missing value for argument '(\S+)'\. Expected 1 values\.", r"\1 takes a value, received none"),
     (r"Missing value for argument '(\S+)'\. Expected (\d+) values\.", r"\1 takes \2 values, received fewer"),
@@ -152,8 +153,10 @@ def _in_a_line(box: str, bare: str) -> str:
     if told.startswith("Unrecognized options: "):
         told = told.partition(": ")[2]
         if not told.startswith("-"):
-            return f"{shown(told)} belongs to no flag; {bare or 'name its flag before it, or leave it out'}"
-        flag, perhaps = re.split("[=, ]", told)[0], f"perhaps {flags[0][0]}; " if flags else ""
+            word, way_out = told.split(", ")[0], bare or "name its flag before it, or leave it out"
+            return f"{shown(word)} belongs to no flag; {way_out}"
+        flag = re.split("[=, ]", told)[0]
+        perhaps = f"perhaps {flags[0][0]}; " if flags and flags[0][0] != flag else ""
         return f"{cut(flag)}: no such flag; {perhaps}--help lists all"
     kind = _KINDS.get(flags[0][1] if flags else "", "as --help says")
     for theirs, ours in _OURS:

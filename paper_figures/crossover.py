@@ -1,7 +1,7 @@
 """Few steps under dropout (§3.1): from which step is it ahead of plain gradient descent, and how does noise decide it?
 
 Left: the population risk by step on one data set: dropout SGD exactly and in simulated runs (mean ± 2 standard errors),
-dashed on it its mean (gradient descent on the regularized objective), and plain gradient descent; a cross is
+its mean, dashed (gradient descent on the regularized objective), and plain gradient descent; a cross is
 where each would best be stopped. Right: the crossover, the first step at which dropout's risk is the lower one, on
 several data sets by the noise in the targets, for masks on the output (the paper's) and on the input (LoRA as shipped).
 The line is the upper median, where there is one; data sets without a crossover stand in a strip of their own. From

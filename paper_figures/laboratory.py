@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
 DATA = "digits"
 LEAST = 30  # seeds below which a contrast is not drawn
-CONTROLS, ALLORAS = (  # names of contrasts
-    {one.name.rpartition(", ")[0] for one in contrasts() if one.question == question}
-    for question in ("control", "rule")
-)
+CONTROLS = {one.name.rpartition(", ")[0] for one in contrasts() if one.question == "control"}
 COMMAND = "python -m experiments.laboratory --part contrasts"
 COLOUR = {
     1: (COLOURS["predicted"], "first is better"),
@@ -81,7 +78,7 @@ def finding(data: Contrasts) -> str:
     seeds = f"{min(n)} seeds" if len(n) == 1 else f"{min(n)} to {max(n)} seeds"
     clear = {place: one for place, one in flat.items() if one.sign}
     losses = [one for of in data.of["loss"].values() for one in of.values()]
-    signs = [one.sign for (name, _), one in flat.items() if name in ALLORAS]
+    signs = [one.sign for (name, _), one in flat.items() if name.startswith("ALLoRA − LoRA, ")]
     counted = (
         f"By seeds alone ALLoRA's accuracy is clearly below LoRA's in {signs.count(-1)} of {len(signs)} contrasts, "
         f"above in {signs.count(1)}.\nEach arm at its best rate, {seeds}: {len(clear)} of all {len(flat)} are clear in "

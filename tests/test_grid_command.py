@@ -11,6 +11,7 @@ import pytest
 from allora_analysis import grid, records
 from allora_analysis.grid import command, plan
 from allora_analysis.grid.reproduce import again, compare
+from allora_analysis.records.record import encode, portable
 from allora_analysis.validation import ArgumentError
 from experiments import __main__ as experiments
 from tests import tiny_grid
@@ -167,7 +168,8 @@ def planted(path, folder, change):
     change(result)
     folder.mkdir()
     new = folder / path.name
-    new.write_bytes(records.encoded(record, result))
+    kept = {name: getattr(record, name) for name in ("study", "key", "protocol", "config", "digests", "provenance")}
+    new.write_bytes(encode(kept | {"result": portable("result", result)}))
     return new
 
 

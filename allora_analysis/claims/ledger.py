@@ -89,7 +89,7 @@ def select(claims: Sequence[Claim], only: Sequence[str] | None, flag: str = "--o
         if name not in known:
             close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.3)
             hint = f"did you mean {', '.join(close)}?" if close else "--list shows the ids"
-            raise ArgumentError(f"{flag}: unknown claim id {name!r}; {hint}")
+            raise ArgumentError(f"{flag}: unknown {'section' if flag == '--section' else 'claim id'} {name!r}; {hint}")
     return tuple(claim for claim in claims if claim.id in names or claim.section in names)
 
 

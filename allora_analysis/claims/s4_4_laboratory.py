@@ -225,9 +225,12 @@ def averaged(
             rule: at_a_length(of, margins_of_means(of, noise(control))) for rule, of in _by_optimizer(known).items()
         }
     least = min((name for name in known if length(name) == few), key=lambda name: known[name].mean())
+    by_length_in_words = _by_length_in_words(means)
     told = {
-        "by_length": _by_length_in_words(means),
-        "least": f"{least.split(', ')[1]} {known[least].mean():.1f}",
+        "by_length": by_length_in_words,
+        "by_length_of_least": by_length_in_words.replace(
+            " steps", f" steps ({least.split(', ')[1]} {known[least].mean():.1f})", 1
+        ),
         "beside": f"{np.mean([of.mean() for of in by_length(more).values()]) + 0.0:+.1f}" if more else "",
     }
     seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")
@@ -298,9 +301,9 @@ def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many."""
     pairs = named("rule", lambda name: name.startswith("ALLoRA − LoRA, "))
     answers = {
-        "refuted": "No, on digits on average: {by_length}; {least}.",
-        "holds": "Yes, on digits on average: {by_length}; {least}.",
-        "undecided": "Undecided on digits: {by_length}; {least}.",
+        "refuted": "No on average, on digits: {by_length_of_least}.",
+        "holds": "Yes on average, on digits: {by_length_of_least}.",
+        "undecided": "Undecided on digits: {by_length_of_least}.",
     }
     etas = [one.first for one in named("eta2").values()]
     names = [f"η² = {cell.eta2:g} − LoRA, sgd, {cell.steps} steps" for cell in etas]

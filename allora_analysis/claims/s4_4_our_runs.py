@@ -339,9 +339,12 @@ def _seed_by_seed(
 def every_seed(differences: Sequence[float], margin: float) -> dict[str, Any]:
     """What all seeds recorded say, those after the decision too: mean, e-values, bounds and what the rule calls it."""
     (above, below), (low, high) = e_values(differences, grain=TIE)[-1], bounds_of(differences, grain=TIE)
+    every = [bounds_of(differences[:n], grain=TIE) for n in range(2, len(differences) + 1)]  # right at all n at once
+    lows, highs = ([ends[side] for ends in every if ends[side] is not None] for side in (0, 1))
     within = low is not None and -margin < low and high < margin
     said = {"ahead": above >= THRESHOLD, "behind": below >= THRESHOLD, f"within ±{100 * margin:g}": within}
     told = {"n": len(differences), "mean": statistics.fmean(differences), "above": float(above), "below": float(below)}
+    told |= {"bounds of every n together": (max(lows, default=None), min(highs, default=None))}
     return told | {"low": low, "high": high, "they say": next((word for word, true in said.items() if true), "open")}
 
 

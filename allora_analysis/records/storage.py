@@ -88,17 +88,6 @@ def save(
     return Saved(path, _publish(path, encode(document)))
 
 
-def encoded(record: Record, result: Mapping[str, Any]) -> bytes:
-    """A record's file in the present form, its result replaced; its run, key and provenance stay.
-
-    Args:
-        record: as it was read.
-        result: what stands in place of its result.
-    """
-    document = {name: getattr(record, name) for name in ("study", "key", "protocol", "config", "digests")}
-    return encode(document | {"result": portable("result", dict(result)), "provenance": record.provenance})
-
-
 def _publish(path: Path, content: bytes) -> bool:
     for _ in range(10):
         if _verified(path) is not None:

@@ -139,7 +139,7 @@ def flat(mapping: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tu
 
 
 def facts(evidence: Evidence) -> dict[str, Markup]:
-    """What the verdict rests on besides the table: error or interval, tolerance and its source, n, seed, seconds."""
+    """What the verdict rests on besides the table: error or interval, tolerance, its source, cases, n, seed, time."""
     told = bool(evidence.predicted) and not compared(evidence)
     known = {
         "predicted": value(evidence.predicted) if told else None,
@@ -148,7 +148,7 @@ def facts(evidence: Evidence) -> dict[str, Markup]:
         and value([outwards(float(end), 4, bool(up)) for up, end in enumerate(evidence.interval)]),
         "tolerance": evidence.tolerance if evidence.tolerance is None else number(text(float(evidence.tolerance), 2)),
         "judged by": html(evidence.tolerance_source) if evidence.tolerance_source else None,
-        "Cases": evidence.cases if evidence.cases is None else number(str(evidence.cases)),
+        "cases": evidence.cases if evidence.cases is None else number(str(evidence.cases)),
         "n": evidence.n if evidence.n is None else number(str(evidence.n)),
         "seed": evidence.seed if evidence.seed is None else escape(evidence.seed),
         "seconds": evidence.seconds if evidence.seconds is None else number(text(float(evidence.seconds), 2)),

@@ -28,7 +28,7 @@ ENOUGH = 100  # for five columns
 
 
 def evidence_text(evidence: Evidence) -> str:
-    """An evidence in one line: the number of cases, the error beside its tolerance, or the interval, and n."""
+    """An evidence in one line: cases, the error beside its tolerance or the interval, n; else two numbers by name."""
     parts = [] if evidence.cases is None else [f"{evidence.cases} case{'s' * (evidence.cases != 1)}"]
     if evidence.error is not None:
         limit = "" if evidence.tolerance is None else f" (allowed {text(evidence.tolerance, 2)})"

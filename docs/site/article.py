@@ -49,6 +49,7 @@ def page(rows: Sequence[Row]) -> str:
     known, told = {row.claim.id: view.view(row) for row in rows}, numbers()
     # What stands before the title is for who reads the source.
     _, title, body = SOURCE.read_text(encoding="utf-8").partition("# Does")
+    assert title, f"{SOURCE.name}: its title does not begin with Does"
     filled = PLACEHOLDER.sub(lambda match: _filled(match[1], match[2], known, told), title + body)
     return (
         f"---\ntitle: Does LoRA's dropout work in few steps?\nhide: [navigation]\nsearch: {{boost: 3}}\n---\n\n{filled}"

@@ -113,7 +113,7 @@ def advise(
 
 def _which(names: Sequence[str]) -> str:
     """A name in quotes, as it may be a number, or how many there are."""
-    return f"'{names[0]}'" if len(names) == 1 else f"{len(names)} layers ({names[0]}, …)"
+    return f"'{names[0]}'" if len(names) == 1 else f"{len(names)} layers ('{names[0]}', …)"
 
 
 def _on_effects(layers: Sequence[LayerReport], allora: bool) -> Iterator[Advice]:
