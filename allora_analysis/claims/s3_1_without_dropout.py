@@ -172,8 +172,8 @@ def not_a_must_have_always(cases: Cases) -> Finding:
             "% more risk",
             f"without dropout than at drop rate {last}, each at its best step and at the worst noise: the median "
             f"of {n} problems of 8 samples and 4 inputs, {often[last]:.0f} % of them above {100 * (AS_GOOD - 1):.0f} % "
-            f"(at drop rate 0.05 at most {papers:g} %, {often['0.05']:.0f} % of them above {100 * (AS_GOOD - 1):.0f} %; there "
-            f"{judged.measured[-3]:.0f} % on collinear inputs)",
+            f"(at drop rate 0.05 at most {papers:g} %, {often['0.05']:.0f} % of them above {100 * (AS_GOOD - 1):.0f} "
+            f"%; there {judged.measured[-3]:.0f} % on collinear inputs)",
         ),
         flips_if=f"gaps of at most {100 * (AS_GOOD - 1):.0f} % on every one",
     )

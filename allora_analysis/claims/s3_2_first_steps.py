@@ -27,7 +27,7 @@ from allora_analysis.hessian.factors import loss_gradient
 
 
 class _Speed(NamedTuple):
-    """n₂, r, the standard deviation s of A's entries, the first step's optimizer; how many `entries` of a row of G are not 0."""
+    """n₂, r, the deviation s of A's entries, the first step's optimizer; `entries`: those not 0 of a row of G."""
 
     n2: int
     rank: int
