@@ -38,6 +38,7 @@ def test_higher_drop_rates_lead_by_more_than_the_margin_in_some_problems_and_the
     (told,) = re.findall(r"([\d.]+) % above 0.05's", found.answer)
     assert most <= float(told) < most + 0.1
     assert f"at drop rate 0.05 at most {told} %" in found.size.of
+    assert found.answer.endswith(f"({found.evidence.measured['collinear inputs']:.0f} % if collinear).")
 
 
 def test_weights_along_one_input_near_the_largest_rate_are_farther_behind():

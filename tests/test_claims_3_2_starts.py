@@ -80,10 +80,7 @@ def test_where_descent_of_several_ends_is_where_descent_of_each_does():
         for _ in range(2)
     ]
     alone = [(seen["start"], seen["end"]) for seen in map(section._worst_on_the_way, ones)]
-    ends, way = section.on_the_way(ones, watched=1)
-    assert ends == pytest.approx(np.array(alone), rel=1e-6)
-    assert way.shape == (1, 101)
-    assert (way[0, 0], way[0, -1]) == tuple(ends[0])
+    assert section.at_both_ends(ones) == pytest.approx(np.array(alone), rel=1e-6)
 
 
 def test_eigenvalues_are_those_of_the_dense_hessian():

@@ -27,10 +27,7 @@ from allora_analysis.hessian.factors import loss_gradient
 
 
 class _Speed(NamedTuple):
-    """n₂, r, the standard deviation s of A's entries, the first step's optimizer, and entries of each of G's rows.
-
-    `entries` counts those that are not 0.
-    """
+    """n₂, r, the deviation s of A's entries, the first step's optimizer; `entries`: those not 0 of a row of G."""
 
     n2: int
     rank: int
@@ -333,8 +330,10 @@ def by_share(one: Point) -> dict[str, list[float]]:
     """Flat directions, and the condition number of the others, at each of `SHARES`."""
     values = [curvatures_of_output(one, share) for share in SHARES]
     kept = [each[each > 1e-22 * each[0]] for each in values]
-    flat = one.a.size + one.b.size
-    return {"flat": [flat - len(each) for each in kept], "κ": [float(each[0] / each[-1]) for each in kept]}
+    return {
+        "flat": [one.a.size + one.b.size - len(each) for each in kept],
+        "κ": [float(each[0] / each[-1]) for each in kept],
+    }
 
 
 def a_point(x: np.ndarray, n1: int, rank: int, rng: np.random.Generator) -> Point:
@@ -425,24 +424,19 @@ def _flat_in_b(x: np.ndarray, a: np.ndarray) -> int:
 def block_rank(cases: Cases) -> Finding:
     """Flat directions of the Hessian in B before and after rows are taken away, and where XᵀX is held fixed."""
     rank = 4
-    drawn = [
-        Case(
-            case.name,
-            _FewerB(case.inputs, cases.rng.standard_normal((8 if case.paper else rank, case.inputs.few.shape[1]))),
-            case.paper,
-        )
-        for case in fewer_rows(cases, rank)
-    ]
+
+    def with_a(case: Case) -> Case:
+        a = cases.rng.standard_normal((8 if case.paper else rank, case.inputs.few.shape[1]))
+        return Case(case.name, _FewerB(case.inputs, a), case.paper)
 
     def mended(one: _FewerB, seen: dict[str, int]) -> bool:
         r, designs = len(one.a), {"many rows": one.sets.many, "few rows": one.sets.few}
         singular = math.isinf(hessian.block_conditioning(one.sets.few, one.a).block)
-        return singular == (len(one.sets.few) < r) and seen == {
-            name: 2 * max(0, r - len(x)) for name, x in designs.items()
-        }
+        counts = {name: 2 * max(0, r - len(x)) for name, x in designs.items()}
+        return singular == (len(one.sets.few) < r) and seen == counts
 
     judged = cases.judge(
-        drawn,
+        [with_a(case) for case in fewer_rows(cases, rank)],
         lambda one: {"many rows": _flat_in_b(one.sets.many, one.a), "few rows": _flat_in_b(one.sets.few, one.a)},
         printed=lambda one, seen: seen["few rows"] > seen["many rows"],
         corrected=mended,
