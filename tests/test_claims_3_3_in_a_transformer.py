@@ -69,6 +69,13 @@ PLANTED = [
         lambda one: one.model.design.norm == "none" and not (one.model.design.softmax and len(one.x) > 1),
         "refuted",
     ),
+    (
+        "3.3-transformer-series",
+        s3_3_power_series,
+        "_something_has_a_zero",  # as if SiLU divided by nothing
+        lambda right, one: one.model.design.activation != "silu" and right(one),
+        "refuted",
+    ),
     ("3.3-transformer-series", transformer, "degree", lambda depth, design: 2 * depth, "refuted"),
     ("3.3-transformer-series", series, "radius_by_coefficients", lambda right, terms: 2 * right(terms), "refuted"),
 ]
@@ -85,6 +92,17 @@ def test_the_aligned_network_attains_the_bound():
         run = transformer.forward(model, x, one.eta)
         length = math.log(np.linalg.norm(run.streams[-1]) / math.sqrt(x.shape[1]))
         assert length == pytest.approx(transformer.stream_bound(model, one.eta), abs=1e-9)
+
+
+def test_gelu_alone_is_no_polynomial_and_converges_everywhere():
+    one = s3_3_power_series._series_of(
+        transformer.Design(heads=2, norm="none", softmax=False, activation="gelu"), np.random.default_rng(0)
+    )
+    assert series.radius(one.model, one.x, 0.25) == math.inf
+    assert not s3_3_power_series._nothing_divides(one)
+    weights = np.linalg.norm(series.coefficients(one.model, one.x, 0.1, 60, 128).reshape(60, -1), axis=1)
+    sizes = weights * 0.1 ** np.arange(60)
+    assert sizes[transformer.degree(2, one.model.design) + 1 :].sum() > 1e-3 * sizes.sum()
 
 
 def sweep(layers, power, size=0.03):

@@ -233,6 +233,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
         "refuted",
     ),
     ("4-adapted-gradient", framework, "curvature", uncoupled, "refuted"),
+    ("4-adapted-gradient", layer_training, "nothing_to_learn", lambda task: not task.y.any(), "refuted"),
 ]
 
 

@@ -200,7 +200,7 @@ def plant_ends(folder, norm, runs=LISTED, diverged=()):
     """ALLoRA's runs whose rows end at a norm, and nothing else."""
     for run in dict.fromkeys(one for one in runs if one.arm in ("allora", "allora_0")):
         row = [1e-3, norm(run)]
-        norms = {"step": [1, 267], "largest": row, "layers": {"q": {"mean": row, "max": row}}}
+        norms = summarised({"step": [1, 267], "layers": {"q": {"mean": row, "max": row}}})
         result = {"epochs": [], "diverged_at_step": 200 if run in diverged else None, "row_norms": norms}
         records.save(folder, STUDY, run, result, protocol=PROTOCOL, digests=planted_finetune.DIGESTS, provenance={})
 
@@ -214,8 +214,14 @@ def test_at_which_rates_the_factor_falls(folder):
     plant_ends(folder, by_law)
     found = finding(factor.factor_falls)
     assert (found.verdict, found.at_paper) == ("conditional", False)
-    assert found.condition.startswith("At η² = 4 under AdamW l ≥ 2e-3, under SGD no rate up to 10: ")
+    assert found.condition.startswith(
+        "At η² = 4 under AdamW l ≥ a rate between 1e-3 and 3e-3 (the curve says 2e-3), under SGD no rate up to 10 (the "
+        "curve alone): "
+    )
     assert found.answer == "Only at high rates: under AdamW at most 1 % at 1e-4, 5 % at 1e-3, 14 % at 3e-3."
+    judged = [one for one in dict.fromkeys(LISTED) if one.arm in ("allora", "allora_0") and one not in factor.SWEPT]
+    above = [one for one in judged if one.learning_rate >= 3e-3 and one.optimizer == "adamw"]
+    assert found.evidence.measured["runs that the curve puts above"] == len(above) > 0
 
 
 @pytest.mark.parametrize(("off", "verdict"), [(0.9, "conditional"), (0.6, "refuted"), (2.5, "refuted")])

@@ -43,6 +43,11 @@ class Problem(NamedTuple):
     a: np.ndarray
 
 
+def nothing_to_learn(task: Problem) -> bool:
+    """XᵀY = 0: BA = 0 has the least squared loss."""
+    return bool(np.linalg.norm(task.x.T @ task.y) <= 1e-12 * np.linalg.norm(task.x) * np.linalg.norm(task.y))
+
+
 class Run(NamedTuple):
     """A training of one layer: the problem, the optimizer, η, the rate l, its steps, the norm clipped at, the decay."""
 

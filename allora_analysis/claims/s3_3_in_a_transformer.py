@@ -257,7 +257,8 @@ def _gradient_cases(cases: Cases, aligned: bool) -> list[Case]:
     says="In a transformer η may make the gradient grow exponentially with the number of layers.",
     reading='"May": some maps of given ‖W‖ and ‖BA‖, as in 3.3-transformer. What comes back through the blocks '
     "explodes: η at least doubles ‖J v‖, J the derivative of the last stream in the first, and doubling L multiplies "
-    "what η adds to its logarithm by more than 1.5.",
+    "what η adds to its logarithm by more than 1.5. J is one-sided, on the side where ReLU passes nothing; on the "
+    "other it grows faster.",
     depends_on=("3.3-transformer", "3.3-unstable"),
 )
 def gradient_grows(cases: Cases) -> Finding:
@@ -311,14 +312,15 @@ def random_gradient_grows(cases: Cases) -> Finding:
         size=ranged(
             _ratios(judged),
             "times",
-            "what η adds to the log gradient through 16 blocks, normalized in the branch, over 8 (2 is exponential)",
+            "what η adds to the log gradient through 16 blocks, normalized in the branch, over 8 (2 is exponential), "
+            "η² 1 to 4, 4 tokens",
         ),
         condition="no normalization. With norms in the branch E‖Jv‖² is multiplied by 1 + χβ/(1 + lβ) in block l, β "
         "the mean square that a branch adds: 1 + Lβ for one token, χ = 1; with several, attention's logits make χ of "
         "the order of η² at large η (ripple.mean_field.logit_gain computes it), until tokens are alike; after the sum "
         "it rises until then",
-        flips_if="normalized blocks at random, branches as long as the stream, whose log gradient gains twice as much "
-        "from η at 2L as at L",
+        flips_if="normalized blocks at random, branches as long as the stream, whose log gradient gains more than 1.5 "
+        "times as much from η at 2L as at L",
     )
 
 

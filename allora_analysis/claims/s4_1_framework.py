@@ -287,7 +287,7 @@ def derivatives(case: Field) -> dict[str, object]:
     found = {"Jacobian": layer_training.differenced_field(case.task, case.b, case.eta, loss=case.loss)}
     if case.loss == "squared":
         found["double backward"] = layer_training.double_backward(case.task, case.b, case.eta)
-        found["kink"] = kink(case) if case.task.y.any() else 1.0  # G = 0 at B = 0 otherwise
+        found["kink"] = kink(case) if not layer_training.nothing_to_learn(case.task) else 1.0
     return found
 
 
@@ -359,10 +359,9 @@ def derivatives_around(case: Field) -> list[dict[str, object]]:
 
 def has_potential(case: Field) -> bool:
     """M = 0 at every A and B: outputs uncoupled, one input feature or a loss of the rows' lengths alone, ½c‖P‖²."""
-    x, y, a = case.task
-    gram = x.T @ x
-    of_lengths = case.loss == "squared" and not y.any() and np.allclose(gram, gram[0, 0] * np.eye(len(gram)))
-    return case.loss in UNCOUPLED and bool(a.shape[1] == 1 or of_lengths)
+    gram = case.task.x.T @ case.task.x
+    of_lengths = layer_training.nothing_to_learn(case.task) and np.allclose(gram, gram[0, 0] * np.eye(len(gram)))
+    return case.loss in UNCOUPLED and bool(len(gram) == 1 or (case.loss == "squared" and of_lengths))
 
 
 def factor_b(rng: np.random.Generator, a: np.ndarray, share: float = 1 / 3) -> np.ndarray:
@@ -416,15 +415,15 @@ def adapted_gradient(cases: Cases) -> Finding:
     single = layer_training.draw_problem(rng, 4, 1, 1)._replace(a=np.ones((1, 1)))
     alike = Case("rows of one length, n₂ = 1, cross-entropy", Field(single, factor_b(rng, single.a, 1), 2.0, SOFT))
     tokens = Problem(np.array([[0.0, 1.0], [0.0, 1.0]]), np.eye(2), np.array([[1.0, 0.0]]))
-    unseen = Field(tokens, np.array([[1.0], [2.0]]), 2.0, "cross-entropy")
-    white = Problem(2 * np.linalg.qr(rng.standard_normal((12, 3)))[0], np.zeros((12, 4)), rng.standard_normal((2, 3)))
+    basis = np.linalg.qr(rng.standard_normal((12, 3)), "complete")[0]
+    white = Problem(2 * basis[:, :3], basis[:, 3:7], rng.standard_normal((2, 3)))
     judged = cases.judge(
         [
             Case("n₂ = 32, r = 8, cross-entropy, row norms near 0.1, η² = 4", own, True),
             parallel,
             alike,
-            Case("r = 1, A sees no token, cross-entropy, G = 0", unseen),
-            Case("n₂ = 3, Y = 0 and XᵀX = 4I, squared", Field(white, factor_b(rng, white.a, 0), 2.0, "squared")),
+            Case("r = 1, A sees no token, cross-entropy, G = 0", Field(tokens, np.c_[[1.0, 2]], 2.0, "cross-entropy")),
+            Case("n₂ = 3, XᵀY = 0 and XᵀX = 4I, squared", Field(white, factor_b(rng, white.a, 0), 2.0, "squared")),
             *cases.draw(fields, 24),
         ],
         measure=derivatives_around,
@@ -433,7 +432,7 @@ def adapted_gradient(cases: Cases) -> Finding:
         condition=has_potential,
     )
     return judged.finding(
-        conditional="No: with n₂ > 1 ALLoRA's update is the gradient of no loss that has anything to learn.",
+        conditional="Only where there is nothing to learn, or with one input feature and uncoupled outputs.",
         evidence=judged.evidence(
             "central differences at 1e-5: 1e-5",
             {"asymmetry ‖J − Jᵀ‖/(2‖J‖)": 0.0},
@@ -445,6 +444,6 @@ def adapted_gradient(cases: Cases) -> Finding:
         "rows' factors, K: (dA, dB) ↦ B dA + dB A: 0 at single points, too, as where rows are as long and G_i ∥ P_i. "
         "At B = 0 a kink, −½η³‖β_iA‖(GAᵀ)_i along β; the layer's double backward is neither this nor a Hessian",
         condition="M = 0 at every P: ∂G_i/∂P_j = 0 for all i ≠ j (outputs uncoupled, unlike cross-entropy's), and one "
-        "input feature (n₂ = 1) or a loss of the rows' lengths ‖P_i‖ alone, with nothing to learn (Y = 0, XᵀX = cI)",
+        "input feature (n₂ = 1) or a loss of the rows' lengths ‖P_i‖ alone, with nothing to learn (XᵀY = 0, XᵀX = cI)",
         flips_if="a Jacobian symmetric at a case and around it where M is not 0 at every P, or not where it is",
     )
