@@ -144,7 +144,7 @@ def _spaced(item: Any) -> Any:
         return spaced(item)
     if isinstance(item, Mapping):
         return {_spaced(name): _spaced(value) for name, value in item.items()}
-    if isinstance(item, list | tuple):
+    if type(item) in (list, tuple):  # a named one holds numbers
         return type(item)(map(_spaced, item))
     if isinstance(item, Finding | Evidence | Size):
         return replace(item, **{field.name: _spaced(getattr(item, field.name)) for field in fields(item)})
