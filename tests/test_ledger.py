@@ -201,7 +201,7 @@ def test_ctrl_c_stops_the_workers_which_never_see_it(monkeypatch):
         (["--only", "3.1-tets"], "unknown claim id '3.1-tets'; did you mean 3.1-test"),
         (["--only", "zzz"], "unknown claim id 'zzz'; --list shows the ids"),
         (["--only"], "--only must have at least one value"),
-        (["--section", "9"], "--section: unknown claim id '9'"),
+        (["--section", "9"], "--section: unknown section '9'"),
         (["--verdict", "true"], "--verdict must be one of holds, holds_corrected,"),
         (["--seed", "-1"], "--seed must be a whole number, 0 or above, received -1"),
         (["--json", "/nowhere/ledger.json"], "--json /nowhere/ledger.json: cannot be written"),

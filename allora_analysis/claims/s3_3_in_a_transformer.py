@@ -53,7 +53,7 @@ class Blocks(NamedTuple):
         return dataclasses.replace(model, blocks=tuple(blocks))
 
 
-def _tokens_of(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def tokens_of(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Tokens at random of length √n."""
     x = rng.standard_normal((count, width))
     return x * math.sqrt(width) / np.linalg.norm(x, axis=1, keepdims=True)
@@ -61,7 +61,7 @@ def _tokens_of(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 def aligned(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.ndarray]:
     """Every W and every BA is uuᵀ, the token √n·u, and u a unit vector where gated: branches as long as their bound."""
-    x = math.sqrt(WIDTH) * np.eye(1, WIDTH) if one.gated else np.abs(_tokens_of(1, WIDTH, rng))
+    x = math.sqrt(WIDTH) * np.eye(1, WIDTH) if one.gated else np.abs(tokens_of(1, WIDTH, rng))
     u = x[0] / np.linalg.norm(x)
     same = AdaptedMap(np.outer(u, u), u[:, None], u[None, :])
     drawn = transformer.draw(
@@ -123,7 +123,7 @@ def _network(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.nda
     else:
         design = Design(heads=2, norm=one.norm, activation="relu")
         model = one.scaled(transformer.draw(design, 2 * one.depth, WIDTH, RANK, 1.0, rng))
-        x = _tokens_of(one.tokens, WIDTH, rng)
+        x = tokens_of(one.tokens, WIDTH, rng)
     return model, x, rng.standard_normal(x.shape)
 
 

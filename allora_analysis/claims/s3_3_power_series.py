@@ -10,7 +10,7 @@ import numpy as np
 
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, ranged
-from allora_analysis.claims.s3_3_in_a_transformer import _tokens_of, in_a_transformer
+from allora_analysis.claims.s3_3_in_a_transformer import tokens_of, in_a_transformer
 from allora_analysis.ripple import series, transformer
 from allora_analysis.ripple.transformer import Design, Transformer
 
@@ -34,7 +34,7 @@ DESIGNS = {
 
 def _series_of(design: Design, rng: np.random.Generator, tokens: int = 3) -> Series:
     """Two blocks of width 8."""
-    return Series(transformer.draw(design, 2, 8, 2, 1.0, rng), _tokens_of(tokens, 8, rng))
+    return Series(transformer.draw(design, 2, 8, 2, 1.0, rng), tokens_of(tokens, 8, rng))
 
 
 def tail(one: Series) -> dict[str, float]:
