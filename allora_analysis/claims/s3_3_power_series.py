@@ -10,7 +10,7 @@ import numpy as np
 
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, ranged
-from allora_analysis.claims.s3_3_in_a_transformer import tokens_of, in_a_transformer
+from allora_analysis.claims.s3_3_in_a_transformer import in_a_transformer, tokens_of
 from allora_analysis.ripple import series, transformer
 from allora_analysis.ripple.transformer import Design, Transformer
 
