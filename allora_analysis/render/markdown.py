@@ -40,7 +40,7 @@ QUESTIONS = {
     "α, rank or learning rate: does α add anything to the rate?": "4-alpha",
     "And does one learning rate fit every rank and width?": "4-width-transfer",
     "Is starting at zero a problem?": "3.2-escape",
-    "Do more layers make adapters explode?": "3.3-transformer",
+    "Do more layers make the output explode?": "3.3-transformer",
 }
 """What people ask, and the row that answers, in at most 15 words and with a size."""
 COUNTED = (
