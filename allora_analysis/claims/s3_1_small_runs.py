@@ -22,12 +22,11 @@ from allora_analysis.claims.s3_1_without_dropout import AS_GOOD, less, more
 from allora_analysis.claims.s4_4_laboratory import (
     LEAST,
     POINTS,
-    QUANTILE,
     in_words,
     laboratory_claim,
     length,
+    margins_of_one,
     named,
-    noise,
 )
 from allora_analysis.laboratory import table as laboratory
 from allora_analysis.laboratory.design import FEWER, STEPS, Cell, contrasts
@@ -190,7 +189,7 @@ def margins(table: laboratory.Table) -> dict[str, float]:
         name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: SEEDS["input"]])
         for name, one in named("control").items()
     }
-    return {steps: QUANTILE * spread for steps, spread in noise(gaps).items()} if all(map(len, gaps.values())) else {}
+    return margins_of_one(gaps) if all(map(len, gaps.values())) else {}
 
 
 def beyond(known: Mapping[str, np.ndarray], margin: Mapping[str, float]) -> tuple[str, dict[str, float]]:

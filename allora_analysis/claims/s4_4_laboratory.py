@@ -101,6 +101,11 @@ def by_length(of: Samples) -> dict[str, np.ndarray]:
     }
 
 
+def margins_of_one(control: Samples) -> dict[str, float]:
+    """What choosing rates makes of one comparison, by length."""
+    return {steps: QUANTILE * spread for steps, spread in noise(control).items()}
+
+
 def margins_of_means(of: Samples, spread: Mapping[str, float], quantile: float = QUANTILE) -> dict[str, float]:
     """What choosing rates makes of the mean over a length's settings: the root of their summed squares, over n."""
     settings = Counter(map(length, of))
@@ -145,11 +150,11 @@ def _evidence(of: Samples, holm: str) -> tuple[Evidence, dict[str, OneSided]]:
     return Evidence({"difference": "above 0"}, told, rule, n=min(seeds.values())), found
 
 
-def _by_length_in_words(means: Samples) -> str:
-    # The mean gap by length of training: "-0.8 points after 50 steps, 0.0 after 300".
+def _by_length_in_words(means: Samples, remark: str = "") -> str:
+    # The mean gap by length of training: "-0.8 points after 50 steps, 0.0 after 300"; a remark on the first.
     told = [f"{value if abs(value) >= 0.05 else 0:.1f}" for value in (float(gaps.mean()) for gaps in means.values())]
     first, *others = (f"{value} after {steps.removesuffix(' steps')}" for value, steps in zip(told, means, strict=True))
-    return ", ".join([first.replace(" after", " points after") + " steps", *others])
+    return ", ".join([first.replace(" after", " points after") + " steps" + remark, *others])
 
 
 def _means(of: Samples) -> dict[str, dict[str, Any]]:
@@ -225,12 +230,9 @@ def averaged(
             rule: at_a_length(of, margins_of_means(of, noise(control))) for rule, of in _by_optimizer(known).items()
         }
     least = min((name for name in known if length(name) == few), key=lambda name: known[name].mean())
-    by_length_in_words = _by_length_in_words(means)
     told = {
-        "by_length": by_length_in_words,
-        "by_length_of_least": by_length_in_words.replace(
-            " steps", f" steps ({least.split(', ')[1]} {known[least].mean():.1f})", 1
-        ),
+        "by_length": _by_length_in_words(means),
+        "by_length_of_least": _by_length_in_words(means, f" ({least.split(', ')[1]} {known[least].mean():.1f})"),
         "beside": f"{np.mean([of.mean() for of in by_length(more).values()]) + 0.0:+.1f}" if more else "",
     }
     seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")
@@ -260,7 +262,7 @@ def best_of(
     known, control = (in_units(table, named(of), "accuracy") for of in (question, "control"))
     if table is None or known is None or control is None:
         return not_run("the laboratory's contrasts are not recorded")
-    margins = {steps: QUANTILE * spread for steps, spread in noise(control).items()}
+    margins = margins_of_one(control)
     tested = cases.test(known, lambda of: rule(of, margins))
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
     evidence, found = _evidence({**known, **control}, f", Holm over the {len(known)}; margins {words}")
@@ -273,11 +275,7 @@ def best_of(
     beside = {"margins from all four arms": {n: WIDER * of for n, of in wider_noise(table).items()}}
     losses = in_units(table, named(question), "loss")
     beside |= {"test loss, its fall": _means(losses)} if losses else {}
-    beside[AT_FIRST] = at_first(
-        table,
-        named(question),
-        lambda of, same: rule(of, {steps: QUANTILE * spread for steps, spread in noise(same).items()}),
-    )
+    beside[AT_FIRST] = at_first(table, named(question), lambda of, same: rule(of, margins_of_one(same)))
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=dataclasses.replace(evidence, measured={**evidence.measured, **beside}),
