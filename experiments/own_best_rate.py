@@ -64,7 +64,6 @@ from allora_analysis.grid.presets import (
     own_best_verdicts,
 )
 from allora_analysis.grid.reading import final_value, recorded
-from allora_analysis.validation import count
 
 
 def best_rates(name: str) -> dict[str, dict[float, float]]:
@@ -82,11 +81,8 @@ def best_rates(name: str) -> dict[str, dict[float, float]]:
 def _run(arguments: command.Arguments) -> int:
     # Seed after seed, what is not decided.
     folder, status = arguments.results, 0
-    chosen = set(command.select(LISTS["own_best_rate"]["desk"], arguments.only, None))
+    chosen = set(command.select(LISTS["own_best_rate"]["desk"], arguments.only, arguments.seeds))
     wanted = [(name, [one for one in runs if one in chosen]) for name, runs in blocks()]
-    if arguments.seeds is not None:
-        end = min(one.seed for one in chosen) + count("--seeds", arguments.seeds)
-        wanted = [(name, [one for one in runs if one.seed < end]) for name, runs in wanted]
     wanted = [(name, runs) for name, runs in wanted if runs]
     if arguments.dry_run or arguments.executor != "serial":
         opened = {name for name in OWN_BEST if not own_best_decided(name, folder)}

@@ -49,6 +49,48 @@ def padding_error(pretrained):
     return float((logits(pretrained, SENTENCES) - alone).abs().max())
 
 
+def passes(model, rows=2):
+    """Two passes over the same tokens in training."""
+    tokens = torch.arange(4 * rows).reshape(rows, 4)
+    with torch.no_grad():
+        return [model.train()(input_ids=tokens).logits for _ in range(2)]
+
+
+class Noisy(torch.nn.Module):
+    """A layer whose dropout is written into its forward pass."""
+
+    def forward(self, x):
+        return torch.nn.functional.dropout(x, 0.5, training=self.training)
+
+
+@pytest.mark.parametrize("attention", [None, "eager"])
+@pytest.mark.parametrize("family", ["bert", "Llama"])
+def test_a_model_without_its_own_dropout_trains_as_it_evaluates(folders, family, attention):
+    loaded = models.load(str(folders["bert" if family == "bert" else (family, "pad")]), 3, attention=attention).model
+    for layer in loaded.model.layers if family == "Llama" else ():  # a tiny one has none
+        layer.self_attn.attention_dropout = 0.5
+    one, other = passes(loaded)
+    assert not torch.equal(one, other)
+    state = torch.random.get_rng_state()
+    models.turn_dropout_off("m", loaded.eval())
+    assert torch.equal(state, torch.random.get_rng_state())  # adapters are drawn from it afterwards
+    assert not loaded.training
+    one, other = passes(loaded)
+    assert torch.equal(one, other)
+    with torch.no_grad():
+        assert torch.equal(one, loaded.eval()(input_ids=torch.arange(8).reshape(2, 4)).logits)
+
+
+@pytest.mark.bad_input
+def test_dropout_that_is_not_there_or_stays_is_not_turned_off_in_silence(folders):
+    with pytest.raises(ArgumentError, match="has no dropout of its own to turn off"):
+        models.turn_dropout_off("m", models.load(str(folders["Llama", "pad"]), 3).model)
+    stubborn = models.load(str(folders["bert"]), 3).model
+    stubborn.bert.pooler.activation = torch.nn.Sequential(stubborn.bert.pooler.activation, Noisy())
+    with pytest.raises(ArgumentError, match="its dropout cannot be turned off"):
+        models.turn_dropout_off("m", stubborn)
+
+
 @pytest.mark.bad_input
 def test_a_config_that_claims_two_billion_layers_is_refused_at_once(folders, tmp_path):
     shutil.copytree(folders["bert"], tmp_path / "bert")

@@ -30,11 +30,16 @@ def test_equal_numbers_are_one_run_and_every_field_is_in_the_key():
     assert made.drop_rate == 0.25
     other = {"arm": "dora", "optimizer": "sgd", "task": "multiple_choice", "placement": "bottleneck"}
     other |= {"schedule": "constant", "precision": "bf16", "model": "n", "data": "e", "betas": (0.5, 0.5)}
+    other |= {"own_dropout": False}
     keys = {records.key(made, PROTOCOL)}
     for field in dataclasses.fields(Setting):
         value = other.get(field.name, 7)
         keys.add(records.key(dataclasses.replace(made, **{field.name: value}), PROTOCOL))
     assert len(keys) == 1 + len(dataclasses.fields(Setting))
+    # what all runs before the field came had, is in no key
+    before = dataclasses.asdict(made)
+    assert before.pop("own_dropout")
+    assert records.key(before, PROTOCOL) in keys
 
 
 @pytest.mark.parametrize(
@@ -56,6 +61,8 @@ def test_words_name_dropout_and_rank_only_where_they_are_not_the_usual():
     assert "drop rate 0.1 in the bottleneck, adamw" in setting(drop_rate=0.1, placement="bottleneck").words()
     assert "rank" not in setting().words()
     assert "lora, rank 32, adamw" in setting(rank=32).words()
+    assert "own dropout" not in setting().words()
+    assert "own dropout off, seed 0" in setting(own_dropout=False).words()
 
 
 @pytest.mark.bad_input

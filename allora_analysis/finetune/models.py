@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from allora_analysis.finetune.machine import exhausted, quiet
 from allora_analysis.validation import ArgumentError
@@ -101,6 +102,31 @@ def load_to_train(source: str, classes: int | None, trust_remote_code: bool, pre
 
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     return load(source, classes, trust_remote_code, "eager" if on_cpu and precision == "bf16" else None)
+
+
+def turn_dropout_off(source: str, model: nn.Module) -> None:
+    """Set every drop rate of a model to 0, those of its layers and those that its attention keeps as numbers.
+
+    Refused: a model without any, and one whose two passes over the same tokens in training still differ.
+    """
+    import torch
+
+    rates = [
+        (module, name)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if ("drop" in name or (isinstance(module, _DropoutNd) and name == "p")) and isinstance(value, float) and value
+    ]
+    if not rates:
+        raise ArgumentError(f"model {source!r}: has no dropout of its own to turn off; leave out --no-own-dropout")
+    for module, name in rates:
+        setattr(module, name, 0.0)
+    was, tokens = model.training, torch.arange(8).reshape(2, 4) % model.get_input_embeddings().num_embeddings
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        one, other = (model.train()(input_ids=tokens).logits for _ in range(2))
+    model.train(was)
+    if not torch.equal(one, other):
+        raise ArgumentError(f"model {source!r}: its dropout cannot be turned off; leave out --no-own-dropout")
 
 
 def check_tokenizer(source: str, tokenizer: Any) -> None:

@@ -1,13 +1,13 @@
 """What a fine-tuning run is: every field counts, none is a path. Checked by `tests/test_finetune_setting.py`."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from tyro.conf import arg
 
 from allora_analysis.arms import TRAINED
-from allora_analysis.records import results_folder
+from allora_analysis.records import LATER, results_folder
 from allora_analysis.validation import (
     ArgumentError,
     choice,
@@ -85,6 +85,8 @@ class Setting:
     """bf16 is autocast."""
     seed: int = 0
     """Seed of adapters, classifier, order of the data and dropout masks."""
+    own_dropout: bool = field(default=True, metadata=LATER)
+    """Keep the model's own dropout in training (a BERT's is 0.1); off, the arm's is the only one."""
 
     @property
     def eta(self) -> float | None:
@@ -101,9 +103,10 @@ class Setting:
         place = " in the bottleneck" if self.placement == "bottleneck" else ""
         dropped = f", drop rate {self.drop_rate:g}{place}" if self.drop_rate else ""
         rank = f", rank {self.rank}" if self.rank != Setting.rank else ""
+        own = "" if self.own_dropout else ", own dropout off"
         return (
             f"{self.model}, {self.data}, {self.arm}{rank}{eta}{dropped}, {self.optimizer} at {self.learning_rate:g}"
-            f" (head {self.head_learning_rate:g}), seed {self.seed}"
+            f" (head {self.head_learning_rate:g}){own}, seed {self.seed}"
         )
 
 
@@ -132,6 +135,8 @@ def check(setting: Setting) -> Setting:
         )
     if len(several("betas", setting.betas)) != 2:
         raise ArgumentError(f"betas must be two numbers, received {setting.betas!r}")
+    if not isinstance(setting.own_dropout, bool):
+        raise ArgumentError(f"own_dropout must be True or False, received {setting.own_dropout!r}")
     _check_rule(setting)
     unread = ["epochs"] if setting.max_steps is not None else []
     unread += ["rank", "learning_rate"] if setting.arm == "head_only" else []

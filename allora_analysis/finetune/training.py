@@ -23,7 +23,7 @@ from allora_analysis import outputs, records
 from allora_analysis.finetune import arms, machine, tasks
 from allora_analysis.finetune.data import TextData
 from allora_analysis.finetune.machine import quiet
-from allora_analysis.finetune.models import Pretrained
+from allora_analysis.finetune.models import Pretrained, turn_dropout_off
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.finetune.trainer import LOSSES, Diverged, History, Progress, collect
 from allora_analysis.validation import ArgumentError
@@ -54,6 +54,8 @@ def make(
             f"warmup_steps must be below the run's {total} steps, or none is at the learning rate, received "
             f"{setting.warmup_steps}"
         )
+    if not setting.own_dropout:
+        turn_dropout_off(setting.model, pretrained.model)
     model = arms.adapt(pretrained.model, setting)
     parts = (tasks.multiple_choice if data.classes is None else tasks.classification)(setting, pretrained, data)
     callbacks: list[TrainerCallback] = [

@@ -34,7 +34,7 @@ class Arguments:
     only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]")] = ()
     """Only runs of these models, data sets, arms or optimizers."""
     seeds: int | None = None
-    """Only this many seeds, from 0; default: the preset's."""
+    """Only the first so many seeds of the list; default: all."""
     results: Annotated[Path, arg(metavar="FOLDER")] = RESULTS
     """Where the records go; default: experiments/results/finetune of this repository."""
     dry_run: bool = False
@@ -121,7 +121,8 @@ def _names(settings: Iterable[Setting]) -> list[str]:
 def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) -> list[Setting]:
     """The runs asked for, in their order.
 
-    `only` names models, data sets, arms or optimizers (of several of one kind, any will do); seeds are 0, …, seeds − 1.
+    `only` names models, data sets, arms or optimizers (of several of one kind, any will do); `seeds` counts from the
+    first of the list.
     """
     known = {kind: dict.fromkeys(getattr(one, kind) for one in settings) for kind in KINDS}
     for word in only:
@@ -129,7 +130,7 @@ def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) 
             listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in known.items())
             raise ArgumentError(f"--only: no run has {word!r}; known are {listed}")
     wanted = {kind: set(only) & set(names) for kind, names in known.items()}
-    below = None if seeds is None else count("--seeds", seeds)
+    below = None if seeds is None else min(one.seed for one in settings) + count("--seeds", seeds)
     left = [
         one
         for one in settings

@@ -53,6 +53,20 @@ def _dropout_rates(model: str, data: str, seeds: int, epochs: int, precision: st
                 yield Setting(model, data, "lora", drop_rate=rate, placement=placement, seed=seed, **shared)
 
 
+# The same where LoRA's dropout is the only one: none, then the highest at either place.
+ALONE = (("input", 0.0), ("input", max(DROP_RATES)), ("bottleneck", max(DROP_RATES)))
+ALONE_SEEDS, ALONE_EPOCHS = range(3, 11), 6
+
+
+def _dropout_alone() -> Iterator[Setting]:
+    # All three arms before the second seed.
+    shared = {"learning_rate": 3e-4, "head_learning_rate": 1e-3, "schedule": "constant", "own_dropout": False}
+    shared |= {"epochs": ALONE_EPOCHS, "precision": "bf16"}
+    for seed in ALONE_SEEDS:
+        for placement, rate in ALONE:
+            yield Setting(MINILM, FILMS, "lora", drop_rate=rate, placement=placement, seed=seed, **shared)
+
+
 # Figure 2, right.
 ROW_NORM_RATES = {
     MINILM: {"adamw": (1e-4, 1e-3), "sgd": (0.5, 0.1)},
@@ -238,6 +252,9 @@ LISTS: dict[str, dict[str, list[Setting]]] = {
     "dropout_rates": {
         "desk": [*_dropout_rates(MINILM, FILMS, 3, 8, "bf16")],
         "paper": [*_dropout_rates("Qwen2-0.5B", "bias_in_bios", 5, 10, "fp32")],
+    },
+    "dropout_alone": {
+        "desk": [*_dropout_alone()],
     },
     "row_norms": {
         "desk": [one for model, shared in ROW_NORM_DESK.items() for one in _row_norms(model, 3, **shared)],

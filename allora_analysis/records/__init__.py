@@ -14,6 +14,7 @@ No pickle, no NaN, no machine's paths.
 """
 
 from allora_analysis.records.record import (
+    LATER,
     UNFINISHED,
     Record,
     RecordError,
@@ -41,6 +42,7 @@ from allora_analysis.records.storage import (
 )
 
 __all__ = [
+    "LATER",
     "UNFINISHED",
     "Record",
     "RecordError",

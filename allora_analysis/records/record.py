@@ -25,6 +25,8 @@ from allora_analysis.validation import ArgumentError, count, ending
 
 # Text that is a machine's path: absolute (POSIX, Windows, UNC), under a home or this folder, or a file: address.
 _PATH = re.compile(r"/|\\|\.{1,2}[\\/]|~([A-Za-z_][\w.-]*)?(/|$)|[A-Za-z]:[\\/]|file:/", re.IGNORECASE)
+LATER = {"later": True}
+"""Metadata of a dataclass's field that came after runs were recorded: its default, which they had, is not written."""
 UNFINISHED = "unfinished"  # the folder, below one of records, of runs that are not recorded yet
 NAME = re.compile(r"([A-Za-z0-9_]+)-([0-9a-f]{20})\.json")
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -42,11 +44,14 @@ class RecordError(ArgumentError):
 def portable(name: str, value: Any, infinite: bool = False) -> Any:
     """A value as plain JSON, without anything that holds only on this machine.
 
-    Dataclasses, mappings with text keys, sequences, arrays, numbers, text, None, nested. Refused by name: a NaN, a
+    Dataclasses (but for fields marked `LATER` at their default), mappings with text keys, sequences, arrays, numbers,
+    text, None, nested. Refused by name: a NaN, a
     path, a key that is not text, anything else; ±∞ too, unless it is to become null (`infinite`, of results).
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        value = {
+            field.name: of for field, of in _fields(value) if not (field.metadata == LATER and of == field.default)
+        }
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -64,6 +69,10 @@ def portable(name: str, value: Any, infinite: bool = False) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     raise ArgumentError(f"{name}: a record holds numbers, text, lists and mappings, received {type(value).__name__}")
+
+
+def _fields(value: Any) -> list[tuple[dataclasses.Field[Any], Any]]:
+    return [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
 
 
 def _text(name: str, value: str | PurePath) -> str:
