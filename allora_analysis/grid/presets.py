@@ -55,12 +55,12 @@ def _dropout_rates(model: str, data: str, seeds: int, epochs: int, precision: st
 
 # The same where LoRA's dropout is the only one: none, then the highest at either place.
 ALONE = (("input", 0.0), ("input", max(DROP_RATES)), ("bottleneck", max(DROP_RATES)))
-ALONE_SEEDS, ALONE_EPOCHS = range(3, 11), 6
+ALONE_SEEDS, ALONE_EPOCHS = range(3, 11), 4
 
 
 def _dropout_alone() -> Iterator[Setting]:
     # All three arms before the second seed.
-    shared = {"learning_rate": 3e-4, "head_learning_rate": 1e-3, "schedule": "constant", "own_dropout": False}
+    shared = {"learning_rate": 1e-3, "head_learning_rate": 1e-3, "schedule": "constant", "own_dropout": False}
     shared |= {"epochs": ALONE_EPOCHS, "precision": "bf16"}
     for seed in ALONE_SEEDS:
         for placement, rate in ALONE:
