@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from allora_analysis.claims.s3_1_figure_1 import EARLY, LATE
+from allora_analysis.claims.s3_1_figure_2_left import EARLY, LATE
 from allora_analysis.claims.tables.reported import TABLE_2, DropoutColumn
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import LISTS

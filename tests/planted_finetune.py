@@ -37,10 +37,11 @@ def better(arms, by=0.02):
     return lambda run: [0.5, 0.8 + 0.01 * run.seed + (by + wiggle(run)) * (run.arm in arms)]
 
 
-def plant(folder: Path, wanted, accuracies=epochs, norms=speed, skip=lambda run: False) -> None:
+def plant(folder: Path, wanted, accuracies=epochs, norms=speed, skip=lambda run: False, losses=None) -> None:
     """Save a record for each run that is not skipped; a None in `accuracies(run)`, or for it: the run diverged there.
 
-    Its row norms grow in proportion to the steps, by `norms(run)` each; one of `max_steps` has its last there.
+    Test losses are `losses(run)`, where given. Its row norms grow in proportion to the steps, by `norms(run)` each; one
+    of `max_steps` has its last there.
     """
     for run in wanted:
         if skip(run):
@@ -51,6 +52,8 @@ def plant(folder: Path, wanted, accuracies=epochs, norms=speed, skip=lambda run:
             for i, value in enumerate(values, 1)
             if value is not None
         ]
+        for entry, loss in zip(measured, losses(run) if losses else (), strict=False):
+            entry["test_loss"] = loss
         steps = [*STEPS[:-1], run.max_steps or STEPS[-1]]
         row = [step * norms(run) for step in steps]
         layers = {"q": {"mean": row, "max": row}, "v": {"mean": [3 * norm for norm in row], "max": row}}
