@@ -215,8 +215,8 @@ def test_at_which_rates_the_factor_falls(folder):
     found = finding(factor.factor_falls)
     assert (found.verdict, found.at_paper) == ("conditional", False)
     assert found.condition.startswith(
-        "At η² = 4 under AdamW l ≥ a rate between 1e-3 and 3e-3 (the curve says 2e-3), under SGD no rate up to 10 (the "
-        "curve alone): "
+        "At η² = 4 under AdamW from l = 2e-3 on (tried: 1e-3 and 3e-3), under SGD at no rate up to 10 (the curve "
+        "alone). "
     )
     assert found.answer == "Only at high rates: under AdamW at most 1 % at 1e-4, 5 % at 1e-3, 14 % at 3e-3."
     judged = [one for one in dict.fromkeys(LISTED) if one.arm in ("allora", "allora_0") and one not in factor.SWEPT]

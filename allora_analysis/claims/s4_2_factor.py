@@ -162,13 +162,13 @@ def _at_other_thresholds(
 
 
 def _from_which_rate(curve: Mapping[float, float]) -> str:
-    # Between which rates tried the threshold lies, and where the curve puts it.
+    # Where the curve puts the threshold, and between which rates tried.
     if (least := _least_rate(curve)) is None:
-        return f"no rate up to {max(curve):g} (the curve alone)"
+        return f"at no rate up to {max(curve):g} (the curve alone)"
     if not (below := [rate for rate in curve if rate < least * (1 - 1e-9)]):
-        return f"l ≥ {_rate(least)}"
+        return f"from l = {_rate(least)} on"
     above = min(rate for rate in curve if rate >= least * (1 - 1e-9))
-    return f"l ≥ a rate between {_rate(max(below))} and {_rate(above)} (the curve says {_rate(least)})"
+    return f"from l = {_rate(least)} on (tried: {_rate(max(below))} and {_rate(above)})"
 
 
 def _condition_in_words(curves: Mapping[str, Mapping[float, float]]) -> str:
@@ -176,6 +176,6 @@ def _condition_in_words(curves: Mapping[str, Mapping[float, float]]) -> str:
     for name, curve in curves.items():
         said.append(f"under {labels[name]} {_from_which_rate(curve)}")
     return (
-        f"At η² = 4 {', '.join(said)}: 1 − 1/√(1 + η²n(l)) ≥ {FALL:g}, n(l) the mean row norm at the end of a run at l "
-        f"on {MINILM}, log-linear between the rates tried"
+        f"At η² = 4 {', '.join(said)}. The curve: 1 − 1/√(1 + η²n(l)) ≥ {FALL:g}, n(l) the mean row norm at the end of "
+        f"a run at l on {MINILM}, log-linear between the rates tried"
     )
