@@ -5,11 +5,11 @@
 
 **Arms.** AdamW: LoRA, ALLoRA without dropout, ALLoRAAdamW and ASF-LoRA (η² = 4), DoRA, LoRA+ (B's rate 16 times A's),
 at learning rates 3e-5 to 3e-3, half a decade apart. SGD: LoRA and ALLoRA (η² = 4) at 0.03 to 3. One epoch, linear
-schedule, clipping at 1 (transformers' default), no dropout in any arm, one rate for the classifier in all arms of an
-optimizer. all-MiniLM-L6-v2 in batches of 32; SmolLM2-135M in batches of 16, for LoRA, ALLoRA and ALLoRAAdamW, for 250
-steps (before the first of its runs an epoch of 533 was planned; with 12 in place of 25 minutes a run, all three seeds
-can be there). Desk runs in bf16 autocast (adapters, classifier and optimizer in float32), twice as fast on a core that
-multiplies bf16.
+schedule, clipping at 1 (transformers' default), no dropout in any arm's adapters, one rate for the classifier in all
+arms of an optimizer. all-MiniLM-L6-v2 in batches of 32; SmolLM2-135M in batches of 16, for LoRA, ALLoRA and
+ALLoRAAdamW, for 250 steps (before the first of its runs an epoch of 533 was planned; with 12 in place of 25 minutes a
+run, all three seeds can be there). Desk runs in bf16 autocast (adapters, classifier and optimizer in float32), twice as
+fast on a core that multiplies bf16.
 
 Added after the first seed, before any arm was complete: on all-MiniLM-L6-v2 LoRA's and DoRA's validation accuracy was
 highest at the range's upper end, so LoRA, ALLoRA and DoRA, which had not fallen off there, have 1e-2 as well. So too

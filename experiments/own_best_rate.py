@@ -5,9 +5,9 @@ These rules were committed before any of the runs they speak of (seeds 3 and abo
 **Question.** Each method at the learning rate that suits it best: is ALLoRA's accuracy above LoRA's, below it, or the
 same within 0.3 points? `experiments.learning_rates` asked this with three seeds, which could hardly have decided it.
 
-**Arms.** rotten_tomatoes, no dropout, η² = 4, linear schedule, gradient clipped at 1, bf16 autocast, as in
-`experiments.learning_rates`. The rates are frozen: those of the highest validation accuracy, averaged over the seeds 0,
-1 and 2, in that experiment's records (`python -m experiments.own_best_rate --rates` prints them again):
+**Arms.** rotten_tomatoes, no dropout in the adapters, η² = 4, linear schedule, gradient clipped at 1, bf16 autocast, as
+in `experiments.learning_rates`. The rates are frozen: those of the highest validation accuracy, averaged over the seeds
+0, 1 and 2, in that experiment's records (`python -m experiments.own_best_rate --rates` prints them again):
 
 | list | arm | frozen rate | validation accuracy there | at the next best rate |
 | --- | --- | --- | --- | --- |
@@ -34,7 +34,8 @@ loss is no longer finite counts as a guess (the most frequent label's share, and
 **Test.** Differences arm − LoRA, paired by seed, through `statistics.e_values.decide`: e-values of Student's t at an
 effect of ±0.5 standard deviations. "ALLoRA is better" holds where the e-value against "the mean is at most 0" reaches
 20; is refuted where that against "the mean is at least 0" does, or where both bounds lie within the margin, which is
-±0.3 points of accuracy and ±0.004 of loss. Each of the three errs with probability at most 0.05, whenever one looks.
+±0.3 points of accuracy and ±0.004 of loss. Each of the three errs with probability at most 0.05, whenever one looks,
+where differences are normal; not where a run may stay at chance (`statistics.e_values`, found after one had).
 The margin of loss is what 0.3 points cost along LoRA's own curve: from rate 3e-4 to 1e-3 its validation accuracy rises
 by 1.63 points and its loss falls by 0.0219. A verdict is of one arm, ALLoRA-0, on one list: each list is a family of
 one. ALLoRAAdamW, and the loss, are reported beside it with e-values of their own; read together with it, the m

@@ -161,6 +161,20 @@ def test_shares_of_1066_sentences_do_not_inflate_it():
     assert_share_at_most(crossed(rounded), 1 / THRESHOLD, 0.03)
 
 
+def test_a_rare_failure_of_one_arm_breaks_the_level():
+    """As the module says: with one in 45 pairs 36 deviations up, and a mean of 0, "below" is found in 7 of 10 paths."""
+    x = paths(0.0, 13) + 36 * (np.random.default_rng(14).random((RUNS, CAP)) < 1 / 45) - 36 / 45
+    assert crossed(-x).mean() == pytest.approx(0.72, abs=0.04)
+
+
+def test_the_bounds_come_no_nearer_than_a_quarter_of_the_deviation():
+    """As t* over the root of n tends to δ/2: ever nearer, never there."""
+    halves = [module._critical_t(n, THRESHOLD, EFFECT) / math.sqrt(n) for n in (60, 600, 6000, 60_000)]
+    assert halves == sorted(halves, reverse=True)
+    assert halves[0] == pytest.approx(0.355, abs=5e-4)
+    assert 0.25 < halves[-1] < 0.2505
+
+
 def test_power_within_the_cap():
     """P(e₊ ≥ 20 within 60 pairs), as the module says from 60,000 other paths, ± 4.9 standard errors of these 4000."""
     for effect, power in ((0.5, 0.928), (0.3, 0.525), (1.0, 1.0)):

@@ -52,6 +52,7 @@ SECTIONS = (
     "s4_3_family",
     "s4_3_asf_lora",
     "s4_4_our_runs",
+    "s4_4_own_best_rate",
     "s4_4_laboratory",
     "app_f_listing",
     "tables.table_1",

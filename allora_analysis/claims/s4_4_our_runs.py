@@ -1,10 +1,9 @@
-"""§4.4 to §5.2 on models that fit a desk, from the recorded runs: Tables 3 and 4, early epochs, own best rates.
+"""§4.4 to §5.2 on models that fit a desk, from the recorded runs: Tables 3 and 4, early epochs.
 
-The runs are long: the rows read what `experiments/{perception,ablation,learning_rates}.py` recorded, which state arms
-and stopping rules. Verdicts follow the rule of `statistics.directional`, own best rates the e-values of
-`experiments.own_best_rate`: cases that were not run are left out, and each row says what it covers. The rule was
-changed after these runs: one-sided, Holm over the cases run, where it was two-sided over all planned. Test loss stands
-beside accuracy. Checked by `tests/test_claims_our_runs.py`, which plants records.
+The runs are long: the rows read what `experiments/{perception,ablation}.py` recorded, which state arms and stopping
+rules. Verdicts follow the rule of `statistics.directional`: cases that were not run are left out, and each row says
+what it covers. The rule was changed after these runs: one-sided, Holm over the cases run, where it was two-sided over
+all planned. Test loss stands beside accuracy. Checked by `tests/test_claims_our_runs.py`, which plants records.
 """
 
 import dataclasses
@@ -19,37 +18,22 @@ import numpy as np
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.finetune.setting import STUDY, Setting
-from allora_analysis.grid.presets import (
-    ABLATION_ARMS,
-    LISTS,
-    MARGINS,
-    OWN_BEST,
-    RATE,
-    command,
-    own_best_pairs,
-    own_best_verdicts,
-)
+from allora_analysis.grid.presets import ABLATION_ARMS, LISTS, RATE, command
 from allora_analysis.grid.reading import (
     LEVEL,
     RULE,
     Pairs,
     Runs,
-    after_epoch,
     differences,
     diverged,
     judged,
     recorded,
-    right_differences,
 )
-from allora_analysis.statistics import Judgement, decide, in_every, one_sided, two_level
-from allora_analysis.statistics.e_values import CAP, THRESHOLD, Sequential, e_values
-from allora_analysis.statistics.e_values import bounds as bounds_of
-from allora_analysis.statistics.e_values import decide as decide_by_e_values
+from allora_analysis.statistics import Judgement, decide, in_every
 from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import bound
 
 CHANGED = "One-sided, Holm over the cases run, since the runs; before them two-sided over all planned."
-decide_sequentially = functools.partial(decide_by_e_values, grain=TIE)
 our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads=STUDY)
 AS_PRINTED = dict(zip(ABLATION_ARMS, ("ALLoRA-OD", "ASF-LoRA", "LoRA × η"), strict=True))
 PERCEIVED, ABLATED = LISTS["perception"]["desk"], LISTS["ablation"]["desk"]
@@ -77,8 +61,8 @@ def on_runs(
 ) -> Finding:
     """The first of each pair is better, case by case, by accuracy; test loss, the mean over cases and `more` beside it.
 
-    `answers`, by verdict, may hold {better}, {worse}, {n} cases, {mean} points, {data} sets, {names} of the worse, and
-    {parts}, the means by what a case's name begins with;
+    `answers`, by verdict, may hold {better}, {worse}, {n} cases, {mean} points, the {most} that the mean may be, {data}
+    sets, {names} of the worse, and {parts}, the means by what a case's name begins with;
     `own` gives the differences by endpoint, where they are not those of `pairs`.
     """
     of = own or (lambda endpoint: differences(runs, pairs, endpoint))
@@ -101,6 +85,7 @@ def on_runs(
     for case, values in complete.items():
         parts.setdefault(case.partition(",")[0], []).append(statistics.fmean(values))
     told["parts"] = ", ".join(f"{name} {_points(statistics.fmean(values))}" for name, values in parts.items())
+    told["most"] = f"{bound(100 * overall.interval[1], 2, True):.2f}"
     told["names"] = "; ".join(case for case, one in family.items() if one.verdict == "refuted")
     left = 0 if own else len(pairs) - len(complete)
     planned = f"; {left} more case{'s' * (left > 1)} planned" if left else ""
@@ -238,209 +223,8 @@ def early_epochs(cases: Cases, folder: Path | None) -> Finding:
 
     beside = shown(judged(differences(runs, pairs, epoch=0)))
     answers = {
-        "undecided": "Undecided: {mean} points after one epoch of all-MiniLM-L6-v2; Table 4 prints no early epoch.",
+        "undecided": "Undecided: {mean} points after one epoch of all-MiniLM-L6-v2; a lead above {most} is excluded.",
         "holds": "Yes: after one epoch of all-MiniLM-L6-v2 ALLoRA is {mean} points ahead.",
         "refuted": "No: after one epoch of all-MiniLM-L6-v2 ALLoRA is {mean} points from ALLoRA-OD.",
     }
     return on_runs(cases, runs, pairs, answers, own=average, more={"case by case": beside})
-
-
-OURS = "allora_0"  # the paper's ALLoRA, as all arms here without dropout: the others stand beside it in the evidence
-
-
-def listed(model: str, optimizer: str) -> list[Setting]:
-    """The runs of one list of `experiments.learning_rates`."""
-    return [one for one in LISTS["learning_rates"]["desk"] if (one.model, one.optimizer) == (model, optimizer)]
-
-
-def at_rate(wanted: Iterable[Setting], arm: str, rate: float) -> list[Setting]:
-    """An arm's runs at a rate, a seed each."""
-    return sorted((one for one in wanted if (one.arm, one.learning_rate) == (arm, rate)), key=lambda one: one.seed)
-
-
-def best_rate(runs: Runs, wanted: Iterable[Setting], arm: str) -> float | None:
-    """The rate of an arm's best average validation accuracy; None while a run is missing."""
-    rates = dict.fromkeys(one.learning_rate for one in wanted if one.arm == arm)
-    if not all(one in runs for one in wanted if one.arm == arm):
-        return None
-    return max(
-        rates,
-        key=lambda rate: statistics.fmean(
-            after_epoch(runs[one], "validation_accuracy") or 0.0 for one in at_rate(wanted, arm, rate)
-        ),
-    )
-
-
-FAR = 0.1  # of test accuracy: a seed so far off the median has an arm that stayed near chance
-SEQUENTIAL = {"above": "holds", "below": "refuted", "equivalent": "refuted", "open": "undecided"}
-SEQUENTIAL_RULE = (
-    "e-values of Student's t, which takes differences as normal (a run that stays at chance is not), at ±0.5 "
-    f"standard deviations, 20 either way or both bounds within the margin, at most {CAP} seeds, none of which chose a "
-    "rate (20 times the number of comparisons for other arms and the loss, which are read together with it); "
-    "interval: bounds of all seeds recorded, right at every n at once, each with 95 %, so both with 90 %"
-)
-
-
-def own_best_rate(cases: Cases, model: str, optimizer: str, folder: Path | None) -> Finding:
-    """ALLoRA-0 at the rate that validation chose, minus LoRA at its own, on the test split; the other arms beside it.
-
-    One comparison is the paper's sentence; the other arms are a family of their own in the evidence. What judges are
-    the seeds of `experiments.own_best_rate`, which chose no rate, from the second on; before it the three that did.
-    """
-    name = next(name for name, of in OWN_BEST.items() if (of.model, of.optimizer) == (model, optimizer))
-    found = own_best_verdicts(name, folder=folder)
-    enough = OURS in found and len(found[OURS][0]) > 1
-    return _seed_by_seed(cases, name, found, folder) if enough else _chosen_rates(cases, model, optimizer, folder)
-
-
-def outlying(differences: Sequence[float]) -> str:
-    """What makes an interval wide, in words: seeds so far off the median that an arm stayed near chance, if any."""
-    off = sum(abs(one - statistics.median(differences)) > FAR for one in differences)
-    return f", for {off} outlying seed{'s' * (off > 1)}" if off else ""
-
-
-def _seed_by_seed(
-    cases: Cases, name: str, found: Mapping[str, tuple[list[float], Sequential]], folder: Path | None
-) -> Finding:
-    # By e-values, at the frozen rates of the list: verdict of the first decision, size of all seeds recorded.
-    margin, (spent, one) = MARGINS["test_accuracy"], found[OURS]
-    used, whole = spent[: one.n], every_seed(spent, margin)
-    tested = cases.test({OURS: used}, lambda samples: SEQUENTIAL[decide_sequentially(samples[OURS], margin).verdict])
-    pairs = own_best_pairs(name, OURS)[: len(spent)]
-    table = right_differences(recorded([run for pair in pairs for run in pair], folder), pairs)
-    bounds = (whole["low"], whole["high"])
-    ends = [100 * end for end in (one_sided(spent, "t").interval if None in bounds else bounds)]
-    wanted = f"an e-value of 20 either way, or both bounds within ±{100 * margin:g} points"
-    measured = {
-        OURS: dataclasses.asdict(one) | {"differences": used},
-        "all seeds recorded": whole,
-        "over seeds and sentences, 95 %": None if table is None else dataclasses.asdict(two_level(table)),
-        **_beside(name, folder),
-        "learning_rate": OWN_BEST[name].rates,
-    }
-    rule = SEQUENTIAL_RULE + (" (no bounds yet: Student's t interval)" if None in bounds else "")
-    stopped = f"those {one.n} seeds run anew; none beyond them, as the rule has stopped"
-    return tested.finding(
-        **_in_words(name, one, spent, whole, ends),
-        evidence=Evidence(
-            {"difference": "above 0"}, measured, rule, interval=(ends[0] / 100, ends[1] / 100), n=len(spent)
-        ),
-        size=Size(
-            round(100 * whole["mean"], 10) + 0.0,
-            "points",
-            f"test accuracy, ALLoRA-0 minus LoRA, {len(spent)} seeds",
-            *ends,
-        ),
-        wanted=wanted,
-        flips_if=wanted if one.verdict == "open" else stopped,
-    )
-
-
-def every_seed(differences: Sequence[float], margin: float) -> dict[str, Any]:
-    """What all seeds recorded say, those after the decision too: mean, e-values, bounds and what the rule calls it."""
-    (above, below), (low, high) = e_values(differences, grain=TIE)[-1], bounds_of(differences, grain=TIE)
-    every = [bounds_of(differences[:n], grain=TIE) for n in range(2, len(differences) + 1)]  # right at all n at once
-    lows, highs = ([ends[side] for ends in every if ends[side] is not None] for side in (0, 1))
-    within = low is not None and -margin < low and high < margin
-    said = {"ahead": above >= THRESHOLD, "behind": below >= THRESHOLD, f"within ±{100 * margin:g}": within}
-    told = {"n": len(differences), "mean": statistics.fmean(differences), "above": float(above), "below": float(below)}
-    told |= {"bounds of every n together": (max(lows, default=None), min(highs, default=None))}
-    return told | {"low": low, "high": high, "they say": next((word for word, true in said.items() if true), "open")}
-
-
-def _beside(name: str, folder: Path | None) -> dict[str, Any]:
-    # Test loss and the other arms: read together with the sentence's own comparison, at 20 times their number.
-    loss, accuracy = (
-        {arm: dataclasses.asdict(one) for arm, (_, one) in own_best_verdicts(name, of, folder, together=True).items()}
-        for of in ("test_loss", "test_accuracy")
-    )
-    return {"test loss": loss, "other arms": {arm: one for arm, one in accuracy.items() if arm != OURS}}
-
-
-def _in_words(
-    name: str, one: Sequential, spent: Sequence[float], whole: Mapping[str, Any], ends: Sequence[float]
-) -> dict[str, str]:
-    # The answers by verdict; seeds after the decision are told beside it.
-    n, mean = one.n, f"{100 * one.mean + 0.0:+.2f}"
-    where = f"{mean} points on {OWN_BEST[name].model}, each at its best rate, {n} seeds."
-    near = f"less than {100 * one.margin:g} points either way"
-    said = {"holds": f"Yes: {where}", "refuted": f"No: {where}"}
-    said |= {"refuted": f"No, {near}: {where}"} if one.verdict == "equivalent" else {}
-    if len(spent) > n:
-        later = f"{mean} points after {n} seeds; all {len(spent)}: {100 * whole['mean']:+.2f}, {whole['they say']}."
-        said = {"holds": f"Yes by its stopping rule: {later}", "refuted": f"No by its stopping rule: {later}"}
-    between = f"{bound(ends[0], 1, False):+.1f} and {bound(ends[1], 1, True):+.1f} points{outlying(spent)}"
-    return said | {"undecided": f"Undecided after {n} of {CAP} seeds: ALLoRA minus LoRA is between {between}."}
-
-
-def _chosen_rates(cases: Cases, model: str, optimizer: str, folder: Path | None) -> Finding:
-    # By Student's t on the three seeds that chose the rates.
-    wanted = listed(model, optimizer)
-    runs, arms = recorded(wanted, folder), dict.fromkeys(one.arm for one in wanted)
-    rates = {arm: best for arm in arms if (best := best_rate(runs, wanted, arm)) is not None}
-    if "lora" not in rates or OURS not in rates:
-        return not_run(f"{len(runs)} of {len(wanted)} runs are recorded", "Not run: an arm lacks runs.")
-    lora = at_rate(wanted, "lora", rates["lora"])
-    pairs = {
-        arm: list(zip(at_rate(wanted, arm, rate), lora, strict=True)) for arm, rate in rates.items() if arm != "lora"
-    }
-    ends = {
-        arm: (min(of), max(of)) for arm in rates for of in [{one.learning_rate for one in wanted if one.arm == arm}]
-    }
-    others = judged({arm: of for arm, of in differences(runs, pairs).items() if arm != OURS})
-    more = {
-        "learning_rate": rates,
-        "best at an end of their range": [arm for arm, rate in rates.items() if rate in ends[arm]],
-        "other arms": shown(others),
-    }
-    seeds = len(pairs[OURS])
-    answers = {
-        word: f"{opening}: {{mean}} points against LoRA on {model}, each at its best learning rate, {seeds} seeds."
-        for word, opening in (("undecided", "Undecided"), ("holds", "Yes"), ("refuted", "No"))
-    }
-    spelt = {"adamw": "AdamW", "sgd": "SGD"}[optimizer]
-    what = f"test accuracy of ALLoRA without dropout minus LoRA's, {wanted[0].data} under {spelt}"
-    found = on_runs(cases, runs, {OURS: pairs[OURS]}, answers, more=more, size_of=what)
-    still_open = found.verdict == "undecided" and found.size
-    return dataclasses.replace(found, corrected=NEW_SEEDS, flips_if=NEW_SEEDS) if still_open else found
-
-
-SAME = (
-    f"refuted too where both bounds lie within ±{100 * MARGINS['test_accuracy']:g} points, which the rule, "
-    "written before its runs, calls the same. The first decision stands; the size is of all seeds recorded, later ones "
-    "too"
-)
-NEW_SEEDS = f"seeds that chose no rate: from two on e-values judge, {CAP} seeds at most"
-CHOSEN = "by Student's t on the three seeds that chose the rates until two others are recorded, then as 4-own-best-rate"
-
-
-def best_rate_claim(identifier: str, model: str, optimizer: str, spelt: str, rule: str = SAME) -> Callable:
-    """A row's sentence, at each method's own best learning rate; the rule that judges it, in words."""
-    frozen = [one for one in LISTS["own_best_rate"]["desk"] if (one.model, one.optimizer) == (model, optimizer)]
-    return our_claim(
-        identifier,
-        where=f"beyond the paper: Abstract, on {model} under {spelt}",
-        says=f"On {model}, too, ALLoRA is more accurate than LoRA.",
-        reading="ALLoRA-0 against LoRA, as no arm here has dropout, each at its own best learning rate of those tried, "
-        "half a decade apart (what choosing rates alone makes is known on digits only), on rotten_tomatoes' 1,066 test "
-        f"sentences; {rule}.",
-        command=f"{command('learning_rates', listed(model, optimizer))} && {command('own_best_rate', frozen)}",
-    )
-
-
-@best_rate_claim("4-own-best-rate", "all-MiniLM-L6-v2", "adamw", "AdamW")
-def own_best_rate_adamw(cases: Cases, folder: Path | None) -> Finding:
-    """On all-MiniLM-L6-v2 under AdamW."""
-    return own_best_rate(cases, "all-MiniLM-L6-v2", "adamw", folder)
-
-
-@best_rate_claim("4-own-best-rate-sgd", "all-MiniLM-L6-v2", "sgd", "SGD")
-def own_best_rate_sgd(cases: Cases, folder: Path | None) -> Finding:
-    """On all-MiniLM-L6-v2 under SGD."""
-    return own_best_rate(cases, "all-MiniLM-L6-v2", "sgd", folder)
-
-
-@best_rate_claim("4-own-best-rate-smollm2", "SmolLM2-135M", "adamw", "AdamW", CHOSEN)
-def own_best_rate_smollm2(cases: Cases, folder: Path | None) -> Finding:
-    """On SmolLM2-135M under AdamW."""
-    return own_best_rate(cases, "SmolLM2-135M", "adamw", folder)

@@ -21,10 +21,16 @@ whole path of e_{+0.5} under a true δ ≤ 0 lies below one under δ = 0: the te
 **Bounds and equivalence.** μ ≤ m is rejected at n when e_{+0.5} of x − m is 20 or more. The m not rejected are above
 mean − t*·s/√n, where e_{+0.5} = 20 at t*: a lower bound that is below μ at all n at once with probability 95 %. The
 upper bound is its mirror image. Two arms are equivalent within a margin when both bounds are within it (two one-sided
-tests, each at 1/20, of which both must reject: the level is 1/20).
+tests, each at 1/20, of which both must reject: the level is 1/20). As δ is one number, t*/√n tends to δ/2 and not to 0:
+the bounds come no nearer to the mean than a quarter of s (0.355 s after 60 pairs). A smaller effect is never found, nor
+a narrower equivalence shown, however many pairs there are.
+
+**Where differences are not normal** the errors are not bounded by 1/20. With a mean of 0, of which one pair in 45 lies
+36 of the others' deviations above them, as of an arm that stays at chance, "below" is found within 60 pairs in 7 of 10
+lists.
 
 **Power** (60,000 simulated paths, up to 60 pairs): "above" is found with probability 0.53 at a true effect of 0.3
-standard deviations, 0.78 at 0.4, 0.93 at 0.5 (where it is, after 21 pairs in the median) and 1.00 at 1 (11);
+standard deviations, 0.77 at 0.4, 0.93 at 0.5 (where it is, after 21 pairs in the median) and 1.00 at 1 (12);
 equivalence at a true effect of 0 with 0.43 where the margin is 0.4 deviations, 0.81 at 0.5, 0.92 at 0.6. Fewer than 8
 pairs cannot decide. At a true effect of 0, 0.038 of the paths are "above".
 """
@@ -134,7 +140,8 @@ def decide(
     """The first decision along the differences; what came after it changes nothing.
 
     After each pair: "above" if e_{+δ} ≥ threshold, "below" if e_{−δ} ≥ threshold, "equivalent" if both bounds are
-    within ±margin, in this order. A wrong decision of each kind has probability at most 1/threshold.
+    within ±margin, in this order. Of normal differences a wrong decision of each kind has probability at most
+    1/threshold.
 
     Args:
         differences: of each pair, in the order in which they came, at least one.

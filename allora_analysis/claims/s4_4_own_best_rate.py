@@ -1,0 +1,328 @@
+"""§4.4 on models that fit a desk: ALLoRA against LoRA, each at its own best learning rate, seed after seed.
+
+The runs are long: the rows read what `experiments/{learning_rates,own_best_rate}.py` recorded, which state arms, rates
+and the stopping rule. Verdicts follow the e-values of `experiments.own_best_rate`, or while it has no two seeds the
+rule of `statistics.directional` on those that chose the rates. Checked by `tests/test_claims_own_best_rate.py`, which
+plants records.
+"""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import binomtest
+
+from allora_analysis.claims.cases import Cases
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
+from allora_analysis.claims.s4_2_factor import lost
+from allora_analysis.claims.s4_4_our_runs import on_runs, shown
+from allora_analysis.finetune.setting import STUDY, Setting
+from allora_analysis.grid import reading
+from allora_analysis.grid.presets import (
+    FIRST_SEED,
+    LISTS,
+    MARGINS,
+    OWN_BEST,
+    command,
+    own_best_pairs,
+    own_best_verdicts,
+)
+from allora_analysis.grid.reading import (
+    Pairs,
+    Runs,
+    after_epoch,
+    average_norm,
+    differences,
+    judged,
+    recorded,
+    right_differences,
+)
+from allora_analysis.records import Record
+from allora_analysis.statistics import one_sided, two_level
+from allora_analysis.statistics.e_values import CAP, EFFECT, THRESHOLD, Sequential, e_values
+from allora_analysis.statistics.e_values import bounds as bounds_of
+from allora_analysis.statistics.e_values import decide as decide_by_e_values
+from allora_analysis.statistics.paired import TIE
+from allora_analysis.study import bound
+
+decide_sequentially = functools.partial(decide_by_e_values, grain=TIE)
+our_claim = functools.partial(claim, test="tests/test_claims_own_best_rate.py", reads=STUDY)
+OURS = "allora_0"  # the paper's ALLoRA, as all arms here without dropout: the others stand beside it in the evidence
+
+
+def listed(model: str, optimizer: str) -> list[Setting]:
+    """The runs of one list of `experiments.learning_rates`."""
+    return [one for one in LISTS["learning_rates"]["desk"] if (one.model, one.optimizer) == (model, optimizer)]
+
+
+def at_rate(wanted: Iterable[Setting], arm: str, rate: float) -> list[Setting]:
+    """An arm's runs at a rate, a seed each."""
+    return sorted((one for one in wanted if (one.arm, one.learning_rate) == (arm, rate)), key=lambda one: one.seed)
+
+
+def best_rate(runs: Runs, wanted: Iterable[Setting], arm: str) -> float | None:
+    """The rate of an arm's best average validation accuracy; None while a run is missing."""
+    rates = dict.fromkeys(one.learning_rate for one in wanted if one.arm == arm)
+    if not all(one in runs for one in wanted if one.arm == arm):
+        return None
+    return max(
+        rates,
+        key=lambda rate: statistics.fmean(
+            after_epoch(runs[one], "validation_accuracy") or 0.0 for one in at_rate(wanted, arm, rate)
+        ),
+    )
+
+
+FAR = 0.1  # of test accuracy: a seed so far off the median has an arm that failed; set when one had been seen
+SEQUENTIAL = {"above": "holds", "below": "refuted", "equivalent": "refuted", "open": "undecided"}
+SEQUENTIAL_RULE = (
+    "e-values of Student's t, which takes differences as normal (a run that stays at chance is not), at ±0.5 "
+    f"standard deviations, 20 either way or both bounds within the margin, at most {CAP} seeds, none of which chose a "
+    "rate (20 times the number of comparisons for other arms and the loss, which are read together with it); "
+    "interval: bounds of all seeds recorded, right at every n at once, each with 95 %, so both with 90 %"
+)
+
+
+def own_best_rate(cases: Cases, model: str, optimizer: str, folder: Path | None) -> Finding:
+    """ALLoRA-0 at the rate that validation chose, minus LoRA at its own, on the test split; the other arms beside it.
+
+    One comparison is the paper's sentence; the other arms are a family of their own in the evidence. What judges are
+    the seeds of `experiments.own_best_rate`, which chose no rate, from the second on; before it the three that did.
+    """
+    name = next(name for name, of in OWN_BEST.items() if (of.model, of.optimizer) == (model, optimizer))
+    found = own_best_verdicts(name, folder=folder)
+    enough = OURS in found and len(found[OURS][0]) > 1
+    return _seed_by_seed(cases, name, found, folder) if enough else _chosen_rates(cases, model, optimizer, folder)
+
+
+def failed(differences: Sequence[float]) -> dict[str, list[int]]:
+    """Places of the differences so far off the median that an arm stayed near chance, by the arm."""
+    middle = statistics.median(differences)
+    off = {"LoRA": 1, "ALLoRA": -1}
+    return {arm: [i for i, one in enumerate(differences) if sign * (one - middle) > FAR] for arm, sign in off.items()}
+
+
+def _failed_in_words(differences: Sequence[float]) -> str:
+    told = [f"{arm} failed in {len(those)}" for arm, those in failed(differences).items() if those]
+    return f"; {', '.join(told)}" if told else ""
+
+
+def _seed_by_seed(
+    cases: Cases, name: str, found: Mapping[str, tuple[list[float], Sequential]], folder: Path | None
+) -> Finding:
+    # By e-values, at the frozen rates of the list: verdict of the first decision, size of all seeds recorded.
+    margin, (spent, one) = MARGINS["test_accuracy"], found[OURS]
+    used, whole = spent[: one.n], every_seed(spent, margin)
+    tested = cases.test({OURS: used}, lambda samples: SEQUENTIAL[decide_sequentially(samples[OURS], margin).verdict])
+    pairs = own_best_pairs(name, OURS)[: len(spent)]
+    runs = reading.found([run for pair in pairs for run in pair], folder)
+    table = right_differences({run: record.result for run, record in runs.items()}, pairs)
+    bounds = (whole["low"], whole["high"])
+    ends = [100 * end for end in (one_sided(spent, "t").interval if None in bounds else bounds)]
+    measured = {
+        OURS: dataclasses.asdict(one) | {"differences": used},
+        "all seeds recorded": whole,
+        "over seeds and sentences, 95 %": None if table is None else dataclasses.asdict(two_level(table)),
+        **_beside(name, folder),
+        **_afterwards(spent, margin, pairs, runs),
+        "learning_rate": OWN_BEST[name].rates,
+    }
+    rule = SEQUENTIAL_RULE + (" (no bounds yet: Student's t interval)" if None in bounds else "")
+    stopped = f"those {one.n} seeds run anew; none beyond them, as the rule has stopped"
+    wanted = _wanted(one, spent)
+    return tested.finding(
+        **_in_words(name, one, spent, whole, ends),
+        evidence=Evidence(
+            {"difference": "above 0"}, measured, rule, interval=(ends[0] / 100, ends[1] / 100), n=len(spent)
+        ),
+        size=Size(
+            round(100 * whole["mean"], 10) + 0.0,
+            "points",
+            f"test accuracy, ALLoRA-0 minus LoRA, {len(spent)} seeds",
+            *ends,
+        ),
+        wanted=wanted,
+        flips_if=wanted if one.verdict == "open" else stopped,
+    )
+
+
+def every_seed(differences: Sequence[float], margin: float) -> dict[str, Any]:
+    """What all seeds recorded say, those after the decision too: mean, e-values, bounds and what the rule calls it."""
+    (above, below), (low, high) = e_values(differences, grain=TIE)[-1], bounds_of(differences, grain=TIE)
+    every = [bounds_of(differences[:n], grain=TIE) for n in range(2, len(differences) + 1)]  # right at all n at once
+    lows, highs = ([ends[side] for ends in every if ends[side] is not None] for side in (0, 1))
+    within = low is not None and -margin < low and high < margin
+    said = {"ahead": above >= THRESHOLD, "behind": below >= THRESHOLD, f"within ±{100 * margin:g}": within}
+    told = {"n": len(differences), "mean": statistics.fmean(differences), "above": float(above), "below": float(below)}
+    told |= {"bounds of every n together": (max(lows, default=None), min(highs, default=None))}
+    return told | {"low": low, "high": high, "they say": next((word for word, true in said.items() if true), "open")}
+
+
+def _beside(name: str, folder: Path | None) -> dict[str, Any]:
+    # Test loss and the other arms: read together with the sentence's own comparison, at 20 times their number.
+    loss, accuracy = (
+        {arm: dataclasses.asdict(one) for arm, (_, one) in own_best_verdicts(name, of, folder, together=True).items()}
+        for of in ("test_loss", "test_accuracy")
+    )
+    return {"test loss": loss, "other arms": {arm: one for arm, one in accuracy.items() if arm != OURS}}
+
+
+def _afterwards(spent: Sequence[float], margin: float, pairs: Pairs, runs: Mapping[Setting, Record]) -> dict[str, Any]:
+    # What was looked at after the runs and decides nothing: ALLoRA's factor, the machines, failed runs.
+    ends = [(one.eta2, runs[one].result) for one, _ in pairs]
+    kept = [1 - lost(eta2, average_norm(of, of["row_norms"]["step"][-1])) for eta2, of in ends]
+    told: dict[str, Any] = {"factor at the end, of η": statistics.fmean(kept)}
+    kinds = [" and ".join(sorted({runs[run].provenance.get("cpu", "unknown") for run in pair})) for pair in pairs]
+    if len(set(kinds)) > 1:
+        by_kind = {kind: [x for x, own in zip(spent, kinds, strict=True) if own == kind] for kind in sorted(set(kinds))}
+        told["by CPU"] = {kind: {"n": len(of), "mean": statistics.fmean(of)} for kind, of in by_kind.items()}
+    same = [x for x, kind in zip(spent, kinds, strict=True) if " and " not in kind]
+    if 0 < len(same) < len(spent):
+        told["without seeds on two kinds of CPU"] = dataclasses.asdict(decide_sequentially(same, margin))
+    if any(failed(spent).values()):
+        told["where an arm failed"] = _robust(spent)
+    return {"looked at afterwards": told}
+
+
+def _robust(spent: Sequence[float]) -> dict[str, Any]:
+    # What single failures hardly move.
+    off = {place for those in failed(spent).values() for place in those}
+    ahead, behind = (sum(sign * x > TIE for x in spent) for sign in (1, -1))
+    others = one_sided([x for place, x in enumerate(spent) if place not in off], "t")
+    return {
+        "seeds": [FIRST_SEED + place for place in sorted(off)],
+        "ahead in": f"{ahead} of {len(spent)}",
+        "sign test, two-sided p": float(binomtest(ahead, ahead + behind).pvalue),
+        "median": statistics.median(spent),
+        "mean of the others": others.mean,
+        "interval of the others": others.interval,
+    }
+
+
+def _wanted(one: Sequential, spent: Sequence[float]) -> str:
+    # What would decide an open list: what is left of it, and seeds at a number fixed beforehand.
+    fixed = units_wanted(judged({OURS: list(spent)}).values(), "seeds") if len(spent) > 1 else "more seeds"
+    margin, left = 100 * one.margin, CAP - one.n
+    by_rule = f"an e-value of 20 or both bounds within ±{margin:g} points in the {left} seeds left"
+    if one.standard_deviation:
+        nearest = 100 * EFFECT / 2 * one.standard_deviation
+        by_rule += f", whose bounds never come nearer than {nearest:.1f} points to the mean"
+    return f"{by_rule if left else 'nothing by this rule, which ends here'}; fixed beforehand, {fixed} at this mean"
+
+
+def _in_words(
+    name: str, one: Sequential, spent: Sequence[float], whole: Mapping[str, Any], ends: Sequence[float]
+) -> dict[str, str]:
+    # The answers by verdict; seeds after the decision are told beside it.
+    n, mean = one.n, f"{100 * one.mean + 0.0:+.2f}"
+    where = f"{mean} points on {OWN_BEST[name].model}, each at its best rate, {n} seeds."
+    near = f"less than {100 * one.margin:g} points either way"
+    said = {"holds": f"Yes: {where}", "refuted": f"No: {where}"}
+    said |= {"refuted": f"No, {near}: {where}"} if one.verdict == "equivalent" else {}
+    if len(spent) > n:
+        later = f"{mean} points after {n} seeds; all {len(spent)}: {100 * whole['mean']:+.2f}, {whole['they say']}."
+        said = {"holds": f"Yes by its stopping rule: {later}", "refuted": f"No by its stopping rule: {later}"}
+    low, high = bound(ends[0], 1, False), bound(ends[1], 1, True)
+    after = f"at its cap of {CAP} seeds" if one.at_cap else f"after {n} of {CAP} seeds"
+    excluded = f"leads above {high:.1f} and deficits beyond {-low:.1f} points are excluded"
+    return said | {"undecided": f"Undecided {after}: {excluded}{_failed_in_words(spent)}."}
+
+
+def _chosen_rates(cases: Cases, model: str, optimizer: str, folder: Path | None) -> Finding:
+    # By Student's t on the three seeds that chose the rates.
+    wanted = listed(model, optimizer)
+    runs, arms = recorded(wanted, folder), dict.fromkeys(one.arm for one in wanted)
+    rates = {arm: best for arm in arms if (best := best_rate(runs, wanted, arm)) is not None}
+    if "lora" not in rates or OURS not in rates:
+        return not_run(f"{len(runs)} of {len(wanted)} runs are recorded", "Not run: an arm lacks runs.")
+    lora = at_rate(wanted, "lora", rates["lora"])
+    pairs = {
+        arm: list(zip(at_rate(wanted, arm, rate), lora, strict=True)) for arm, rate in rates.items() if arm != "lora"
+    }
+    ends = {
+        arm: (min(of), max(of)) for arm in rates for of in [{one.learning_rate for one in wanted if one.arm == arm}]
+    }
+    others = judged({arm: of for arm, of in differences(runs, pairs).items() if arm != OURS})
+    more = {
+        "learning_rate": rates,
+        "best at an end of their range": [arm for arm, rate in rates.items() if rate in ends[arm]],
+        "other arms": shown(others),
+    }
+    seeds = len(pairs[OURS])
+    answers = {
+        word: f"{opening}: {{mean}} points against LoRA on {model}, each at its best learning rate, {seeds} seeds."
+        for word, opening in (("undecided", "Undecided"), ("holds", "Yes"), ("refuted", "No"))
+    }
+    spelt = {"adamw": "AdamW", "sgd": "SGD"}[optimizer]
+    what = f"test accuracy of ALLoRA without dropout minus LoRA's, {wanted[0].data} under {spelt}"
+    found = on_runs(cases, runs, {OURS: pairs[OURS]}, answers, more=more, size_of=what)
+    still_open = found.verdict == "undecided" and found.size
+    return dataclasses.replace(found, corrected=NEW_SEEDS, flips_if=NEW_SEEDS) if still_open else found
+
+
+SAME = (
+    f"refuted too where both bounds lie within ±{100 * MARGINS['test_accuracy']:g} points, which the rule, "
+    "written before its runs, calls the same. The first decision stands; the size is of all seeds recorded, later ones "
+    "too"
+)
+NEW_SEEDS = f"seeds that chose no rate: e-values judge them, 8 at least, {CAP} at most"
+CHOSEN = "by Student's t on the three seeds that chose the rates until two others are recorded, then as 4-own-best-rate"
+MINILM_OWN = "the model's own of 0.1 stays on"
+
+
+def best_rate_claim(
+    identifier: str, model: str, optimizer: str, spelt: str, *, own: str, rule: str = SAME, beside: str = ""
+) -> Callable:
+    """A row's sentence, at each method's own best learning rate: the model's `own` dropout, the `rule` that judges, and
+    what was seen `beside` it, in words.
+    """
+    frozen = [one for one in LISTS["own_best_rate"]["desk"] if (one.model, one.optimizer) == (model, optimizer)]
+    return our_claim(
+        identifier,
+        where=f"beyond the paper: Abstract, on {model} under {spelt}",
+        says=f"On {model}, too, ALLoRA is more accurate than LoRA.",
+        reading=f"ALLoRA-0 against LoRA, as no arm here has dropout in its adapters ({own}), each at its own best "
+        "learning rate of those tried, half a decade apart, on rotten_tomatoes' 1,066 test sentences; "
+        f"{rule}.{beside}",
+        command=f"{command('learning_rates', listed(model, optimizer))} && {command('own_best_rate', frozen)}",
+        depends_on=("4-figure-2-factor",),
+    )
+
+
+@best_rate_claim(
+    "4-own-best-rate",
+    "all-MiniLM-L6-v2",
+    "adamw",
+    "AdamW",
+    own=MINILM_OWN,
+    beside=" Adam divides the factor out, so that its fall alone, a few hundredths by the end, makes a difference. Two "
+    "seeds had their arms on two kinds of CPU: without them, looked at afterwards, the rule calls the arms the same.",
+)
+def own_best_rate_adamw(cases: Cases, folder: Path | None) -> Finding:
+    """On all-MiniLM-L6-v2 under AdamW."""
+    return own_best_rate(cases, "all-MiniLM-L6-v2", "adamw", folder)
+
+
+@best_rate_claim(
+    "4-own-best-rate-sgd",
+    "all-MiniLM-L6-v2",
+    "sgd",
+    "SGD",
+    own=MINILM_OWN,
+    beside=" At 1, its best rate, ALLoRA's factor keeps nearly all of η = 2 to the end, so that the row compares "
+    "LoRA's training at about 2 with that at 3, its best of 1, 3 and 10: 2 was not on LoRA's list.",
+)
+def own_best_rate_sgd(cases: Cases, folder: Path | None) -> Finding:
+    """On all-MiniLM-L6-v2 under SGD."""
+    return own_best_rate(cases, "all-MiniLM-L6-v2", "sgd", folder)
+
+
+@best_rate_claim(
+    "4-own-best-rate-smollm2", "SmolLM2-135M", "adamw", "AdamW", own="the model has none of its own", rule=CHOSEN
+)
+def own_best_rate_smollm2(cases: Cases, folder: Path | None) -> Finding:
+    """On SmolLM2-135M under AdamW."""
+    return own_best_rate(cases, "SmolLM2-135M", "adamw", folder)

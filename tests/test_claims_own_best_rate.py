@@ -1,0 +1,289 @@
+"""The ledger's rows of own best rates: verdicts follow from planted records, and from nothing else."""
+
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from allora_analysis import records
+from allora_analysis.claims import s4_4_own_best_rate as section
+from allora_analysis.claims.claim import units_wanted
+from allora_analysis.finetune import setting as settings
+from allora_analysis.finetune.run import summarised
+from allora_analysis.finetune.setting import ARMS, PROTOCOL, STUDY
+from allora_analysis.grid.presets import FIRST_SEED, LISTS, OWN_BEST, own_best_verdicts
+from allora_analysis.grid.reading import judged
+from tests import ledger_rows
+from tests.ledger_rows import Rows
+from tests.planted_finetune import DIGESTS, better, plant, wiggle
+
+CLAIMS = Rows(section)
+BY_ROW = {
+    "4-own-best-rate": ("all-MiniLM-L6-v2", "adamw"),
+    "4-own-best-rate-sgd": ("all-MiniLM-L6-v2", "sgd"),
+    "4-own-best-rate-smollm2": ("SmolLM2-135M", "adamw"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def finding(identifier, results=None):
+    return ledger_rows.finding(CLAIMS[identifier], results)
+
+
+@pytest.mark.parametrize("identifier", CLAIMS)
+def test_not_run_without_records_and_says_the_command(folder, identifier):
+    assert finding(identifier).verdict == "not_run"
+    assert finding(identifier).answer.startswith("Not run: ")
+    assert CLAIMS[identifier].command.startswith("python -m experiments.")
+
+
+@pytest.mark.parametrize("identifier", BY_ROW)
+def test_every_row_reads_its_own_list(folder, identifier):
+    """Planted: ALLoRA is better on this row's list, LoRA on the other two."""
+    for name, of in BY_ROW.items():
+        gain = 0.02 if name == identifier else -0.02
+        plant(folder, section.listed(*of), better(("allora_0", "allora_adamw"), gain))
+    assert finding(identifier).verdict == "holds"
+    assert all(finding(name).verdict == "refuted" for name in BY_ROW if name != identifier)
+    assert (finding("4-own-best-rate-sgd").at_paper is None) is True
+
+
+def test_an_arm_that_failed_is_named():
+    """As one that stays at chance; 9 points off is no failure."""
+    assert section._failed_in_words([0.0, 0.01, -0.01, 0.33]) == "; LoRA failed in 1"
+    assert section._failed_in_words([0.0, 0.01, -0.4, 0.33]) == "; LoRA failed in 1, ALLoRA failed in 1"
+    assert section._failed_in_words([0.0, 0.01, 0.09, -0.09]) == ""
+
+
+def test_the_lists_are_the_preset():
+    of_rows = [run for of in BY_ROW.values() for run in section.listed(*of)]
+    assert sorted(map(repr, of_rows)) == sorted(map(repr, LISTS["learning_rates"]["desk"]))
+
+
+def test_own_best_rate_is_chosen_on_validation(folder):
+    best = {"lora": 1e-3, "allora_0": 3e-4}
+
+    def accuracy(run):
+        at_best = run.learning_rate == best.get(run.arm, 1e-4)
+        return [0.7 + 0.1 * at_best + (0.02 + wiggle(run)) * (run.arm.startswith("allora"))]
+
+    plant(folder, section.listed(*BY_ROW["4-own-best-rate"]), accuracy)
+    found = finding("4-own-best-rate")
+    measured = found.evidence.measured
+    assert (found.verdict, measured["allora_0"]["mean"]) == ("holds", pytest.approx(0.02))
+    assert measured["learning_rate"]["lora"] == 1e-3
+    assert measured["learning_rate"]["allora_0"] == 3e-4
+    assert measured["best at an end of their range"] == []
+    assert set(measured["other arms"]) == set(ARMS) & {"allora_adamw", "dora", "loraplus", "asf_lora"}
+
+
+@pytest.mark.parametrize("rate", [3e-5, 1e-2])
+def test_a_best_rate_at_an_end_of_the_range_is_told(folder, rate):
+    def accuracy(run):
+        best = rate if run.arm == "lora" else 3e-4
+        return [0.7 + 0.1 * (run.learning_rate == best) + wiggle(run) * (run.seed == 1)]
+
+    plant(folder, section.listed(*BY_ROW["4-own-best-rate"]), accuracy)
+    found = finding("4-own-best-rate")
+    assert found.verdict == "undecided"
+    assert found.evidence.measured["best at an end of their range"] == ["lora"]
+
+
+def test_a_rate_at_which_a_run_diverged_is_not_the_best(folder):
+    wanted = section.listed(*BY_ROW["4-own-best-rate"])
+
+    def accuracy(run):
+        gone = run.learning_rate == 3e-3 and run.seed == 0
+        return [None] if gone else [0.9 if run.learning_rate == 3e-3 else 0.8 + wiggle(run)]
+
+    plant(folder, wanted, accuracy)
+    assert finding("4-own-best-rate").evidence.measured["learning_rate"]["lora"] == 3e-5
+    everywhere = folder / "everywhere"
+    plant(everywhere, wanted, lambda run: [None] if (run.arm, run.seed) == ("lora", 0) else [0.8 + wiggle(run)])
+    found = finding("4-own-best-rate", everywhere)
+    assert found.verdict == "undecided"
+    assert found.corrected == "a run diverged among the pairs of allora_0"
+
+
+@pytest.mark.parametrize("identifier", BY_ROW)
+@pytest.mark.parametrize(("gain", "verdict"), [(0.02, "holds"), (-0.02, "refuted")])
+def test_own_best_rate_judges_the_papers_own_layer(folder, identifier, gain, verdict):
+    """ALLoRAAdamW, which the paper does not have, goes the other way by as much."""
+
+    def accuracy(run):
+        of = {"allora_0": gain, "allora_adamw": -gain}.get(run.arm, 0.0)
+        return [0.8 + of + wiggle(run) * (run.arm != "lora")]
+
+    plant(folder, section.listed(*BY_ROW[identifier]), accuracy)
+    assert finding(identifier).verdict == verdict
+
+
+RIGHT = np.random.default_rng(5).random((60, 40)) < 0.75
+
+
+def seeds_of_a_list(folder, name, seeds, gain, spread=0.004, later=0.0, cpu=lambda run: "one", fails=()):
+    """Records of the list's arms, with the rows they are right on: all but LoRA are `gain` above it on average.
+
+    Seeds from the twelfth on gain `later` more; LoRA is at chance in the places that fail.
+    """
+    draws = np.random.default_rng(11).normal(0.0, spread, seeds)
+    draws -= draws.mean()
+    for one in LISTS["own_best_rate"]["desk"]:
+        place = one.seed - FIRST_SEED
+        if (one.model, one.optimizer) == OWN_BEST[name][:2] and place < seeds:
+            value = (
+                0.75
+                - 0.25 * (one.arm == "lora" and place in fails)
+                + (one.arm != "lora") * (gain + draws[place] + later * (place >= 12))
+            )
+            right = np.packbits(RIGHT[place] | (np.arange(40) < 4 * (one.arm != "lora"))).tobytes().hex()
+            epochs = [{"epoch": 1.0, "step": 2, "test_accuracy": value, "test_loss": 0.4 - value / 10}]
+            result = {"epochs": epochs, "diverged_at_step": None, "majority_rates": {"test": 0.5}}
+            result |= {"right": {"test": right}, "rows": {"test": 40}}
+            norms = {"mean": [0.0, 0.05], "max": [0.0, 0.1]}
+            result["row_norms"] = summarised({"step": [0, 2], "layers": {"q": norms}})
+            facts = {"cpu": cpu(one)}
+            records.save(folder, STUDY, one, result, protocol=PROTOCOL, digests=DIGESTS, provenance=facts)
+
+
+@pytest.mark.parametrize(
+    ("gain", "spread", "verdict", "begins"),
+    [
+        (0.004, 0.004, "holds", "Yes by its stopping rule: +"),
+        (-0.004, 0.004, "refuted", "No by its stopping rule: -"),
+        (0.0001, 0.002, "refuted", "No by its stopping rule: +0."),
+        (0.002, 0.02, "undecided", "Undecided after 30 of 60 seeds: leads above "),
+    ],
+)
+def test_seeds_that_chose_no_rate_judge_where_there_are_some(folder, gain, spread, verdict, begins):
+    """Planted: the three seeds that chose the rates say the opposite."""
+    plant(folder, section.listed(*BY_ROW["4-own-best-rate"]), better(("allora_0",), -0.02 if gain > 0 else 0.02))
+    seeds_of_a_list(folder, "minilm-adamw", 30, gain, spread)
+    found = finding("4-own-best-rate")
+    assert found.verdict == verdict
+    assert found.answer.startswith(begins)
+    assert (found.evidence.n, found.evidence.measured["allora_0"]["n"] == 30) == (30, verdict == "undecided")
+    assert found.evidence.interval == pytest.approx((found.size.low / 100, found.size.high / 100))
+    assert found.size.value == pytest.approx(100 * gain)
+    if verdict == "undecided":
+        high, low = map(float, re.search(r"above (\S+) and deficits beyond (\S+) points", found.answer).groups())
+        assert -low <= found.size.low < found.size.high <= high
+    both = found.evidence.measured["over seeds and sentences, 95 %"]
+    gains = np.array([(~line[:4]).sum() for line in RIGHT[: found.evidence.n]]) / 40
+    assert both["mean"] == pytest.approx(gains.mean())
+    assert (both["seeds"], both["rows"]) == (found.evidence.n, 40)
+
+
+@pytest.mark.parametrize(("later", "they_say"), [(0.0, "ahead"), (-0.009, "open"), (-0.03, "behind")])
+def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(folder, later, they_say):
+    """Planted: nine seeds decide, those from the twelfth on gain less, or lose."""
+    seeds_of_a_list(folder, "minilm-adamw", 30, 0.004, later=later)
+    found = finding("4-own-best-rate")
+    first, whole = (found.evidence.measured[name] for name in ("allora_0", "all seeds recorded"))
+    mean = 0.4 + 100 * later * 18 / 30
+    assert (found.verdict, first["n"], whole["n"], whole["they say"]) == ("holds", 9, 30, they_say)
+    assert found.answer.endswith(f"after 9 seeds; all 30: {mean:+.2f}, {they_say}.")
+    assert (found.size.value, 100 * whole["mean"]) == (pytest.approx(mean), pytest.approx(mean))
+    assert (found.size.low > 0) == (they_say == "ahead")
+    assert found.flips_if.startswith("those 9 seeds run anew")
+
+
+def test_a_decision_at_the_last_seed_leaves_the_answer_short(folder):
+    seeds_of_a_list(folder, "minilm-adamw", 8, 0.02)
+    found = finding("4-own-best-rate")
+    assert (found.answer.partition(": ")[0], found.evidence.measured["all seeds recorded"]["n"]) == ("Yes", 8)
+
+
+def test_loss_and_other_arms_are_asked_for_more(folder):
+    """The sentence's own comparison at 20, those read together with it at 20 times their number, four."""
+    seeds_of_a_list(folder, "minilm-adamw", 30, 0.004)
+    measured = finding("4-own-best-rate").evidence.measured
+    own, arm, loss = measured["allora_0"], measured["other arms"]["allora_adamw"], measured["test loss"]["allora_0"]
+    assert 20 <= own["above"] < 80 <= arm["above"]  # the same differences
+    assert own["n"] < arm["n"]
+    assert loss["verdict"] == "equivalent"
+    assert loss["n"] > own_best_verdicts("minilm-adamw", "test_loss", folder)["allora_0"][1].n
+
+
+def test_one_seed_more_changes_no_row_yet(folder):
+    plant(folder, section.listed(*BY_ROW["4-own-best-rate"]), better(("allora_0",), 0.02))
+    seeds_of_a_list(folder, "minilm-adamw", 1, -0.02)
+    assert finding("4-own-best-rate").verdict == "holds"
+
+
+def test_own_best_rate_waits_for_every_rate_of_an_arm_and_for_lora_and_allora_alone(folder):
+    wanted = section.listed(*BY_ROW["4-own-best-rate"])
+    plant(folder, wanted, better(("allora_0",)), skip=lambda run: run.arm == "dora" and run.seed == 2)
+    found = finding("4-own-best-rate")
+    assert "dora" not in found.evidence.measured["other arms"]
+    assert found.verdict == "holds"
+    for without in ("allora_0", "lora"):
+        plant(folder / without, wanted, better(()), skip=lambda run, arm=without: run.arm == arm)
+        assert finding("4-own-best-rate", folder / without).verdict == "not_run"
+
+
+def test_the_papers_sentence_is_one_comparison(folder):
+    """The other arms, recorded or not, do not change its p-value: it is Student's, one-sided."""
+    wanted = section.listed(*BY_ROW["4-own-best-rate"])
+    plant(folder, wanted, better(("allora_0",), 0.001))
+    one = finding("4-own-best-rate").evidence.measured["allora_0"]
+    values = 0.001 + 0.0005 * np.array([-1, 0, 1])
+    assert one["p_value"] == one["adjusted_p_value"]
+    assert one["p_value"] == pytest.approx(stats.ttest_1samp(values, 0, alternative="greater").pvalue)
+
+
+def test_at_its_cap_a_row_says_what_is_excluded_and_that_no_seed_is_left(folder):
+    seeds_of_a_list(folder, "minilm-adamw", 60, 0.002, 0.02)
+    found = finding("4-own-best-rate")
+    assert found.answer.startswith("Undecided at its cap of 60 seeds: leads above ")
+    gaps = found.evidence.measured["allora_0"]["differences"]
+    fixed = units_wanted(judged({"one": gaps}).values(), "seeds")
+    assert found.corrected == f"nothing by this rule, which ends here; fixed beforehand, {fixed} at this mean"
+
+
+def test_an_open_row_says_how_near_its_bounds_come(folder):
+    """A quarter of the differences' standard deviation, however many seeds: no effect below it is ever found."""
+    seeds_of_a_list(folder, "minilm-adamw", 30, 0.002, 0.02)
+    found = finding("4-own-best-rate")
+    spread = np.std(found.evidence.measured["allora_0"]["differences"], ddof=1)
+    assert f"in the 30 seeds left, whose bounds never come nearer than {25 * spread:.1f} points" in found.corrected
+
+
+def test_failures_factor_and_machines_stand_beside_and_decide_nothing(folder):
+    """Planted: LoRA fails once; one seed's arms are on two kinds of CPU."""
+    mixed = FIRST_SEED + 4
+
+    def cpu(run):
+        return "other" if run.seed == mixed and run.arm == "lora" else "one"
+
+    seeds_of_a_list(folder, "minilm-adamw", 30, 0.002, 0.02, cpu=cpu, fails=(20,))
+    found = finding("4-own-best-rate")
+    assert found.answer.endswith("LoRA failed in 1.")
+    told = found.evidence.measured["looked at afterwards"]
+    assert told["factor at the end, of η"] == pytest.approx((1 + 4 * 0.05) ** -0.5)
+    assert {kind: one["n"] for kind, one in told["by CPU"].items()} == {"one": 29, "one and other": 1}
+    assert told["without seeds on two kinds of CPU"]["n"] == 29
+    robust, gaps = told["where an arm failed"], np.array(found.evidence.measured["allora_0"]["differences"])
+    assert robust["seeds"] == [FIRST_SEED + 20]
+    assert robust["mean of the others"] == pytest.approx(np.delete(gaps, 20).mean())
+    assert robust["median"] == pytest.approx(np.median(gaps))
+    assert robust["sign test, two-sided p"] == pytest.approx(stats.binomtest(int((gaps > 0).sum()), 30).pvalue)
+
+
+def test_what_the_readings_say_of_the_committed_runs():
+    """Which they do in words, without numbers."""
+    found = ledger_rows.finding(CLAIMS["4-own-best-rate"])
+    assert found.verdict == "holds"
+    adamw = found.evidence.measured["looked at afterwards"]
+    assert adamw["without seeds on two kinds of CPU"]["verdict"] == "equivalent"
+    assert sum(one["n"] for kind, one in adamw["by CPU"].items() if " and " in kind) == 2
+    assert 0.9 < adamw["factor at the end, of η"] < 0.99
+    sgd = ledger_rows.finding(CLAIMS["4-own-best-rate-sgd"]).evidence.measured["looked at afterwards"]
+    assert 0.96 < sgd["factor at the end, of η"] < 1
+    assert (OWN_BEST["minilm-sgd"].rates["allora_0"], OWN_BEST["minilm-sgd"].rates["lora"]) == (1, 3)
