@@ -262,17 +262,24 @@ SCALING = [
 ]
 
 
-def test_adam_at_the_papers_rate_is_judged_in_layers_that_keep_their_inputs_size(monkeypatch):
-    """There η decides nothing; it would if layers amplified by what each of 23 needs."""
+def test_under_adam_at_the_papers_rate_eta_decides_only_in_layers_that_enlarge_their_inputs(monkeypatch):
+    """A chain of linear layers is none of the paper's models: whether its fine-tuning is unstable is left open."""
+
+    def by_eta(found):
+        of = next(value for name, value in found.evidence.measured.items() if "multiply by 1 each" in name)
+        return [loss > 1 for loss in of]
+
     found = ROWS.finding("3.3-unstable")
-    assert found.at_paper == "no, if AdamW"
+    assert found.at_paper is None
+    assert by_eta(found) == [False, False, False]
     low, high = found.evidence.measured["gains for which η from 1 to 2 decides"]
     assert 1.5 < low < high < 1.8
     assert found.size.low <= low <= found.size.high
     assert found.size.low < found.size.high < 1.8
     right = s3_3_interactions.at_gain
     monkeypatch.setattr(s3_3_interactions, "at_gain", lambda gain, *rest: right(gain * (low + high) / 2, *rest))
-    assert ROWS.finding("3.3-unstable").at_paper == "yes, if AdamW"
+    again = by_eta(ROWS.finding("3.3-unstable"))
+    assert (again[0], again[-1]) == (False, True)
 
 
 def test_in_one_layer_doubling_eta_multiplies_curvature_by_four_and_adds_no_ripple(monkeypatch):
