@@ -231,7 +231,7 @@ def output_grows(cases: Cases) -> Finding:
         size=ranged(
             ratios,
             "times",
-            "log growth due to η at 16 blocks over that at 8 (exponential growth: 2), branches normalized and as "
+            "log growth due to η at 16 blocks over that at 8 (exponential: 2), branches normalized and as "
             "long as the stream",
         ),
         condition="no normalization. With norms of gain 1 in the branch: ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(√H ρ_oρ_v + "

@@ -37,8 +37,8 @@ QUESTIONS = {
     "Is ALLoRA ahead of LoRA on a small language model?": "4-own-best-rate",
     "And on digits?": "4-better-than-lora-laboratory",
     "Is dropout in LoRA only for long training?": "3.1-figure-2-left-laboratory",
-    "α, rank or learning rate: does α add anything to the rate?": "4-alpha",
-    "And does one learning rate fit every rank and width?": "4-width-transfer",
+    "Does α add anything to the learning rate?": "4-alpha",
+    "And does one fit every rank and width?": "4-width-transfer",
     "Is a zero start as hard to leave as a saddle?": "3.2-escape",
     "Do more layers make the output explode?": "3.3-transformer",
 }
