@@ -286,7 +286,8 @@ def _flat(x: np.ndarray) -> int:
     "3.2-degenerate-rank",
     where="§3.2, last sentence",
     says=DEGENERATE,
-    reading="Degenerate: as samples are taken away the Hessian in V has flat directions from some n on.",
+    reading="Degenerate: as samples are taken away the Hessian in V has flat directions from some n on. A trend, which "
+    "has no setting: the paper's smallest training set has thousands of sentences, its widest input 4,864 features.",
     depends_on=("3.2-hessian",),
 )
 def flat_directions(cases: Cases) -> Finding:
@@ -303,9 +304,8 @@ def flat_directions(cases: Cases) -> Finding:
         printed=lambda x, seen: seen == {n: 2 * max(0, x.shape[1] - n) for n in seen},
     )
     return judged.finding(
-        holds="Yes, once samples are fewer than inputs, n < D; in practice no: fine-tuning has far more.",
+        holds="Yes, once samples are fewer than inputs, n < D; at fine-tuning's own n not yet.",
         evidence=judged.evidence("counts: none may differ", {"flat directions": "C·(D − n) for n < D, else 0"}),
-        at_paper=False,  # the smallest of its training sets has thousands of sentences, the widest input 4,864 features
         flips_if="a design with n ≥ D independent rows and a flat direction, or with n < D and none",
     )
 

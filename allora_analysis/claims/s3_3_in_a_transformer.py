@@ -202,7 +202,7 @@ def _ratios(judged: Any) -> np.ndarray:
     reading="The output is the residual stream after the last block, the largest of networks whose maps have given ‖W‖ "
     "and ‖BA‖, or its mean at random. Growth is exponential where doubling L more than doubles the factor by which η "
     "enlarges it, which linear growth from ‖h₀‖ never does; without normalization L is so large that exponential "
-    "growth does.",
+    "growth does. Of the gradient: 3.3-transformer-gradient, 3.3-transformer-gradient-at-random.",
     depends_on=("3.3-worst-case", "3.3-residual"),
 )
 def output_grows(cases: Cases) -> Finding:
@@ -216,7 +216,8 @@ def output_grows(cases: Cases) -> Finding:
     )
     ratios = _ratios(judged)
     return judged.finding(
-        conditional="Only without normalization: with a norm, as in transformers, growth is not exponential.",
+        conditional="Only without normalization; the gradient may with norms too (3.3-transformer-gradient), not at "
+        "random.",
         evidence=judged.evidence(
             f"off, in what is allowed: {source_of_errors(REPLICAS)}; worst cases and post-norm to 1e-9",
             {
@@ -230,7 +231,7 @@ def output_grows(cases: Cases) -> Finding:
         size=ranged(
             ratios,
             "times",
-            "log growth due to η at 16 blocks over that at 8 (exponential growth: 2), branches normalized and as "
+            "log growth due to η at 16 blocks over that at 8 (exponential: 2), branches normalized and as "
             "long as the stream",
         ),
         condition="no normalization. With norms of gain 1 in the branch: ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(√H ρ_oρ_v + "

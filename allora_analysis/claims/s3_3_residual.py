@@ -1,4 +1,4 @@
-"""§3.3 for the residual stacks that an LLM is: with a LayerNorm in each branch and without, aligned and at random.
+"""§3.3, below Proposition 1: what depth and width do in its model, and depth in the residual stacks that an LLM is.
 
 Entries of W, A and B are independent and Gaussian, or aligned as in the worst case. Checked by
 `tests/test_claims_3_3.py`.
@@ -10,12 +10,98 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import ripple
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, source_of_errors, standard_errors
-from allora_analysis.claims.claim import Finding, ranged
+from allora_analysis.claims.cases import (
+    PAPER_ETAS,
+    Case,
+    Cases,
+    at_etas,
+    log_uniform,
+    source_of_errors,
+    standard_errors,
+)
+from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.s3_3_at_random import mean_and_error
-from allora_analysis.claims.s3_3_worst_case import ripple_claim
+from allora_analysis.claims.s3_3_worst_case import RECORDED, TOLERANCE, aligned, ripple_claim
 from allora_analysis.ripple import study
 from allora_analysis.ripple.bounds import Layer, Scales
+
+LIMITING = (
+    "We also note that proposition 1 is especially limiting for LLMs that most commonly resort to increased depth "
+    "rather than increased width to scale up their capacity Hestness et al. (2017)."
+)
+
+
+class Worst(NamedTuple):
+    """‖W_l‖ and m_l = ‖B_lA_l‖/‖W_l‖ of each layer, the width n, the rank r and η."""
+
+    weights: np.ndarray
+    ratios: np.ndarray
+    width: int
+    rank: int
+    eta: float
+
+    @property
+    def told(self) -> float:
+        """Σ log(1 + ηm_l), in which no width is."""
+        return float(np.log1p(self.eta * self.ratios).sum())
+
+
+def enlarged(one: Worst, deeper: int, wider: int, rng: np.random.Generator) -> float:
+    """Log of what η enlarges the output by, in the network that attains the bound, so many times deeper and wider."""
+    weights, ratios = (np.tile(values, deeper) for values in (one.weights, one.ratios))
+    widths = (wider * one.width,) * (len(weights) + 1)
+    network = aligned(widths, one.rank, weights, ratios * weights, one.eta, rng)
+    return _added(ripple.log_output_growth(network.layers, network.x, [0.0, one.eta]))
+
+
+GROWN = {"L, n": (1, 1), "2L, n": (2, 1), "L, 2n": (1, 2), "L, 4n": (1, 4)}
+
+
+@ripple_claim(
+    "3.3-limiting-in-depth",
+    where='§3.3, below Proposition 1: "especially limiting"',
+    says=LIMITING,
+    reading="In Proposition 1's own model, at given ‖W_l‖ and ‖B_lA_l‖: the factor by which η enlarges the worst "
+    "case's output is squared where the layers are repeated, and stays where all widths double, or double twice. In "
+    "an LLM's blocks: 3.3-residual.",
+    depends_on=("3.3-product", "3.3-tight", "3.3-worst-case"),
+)
+def limiting_in_depth(cases: Cases) -> Finding:
+    """The network that attains the bound, with twice the layers and with two and four times the width."""
+
+    def draw(rng: np.random.Generator) -> Worst:
+        depth, width = int(rng.integers(2, 9)), int(rng.integers(4, 17))
+        weights, ratios = np.exp(rng.uniform(-1, 1, depth)), np.exp(rng.uniform(-4, 1, depth))
+        return Worst(weights, ratios, width, int(rng.integers(1, 5)), log_uniform(rng, -1, 4))
+
+    def made(eta: float) -> Worst:
+        return Worst(np.full(24, 2.0), np.full(24, RECORDED), 32, 8, eta)
+
+    judged = cases.judge(
+        at_etas(f"‖W_l‖ = 2, m̄ = {RECORDED:g}, L = 24, n = 32, r = 8", made) + cases.draw(draw, 12),
+        lambda one: {name: enlarged(one, *times, cases.rng) for name, times in GROWN.items()},
+        printed=lambda one, seen: all(
+            abs(seen[name] - deeper * one.told) < TOLERANCE for name, (deeper, _) in GROWN.items()
+        ),
+    )
+    seen = judged.own[-1]
+    return judged.finding(
+        holds="Yes, in its linear model: in the worst case doubling depth squares η's factor, doubling width leaves "
+        "it.",
+        evidence=judged.evidence(
+            "float64 rounding in forward passes through at most 48 layers, of log growths of order 10",
+            lambda one: {name: deeper * one.told for name, (deeper, _) in GROWN.items()},
+            tolerance=TOLERANCE,
+        ),
+        size=Size(
+            math.exp(seen["2L, n"] - seen["L, n"]),
+            "times",
+            f"the worst case's factor of η = 2 in 48 layers over that in 24, ‖B_lA_l‖ {RECORDED:.1%} of ‖W_l‖ (in "
+            f"layers twice as wide over these: {math.exp(seen['L, 2n'] - seen['L, n']):.3g})",
+        ),
+        flips_if="norms ‖W_l‖, ‖B_lA_l‖ at which η enlarges the output of the network that attains the bound by "
+        "another factor at twice the width, or not by its square at twice the depth",
+    )
 
 
 class _Residual(NamedTuple):
@@ -141,13 +227,12 @@ def _stacks() -> list[Case]:
 @ripple_claim(
     "3.3-residual",
     where='§3.3, below Proposition 1: "especially limiting for LLMs"',
-    says="We also note that proposition 1 is especially limiting for LLMs that most commonly resort to increased depth "
-    "rather than increased width to scale up their capacity Hestness et al. (2017).",
-    reading="An LLM's blocks are residual and normalize what enters a branch, h + (W + ηBA)LN(h). Growth, of the "
-    "largest ‖h_L‖ that networks of given ‖W_l‖ and ‖B_lA_l‖ have and of the mean at random, counts as exponential "
-    "where doubling L more than doubles the factor by which η enlarges it, which linear growth from ‖h₀‖ never does; "
-    "stacks are so deep that without normalization it does.",
-    depends_on=("3.3-worst-case",),
+    says=LIMITING,
+    reading="A less kind reading: of an LLM's own blocks, which are residual and normalize what enters a branch, "
+    "h + (W + ηBA)LN(h). Growth, of the largest ‖h_L‖ that networks of given ‖W_l‖ and ‖B_lA_l‖ have and of the mean "
+    "at random, counts as exponential where doubling L more than doubles the factor by which η enlarges it, which "
+    "linear growth from ‖h₀‖ never does; stacks are so deep that without normalization it does.",
+    depends_on=("3.3-worst-case", "3.3-limiting-in-depth"),
 )
 def residual(cases: Cases) -> Finding:
     """Residual stacks of L and 2L blocks with a LayerNorm in each branch and without, aligned and at random."""

@@ -17,6 +17,7 @@ from allora_analysis.claims.layer_training import ROUNDING, Layer, Pass, close
 
 TOLERANCE = 1e-9
 definition_claim = functools.partial(claim, test="tests/test_adaptive_field.py")
+REMOVES = "ALLoRA removes two hyper-parameters from LoRA: the scaling factor and the dropout rate."
 
 
 class Adaptor(NamedTuple):
@@ -269,9 +270,10 @@ def off_the_product(one: Adapted) -> float:
 @definition_claim(
     "4-two-hyper-parameters",
     where="Abstract; §1",
-    says="ALLoRA removes two hyper-parameters from LoRA: the scaling factor and the dropout rate.",
+    says=REMOVES,
     reading="By name: while it trains, ALLoRA-0, as the abstract calls its solution 'Dropout-free', adds BAx, with no "
-    "factor and no mask on it, whatever η is. How many are left to choose is row 4-two-fewer-to-choose.",
+    "factor and no mask on it, whatever η is. Not together with the account of 4-no-new-hyper-parameter, in which η "
+    "stands where the factor stood: how many are left to choose is row 4-two-fewer-to-choose.",
     test="tests/test_claims_4_2_definition.py",
     depends_on=("4-definition",),
 )

@@ -18,6 +18,7 @@ from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, SAME, Problem, Run
+from allora_analysis.claims.s4_2_definition import REMOVES
 from allora_analysis.escape.optimizers import clip_factor
 
 TOLERANCE = 1e-9
@@ -171,8 +172,8 @@ def _tuned_cases(rng: np.random.Generator) -> list[Case]:
 
 @knob_claim(
     "4-alpha",
-    where="Definition 1",
-    says="The rank r ≪ min(n₁, n₂) and α ∈ ℝ are tunable constants.",
+    where="beyond the paper: Definition 1, of what is tuned beside α",
+    says="Beside the learning rate α is a further knob.",
     reading="α adds a degree of freedom to what is tuned beside it, among init_A, one rate or two; gradients are "
     "clipped in no step or in every one, A's and B's alone or with a classifier's.",
 )
@@ -215,7 +216,8 @@ NO_NEW = "Note that this does not introduce a new hyperparameter."
     "4-no-new-hyper-parameter",
     where="§4.2, below the definition",
     says=NO_NEW,
-    reading="ALLoRA's (η, l_b) are no more hyper-parameters than LoRA's (s, l): η stands where s stood.",
+    reading="ALLoRA's (η, l_b) are no more hyper-parameters than LoRA's (s, l): η stands where s stood. Not together "
+    "with the account of 4-two-hyper-parameters, in which s is gone: 4-two-fewer-to-choose counts.",
     depends_on=("4-alpha",),
 )
 def no_new_knob(cases: Cases) -> Finding:
@@ -367,7 +369,8 @@ def effective_rate(cases: Cases) -> Finding:
     "4-split-learning-rate",
     where="§4.2, below the definition",
     says=f"{NO_NEW} We split learning rate into a constant base learning rate l_b and η",
-    reading="A less kind reading: η and l_b are one learning rate in two factors: they act through η·l_b alone.",
+    reading="A less kind reading: η and l_b are one learning rate in two factors: they act through η·l_b alone. Each "
+    "sentence by itself: 4-no-new-hyper-parameter, 4-effective-rate.",
     depends_on=("4-effective-rate", "4-no-new-hyper-parameter"),
 )
 def split_rate(cases: Cases) -> Finding:
@@ -404,9 +407,10 @@ def independent(one: Training) -> dict[str, int]:
 
 @knob_claim(
     "4-two-fewer-to-choose",
-    where="beyond the paper: Abstract; §1, of what is left to choose",
-    says="ALLoRA leaves two hyper-parameters fewer to choose than LoRA has.",
-    reading="Of LoRA's s, l and drop rate ALLoRA-0 leaves one; the drop rate is counted as one, not measured.",
+    where="Abstract; §1",
+    says=REMOVES,
+    reading="A less kind reading: two fewer are left to choose; of LoRA's s, l and drop rate ALLoRA-0 leaves one. The "
+    "drop rate is counted as one, not measured.",
     depends_on=("4-no-new-hyper-parameter", "4-two-hyper-parameters"),
 )
 def removed(cases: Cases) -> Finding:

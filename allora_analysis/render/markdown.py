@@ -25,7 +25,7 @@ BEGIN, END = "<!-- ledger: written by `make readme` -->", "<!-- end of the ledge
 SELECTED = {
     "3.1-sgd-expectation": "those derivations only emerge from taking expectation of the loss, i.e., considering "
     "infinite training steps",
-    "3.2-saddle-lora": "the fine-tuning parameters start from a saddle point",
+    "3.2-saddle-starts": "the fine-tuning parameters start from a saddle point",
     "3.3-worst-case": "In the worst case, a constant scaling factor η may cause the final output of a single forward "
     "pass of a LoRA finetuned model to grow exponentially w.r.t. the number of layers",
     "4-figure-2-right": "The starting phase matches that of LoRA with a much higher learning rate",
@@ -37,9 +37,9 @@ QUESTIONS = {
     "Is ALLoRA ahead of LoRA on a small language model?": "4-own-best-rate",
     "And on digits?": "4-better-than-lora-laboratory",
     "Is dropout in LoRA only for long training?": "3.1-figure-2-left-laboratory",
-    "α, rank or learning rate: does α add anything to the rate?": "4-alpha",
-    "And does one learning rate fit every rank and width?": "4-width-transfer",
-    "Is starting at zero a problem?": "3.2-escape",
+    "Does α add anything to the learning rate?": "4-alpha",
+    "And does one fit every rank and width?": "4-width-transfer",
+    "Is a zero start as hard to leave as a saddle?": "3.2-escape",
     "Do more layers make the output explode?": "3.3-transformer",
 }
 """What people ask, and the row that answers, in at most 15 words and with a size."""
@@ -135,10 +135,8 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
         "each letter stands for: [symbols](symbols.md). *True in the paper* takes its training to be AdamW at 1e-4, "
     )
     about += 'which it does not name (where that decides: "no, if AdamW"; counted below as "assuming AdamW"); its '
-    about += "Figure 2 and Table 3 look otherwise "
-    about += (
-        "(`4-figure-2-right`, `T3-procedure`). A comparison in the paper's tables is read as the printed numbers say; "
-    )
+    about += "Table 3 looks otherwise (`T3-procedure`), and so does its Figure 2 if it shows what its caption says "
+    about += "(`4-figure-2-right`). A comparison in the paper's tables is read as the printed numbers say; "
     about += "where a test over pairs shows it beyond chance its row has that test, elsewhere a row of ours does. "
     about += BRACKETS
     parts = [
