@@ -66,7 +66,7 @@ def test_each_data_set_has_a_row_of_its_own(folder):
     mnist, cifar10 = finding(), finding(CIFAR10)
     assert (mnist.verdict, mnist.at_paper) == ("holds", None)
     assert (cifar10.verdict, cifar10.at_paper) == ("refuted", None)
-    assert cifar10.answer == "No, on CIFAR-10 in our network: the average rises, the worst rises."
+    assert cifar10.answer == "No, on CIFAR-10: the average rises, the worst rises."
     assert mnist.evidence.measured["verdict from epoch 1"] == "holds"
     assert cifar10.size.value == pytest.approx(100 * (np.e - 1))
 
@@ -83,6 +83,19 @@ def test_one_optimizer_that_contradicts_refutes(folder, planted):
     plant(folder, planted)
     assert finding().verdict == "refuted"
     assert finding().corrected == "the average falls, the worst falls"
+
+
+def test_an_average_that_rises_at_first_and_then_falls_is_told():
+    sgd, adam, *_ = grid.FIGURE_1.arms()
+    draws = np.random.default_rng(2).normal(0, 0.01, 5)
+    up, down = (
+        section.tested({(arm, what): sign + draws for arm in (sgd, adam) for what in (section.AVERAGE, section.WORST)})
+        for sign in (1, -1)
+    )
+    later = {sgd: up[sgd], adam: (down[adam][0], up[adam][1])}
+    assert section._falling("the average rises, the worst rises", later).endswith("falls under 1 of 2 optimizers")
+    assert section._falling("the average falls, the worst falls", later) == ""
+    assert section._falling("the average rises, the worst rises", up) == ""
 
 
 def test_an_undecided_setting_leaves_open_what_others_do_not_refute(folder):

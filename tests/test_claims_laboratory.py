@@ -8,6 +8,7 @@ from allora_analysis.claims import s4_4_laboratory as comparisons
 from allora_analysis.claims.claim import in_part
 from allora_analysis.laboratory.design import contrasts
 from allora_analysis.laboratory.table import Table
+from allora_analysis.statistics import required_n
 from tests.ledger_rows import finding
 
 CLAIM = section.dropout_few_and_many_steps
@@ -69,7 +70,7 @@ def test_what_choosing_rates_makes_stands_beside_dropout(monkeypatch, control, v
     found = finding(CLAIM)
     assert found.verdict == "holds"
     assert found.evidence.tolerance_source.endswith(f"beyond which the verdict is {verdict}")
-    assert f"choosing rates makes {margin}" in found.size.of
+    assert f"equal arms come to {margin}" in found.size.of
 
 
 def test_beyond_choosing_rates_either_way():
@@ -79,9 +80,26 @@ def test_beyond_choosing_rates_either_way():
     assert section.beyond({name: -of for name, of in gaps.items()}, {"50 steps": 0.5})[0] == "holds"
 
 
+def test_the_seeds_wanted_are_beyond_the_margin_and_at_holms_first_step():
+    draws = np.random.default_rng(3).normal(0.0, 1.0, 50)
+    draws = (draws - draws.mean()) / draws.std(ddof=1)
+    of = {"a, 50 steps": 0.3 + draws, "b, 50 steps": draws, "c, 300 steps": draws}
+    told = comparisons.seeds_wanted(of, {"50 steps": 0.1, "300 steps": 0.2}, "a, 50 steps")
+    assert told.startswith(f"{required_n(0.2, 1.0, level=2 * 0.05 / 3):,} seeds (")
+
+
+def test_what_the_controls_own_seeds_explain():
+    """Planted: means of twice and of no standard error."""
+    draws = np.random.default_rng(4).normal(0.0, 1.0, 100)
+    draws = (draws - draws.mean()) / draws.std(ddof=1)
+    found = comparisons.of_seeds_alone({"a, 50 steps": draws + 0.2, "b, 50 steps": draws - 0.2, "c, 300 steps": draws})
+    assert found["50 steps"] == pytest.approx({"chi2": 8.0, "degrees": 2, "p": np.exp(-4)})
+    assert found["300 steps"] == pytest.approx({"chi2": 0.0, "degrees": 1, "p": 1.0}, abs=1e-9)
+
+
 def test_fewer_seeds_than_planned_are_said(monkeypatch):
     plant(monkeypatch, -0.01, 0.01)
-    assert "steps (40 of 100 seeds); choosing rates" in finding(CLAIM).size.of
+    assert "steps (40 of 100 seeds); equal arms" in finding(CLAIM).size.of
     assert in_part(100, 100, "seeds") == ""
 
 

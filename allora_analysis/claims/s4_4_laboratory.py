@@ -4,7 +4,8 @@ The rows read the table of `python -m experiments.laboratory`, which states netw
 is chosen; the comparisons are those that it names, but for those with DoRA, which were formed after the runs. The
 choice of rates has a noise of its own, which no seed shows: four controls a length compare two names of one arm. What
 counts as clear is beyond `QUANTILE` times their root mean square, in a mean over settings beyond what that comes to in
-it; `experiments.laboratory` has the rule and says what had been seen before it. Beside it stand test loss and the
+it; `experiments.laboratory` has the rule and says what had been seen before it. The controls' own seeds are in that
+margin, too, and after 50 steps they explain all of it: it errs towards undecided. Beside it stand test loss and the
 margins from all pairs of the controls' arms, both looked at after the runs. Checked by
 `tests/test_claims_laboratory.py`, which plants differences.
 """
@@ -19,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import chdtrc, stdtrit
 
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run, units_wanted
 from allora_analysis.laboratory.design import ETA2, STEPS, Cell, Contrast, contrasts, reference
 from allora_analysis.laboratory.table import ALL_SEEDS, STUDY, Table, recorded
-from allora_analysis.statistics import OneSided, decide, one_sided
+from allora_analysis.statistics import OneSided, decide, judge_family, one_sided
 
 laboratory_claim = functools.partial(
     claim,
@@ -69,11 +70,23 @@ def length(name: str) -> str:
 
 
 def noise(control: Samples) -> dict[str, float]:
-    """What choosing rates makes of a difference of 0, by length: the root mean square of the controls' means."""
+    """What equal arms come to, by length: the root mean square of the controls' means, whose truth is 0."""
     means: dict[str, list[float]] = {}
     for name, gaps in control.items():
         means.setdefault(length(name), []).append(float(gaps.mean()))
     return {steps: math.sqrt(float(np.mean(np.square(of)))) for steps, of in means.items()}
+
+
+def of_seeds_alone(control: Samples) -> dict[str, dict[str, float]]:
+    """How much of the controls' means their own seeds explain, by length: Σ(mean/standard error)², χ² if all, and p."""
+    found: dict[str, list[float]] = {}
+    for name, gaps in control.items():
+        found.setdefault(length(name), []).append(float(gaps.mean() / (gaps.std(ddof=1) / math.sqrt(len(gaps)))))
+    squares = {steps: float(np.sum(np.square(of))) for steps, of in found.items()}
+    return {
+        steps: {"chi2": total, "degrees": len(found[steps]), "p": float(chdtrc(len(found[steps]), total))}
+        for steps, total in squares.items()
+    }
 
 
 def wider_noise(table: Table, endpoint: str = "accuracy") -> dict[str, float]:
@@ -102,12 +115,12 @@ def by_length(of: Samples) -> dict[str, np.ndarray]:
 
 
 def margins_of_one(control: Samples) -> dict[str, float]:
-    """What choosing rates makes of one comparison, by length."""
+    """What equal arms come to in one comparison, by length."""
     return {steps: QUANTILE * spread for steps, spread in noise(control).items()}
 
 
 def margins_of_means(of: Samples, spread: Mapping[str, float], quantile: float = QUANTILE) -> dict[str, float]:
-    """What choosing rates makes of the mean over a length's settings: the root of their summed squares, over n."""
+    """What equal arms come to in the mean over a length's settings: the root of their summed squares, over n."""
     settings = Counter(map(length, of))
     return {steps: quantile * spread[steps] / math.sqrt(n) for steps, n in settings.items()}
 
@@ -223,7 +236,8 @@ def averaged(
     first, more = one_sided(gaps, "t"), in_units(table, beside, "accuracy") if beside else {}
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
     evidence, _ = _evidence({**known, **control, **(more or {})}, f", of the means over settings; margins {words}")
-    judged = {f"means, test {of}": _judged_at_lengths(table, pairs, of) for of in UNITS}
+    judged: dict[str, Any] = {"the controls' means by their seeds alone": of_seeds_alone(control)}
+    judged |= {f"means, test {of}": _judged_at_lengths(table, pairs, of) for of in UNITS}
     judged |= {AT_FIRST: at_first(table, pairs, lambda of, same: at_a_length(of, margins_of_means(of, noise(same))))}
     if len(known) > len(means):
         judged["the verdict on one optimizer alone"] = {
@@ -242,12 +256,18 @@ def averaged(
         size=Size(
             first.mean,
             "points",
-            f"test accuracy on digits, {arms} after {few}{seeds}; choosing rates alone makes ±{margins[few]:.2f}",
+            f"test accuracy on digits, {arms} after {few}{seeds}; equal arms come to ±{margins[few]:.2f}",
             *first.interval,
         ),
         flips_if=FLIPS[tested.verdict].format(words),
-        wanted="more seeds",
+        wanted=seeds_wanted(means, margins, max(means, key=lambda steps: means[steps].mean())),
     )
+
+
+def seeds_wanted(of: Samples, margins: Mapping[str, float], name: str) -> str:
+    """Seeds after which a comparison would be clear of its margin among these, were mean and spread the true ones."""
+    beyond = {one: gaps - margins.get(length(one), 0.0) for one, gaps in of.items()}
+    return f"{units_wanted([judge_family(beyond, test='t')[name]], 'seeds')} at these margins"
 
 
 def best_of(
@@ -272,7 +292,8 @@ def best_of(
     told = {"best": f"{best.mean:.1f}", "name": name.split(" − ")[0], "steps": length(name)}
     told |= {"margin": f"{margins[length(name)]:.1f}", "last": worst.split(" − ")[0]}
     told["behind"] = f"{-found[worst].mean:.1f}"
-    beside = {"margins from all four arms": {n: WIDER * of for n, of in wider_noise(table).items()}}
+    beside: dict[str, Any] = {"the controls' means by their seeds alone": of_seeds_alone(control)}
+    beside["margins from all four arms"] = {n: WIDER * of for n, of in wider_noise(table).items()}
     losses = in_units(table, named(question), "loss")
     beside |= {"test loss, its fall": _means(losses)} if losses else {}
     beside[AT_FIRST] = at_first(table, named(question), lambda of, same: rule(of, margins_of_one(same)))
@@ -281,7 +302,7 @@ def best_of(
         evidence=dataclasses.replace(evidence, measured={**evidence.measured, **beside}),
         size=Size(best.mean, "points", f"test accuracy on digits, {name}{seeds}", *best.interval),
         flips_if=f"a difference clearly above its margin ({words}), or all clearly below it",
-        wanted="more seeds, and rates chosen with less noise",
+        wanted=f"{seeds_wanted(known, margins, name)}, or a narrower margin, by more controls",
     )
 
 
@@ -342,8 +363,7 @@ def no_eta_is_better(cases: Cases, folder: Path | None = None) -> Finding:
     answers = {
         "refuted": "No: {name} is {best} points better than 4 after {steps} on a small network.",
         "holds": "Yes, on a small network: no other η² is {margin} points better than 4.",
-        "undecided": "Undecided: {name} is {best} points ahead of 4 (choosing rates makes {margin}), {last} is "
-        "{behind} behind.",
+        "undecided": "Undecided: {name} is {best} points ahead of 4 (equal arms: {margin}), {last} is {behind} behind.",
     }
     return best_of(cases, folder, "eta2", in_none, answers)
 
@@ -360,7 +380,6 @@ def another_adaptor_is_better(cases: Cases, folder: Path | None = None) -> Findi
     answers = {
         "holds": "Yes: the {name} adaptor is {best} points better after {steps} on a small network.",
         "refuted": "No, on a small network: no other adaptor is {margin} points better.",
-        "undecided": "Undecided: after {steps} a {name} factor is {best} points ahead; choosing learning rates alone "
-        "makes {margin}.",
+        "undecided": "Undecided: after {steps} a {name} factor is {best} points ahead; equal arms come to {margin}.",
     }
     return best_of(cases, folder, "adaptor", in_some, answers)

@@ -259,7 +259,7 @@ def _beside(of: Mapping[str, Shape], seeds: tuple[int, ...]) -> dict[str, object
     "longer requires cross-validation of those parameters.",
     reading="Those parameters are α, which is not in the method, and the drop rate: left out (ALLoRA-0 − ALLoRA), "
     "Table 3's accuracies move by less than a quarter of a point, a margin of ours, changed after the numbers were "
-    "seen (4.4-no-difference); the evidence has an eighth and a half too. Whether η, which takes the scaling factor's "
+    "seen (4.4-no-difference); at an eighth it is not shown (evidence). Whether η, which takes the scaling factor's "
     "place, needs a choice is row 1-eta-no-cross-validation.",
     depends_on=("4.4-no-difference", "4-no-new-hyper-parameter"),
 )
