@@ -35,7 +35,7 @@ def test_proof_notices_wrong_moments(monkeypatch, factors):
 
 
 def test_proof_holds_where_it_does(monkeypatch):
-    # Of a loss that is 0 or 1, E[L²] = E[L]; at N = 1 there are no cross terms: the printed line is then right.
+    # Of a loss that is 0 or 1, E[L²] = E[L]; at N = 1 brackets change nothing: the printed line is then right.
     one = s3_1_deviation.Masked(np.ones((1, 1)), np.ones((1, 1)), np.full((1, 1), 0.5), 0.5)
     assert deviation.loss_moments(*one.arguments) == pytest.approx((0.5, 0.5))
     monkeypatch.setattr(s3_1_deviation, "papers_own", lambda rng: [Case("one entry", one)])

@@ -111,11 +111,11 @@ def bound(cases: Cases) -> Finding:
     reading="The line before it has E[((1/N) Σ ‖Y − (XW) ⊙ V_n‖²_F)²] in the first term's place.",
 )
 def proof(cases: Cases) -> Finding:
-    """(1/N²)Σ E[L_n], and what should stand there, against the mean square over every sequence of masks."""
+    """(1/N²)Σ E[L_n], and what should stand there, against the mean square over every sequence of masks; (E L)² off."""
 
     def right(one: Masked) -> float:
         mean, std = deviation.loss_moments(*one.arguments)
-        return (std**2 + mean**2) / one.masks + (1 - 1 / one.masks) * mean**2
+        return std**2 / one.masks + mean**2  # (1/N²)Σ(E[L_n²] − (E L)²), and the (E L)² that is off
 
     def mean_square(one: Masked) -> float:
         values, weight = averages(one)
@@ -128,9 +128,9 @@ def proof(cases: Cases) -> Finding:
         corrected=lambda one, seen: relative_error(right(one), seen) < 1e-9,
     )
     return judged.finding(
-        holds_corrected="Not as printed: a square and the cross terms are missing; the lines around it are right.",
+        holds_corrected="Not as printed: a square and a pair of brackets are missing; the lines around it are right.",
         evidence=judged.evidence(ROUNDING, right, tolerance=1e-9),
-        corrected="= √((1/N) E[L²] + (1 − 1/N)(E L)² − (E L)²), L = ‖Y − (XW) ⊙ V‖²_F",
+        corrected="= √((1/N²) Σ (E[L_n²] − (E L)²)), L_n = ‖Y − (XW) ⊙ V_n‖²_F, which is √(Var[L]/N), the next line",
         flips_if="a mean square over all sequences of masks that is not the corrected one",
     )
 
@@ -144,10 +144,8 @@ def de_moivre(n: int, keep_prob: float) -> float:
 
 @deviation_claim(
     "3.1-bound-order",
-    where=DISPLAY,
-    says='A first naive bound on "how far off" is the expectation can be obtained (derivations in appendix A) as '
-    "follows",
-    reading="Naive as it is, it is right in order: the exact deviation over the bound tends to a constant.",
+    where="beyond the paper: §3.1, the display of the bound, of its order",
+    says="The bound is right in order: the exact deviation over it tends to a constant as N grows.",
     depends_on=("3.1-bound",),
 )
 def order(cases: Cases) -> Finding:
