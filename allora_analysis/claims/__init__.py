@@ -12,6 +12,7 @@ SECTIONS = (
     "s3_1_in_the_mean",
     "s3_1_convergence",
     "s3_1_few_steps",
+    "s3_1_in_the_long_run",
     "s3_1_training_fit",
     "s3_1_without_dropout",
     "s3_1_in_factors",
