@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from allora_analysis import deviation
-from allora_analysis.claims import s3_1_deviation, s3_1_in_training
+from allora_analysis.claims import s3_1_deviation, s3_1_few_masks, s3_1_in_training
 from allora_analysis.claims.cases import Case
 from tests.ledger_rows import Rows
 
-ROWS = Rows(s3_1_deviation, s3_1_in_training)
+ROWS = Rows(s3_1_deviation, s3_1_few_masks, s3_1_in_training)
 verdict = ROWS.verdict
 
 
@@ -35,7 +35,7 @@ def test_proof_notices_wrong_moments(monkeypatch, factors):
 
 
 def test_proof_holds_where_it_does(monkeypatch):
-    # Of a loss that is 0 or 1, E[L²] = E[L]; at N = 1 there are no cross terms: the printed line is then right.
+    # Of a loss that is 0 or 1, E[L²] = E[L]; at N = 1 brackets change nothing: the printed line is then right.
     one = s3_1_deviation.Masked(np.ones((1, 1)), np.ones((1, 1)), np.full((1, 1), 0.5), 0.5)
     assert deviation.loss_moments(*one.arguments) == pytest.approx((0.5, 0.5))
     monkeypatch.setattr(s3_1_deviation, "papers_own", lambda rng: [Case("one entry", one)])
@@ -57,8 +57,8 @@ def test_large_n_notices_another_deviation(monkeypatch, factor):
 
 
 def test_large_n_notices_a_formula_without_the_noise(monkeypatch):
-    right = s3_1_deviation.masks_needed
-    monkeypatch.setattr(s3_1_deviation, "masks_needed", lambda one: right(one._replace(noise=0.5 * one.noise)))
+    right = s3_1_few_masks.masks_needed
+    monkeypatch.setattr(s3_1_few_masks, "masks_needed", lambda one: right(one._replace(noise=0.5 * one.noise)))
     assert verdict("3.1-benefit-large-n") == "refuted"
 
 
@@ -72,7 +72,7 @@ def test_masks_needed_is_the_mean_over_all_masks():
     mean = (1 - p) * dropped + p * kept
     variance = np.mean((1 - p) * dropped**2 + p * kept**2 - mean**2)
     one = s3_1_deviation.Masked(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)), p)
-    told = s3_1_deviation.masks_needed(s3_1_deviation.Noisy(one, 1, noise))
+    told = s3_1_few_masks.masks_needed(s3_1_few_masks.Noisy(one, 1, noise))
     assert variance / (0.1 * mean.mean()) ** 2 == pytest.approx(told, rel=0.02)
 
 
@@ -85,12 +85,12 @@ def test_few_masks_notices_another_rate(monkeypatch, power, expected):
 @pytest.mark.parametrize(
     "dropped_alone",
     [
-        lambda one: s3_1_deviation.ALONE / (one.entries * min(one.drop_rate, 1 - one.drop_rate)),  # mq < 0.096
+        lambda one: s3_1_few_masks.ALONE / (one.entries * min(one.drop_rate, 1 - one.drop_rate)),  # mq < 0.096
         lambda one: 0.5 / (one.entries * min(one.drop_rate, 1 - one.drop_rate)),  # else halved
     ],
 )
 def test_few_masks_is_not_the_number_dropped_alone(monkeypatch, dropped_alone):
-    monkeypatch.setattr(s3_1_deviation, "few_dropped", dropped_alone)
+    monkeypatch.setattr(s3_1_few_masks, "few_dropped", dropped_alone)
     assert verdict("3.1-benefit-few-masks") == "refuted"
 
 
@@ -108,10 +108,10 @@ def test_few_masks_leave_more_where_entries_have_both_signs():
         for n in (4, 1):
             law, number = binomial(6 * n, dropped / 12), np.arange(6 * n + 1)
             deviations.append(law @ np.abs(np.subtract.outer(number, number)) @ law / n)
-        left = s3_1_deviation.left_of_one(s3_1_deviation.Alike(12, dropped / 12), 6)
+        left = s3_1_few_masks.left_of_one(s3_1_few_masks.Alike(12, dropped / 12), 6)
         assert left == pytest.approx(deviations[0] / deviations[1], rel=1e-8)
         assert (left > 0.75) == (dropped < 0.26)
-        assert s3_1_deviation.left_of_one(s3_1_deviation.Alike(12, dropped / 12)) < 0.75
+        assert s3_1_few_masks.left_of_one(s3_1_few_masks.Alike(12, dropped / 12)) < 0.75
     assert "twelve in all, up to about 0.25" in ROWS.finding("3.1-benefit-few-masks").condition
 
 
@@ -124,7 +124,7 @@ def test_few_dropped_on_a_grid():
     for m in (1, 2, 3, 7, 40):
         for q in np.concatenate([np.geomspace(1e-3, 0.5, 40), 1 - np.geomspace(1e-3, 0.5, 40)]):
             left = mean_deviation(4 * m, q) / 4 / mean_deviation(m, q)
-            assert (left > 0.75) == (s3_1_deviation.few_dropped(s3_1_deviation.Alike(m, q)) > 1), (m, q)
+            assert (left > 0.75) == (s3_1_few_masks.few_dropped(s3_1_few_masks.Alike(m, q)) > 1), (m, q)
 
 
 def test_the_bound_is_attained_by_one_mask_alone():

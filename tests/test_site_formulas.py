@@ -10,7 +10,7 @@ import pytest
 
 from allora_analysis import dropout_sgd, escape, hessian, ripple, tikhonov
 from allora_analysis.claims.masked_descent import Sgd
-from allora_analysis.claims.s3_1_few_steps import pays_in_the_limit
+from allora_analysis.claims.s3_1_in_the_long_run import pays_in_the_limit
 
 pytestmark = pytest.mark.browser
 

@@ -8,6 +8,8 @@ SECTIONS = (
     "s3_1_tikhonov",
     "s3_1_placement",
     "s3_1_deviation",
+    "s3_1_in_the_long_run",
+    "s3_1_few_masks",
     "s3_1_in_training",
     "s3_1_in_the_mean",
     "s3_1_convergence",

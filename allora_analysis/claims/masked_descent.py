@@ -153,9 +153,9 @@ def moments(one: Sgd, y: np.ndarray, keep_prob: float) -> Moments:
     """Of W_0 = 0, …, W_T, by `_maps`."""
     d = one.x.shape[1]
     forward, carried, added = _maps(one, y, keep_prob)
-    means, covariances = [np.zeros((d, y.shape[1]))], [np.zeros(d * d)]
+    means, covariances, pull = [np.zeros((d, y.shape[1]))], [np.zeros(d * d)], 2 * one.rate * one.x.T @ y
     for _ in range(one.steps):
-        means.append(forward @ means[-1] + 2 * one.rate * one.x.T @ y)
+        means.append(forward @ means[-1] + pull)
     for noise in added(np.array(means[:-1])).reshape(-1, d * d):
         covariances.append(carried @ covariances[-1] + noise)
     return Moments(np.array(means), np.reshape(covariances, (-1, d, d)))

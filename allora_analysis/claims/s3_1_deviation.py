@@ -1,7 +1,7 @@
-"""§3.1 and Appendix A: how far an average over masks is from its expectation, and how that moves in training.
+"""§3.1 and Appendix A: how far an average over masks is from its expectation, and the bound on it.
 
-L = ‖Y − (XW) ⊙ V‖²_F, masks on the output; Z = XW, p the keep probability, k = (1 − p)/p, F = XX⁺Y. Judged by sums over
-all masks and along gradient descent. Checked by `tests/test_claims_3_1_deviation.py`, which plants wrong formulas.
+L = ‖Y − (XW) ⊙ V‖²_F, masks on the output; Z = XW, p the keep probability. Judged by sums over all masks. Checked by
+`tests/test_claims_3_1_deviation.py`, which plants wrong formulas.
 """
 
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 from allora_analysis import deviation
 from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
-from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, design, on_both_sides
+from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
 
 deviation_claim = functools.partial(
     claim, command="python -m allora_analysis.deviation", test="tests/test_deviation_exact.py"
@@ -111,11 +111,11 @@ def bound(cases: Cases) -> Finding:
     reading="The line before it has E[((1/N) Σ ‖Y − (XW) ⊙ V_n‖²_F)²] in the first term's place.",
 )
 def proof(cases: Cases) -> Finding:
-    """(1/N²)Σ E[L_n], and what should stand there, against the mean square over every sequence of masks."""
+    """(1/N²)Σ E[L_n], and what should stand there, against the mean square over every sequence of masks; (E L)² off."""
 
     def right(one: Masked) -> float:
         mean, std = deviation.loss_moments(*one.arguments)
-        return (std**2 + mean**2) / one.masks + (1 - 1 / one.masks) * mean**2
+        return std**2 / one.masks + mean**2  # (1/N²)Σ(E[L_n²] − (E L)²), and the (E L)² that is off
 
     def mean_square(one: Masked) -> float:
         values, weight = averages(one)
@@ -128,9 +128,9 @@ def proof(cases: Cases) -> Finding:
         corrected=lambda one, seen: relative_error(right(one), seen) < 1e-9,
     )
     return judged.finding(
-        holds_corrected="Not as printed: a square and the cross terms are missing; the lines around it are right.",
+        holds_corrected="Not as printed: a square and a pair of brackets are missing; the lines around it are right.",
         evidence=judged.evidence(ROUNDING, right, tolerance=1e-9),
-        corrected="= √((1/N) E[L²] + (1 − 1/N)(E L)² − (E L)²), L = ‖Y − (XW) ⊙ V‖²_F",
+        corrected="= √((1/N²) Σ (E[L_n²] − (E L)²)), L_n = ‖Y − (XW) ⊙ V_n‖²_F, which is √(Var[L]/N), the next line",
         flips_if="a mean square over all sequences of masks that is not the corrected one",
     )
 
@@ -144,10 +144,8 @@ def de_moivre(n: int, keep_prob: float) -> float:
 
 @deviation_claim(
     "3.1-bound-order",
-    where=DISPLAY,
-    says='A first naive bound on "how far off" is the expectation can be obtained (derivations in appendix A) as '
-    "follows",
-    reading="Naive as it is, it is right in order: the exact deviation over the bound tends to a constant.",
+    where="beyond the paper: §3.1, the display of the bound, of its order",
+    says="The bound is right in order: the exact deviation over it tends to a constant as N grows.",
     depends_on=("3.1-bound",),
 )
 def order(cases: Cases) -> Finding:
@@ -179,173 +177,4 @@ def order(cases: Cases) -> Finding:
         ),
         size=Size(math.sqrt(2 / math.pi), "of the bound", "the deviation as the number of masks grows"),
         flips_if="a ratio that is further from √(2/π) than Goldstein's bound",
-    )
-
-
-LARGE, CLOSE = 10, 0.1  # masks that are not yet many; how close to E L is close
-
-
-class Noisy(NamedTuple):
-    """Data sets beside each other, W = p times the true weights, and the noise in Y in units of the signal."""
-
-    of: Masked
-    sets: int
-    noise: float
-
-    @property
-    def entries(self) -> int:
-        """m: of one data set, that a mask acts on."""
-        return self.of.y.size // self.sets
-
-
-def masks_needed(one: Noisy) -> float:
-    """p(1 − p)(3 + 4ν)/(m(`CLOSE`·(1 − p + ν))²), ν = σ²/s²: the masks after which L̄ is that close, on average.
-
-    On normal signals F of variance s² and noise e of variance σ², Z = pF: Var[L] = kp²Σ F²(F + 2e)² is on average
-    p(1 − p)m(3s⁴ + 4s²σ²), and E L = Σ (Y − Z)² + kΣ Z² is m((1 − p)s² + σ²).
-    """
-    p, nu = one.of.keep_prob, one.noise**2
-    return p * (1 - p) * (3 + 4 * nu) / (one.entries * (CLOSE * (1 - p + nu)) ** 2)
-
-
-def normal_sets(rng: np.random.Generator) -> Noisy:
-    """Normal data of 40,000 entries in all, in sets so small that about ten masks are needed."""
-    p, noise = float(rng.uniform(0.02, 0.98)), float(10 ** rng.uniform(-1, 0.5))
-    needed = masks_needed(Noisy(Masked(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)), p), 1, noise)) / LARGE
-    sets = 40_000 // max(1, round(needed * 2 ** rng.uniform(-1, 1)))
-    signal, error = rng.standard_normal((2, 40_000 // sets * sets, 1))
-    return Noisy(Masked(signal, signal + noise * error, np.full((1, 1), p), p), sets, noise)
-
-
-def layer(rng: np.random.Generator, tokens: int, outputs: int, noise: float) -> Noisy:
-    """A falling spectrum of 48 inputs, the weights at p times the true ones."""
-    w, error = map(rng.standard_normal, ((48, outputs), (tokens, outputs)))
-    x = design(tokens, 48, 30.0, rng)
-    return Noisy(Masked(x, x @ w + noise * np.std(x @ w) * error, PAPER_KEEP * w, PAPER_KEEP), 1, noise)
-
-
-def off_by(one: Noisy, masks: int) -> float:
-    """√(Var[L]/masks)/E L, each on average over the data sets."""
-    mean, std = deviation.loss_moments(*one.of.arguments)
-    return std / mean * math.sqrt(one.sets / masks)
-
-
-@deviation_claim(
-    "3.1-benefit-large-n",
-    where=AFTER,
-    says="As a result, the benefit of N, in our case the number of training steps, only appears for large N.",
-    reading=f"The average loss over n masks, the paper's N, is off by more than {CLOSE:g} of E L (root mean square) up "
-    f"to n = {LARGE}, where training ends (W at p times the true weights); for half of that deviation n is fourfold, "
-    "for twice a quarter.",
-    depends_on=("3.1-bound",),
-)
-def benefit_large_n(cases: Cases) -> Finding:
-    """The deviation after ten masks, averaged over normal data sets, against what m, p and the noise ask for."""
-    third = 1 / 3
-    own = [
-        Case(f"{n} tokens, {c} outputs, p = 0.95", layer(cases.rng, n, c, third), paper=True)
-        for n, c in ((512, 896), (512, 128))
-    ]
-    judged = cases.judge(
-        own + on_both_sides(cases.rng, normal_sets, lambda one: masks_needed(one) / LARGE, 8, margin=1.15),
-        measure=lambda one: off_by(one, LARGE),
-        printed=lambda one, seen: seen > CLOSE,
-        condition=lambda one: masks_needed(one) / LARGE,
-    )
-    one_mask, without = (100 * off_by(one, 1) for one in (own[0].inputs, layer(cases.rng, 512, 896, 0.0)))
-    return judged.finding(
-        conditional="Only where XW has few entries: at a layer's size one mask's loss is typically "
-        f"{one_mask:.1f} % off its mean.",
-        evidence=judged.evidence(
-            "a factor of 1.15 about the boundary: six standard errors of a mean of fourth powers over 40,000 entries",
-            masks_needed,
-        ),
-        size=Size(
-            one_mask,
-            "% of E L",
-            "how far one mask's loss is off (root mean square), 512 tokens, 896 outputs (Qwen2-0.5B's width), drop "
-            f"rate 0.05, noise in Y a third of the signal ({100 * CLOSE * math.sqrt(masks_needed(own[0].inputs)):.2g} "
-            f"% of normal signals, as in the condition; {without:.1f} % without noise); it falls as 1/√m",
-        ),
-        condition=f"XW has so few entries, m, that an average over n = {LARGE} masks is still off by more than "
-        f"{CLOSE:g} of E L. In formulas: n is below p(1 − p)s²(3s² + 4σ²)/(m·({CLOSE:g}·((1 − p)s² + σ²))²), s² the "
-        "signal's variance and σ² the noise's, both normal, W at p times the true weights, on average over data",
-        flips_if="normal data on which ten masks come closer than that, or less close",
-    )
-
-
-FOUR, MOST = 4, 0.75
-ALONE = math.log(1 / MOST) / (FOUR - 1)  # dropped entries a mask, below about which four masks leave MOST
-
-
-class Alike(NamedTuple):
-    """m entries that all change the loss by the same amount when dropped, and the drop rate."""
-
-    entries: int
-    drop_rate: float
-
-
-def left_of_one(one: Alike, lowering: int = 0) -> float:
-    """What four masks leave of one mask's mean deviation; `lowering` of the entries lower the loss by that amount."""
-    p = 1 - one.drop_rate
-    x, y = np.ones((one.entries, 1)), np.zeros((one.entries, 1))
-    y[:lowering] = 1 / p  # Z(Z/p − 2Y) is −1/p in place of 1/p
-    four, single = (deviation.mean_absolute_deviation(x, y, np.ones((1, 1)), p, n) for n in (FOUR, 1))
-    return four / single
-
-
-def few_dropped(one: Alike) -> float:
-    """ln(4/3)/(−3m ln(1 − q)), q the drop or the keep rate, the smaller one: above 1 where (1 − q)³ᵐ > 3/4.
-
-    By de Moivre's E|K − nmq| = 2nmq(1 − q)^nm for nmq < 1, K ~ Bin(nm, q), (1 − q)³ᵐ is what four masks leave where
-    they drop less than one entry, and below 1/2 where one mask does; beyond, less than 3/4 is left.
-    """
-    q = min(one.drop_rate, 1 - one.drop_rate)
-    return math.log(1 / MOST) / (-(FOUR - 1) * one.entries * math.log1p(-q))
-
-
-@deviation_claim(
-    "3.1-benefit-few-masks",
-    where=AFTER,
-    says="As a result, the benefit of N, in our case the number of training steps, only appears for large N.",
-    reading=f"Most (above {MOST:g}) of one mask's mean deviation is left after {FOUR} masks, for entries that all "
-    "change the loss by the same amount, sign included; a share s > 1/2 is left where a mask drops fewer than about "
-    f"ln(1/s)/{FOUR - 1} entries. Where as many raise the loss as lower it, more is left: see the evidence.",
-    depends_on=("3.1-bound-order",),
-)
-def benefit_few_masks(cases: Cases) -> Finding:
-    """Exact deviations of one mask and of four; entries dropped a mask near ln(4/3)/3, and at a layer's size."""
-
-    def draw(rng: np.random.Generator) -> Alike:
-        m = int(rng.integers(1, 13))
-        q = ALONE * 2.0 ** rng.uniform(-1, 1) / m
-        return Alike(m, q if rng.random() < 0.5 else 1 - q)
-
-    judged = cases.judge(
-        [
-            Case("4,096 entries, drop rate 0.05", Alike(4096, 0.05), paper=True),
-            Case("one entry, drop rate 0.093", Alike(1, 0.093)),
-            *(Case(f"12 entries, {dropped} dropped", Alike(12, dropped / 12)) for dropped in (0.12, 0.25, 0.5, 1, 2)),
-            *on_both_sides(cases.rng, draw, few_dropped, 8, margin=1.001),
-        ],
-        measure=left_of_one,
-        printed=lambda one, seen: seen > MOST,
-        condition=few_dropped,
-    )
-    own = judged.measured[0]
-    both = {float(n): left_of_one(Alike(12, n / 12), 6) for n in np.arange(0.12, 0.31, 0.01).round(2)}
-    turn = max((dropped for dropped, left in both.items() if left > MOST), default=0.0)
-    return judged.finding(
-        conditional=f"Only if a mask drops under {ALONE:.1f} entries on average; where it drops many, four masks "
-        "already halve the deviation.",
-        evidence=judged.evidence(
-            "exact deviations to 1e-9",
-            {"share": f"above {MOST:g} where (1 − q)³ᵐ is"},
-            more={"by entries dropped, of 12 of which six lower the loss": both},
-        ),
-        size=Size(own, "of one mask's deviation", "what four masks leave, 4,096 entries, drop rate 0.05"),
-        condition=f"(1 − q)³ᵐ > {MOST:g}, m the entries and q the drop rate (or the keep rate, if that is "
-        f"smaller): about fewer than {ALONE:.3f} dropped (kept); where as many entries raise the loss as lower it, "
-        f"twelve in all, up to about {turn:.2f}",
-        flips_if=f"four masks that leave more than {MOST:g} where (1 − q)³ᵐ is below it, or less where above",
     )

@@ -13,20 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import Cases, relative_error
 from allora_analysis.claims.claim import Finding, Reliance, Size, claim, ranged, share
 from allora_analysis.claims.masked_descent import (
     Sgd,
-    behind,
-    best_without,
     cost_over_saving,
     falling_spectra,
-    left_by_masks,
     moments,
     risks,
     setting,
     turned,
-    with_noise,
 )
 from allora_analysis.claims.s3_1_tikhonov import on_both_sides
 
@@ -158,7 +154,7 @@ def with_rows(one: Sgd, rng: np.random.Generator) -> Sgd:
     return one._replace(x=x, w=rng.standard_normal(4), rate=share * most)
 
 
-MANY_ROWS = 512
+MANY_ROWS, MANY = 512, 40  # rows, and settings that have so many
 NOISES = (0.5, 0.1, 0.3, 1.0, 3.0)  # in units of the signal; the first is the size's
 
 
@@ -177,7 +173,8 @@ def by_noise(hits: np.ndarray) -> dict[float, dict[int, float]]:
 def after_ten(hits: np.ndarray, what: str, drops: str, many: dict[float, dict[int, float]]) -> Size:
     """The share of settings after ten steps at noise half of the signal."""
     told = by_noise(hits)
-    beside = f"; of {MANY_ROWS} rows of 4 inputs at noise {NOISES[-1]:g} {many[NOISES[-1]][FEW[-1]]:.0f} %"
+    most = many[NOISES[-1]][FEW[-1]]
+    beside = f"; of {MANY} settings of {MANY_ROWS} rows of 4 inputs at noise {NOISES[-1]:g} {most:.0f} %"
     rest = ", ".join(f"{told[noise][FEW[-1]]:.0f} % at {noise:g}" for noise in NOISES[1:])
     return share(
         hits[:, 0, -1].tolist(),
@@ -216,7 +213,7 @@ def benefits_vanish(cases: Cases) -> Finding:
         np.array([np.less(*(told_risks(one, p, of(one)) for p in (one.keep_prob, 1.0))) for one in settings])
         for of in (lambda one: None, lambda one: one.x.T @ one.x)
     )
-    many = [with_rows(one, cases.rng) for one in settings[:6]]
+    many = [with_rows(one, cases.rng) for one in settings[:MANY]]
     on_many = by_noise(np.array([np.less(*(told_risks(one, p) for p in (one.keep_prob, 1.0))) for one in many]))
     quiet, noisy = (by_noise(ahead)[of(NOISES)][FEW[-1]] for of in (min, max))
     return judged.finding(
@@ -228,105 +225,13 @@ def benefits_vanish(cases: Cases) -> Finding:
             more={
                 "% of settings that gain, by noise and step": by_noise(ahead),
                 "the same on new inputs of the training inputs' variances": by_noise(like_training),
-                f"the same of {MANY_ROWS} rows of 4 inputs": on_many,
+                f"the same of {MANY} settings of {MANY_ROWS} rows of 4 inputs": on_many,
             },
             tolerance=ROUNDING,
         ),
         size=after_ten(ahead, "where dropout is ahead", "drop rates 0.05, 0.2, 0.5", on_many),
         condition=TURN,
         flips_if="masks on the output whose risk is the lower one before the turn at some noise, or at none after it",
-    )
-
-
-def pays_in_the_limit(one: Sgd) -> float:
-    """σ² above which dropout's limit has the lower risk: (‖(I − G)w‖² + γ(Xw))/(tr S⁻¹ − tr GS⁻¹Gᵀ − Σ_n γ(e_n)).
-
-    G = H⁻¹S; `left_by_masks` has γ, to first order in l. With masks on the output γ(Xw) is 0.
-    """
-    signal, labels = (left_by_masks(one, y) for y in (one.x @ one.w[:, None], np.eye(len(one.x))))
-    cost = float(np.sum((signal[0] - one.w[:, None]) ** 2)) + signal[1]
-    saved = float(np.sum(np.linalg.pinv(one.x) ** 2) - np.sum(labels[0] ** 2)) - labels[1]
-    return cost / saved if saved > 0 else math.inf
-
-
-def paying(rng: np.random.Generator, n: int) -> list[Sgd]:
-    """Settings with masks on the output and a σ² of 1.3 to 3 times the boundary's, at the best step without dropout."""
-    found: list[Sgd] = []
-    while len(found) < n:  # those whose best step is after 120 are too long to follow
-        one = setting(rng, float(rng.choice([0.5, 0.8, 0.95])), 1, 0.1)._replace(placement="output")
-        one = one._replace(noise=math.sqrt(pays_in_the_limit(one) * rng.uniform(1.3, 3)))
-        if (best := best_without(one)) <= 120:
-            found.append(one._replace(steps=best))
-    return found
-
-
-def limit_risks(one: Sgd) -> dict[str, float]:
-    """Risks as t → ∞, with dropout and without, by `dropout_sgd`."""
-    rest = dropout_sgd.stationary_moments(one.x, one.labels, one.keep_prob, one.rate, one.placement)
-    least = np.linalg.lstsq(one.x, one.labels, rcond=None)[0]
-    return {
-        "dropout": float(np.sum((rest.mean - one.truth) ** 2) + rest.covariance_trace),
-        "without": float(np.sum((least - one.truth) ** 2)),
-    }
-
-
-PAYS = (
-    "the noise in Y is so large that what dropout takes off it is more than dropout's bias and its "
-    "masks' own noise. In formulas: σ² > (‖(I − G)w‖² + γ(Xw))/(tr S⁻¹ − tr GS⁻¹Gᵀ − Σ_n γ(e_n)), w the true "
-    "weights, H = S + kP, P = S (masks on the output) or diag S (on the input), G = H⁻¹S; γ(y) = l tr H⁻¹Q, Q the "
-    "covariance over masks of X̃ᵀ(y − X̃H⁻¹Xᵀy), to first order in l; on the output (1 − p)‖w‖²/((1 + p) tr S⁻¹ − "
-    "lΣ h_n(1 − h_n))"
-)
-
-
-@sgd_claim(
-    "3.1-sgd-crossover",
-    where="§3.1, after the bound",
-    says="As a result, the benefit of N, in our case the number of training steps, only appears for large N.",
-    reading="The half on large N, of X of full column rank, under plain SGD at up to a tenth of the largest rate: in "
-    f"the long run dropout's {RISK} is below that of training without it. That small N has no such benefit is row "
-    "3.1-sgd-benefits-vanish.",
-    depends_on=("3.1-sgd-benefits-vanish",),
-)
-def crossover(cases: Cases) -> Finding:
-    """Risks in the limit, σ² within a factor of two of where they turn; and how often dropout is late where it pays."""
-
-    def draw(rng: np.random.Generator) -> Sgd:
-        one = setting(rng, float(rng.choice([0.5, 0.8, 0.95])), 1, 0.1)
-        return with_noise(one, pays_in_the_limit(one) / one.noise**2, rng)
-
-    def ratio(one: Sgd) -> float:
-        return one.noise**2 / pays_in_the_limit(one)
-
-    falling = [case for noise in (0.05, 1.0, 3.0) for case in falling_spectra(cases.rng, 1, noise)]
-    near = [
-        Case(f"{one.placement} masks, p = 0.95, {side}", one._replace(noise=math.sqrt(factor * pays_in_the_limit(one))))
-        for one in (case.inputs for case in falling[:2])
-        for side, factor in (("a sixteenth below the boundary", 15 / 16), ("a sixteenth above it", 17 / 16))
-    ]
-    judged = cases.judge(
-        falling + near + on_both_sides(cases.rng, draw, ratio, 8),
-        measure=limit_risks,
-        printed=lambda one, seen: seen["dropout"] < seen["without"],
-        condition=ratio,
-    )
-    gained = [100 * (1 - seen["dropout"] / seen["without"]) for _, seen in judged.pairs[2:4]]
-    late = share(
-        [behind(one) > 1 for one in paying(cases.rng, 40)],
-        "with noise up to three times the boundary's where dropout, ahead in the long run, is not yet ahead at the "
-        "best step without it",
-    )
-    return judged.finding(
-        conditional="Depends on label noise: where low, dropout never pays in the long run; where high, it does, "
-        f"{'mostly' if late.value > 50 else 'seldom'} late.",
-        evidence=judged.evidence(
-            "exact moments; draws keep a factor of 1.05 away from the boundary, which is right to first order in l",
-            pays_in_the_limit,
-            more={"% less risk in the long run, drop rate 0.05, noise as the signal": gained},
-        ),
-        size=late,
-        condition=PAYS,
-        flips_if="a σ² below the boundary at which dropout's limit has the lower risk, or above it the higher one",
     )
 
 
@@ -345,11 +250,10 @@ def not_last(settings: Sequence[Sgd], keep_probs: Sequence[float]) -> np.ndarray
 
 @sgd_claim(
     "3.1-sgd-first-step",
-    where="Figure 2 left, caption; checked on the linear model's first steps",
-    says="High value of Dropout provides the strongest performance after long fine-tuning and the weakest performance "
-    "after short fine-tuning.",
-    reading=f"The second half, in this model with masks on the output, under plain SGD at one learning rate {RATES}, p "
-    f"of the highest of several drop rates: whatever the noise in Y, that one has the highest {RISK}.",
+    where="beyond the paper: Figure 2 left, caption, on the linear model's first steps",
+    says="In the linear model the highest of several drop rates is the worst after few steps.",
+    reading=f"With masks on the output, under plain SGD at one learning rate {RATES}, p of the highest drop rate: "
+    f"whatever the noise in Y, that one has the highest {RISK}.",
     depends_on=("3.1-sgd-benefits-vanish",),
 )
 def first_step(cases: Cases) -> Finding:
@@ -375,17 +279,17 @@ def first_step(cases: Cases) -> Finding:
     )
     settings = [ten_steps(cases.rng) for _ in range(60)]
     hits = not_last(settings, keep_probs)
-    on_many = by_noise(not_last([with_rows(one, cases.rng) for one in settings[:6]], keep_probs))
-    last = [100 - of[FEW[-1]] for of in by_noise(hits).values()]
+    on_many = by_noise(not_last([with_rows(one, cases.rng) for one in settings[:MANY]], keep_probs))
+    last, last_of_many = (min(100 - of[FEW[-1]] for of in told.values()) for told in (by_noise(hits), on_many))
     return judged.finding(
-        conditional=f"Depends on steps, rate, noise: after one step yes; after ten in {min(last):.0f} % (noisy) to "
-        f"{max(last):.0f} % of settings.",
+        conditional=f"Yes after one step; after ten in {last_of_many:.0f} % with {MANY_ROWS} rows, {last:.0f} % of "
+        "small noisy problems.",
         evidence=judged.evidence(
             f"float64 rounding, against moments summed over masks; {OFF}",
             lambda one: cost_over_saving(one.of),
             more={
                 "% of settings in which it is not last, by noise and step": by_noise(hits),
-                f"the same of {MANY_ROWS} rows of 4 inputs": on_many,
+                f"the same of {MANY} settings of {MANY_ROWS} rows of 4 inputs": on_many,
             },
             tolerance=ROUNDING,
         ),

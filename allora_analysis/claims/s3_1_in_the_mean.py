@@ -75,7 +75,8 @@ OFF_ITS_PATH = (
     where="§3.1, the paragraph after the first display",
     says="However, those derivations only emerge from taking expectation of the loss, i.e., considering infinite "
     "training steps.",
-    reading="After finitely many steps of an optimizer the mean of the weights is not its path on the regularized "
+    reading="Of the mean over masks, which the sentence does not name; one run is off by its noise at every step: row "
+    "3.1-sgd-variance. After finitely many steps of an optimizer that mean is not its path on the regularized "
     "objective: of W, which §3.1 trains, and of LoRA's A and B, under Adam, which the paper is taken to use (at 1e-4), "
     "and under plain SGD; on layers so small that all sequences of masks can be summed.",
     depends_on=("3.1-expectation",),
