@@ -414,10 +414,6 @@ def test_depth_s_share_is_that_of_the_parameters():
     assert s3_3_growth.share_of_depth([(2.0, 1.0), (2.0, 2.0)]) == pytest.approx(0.5)
 
 
-def test_seven_or_more_of_eleven_by_chance():
-    assert s3_3_growth.by_chance(7, 11) == pytest.approx((330 + 165 + 55 + 11 + 1) / 2048)
-
-
 def test_depth_leads_a_family_in_more_steps_than_width():
     assert s3_3_growth.deeper([(2.0, 1.5), (1.0, 1.5), (1.2, 1.1)])
     assert not s3_3_growth.deeper([(2.0, 1.5), (1.0, 1.5), (1.25, 1.25)])

@@ -55,7 +55,7 @@ def test_the_bottleneck_row_reads_masks_in_the_bottleneck():
 
 @pytest.mark.parametrize(
     ("control", "verdict", "margin"),
-    [(0.0, "holds", "±0.00"), (0.004, "holds", "±0.85"), (0.006, "undecided", "±1.28")],
+    [(0.0, "holds", "0.00"), (0.004, "holds", "0.85"), (0.006, "undecided", "1.28")],
 )
 def test_what_choosing_rates_makes_stands_beside_dropout(monkeypatch, control, verdict, margin):
     """Planted: effects of a point either way; two names of one arm apart by `control`, on three rates."""
@@ -70,7 +70,7 @@ def test_what_choosing_rates_makes_stands_beside_dropout(monkeypatch, control, v
     found = finding(CLAIM)
     assert found.verdict == "holds"
     assert found.evidence.tolerance_source.endswith(f"beyond which the verdict is {verdict}")
-    assert f"equal arms come to {margin}" in found.size.of
+    assert f"equal arms differ by up to {margin}" in found.size.of
 
 
 def test_beyond_choosing_rates_either_way():
@@ -85,7 +85,7 @@ def test_the_seeds_wanted_are_beyond_the_margin_and_at_holms_first_step():
     draws = (draws - draws.mean()) / draws.std(ddof=1)
     of = {"a, 50 steps": 0.3 + draws, "b, 50 steps": draws, "c, 300 steps": draws}
     told = comparisons.seeds_wanted(of, {"50 steps": 0.1, "300 steps": 0.2}, "a, 50 steps")
-    assert told.startswith(f"{required_n(0.2, 1.0, level=2 * 0.05 / 3):,} seeds (")
+    assert told.startswith(f"{required_n(0.2, 1.0, level=2 * 0.05 / 3):,} seeds at this mean (")
 
 
 def test_what_the_controls_own_seeds_explain():

@@ -144,14 +144,14 @@ def in_part(n: int, planned: int, what: str) -> str:
 
 
 def units_wanted(open_ones: Iterable[Judgement], unit: str) -> str:
-    """The units that would decide open comparisons of these means and spreads, and by the spreads' intervals."""
+    """The units that would decide open comparisons were their means the true ones, and by the spreads' intervals."""
     known = [one for one in open_ones if one.needed is not None]
     if not known:
         return f"more {unit}"
     least, most = min(one.needed for one in known), max(one.needed for one in known)
     ends = [end for one in known for end in one.needed_interval]
     low, high = (f"{n:,}" if n < 10**7 else f"10^{math.floor(math.log10(n))} and more" for n in (min(ends), max(ends)))
-    return f"{least:,}{f' to {most:,}' if most > least else ''} {unit} ({low} to {high})"
+    return f"{least:,}{f' to {most:,}' if most > least else ''} {unit} at this mean ({low} to {high} by its spread)"
 
 
 @dataclass(frozen=True)

@@ -160,8 +160,8 @@ def convergence(cases: Cases) -> Finding:
         condition=lambda one: one.what == KINDS[3] or (one.what == KINDS[0] and noisy_at_the_optimum(one)),
     )
     return judged.finding(
-        conditional="Yes at a constant rate (last weights keep jittering), or one that falls too fast; no at 1/√t or "
-        "averaged.",
+        conditional="Only at a constant rate, or one falling too fast, does it not settle; at 1/√t, or averaged, it "
+        "does.",
         evidence=judged.evidence("float64 rounding and CG's; the limits solve equations of their own", tolerance=1e-6),
         size=ranged(
             [_at_rest(spread_run(cases.rng, KINDS[0], place, PAPER_KEEP, 0.5)) for place in 20 * PLACEMENTS],

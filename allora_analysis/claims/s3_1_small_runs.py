@@ -272,7 +272,7 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
     most = one_sided(known[many], "t", 0.05 / len(known)).interval[1] + margin.get(
         length(many), 0.0
     )  # of all four at once
-    words = ", ".join(f"±{value:.2f} points after {steps}" for steps, value in margin.items())
+    words = ", ".join(f"{value:.2f} points after {steps}" for steps, value in margin.items())
     verdict, p_values = beyond(known, margin)
     told = {"bound": f"{bound(most, 2, True):.2f}", "lost": f"{lost:.1f}", "gained": f"{gained:.1f}"}
     told |= dict(zip(("few", "many"), STEPS, strict=True))
@@ -282,14 +282,14 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
             {"difference": "above 0 in each"},
             in_evidence | more | {"p beyond equal arms": p_values},
             f"Student's t over {seeds} of {planned} seeds, one-sided at 0.05, Holm over the four; intervals: 90 %; "
-            f"equal arms come to {words}, beyond which the verdict is {verdict}",
+            f"equal arms differ by up to {words}, beyond which the verdict is {verdict}",
             n=seeds,
         ),
         size=Size(
             gained,
             "points",
             f"test accuracy on digits, drop rate 0.4 minus none, {STEPS[1]} steps"
-            f"{in_part(seeds, planned, 'seeds')}; equal arms come to ±{margin.get(length(many), 0.0):.2f}",
+            f"{in_part(seeds, planned, 'seeds')}; equal arms differ by up to {margin.get(length(many), 0.0):.2f}",
             *of[many].interval,
         ),
         wanted=f"{seeds_wanted({name: -gaps for name, gaps in known.items()}, margin, many)}, if it goes the other way",

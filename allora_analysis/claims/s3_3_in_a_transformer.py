@@ -216,8 +216,7 @@ def output_grows(cases: Cases) -> Finding:
     )
     ratios = _ratios(judged)
     return judged.finding(
-        conditional="Only without normalization; the gradient may with norms too (3.3-transformer-gradient), not at "
-        "random.",
+        conditional="Only without normalization; with it only the gradient's worst case may still grow so.",
         evidence=judged.evidence(
             f"off, in what is allowed: {source_of_errors(REPLICAS)}; worst cases and post-norm to 1e-9",
             {

@@ -63,7 +63,7 @@ GROWN = {"L, n": (1, 1), "2L, n": (2, 1), "L, 2n": (1, 2), "L, 4n": (1, 4)}
     says=LIMITING,
     reading="In Proposition 1's own model, at given ‖W_l‖ and ‖B_lA_l‖: the factor by which η enlarges the worst "
     "case's output is squared where the layers are repeated, and stays where all widths double, or double twice. In "
-    "an LLM's blocks: 3.3-residual.",
+    "an LLM's blocks: 3.3-residual; what width does to the largest stable rate: 4-width-transfer.",
     depends_on=("3.3-product", "3.3-tight", "3.3-worst-case"),
 )
 def limiting_in_depth(cases: Cases) -> Finding:
@@ -86,18 +86,17 @@ def limiting_in_depth(cases: Cases) -> Finding:
     )
     seen = judged.own[-1]
     return judged.finding(
-        holds="Yes, in its linear model: in the worst case doubling depth squares η's factor, doubling width leaves "
-        "it.",
+        holds="Yes by its formula: in the worst case doubling depth squares η's factor; no width is in it.",
         evidence=judged.evidence(
             "float64 rounding in forward passes through at most 48 layers, of log growths of order 10",
             lambda one: {name: deeper * one.told for name, (deeper, _) in GROWN.items()},
             tolerance=TOLERANCE,
         ),
         size=Size(
-            math.exp(seen["2L, n"] - seen["L, n"]),
+            math.exp(seen["2L, n"]),
             "times",
-            f"the worst case's factor of η = 2 in 48 layers over that in 24, ‖B_lA_l‖ {RECORDED:.1%} of ‖W_l‖ (in "
-            f"layers twice as wide over these: {math.exp(seen['L, 2n'] - seen['L, n']):.3g})",
+            f"what η = 2 makes of the worst case's output in 48 layers (in 24: {math.exp(seen['L, n']):.2g}; in 24 "
+            f"twice as wide: {math.exp(seen['L, 2n']):.2g}), ‖B_lA_l‖ {RECORDED:.1%} of ‖W_l‖",
         ),
         flips_if="norms ‖W_l‖, ‖B_lA_l‖ at which η enlarges the output of the network that attains the bound by "
         "another factor at twice the width, or not by its square at twice the depth",

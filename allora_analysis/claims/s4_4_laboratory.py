@@ -256,7 +256,7 @@ def averaged(
         size=Size(
             first.mean,
             "points",
-            f"test accuracy on digits, {arms} after {few}{seeds}; equal arms come to ±{margins[few]:.2f}",
+            f"test accuracy on digits, {arms} after {few}{seeds}; equal arms differ by up to {margins[few]:.2f}",
             *first.interval,
         ),
         flips_if=FLIPS[tested.verdict].format(words),
@@ -302,7 +302,7 @@ def best_of(
         evidence=dataclasses.replace(evidence, measured={**evidence.measured, **beside}),
         size=Size(best.mean, "points", f"test accuracy on digits, {name}{seeds}", *best.interval),
         flips_if=f"a difference clearly above its margin ({words}), or all clearly below it",
-        wanted=f"{seeds_wanted(known, margins, name)}, or a narrower margin, by more controls",
+        wanted=f"{seeds_wanted(known, margins, name)}, or a narrower margin, by more seeds of the controls",
     )
 
 
@@ -380,6 +380,7 @@ def another_adaptor_is_better(cases: Cases, folder: Path | None = None) -> Findi
     answers = {
         "holds": "Yes: the {name} adaptor is {best} points better after {steps} on a small network.",
         "refuted": "No, on a small network: no other adaptor is {margin} points better.",
-        "undecided": "Undecided: after {steps} a {name} factor is {best} points ahead; equal arms come to {margin}.",
+        "undecided": "Undecided: after {steps} a {name} factor is {best} points ahead; equal arms differ by up to "
+        "{margin}.",
     }
     return best_of(cases, folder, "adaptor", in_some, answers)

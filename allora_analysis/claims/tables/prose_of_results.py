@@ -97,7 +97,8 @@ def average_over_eta(cases: Cases) -> Finding:
     where="§4.4, Figure 3 left",
     says="The result shows that ALLoRA in general admits better accuracy over plain LoRA.",
     reading="On average over models and data sets; LoRA at η·l_b. At η² = 1 ALLoRA's factor is at most 1 and LoRA has "
-    "the same rate, and throughout Table 3 larger rates are better: the factor does not explain the lead there.",
+    "the same rate, and throughout Table 3 larger rates are better: the factor does not explain the lead there (looked "
+    "at afterwards).",
     depends_on=("F3-cells", "4.4-fair-to-lora"),
 )
 def better_than_lora(cases: Cases) -> Finding:
