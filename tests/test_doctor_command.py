@@ -94,6 +94,20 @@ def test_what_the_theory_says_of_these_settings(capsys):
     assert not {"start at B = 0", "factor at this width", "stable step"} & set(other)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_first_step_has_the_rules_eta_under_sgd(optimizer, tmp_path, capsys):
+    own = {"--optimizer": optimizer, "--lr": 1e-2, "--width": 64}
+    words = [word for pair in own.items() for word in pair]
+    plain, scaled = (document(capsys, "--r", 4, "--alpha", 4, *words, *more)["recipe"] for more in ([], ["--eta", 8]))
+    assert scaled["first_step"] == pytest.approx(plain["first_step"] * (8 if optimizer == "sgd" else 1))
+    assert ("LoRA's times η = 8" in scaled["answers"]["first step of BA"]) == (optimizer == "sgd")
+    assert "LoRA's times" not in plain["answers"]["first step of BA"]
+    for variant, factor in (("allora_od", 8), ("lora_x_eta", 1)):  # whose η is in the file's α
+        folder = peft_folder(tmp_path / variant, eta=8.0, variant=variant)
+        found = document(capsys, folder, "--r", 4, "--alpha", 4, *words)["recipe"]["first_step"]
+        assert found == pytest.approx(plain["first_step"] * (factor if optimizer == "sgd" else 1))
+
+
 def test_with_a_large_epsilon_the_first_step_is_said_for_large_gradients(capsys):
     words = [*RUN, "--width", 64, "--max-grad-norm", 1]
     assert "far above ε" not in said(capsys, *words)

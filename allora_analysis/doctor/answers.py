@@ -62,9 +62,10 @@ def of_recipe(
     """The rates, what is on, and the equivalent settings at `alpha`; None: at s = 1. `clip` is the largest gradient
     norm, or None.
     """
-    told = [*recipes.lines(recipe, clip, warmup), ("α × 4 or rate × 4", recipes.four_times_alpha(recipe))]
+    factor = 1.0 if switches.eta is None or switches.variant == "lora_x_eta" else switches.eta  # LoRA×η's is its s
+    told = [*recipes.lines(recipe, clip, warmup, factor), ("α × 4 or rate × 4", recipes.four_times_alpha(recipe))]
     told += [*_start(recipe, switches), *switched(switches, recipe, clip), *_at_width(recipe, switches)]
-    numbers = vars(recipes.rates(recipe)) | {"recipe": vars(recipe)}
+    numbers = vars(recipes.rates(recipe, factor)) | {"recipe": vars(recipe)}
     found = recipes.equivalents(recipe, alpha)
     start = "init of A" if recipe.zero == "b" else "init of B"
     columns = ("settings that train alike", "α", start, "rate of A", "rate of B", "ε of A, B", "decay of A, B")
