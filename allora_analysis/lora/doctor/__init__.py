@@ -35,7 +35,7 @@ from allora_analysis.lora.doctor.measured import (
 )
 from allora_analysis.lora.foreign import any_pairs
 from allora_analysis.lora.pairs import WITHOUT_RULE, Pair
-from allora_analysis.lora.watch import known, scaled_by
+from allora_analysis.lora.watch import judged, scaled_by
 from allora_analysis.validation import ArgumentError, non_negative
 
 __all__ = ["Advice", "Clipping", "Diagnosis", "LayerReport", "OptimizerEffect", "doctor"]
@@ -97,8 +97,7 @@ def doctor(
         raise ArgumentError(f"optimizer must have param_groups, received {type(optimizer).__name__}")
     groups = [{**group, "lr": rate(group)} for group in getattr(optimizer, "param_groups", ())]
     homes = {id(p): group for group in groups for p in group["params"]}
-    if any(scaled_by(pair, homes) for pair in pairs):  # else what comes later is looked at
-        known(optimizer)
+    judged(optimizer, [pair for pair in pairs if scaled_by(pair, homes)])  # what comes later is looked at
     stated = (getattr(module, "peft_config", None) for module in model.modules())
     configs = next((config for config in stated if isinstance(config, dict)), {})
     with torch.no_grad():
