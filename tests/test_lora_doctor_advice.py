@@ -40,7 +40,10 @@ def as_adamw(params):
 
 CASES = {
     # code: (level, words, model, optimizer, max_grad_norm)
-    "undone": ("problem", "SGD, or plain LoRA layers", toy, lambda m: torch.optim.AdamW(m.parameters()), None),
+    "undone": (
+        "problem", r"SGD without clipping \(max_grad_norm=0\), or plain LoRA layers", toy,
+        lambda m: torch.optim.AdamW(m.parameters()), None,
+    ),
     "partly undone": (
         "problem", "undoes a part", toy, lambda m: torch.optim.AdamW(m.parameters(), eps=0.1), None,
     ),
