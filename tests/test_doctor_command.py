@@ -138,6 +138,28 @@ def test_a_saved_adapter(tmp_path, capsys):
     assert [pair["name"] for pair in told["adapter"]["pairs"]] == ["layers.0.attn.q_proj", "layers.1.attn.v_proj"]
 
 
+def test_what_peft_takes_where_its_config_is_silent(tmp_path, capsys):
+    """Planted: s = 1, a guess, though PEFT loads the adapter with its default; DoRA's missing magnitudes, unsaid."""
+    import peft
+
+    folder = peft_folder(tmp_path / "a")
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    del config["lora_alpha"]
+    path.write_text(json.dumps(config | {"use_dora": True}))
+    told = document(capsys, folder, "--lr", "1e-4")
+    s = peft.LoraConfig.from_pretrained(str(folder)).lora_alpha / 4
+    assert {pair["scaling"] for pair in told["adapter"]["pairs"]} == {told["recipe"]["scaling"]} == {s}
+    answers = told["adapter"]["answers"]
+    assert "α = 8 (PEFT's default: the config has no lora_alpha)" in answers["pairs"]
+    assert answers["magnitudes"].startswith("use_dora is on and the file holds none")
+    assert "PEFT's default" not in said(capsys, folder, "--alpha", 12)
+    dora = {"base_model.model.x.lora_magnitude_vector": torch.ones(3)}
+    assert "holds none" not in said(capsys, peft_folder(tmp_path / "b", tensors=dora, use_dora=True))
+    path.unlink()
+    assert "s = 1: the file holds no α, so s = 1 is a guess" in said(capsys, folder)
+
+
 def test_rows_against_one_over_eta_squared(tmp_path, capsys):
     small = peft_folder(tmp_path / "small", size=1e-3, eta=2.0, variant="allora")
     told = said(capsys, small)

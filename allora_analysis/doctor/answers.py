@@ -155,6 +155,8 @@ def of_saved(saved: Saved, eta: float | None) -> Section:
     switches = switches_of(saved)
     eta = switches.eta if eta is None else eta
     told = [("pairs", _pairs(saved)), ("trained", _trained(saved)), *_beside(saved)]
+    if saved.config.get("use_dora") and not saved.magnitudes:
+        told.append(("magnitudes", "use_dora is on and the file holds none: PEFT takes the base weight's row norms"))
     if eta is not None and _finite(saved.pairs):
         told += _factor(saved.pairs, eta, switches)
     groups: dict[str, list] = {}
@@ -215,6 +217,8 @@ def _pairs(saved: Saved) -> str:
     told = f"{len(pairs)}, r = {r}, s = {scaling:.4g}{by}"
     if len({(pair.r, pair.scaling) for pair in pairs}) > 1:
         told += " in most"
+    if saved.assumed:
+        told += " (PEFT's default: the config has no lora_alpha)"
     if not saved.scaled:
         told += ": the file holds no α, so s = 1 is a guess; give --alpha"
     if wrong := [pair for pair in pairs if pair.stated is not None]:

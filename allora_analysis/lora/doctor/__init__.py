@@ -94,7 +94,10 @@ def doctor(
     maximum = non_negative("max_grad_norm", 0.0 if max_grad_norm is None else max_grad_norm)
     optimizer = None if optimizer is None else unwrapped(optimizer)
     if optimizer is not None and not hasattr(optimizer, "param_groups"):
-        raise ArgumentError(f"optimizer must have param_groups, received {type(optimizer).__name__}")
+        raise ArgumentError(
+            f"optimizer must have param_groups, received {type(optimizer).__name__}; give the one that trains A "
+            "and B, not a list of several, a scheduler or a class"
+        )
     groups = [{**group, "lr": rate(group)} for group in getattr(optimizer, "param_groups", ())]
     homes = {id(p): group for group in groups for p in group["params"]}
     judged(optimizer, [pair for pair in pairs if scaled_by(pair, homes)])  # what comes later is looked at
