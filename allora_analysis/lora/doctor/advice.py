@@ -159,9 +159,25 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
         if names:
             level, text = _LAYER_TEXTS[code]
             yield Advice(level, code, text.format(layers=_which(names)))
+    yield from _on_configs(pairs, configs)
     drop_rates = {row.drop_rate for row, dropped in zip(layers, found["dropout"], strict=True) if dropped}
     if len(drop_rates) == 1:
         yield Advice("note", "dropout pays", f"dropout pays {recipes.dropout_pays(drop_rates.pop())}")
+
+
+def _on_configs(pairs: Sequence[Pair], configs: dict[str, Any]) -> Iterator[Advice]:
+    # PEFT saves the config; the layers keep the rule that they were made with.
+    for name in ("variant", "eta", "adaptor"):
+        ruled = [(pair, getattr(configs.get(pair.adapter), name, None)) for pair in pairs if pair.eta is not None]
+        differ = [(pair, stated) for pair, stated in ruled if stated is not None and stated != getattr(pair, name)]
+        if differ:
+            (pair, stated), labels = differ[0], [one.label for one, _ in differ]
+            yield Advice(
+                "problem",
+                "config of another rule",
+                f"{_which(labels)} train by {name} {getattr(pair, name)!r}, and the config, which is saved, says "
+                f"{stated!r}; set it back, or make the adapter anew with that {name}",
+            )
 
 
 def _finite(gradient: Tensor | None) -> bool:
