@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
+import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
@@ -128,6 +130,7 @@ def test_what_a_config_fills_in():
     assert (allora_config(2.0).r, allora_config(2.0).lora_alpha) == (8, 8)
     assert allora_config(2, r=5, lora_alpha=7).lora_alpha == 7
     assert allora_config(2.0, "lora_x_eta", r=5).lora_alpha == 10
+    json.dumps(allora_config(2.0, r=np.int64(5), lora_dropout=np.float32(0.5)).to_dict())
     for init in (True, False, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_4"):
         assert allora_config(2.0, init_lora_weights=init).init_lora_weights is init
     with pytest.raises(TypeError, match="eta"):

@@ -82,7 +82,8 @@ def doctor(
             `LowRankLinear`, loralib's, torchtune's, kohya's (`lora.foreign`).
         optimizer: that trains it; without one, what becomes of the factor stays unknown.
         max_grad_norm: at which the gradient's norm is clipped; None or 0: it is not. transformers' default is 1. It is
-            compared with the gradients as they are: a GradScaler's must be unscaled, and none clipped yet.
+            compared with the gradients as they are: a GradScaler's must be unscaled, and none clipped yet; that their
+            entries were (`clip_grad_value_`) is not seen.
         allora: ALLoRA is meant to be on; False: plain LoRA is what is wanted, and no problem.
 
     Raises:

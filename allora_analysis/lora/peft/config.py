@@ -176,12 +176,14 @@ class ALLoRAConfig(LoraConfig):
         return [*ranks] == [*alphas] and all(math.isclose(alphas[key], self.eta * ranks[key]) for key in ranks)
 
     def _check_drop_rate(self) -> None:
-        if not 0 <= number("lora_dropout", self.lora_dropout) < 1:
+        rate = number("lora_dropout", self.lora_dropout)
+        if not 0 <= rate < 1:
             raise ArgumentError(f"lora_dropout must be a drop rate in [0, 1), received {self.lora_dropout!r}")
         if self.variant == "allora_0" and self.lora_dropout:
             raise ArgumentError(
                 f"lora_dropout must be 0 with variant 'allora_0', received {self.lora_dropout!r}; 'allora' takes one"
             )
+        self.lora_dropout = rate  # JSON holds no other number
 
     @property
     def rule(self) -> Rule | None:
