@@ -130,7 +130,10 @@ def test_what_a_config_fills_in():
     assert (allora_config(2.0).r, allora_config(2.0).lora_alpha) == (8, 8)
     assert allora_config(2, r=5, lora_alpha=7).lora_alpha == 7
     assert allora_config(2.0, "lora_x_eta", r=5).lora_alpha == 10
-    json.dumps(allora_config(2.0, r=np.int64(5), lora_dropout=np.float32(0.5)).to_dict())
+    config = allora_config(2.0)
+    config.r, config.lora_dropout = np.int64(5), np.float32(0.5)
+    config.check()
+    assert json.loads(json.dumps(config.to_dict()))["lora_dropout"] == 0.5
     for init in (True, False, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_4"):
         assert allora_config(2.0, init_lora_weights=init).init_lora_weights is init
     with pytest.raises(TypeError, match="eta"):
