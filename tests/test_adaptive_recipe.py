@@ -122,7 +122,7 @@ def test_four_times_alpha_is_bs_rate_alone(optimizer):
 
 def first_step(own, width, seeds=10):
     """How s·BA moves at the first step of torch's optimizer, A drawn as PEFT draws it, gradients of a random G."""
-    moves, steepest = [], []
+    moves, steepest, lengths = [], [], []
     for seed in range(seeds):
         generator = torch.Generator().manual_seed(seed)
         g = torch.randn(512, width, generator=generator, dtype=torch.float64)
@@ -137,7 +137,8 @@ def first_step(own, width, seeds=10):
         move = own.scaling * (b @ a).detach()
         moves.append(float(move.square().mean().sqrt()))
         steepest.append(float(-(move * g).sum() / (g * g).sum()))
-    return np.mean(moves), np.mean(steepest)
+        lengths.append(float(move.norm() / g.norm()))
+    return np.mean(moves), np.mean(steepest), np.mean(lengths)
 
 
 @pytest.mark.parametrize("zero", ["a", "b"])
@@ -146,7 +147,21 @@ def test_the_first_step_of_ba(zero, changes):
     adam = Recipe(r=8, alpha=16.0, lr=1e-3, zero=zero, width=512, eps=1e-30, **changes)
     assert first_step(adam, 512)[0] == pytest.approx(rates(adam).first_step, rel=0.02)
     sgd = replace(adam, optimizer="sgd")
-    assert first_step(sgd, 512)[1] == pytest.approx(rates(sgd).first_step, rel=0.03)
+    _, mean, length = first_step(sgd, 512)
+    assert mean == pytest.approx(rates(sgd).first_step, rel=0.03)
+    assert rates(sgd, 2.0).first_step == pytest.approx(2 * rates(sgd).first_step)
+    assert rates(adam, 2.0).first_step == rates(adam).first_step  # Adam divides it out
+    told = dict(lines(sgd, factor=2.0))["first step of BA"]
+    assert (
+        f" at rate {2 * rates(sgd).first_step:.3g}, in the mean over {'AB'[zero == 'a']} (LoRA's times η = 2)" in told
+    )
+    if zero == "b":  # eight times as long as its mean
+        assert float(told.rpartition("as long as full fine-tuning's at rate ")[2]) == pytest.approx(
+            2 * length, rel=0.03
+        )
+        assert length > 7 * mean
+    else:
+        assert "as long as" not in told
 
 
 def test_adams_own_decay_makes_the_first_step_of_a_its_sign():
@@ -179,7 +194,7 @@ def test_what_decay_does_in_words(optimizer, zero, words):
 @pytest.mark.parametrize(
     ("optimizer", "clipping", "first"),
     [
-        ("sgd", "at 2: no step is longer than 0.032 over all", "as long as full fine-tuning's at rate"),
+        ("sgd", "at 2: no step is longer than 0.032 over all", "full fine-tuning's at rate"),
         ("adamw", "at 2: the first step is the same", "moves an entry by"),
     ],
 )

@@ -94,6 +94,20 @@ def test_what_the_theory_says_of_these_settings(capsys):
     assert not {"start at B = 0", "factor at this width", "stable step"} & set(other)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_first_step_has_the_rules_eta_under_sgd(optimizer, tmp_path, capsys):
+    own = {"--optimizer": optimizer, "--lr": 1e-2, "--width": 64}
+    words = [word for pair in own.items() for word in pair]
+    plain, scaled = (document(capsys, "--r", 4, "--alpha", 4, *words, *more)["recipe"] for more in ([], ["--eta", 8]))
+    assert scaled["first_step"] == pytest.approx(plain["first_step"] * (8 if optimizer == "sgd" else 1))
+    assert ("LoRA's times η = 8" in scaled["answers"]["first step of BA"]) == (optimizer == "sgd")
+    assert "LoRA's times" not in plain["answers"]["first step of BA"]
+    for variant, factor in (("allora_od", 8), ("lora_x_eta", 1)):  # whose η is in the file's α
+        folder = peft_folder(tmp_path / variant, eta=8.0, variant=variant)
+        found = document(capsys, folder, "--r", 4, "--alpha", 4, *words)["recipe"]["first_step"]
+        assert found == pytest.approx(plain["first_step"] * (factor if optimizer == "sgd" else 1))
+
+
 def test_with_a_large_epsilon_the_first_step_is_said_for_large_gradients(capsys):
     words = [*RUN, "--width", 64, "--max-grad-norm", 1]
     assert "far above ε" not in said(capsys, *words)
@@ -122,6 +136,28 @@ def test_a_saved_adapter(tmp_path, capsys):
     assert told["recipe"]["recipe"]["width"] == 10
     assert told["recipe"]["first_step"] > 0
     assert [pair["name"] for pair in told["adapter"]["pairs"]] == ["layers.0.attn.q_proj", "layers.1.attn.v_proj"]
+
+
+def test_what_peft_takes_where_its_config_is_silent(tmp_path, capsys):
+    """Planted: s = 1, a guess, though PEFT loads the adapter with its default; DoRA's missing magnitudes, unsaid."""
+    import peft
+
+    folder = peft_folder(tmp_path / "a")
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    del config["lora_alpha"]
+    path.write_text(json.dumps(config | {"use_dora": True}))
+    told = document(capsys, folder, "--lr", "1e-4")
+    s = peft.LoraConfig.from_pretrained(str(folder)).lora_alpha / 4
+    assert {pair["scaling"] for pair in told["adapter"]["pairs"]} == {told["recipe"]["scaling"]} == {s}
+    answers = told["adapter"]["answers"]
+    assert "α = 8 (PEFT's default: the config has no lora_alpha)" in answers["pairs"]
+    assert answers["magnitudes"].startswith("use_dora is on and the file holds none")
+    assert "PEFT's default" not in said(capsys, folder, "--alpha", 12)
+    dora = {"base_model.model.x.lora_magnitude_vector": torch.ones(3)}
+    assert "holds none" not in said(capsys, peft_folder(tmp_path / "b", tensors=dora, use_dora=True))
+    path.unlink()
+    assert "s = 1: the file holds no α, so s = 1 is a guess" in said(capsys, folder)
 
 
 def test_rows_against_one_over_eta_squared(tmp_path, capsys):

@@ -291,11 +291,16 @@ def broken(kind, folder):
         (folder / "x.bin").write_bytes(b"\x80\x04.")
         return folder / "x.bin"
     peft_folder(folder)
+    if kind == "its config":
+        return folder / "adapter_config.json"
     if kind == "torn":
         path = folder / "adapter_model.safetensors"
         path.write_bytes(path.read_bytes()[:-40])
     elif kind == "no LoRA":
         save_file({"weight": torch.ones(2)}, str(folder / "adapter_model.safetensors"))
+    elif kind == "a convolution's":
+        parts = {"x.lora_A.weight": torch.ones(2, 3, 3, 3), "x.lora_B.weight": torch.ones(4, 2, 1, 1)}
+        save_file(parts, str(folder / "adapter_model.safetensors"))
     else:
         (folder / "adapter_config.json").write_text(
             {"no JSON": "{", "IA3": '{"peft_type": "IA3"}', "a list": "[]"}.get(kind, kind)
@@ -311,6 +316,8 @@ WORDS = {
     "a .bin": "others are pickles, which run code",
     "torn": "cannot be read as safetensors",
     "no LoRA": "no LoRA pair",
+    "a convolution's": "no LoRA pair .* among 2 tensors; 1 with no other half or no matrix .a convolution's. are not",
+    "its config": "a .safetensors file wanted; give the folder that it is in",
     "no JSON": "is no JSON",
     "IA3": "LoRA's config wanted, received 'IA3'",
     "a list": "LoRA's config wanted, received 'list'",

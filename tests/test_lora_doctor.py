@@ -309,5 +309,10 @@ def test_what_the_doctor_cannot_see():
     model = twins()[0]
     with pytest.raises(ArgumentError, match="max_grad_norm must be"):
         doctor(model, None, -1.0)
-    with pytest.raises(ArgumentError, match="optimizer must have param_groups, received int"):
-        doctor(model, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for other in (3, [optimizer], torch.optim.lr_scheduler.StepLR(optimizer, 1), torch.optim.SGD):
+        kind = type(other).__name__
+        with pytest.raises(
+            ArgumentError, match=f"optimizer must have param_groups, received {kind}; give the one that"
+        ):
+            doctor(model, other)

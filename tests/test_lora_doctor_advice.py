@@ -40,7 +40,10 @@ def as_adamw(params):
 
 CASES = {
     # code: (level, words, model, optimizer, max_grad_norm)
-    "undone": ("problem", "SGD, or plain LoRA layers", toy, lambda m: torch.optim.AdamW(m.parameters()), None),
+    "undone": (
+        "problem", r"SGD without clipping \(max_grad_norm=0\), or plain LoRA layers", toy,
+        lambda m: torch.optim.AdamW(m.parameters()), None,
+    ),
     "partly undone": (
         "problem", "undoes a part", toy, lambda m: torch.optim.AdamW(m.parameters(), eps=0.1), None,
     ),
@@ -378,3 +381,16 @@ def test_layers_that_cannot_be_tried_alone():
     assert doctor(convolution).layers[0].norms == (0.0, 0.0, 0.0)  # of BA as matrices, B = 0
     assert str(doctor(convolution))
     assert "unmeasured" not in lines(toy())
+
+
+@pytest.mark.parametrize(("name", "value"), [("eta", 3.0), ("variant", "allora_od"), ("adaptor", "inverse")])
+def test_a_rule_that_is_in_the_config_alone_is_saved_and_not_trained(name, value):
+    """Planted: another η set on peft_config was saved and not trained, without a word."""
+    model = in_peft("allora")
+    config = model.peft_config["default"]
+    assert "config of another rule" not in lines(model)
+    before = getattr(config, name)
+    setattr(config, name, value)
+    told = lines(model)["config of another rule"]
+    assert told.level == "problem"
+    assert f"train by {name} {before!r}, and the config, which is saved, says {value!r}; set it back" in told.text

@@ -8,6 +8,7 @@ from torch import nn
 
 from allora_analysis.adaptive.recipe import Recipe, rates
 from allora_analysis.lora.doctor import doctor
+from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError
 from tests import foreign_lora
@@ -40,6 +41,25 @@ def test_the_rates_at_scaling_one_and_the_first_step(kind, word):
     assert not [line for line in found.advice if line.level == "problem"]
     assert str(found).startswith("Plain LoRA.")
     assert doctor(made, kind(made.parameters(), lr=1e-3)).verdict == "off"
+
+
+@pytest.mark.parametrize("variant", ["lora_x_eta", "allora", "allora_od", "asf_lora"])
+def test_the_first_step_that_is_told_is_sgds_with_the_rules_factor(variant):
+    """Planted: LoRA's number for all of them, three times too small."""
+    generator, parts = torch.Generator().manual_seed(0), []
+    for _ in range(20):
+        layer = ALLoRALinear(nn.Linear(64, 256), 4, 3.0, variant)
+        nn.init.kaiming_uniform_(layer.a, 5**0.5)
+        made = nn.Sequential(layer).double()
+        optimizer = torch.optim.SGD([layer.a, layer.b], lr=1e-6)
+        told = lines(doctor(made, optimizer, allora=False))["rates"]
+        v, x = (torch.randn(32, size, generator=generator, dtype=torch.float64) for size in (256, 64))
+        (v * made(x)).sum().backward()
+        optimizer.step()
+        full, pair = v.T @ x, lora_pairs(made)[0]
+        parts.append(float(-(pair.scaling * (layer.b @ layer.a).detach() * full).sum() / full.square().sum()))
+    assert float(told.rpartition("at rate ")[2]) == pytest.approx(sum(parts) / len(parts), rel=0.1)
+    assert ("(LoRA's times η = 3)" in told) == (variant != "lora_x_eta")
 
 
 def stepping(kind, **options):

@@ -1,5 +1,7 @@
 """Groups and refusals of `ALLoRAAdamW`."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -92,8 +94,22 @@ def test_a_group_that_holds_pairs_among_others_is_counted_in_a_warning():
     (a, b), (c, d), (e, f) = (matrices(seed) for seed in range(3))
     bias = nn.Parameter(torch.ones(3))
     with pytest.warns(UserWarning, match=r"2 pairs \(A, B\) in groups of more than two parameters get plain AdamW"):
-        ALLoRAAdamW([{"params": [a, b]}, {"params": [c, d, bias, e, f]}], 0.1, 2.0)
+        ALLoRAAdamW([{"params": [a, b]}, {"params": iter([c, d, bias, e, f])}], 0.1, 2.0)
     ALLoRAAdamW([{"params": [a, b]}, {"params": [c, d, bias, e, f], "pair": False}], 0.1, 2.0)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_pairs_that_are_added_in_one_group_are_counted_too(copied):
+    """Planted: a second adapter, added in one group, trained as plain LoRA without a word."""
+    (a, b), (c, d), (e, f), last = (matrices(seed) for seed in range(4))
+    optimizer = ALLoRAAdamW([a, b], 0.1, 2.0)
+    optimizer = copy.deepcopy(optimizer) if copied else optimizer
+    with pytest.warns(UserWarning, match=r"2 pairs \(A, B\) in groups of more than two") as told:
+        optimizer.add_param_group({"params": iter([c, d, e, f])})
+    assert len(told) == 1
+    assert 'add each as a group, {"params": [A, B], "pair": True, "scaling": s}' in str(told[0].message)
+    optimizer.add_param_group({"params": last})  # a pair: no warning, which is an error here
+    optimizer.add_param_group({"params": [*matrices(5), *matrices(6)], "pair": False})
 
 
 @pytest.mark.bad_input

@@ -1,10 +1,13 @@
 """What cannot be: each is refused in one line that names what to change, and the model is left as it was."""
 
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
+import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
@@ -108,9 +111,10 @@ def refused_and_unchanged(model, match):
             r"rank_pattern must be left out with asf_lora, received \{'q_proj': 2\}$",
         ),
         ({"variant": "asf_lora", "alpha_pattern": {"q_proj": 2}}, r"alpha_pattern must be left out"),
-        ({"fan_in_fan_out": True}, r"fan_in_fan_out must be left out"),
-        ({"layer_replication": [(0, 1), (0, 1)]}, r"layer_replication must be left out"),
-        ({"alora_invocation_tokens": [1]}, r"alora_invocation_tokens must be left out"),
+        ({"fan_in_fan_out": True}, r"fan_in_fan_out must be left out .*True: how a weight lies is read from the layer"),
+        ({"layer_replication": [(0, 1), (0, 1)]}, r"layer_replication must be left out .*share a base weight"),
+        ({"loftq_config": {"loftq_bits": 4}}, r"loftq_config must be left out .*init_lora_weights has the starts"),
+        ({"alora_invocation_tokens": [1]}, r"alora_invocation_tokens must be left out .*a forward pass of their own"),
         ({"init_lora_weights": "eva"}, r"init_lora_weights must be one of True, False, .*received 'eva'"),
         ({"init_lora_weights": "pissa_niter_x"}, r"init_lora_weights"),
         ({"rank": 3}, r"rank: no field of peft.LoraConfig; received 3"),
@@ -126,10 +130,29 @@ def test_what_a_config_fills_in():
     assert (allora_config(2.0).r, allora_config(2.0).lora_alpha) == (8, 8)
     assert allora_config(2, r=5, lora_alpha=7).lora_alpha == 7
     assert allora_config(2.0, "lora_x_eta", r=5).lora_alpha == 10
+    config = allora_config(2.0)
+    config.r, config.lora_dropout = np.int64(5), np.float32(0.5)
+    config.check()
+    assert json.loads(json.dumps(config.to_dict()))["lora_dropout"] == 0.5
     for init in (True, False, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_4"):
         assert allora_config(2.0, init_lora_weights=init).init_lora_weights is init
     with pytest.raises(TypeError, match="eta"):
         ALLoRAConfig(r=4)
+
+
+@pytest.mark.parametrize(("variant", "over"), [("allora", 1), ("asf_lora", 1), ("lora_x_eta", 2)])
+def test_an_alpha_that_was_left_out_follows_the_rank(variant, over):
+    """Planted: it stayed at the first rank, s = 4/8; LoRA×η and ASF-LoRA were refused."""
+    config = allora_config(2.0, variant, **FIELDS | {"r": 4})
+    config.r = 8
+    get_peft_model(qwen(), config)
+    assert config.lora_alpha == 8 * over
+    assert "_filled" not in config.to_dict()
+    given = allora_config(2.0, **FIELDS | {"r": 4, "lora_alpha": 4})
+    given.r = 8
+    given.check()
+    assert given.lora_alpha == 4
+    assert dataclasses.replace(config, r=16, lora_alpha=None).lora_alpha == 16 * over
 
 
 @pytest.mark.bad_input

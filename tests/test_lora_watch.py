@@ -14,6 +14,9 @@ from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.pairs import lora_pairs
 
+# What SGD is worth nothing without: the Trainer clips unless it is told not to.
+NO_CLIPPING = r"torch.optim.SGD without clipping \(max_grad_norm=0\), or"
+
 
 def adapted(variant: str = "allora") -> nn.Module:
     return nn.Sequential(ALLoRALinear(nn.Linear(6, 5), 2, 2.0, variant), nn.Tanh(), nn.Linear(5, 3))
@@ -42,7 +45,7 @@ def trained(model):
 def test_what_divides_the_factor_out_is_named_once(made, kind):
     model = made()
     optimizer = kind(trained(model), lr=1e-3)
-    with pytest.warns(watch.FactorUndone, match=rf"ALLoRA is OFF: {kind.__name__} .*use torch.optim.SGD") as told:
+    with pytest.warns(watch.FactorUndone, match=rf"ALLoRA is OFF: {kind.__name__} .*use {NO_CLIPPING}") as told:
         step(model, optimizer, times=3)
     assert len(told) == 1
     assert told[0].filename == __file__
@@ -214,3 +217,66 @@ def test_what_is_thawed_or_added_later_is_looked_at_again():
     for optimizer in (whole, later):
         with pytest.warns(watch.FactorUndone):
             step(model, optimizer)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("eps", [1e-8, 1e6])
+def test_an_adapter_in_another_group_is_looked_at_though_the_first_keeps_its_factor(asked, eps):
+    """Planted: whoever had judged one pair of an optimizer knew it for good."""
+    model = in_peft(target_modules=["0"], r=2, eta=2.0)
+    optimizer = torch.optim.AdamW(trained(model), lr=1e-3, eps=1e6)  # far above the gradients: they are the step
+    if asked:
+        doctor(model, optimizer)
+    step(model, optimizer, times=2)
+    before = {id(one) for one in trained(model)}
+    from allora_analysis.lora.peft import allora_config
+
+    model.add_adapter("later", allora_config(target_modules=["2"], r=2, eta=2.0))
+    model.base_model.set_adapter(["default", "later"])
+    added = [one for one in trained(model) if id(one) not in before]
+    optimizer.add_param_group({"params": added, "eps": eps})
+    if eps == 1e6:
+        step(model, optimizer, times=2)  # no warning, which is an error here
+        return
+    with pytest.warns(watch.FactorUndone, match=r"^AdamW divides .*layers \(1\) train") as told:
+        step(model, optimizer, times=3)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_pairs_that_were_judged_are_not_named_again_for_one_that_keeps_its_factor(asked):
+    model = nn.Sequential(*(ALLoRALinear(nn.Linear(6, 6), 2, 2.0) for _ in range(2)))
+    optimizer = torch.optim.AdamW([model[0].a, model[0].b], lr=1e-3)
+    if asked:
+        doctor(model, optimizer)
+    else:
+        with pytest.warns(watch.FactorUndone):
+            step(model, optimizer)
+    step(model, optimizer)
+    optimizer.add_param_group({"params": [model[1].a, model[1].b], "eps": 1e6})
+    step(model, optimizer, times=2)
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+@pytest.mark.parametrize("eps", [1e-16, 1e-2])
+def test_with_a_closure_the_gradients_size_decides_as_without(eps, cleared):
+    """Planted: before its first gradients AdamW was tried at gradients of 1, where this ε undoes the factor."""
+    model = adapted()
+    optimizer = torch.optim.AdamW(trained(model), lr=1e-3, eps=eps)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (1e-4 * model(torch.ones(4, 6))).square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    if cleared:  # so that no step ever begins with one
+        optimizer.zero_grad()
+    if eps == 1e-2 and not cleared:
+        optimizer.step(closure)
+        return
+    with pytest.warns(
+        watch.FactorUndone, match=r"OFF.*gradients of 1\)" if cleared else r"OFF.*gradients of \S+e-\d+\)"
+    ):
+        optimizer.step(closure)

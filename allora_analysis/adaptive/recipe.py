@@ -116,7 +116,8 @@ class Rates:
         a: A's rate at scaling 1, where the matrix that starts at 0 takes the scaling: l_A, or s·l_A (s² under SGD).
         b: B's likewise.
         first_step: Adam: the root mean square by which an entry of s·BA moves in the first step. SGD: the rate at which
-            full fine-tuning's first step would be as long, in the mean over the random matrix. None without a width.
+            full fine-tuning's first step is its mean over the random matrix; it is longer itself, by one over the
+            cosine of the two, √(r/(n₂ + r + 1)) from B = 0. None without a width.
         decay_left: the shares of A and of B that weight decay leaves after 1,000 steps at the full rate.
     """
 
@@ -127,8 +128,12 @@ class Rates:
     decay_left: tuple[float, float]
 
 
-def rates(recipe: Recipe) -> Rates:
+def rates(recipe: Recipe, factor: float = 1.0) -> Rates:
     """The rates that a recipe sets.
+
+    Args:
+        recipe: the settings.
+        factor: of the gradients of A and B at BA = 0, ALLoRA's η; SGD's first step has it, Adam's does not.
 
     Examples:
         >>> from allora_analysis.adaptive.recipe import Recipe, rates
@@ -136,13 +141,14 @@ def rates(recipe: Recipe) -> Rates:
         0.0004
     """
     own, s = checked(recipe).setting, recipe.scaling
-    factor = s**recipe.power
-    a, b = own.rate_a * (factor if recipe.zero == "a" else 1), own.rate_b * (factor if recipe.zero == "b" else 1)
+    scaled = s**recipe.power
+    a, b = own.rate_a * (scaled if recipe.zero == "a" else 1), own.rate_b * (scaled if recipe.zero == "b" else 1)
     fan_in = recipe.width if recipe.zero == "b" else recipe.r
     step = None
     if fan_in is not None:
         moved, spread = (b if recipe.zero == "b" else a), 1 / math.sqrt(3 * fan_in)
         step = moved * (spread * math.sqrt(recipe.r)) ** recipe.power
+        step *= positive("factor", factor) if recipe.optimizer == "sgd" else 1
     kept = tuple((1 - min(1.0, rate * recipe.weight_decay)) ** 1000 for rate in (own.rate_a, own.rate_b))
     return Rates(s, a, b, step, kept)
 
@@ -214,14 +220,16 @@ def warm_up(step: int, steps: int) -> float:
     return min(1.0, (count("step", step) - 1) / max(1, count("steps", steps, 0))) if steps else 1.0
 
 
-def lines(recipe: Recipe, clip: float | None = None, warmup_steps: int = 0) -> Iterator[tuple[str, str]]:
-    """The rates in words."""
-    found, moved = rates(recipe), "B" if recipe.zero == "b" else "A"
+def lines(
+    recipe: Recipe, clip: float | None = None, warmup_steps: int = 0, factor: float = 1.0
+) -> Iterator[tuple[str, str]]:
+    """The rates in words; `factor` as in `rates`."""
+    found, moved = rates(recipe, factor), "B" if recipe.zero == "b" else "A"
     by = "" if found.scaling == 1 else f", {found.scaling**recipe.power:.4g} times its own"
     yield "scaling", f"s = {found.scaling:.4g} = α/{'√r' if recipe.rslora else 'r'}"
     yield "rate of A", f"{found.a:.4g} at s = 1" + (by if moved == "A" else ", its own: α does not change it")
     yield "rate of B", f"{found.b:.4g} at s = 1" + (by if moved == "B" else ", its own: α does not change it")
-    yield "first step of BA", _first_step(recipe, found)
+    yield "first step of BA", _first_step(recipe, found, factor)
     if clip := non_negative("max_grad_norm", clip or 0.0):
         yield "clipping", _clipping(recipe, clip)
     if count("warmup_steps", warmup_steps, 0):
@@ -235,14 +243,23 @@ def lines(recipe: Recipe, clip: float | None = None, warmup_steps: int = 0) -> I
         yield "weight decay", _decay(recipe, found)
 
 
-def _first_step(recipe: Recipe, found: Rates) -> str:
+def _first_step(recipe: Recipe, found: Rates, factor: float) -> str:
     if found.first_step is None:
         return "depends on the layer's inputs n₂; give --width"
     drawn = "A" if recipe.zero == "b" else "B"
     if recipe.optimizer == "sgd":
-        return f"as long as full fine-tuning's at rate {found.first_step:.3g}, in the mean over {drawn}"
+        told = f"full fine-tuning's at rate {found.first_step:.3g}, in the mean over {drawn}{as_many_times(factor)}"
+        if recipe.zero == "a":  # how long it is depends on the layer's outputs
+            return told
+        longer = found.first_step / expected_cosine(recipe.r, recipe.width)
+        return f"{told}; itself as long as full fine-tuning's at rate {longer:.3g}"
     share, told = found.first_step / recipe.lr, f"moves an entry by {found.first_step:.3g} (RMS)"
     return f"{told}, {share:.3g} times what full fine-tuning at this rate does{_above_eps(recipe)}"
+
+
+def as_many_times(factor: float) -> str:
+    """What ALLoRA's factor at BA = 0 makes of SGD's first step."""
+    return "" if factor == 1 else f" (LoRA's times η = {factor:.4g})"
 
 
 def _clipping(recipe: Recipe, clip: float) -> str:

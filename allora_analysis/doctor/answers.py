@@ -62,9 +62,10 @@ def of_recipe(
     """The rates, what is on, and the equivalent settings at `alpha`; None: at s = 1. `clip` is the largest gradient
     norm, or None.
     """
-    told = [*recipes.lines(recipe, clip, warmup), ("α × 4 or rate × 4", recipes.four_times_alpha(recipe))]
+    factor = 1.0 if switches.eta is None or switches.variant == "lora_x_eta" else switches.eta  # LoRA×η's is its s
+    told = [*recipes.lines(recipe, clip, warmup, factor), ("α × 4 or rate × 4", recipes.four_times_alpha(recipe))]
     told += [*_start(recipe, switches), *switched(switches, recipe, clip), *_at_width(recipe, switches)]
-    numbers = vars(recipes.rates(recipe)) | {"recipe": vars(recipe)}
+    numbers = vars(recipes.rates(recipe, factor)) | {"recipe": vars(recipe)}
     found = recipes.equivalents(recipe, alpha)
     start = "init of A" if recipe.zero == "b" else "init of B"
     columns = ("settings that train alike", "α", start, "rate of A", "rate of B", "ε of A, B", "decay of A, B")
@@ -154,6 +155,8 @@ def of_saved(saved: Saved, eta: float | None) -> Section:
     switches = switches_of(saved)
     eta = switches.eta if eta is None else eta
     told = [("pairs", _pairs(saved)), ("trained", _trained(saved)), *_beside(saved)]
+    if saved.config.get("use_dora") and not saved.magnitudes:
+        told.append(("magnitudes", "use_dora is on and the file holds none: PEFT takes the base weight's row norms"))
     if eta is not None and _finite(saved.pairs):
         told += _factor(saved.pairs, eta, switches)
     groups: dict[str, list] = {}
@@ -214,6 +217,8 @@ def _pairs(saved: Saved) -> str:
     told = f"{len(pairs)}, r = {r}, s = {scaling:.4g}{by}"
     if len({(pair.r, pair.scaling) for pair in pairs}) > 1:
         told += " in most"
+    if saved.assumed:
+        told += " (PEFT's default: the config has no lora_alpha)"
     if not saved.scaled:
         told += ": the file holds no α, so s = 1 is a guess; give --alpha"
     if wrong := [pair for pair in pairs if pair.stated is not None]:

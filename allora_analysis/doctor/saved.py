@@ -32,6 +32,7 @@ _KEY = re.compile(
     r"^(?P<layer>.*?)[._]?(?P<side>lora_(?:embedding_)?[AB]|lora_[ab]|lora_down|lora_up)(?P<rest>(?:\.[^.]+)*)$"
 )
 _PREFIX = "base_model.model."
+PEFTS_ALPHA = 8
 _A_SIDES = ("lora_A", "lora_a", "lora_down", "lora_embedding_A")
 SENTENCE = "the film is good, and the plot is not"
 TOKENS = 4  # a radius takes some hundred passes
@@ -77,6 +78,7 @@ class Saved:
         magnitudes: DoRA's vectors in the file.
         left_out: A or B without its other half, or no matrices (a convolution's, or empty ones).
         beside: the names of what the file holds beside A, B, their α and DoRA's vectors: a bias, a saved module.
+        assumed: α is PEFT's default, because PEFT's config beside the file says none.
     """
 
     pairs: tuple[SavedPair, ...]
@@ -85,6 +87,7 @@ class Saved:
     magnitudes: int
     left_out: int
     beside: tuple[str, ...] = ()
+    assumed: bool = False
 
     def common(self) -> tuple[int, float, int]:
         """R and s that most pairs have together, and the most frequent n₂ of those pairs: some pair has all three."""
@@ -108,7 +111,9 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
     fixed = config.get("variant") == "asf_lora"
     if given and fixed:
         raise ArgumentError(f"{path}: ASF-LoRA has the scaling 1 and no other; leave --alpha and --rslora out")
-    config = config | given
+    # What PEFT takes where its file says none; ours always says its own.
+    unsaid = "peft_type" in config and "lora_alpha" not in config and "eta" not in config
+    config = ({"lora_alpha": PEFTS_ALPHA} if unsaid else {}) | config | given
     stored = tensors.items() if alpha is None else ()
     alphas = {key.removesuffix(".alpha"): _alpha(key, value) for key, value in stored if key.endswith(".alpha")}
     stacked = _stacked(whole, config)
@@ -116,11 +121,13 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
     if not pairs:
         raise ArgumentError(
             f"{path}: no LoRA pair (lora_A and lora_B, lora_down and lora_up, …) among {len(tensors)} tensors"
+            + (f"; {left_out} with no other half or no matrix (a convolution's) are not read" if left_out else "")
         )
     own = all(part["layer"] in alphas for part in whole.values())
+    assumed = unsaid and alpha is None and not own
     known = fixed or config.get("lora_alpha") is not None or own
     magnitudes = sum("lora_magnitude_vector" in key or key.endswith("dora_scale") for key in tensors)
-    return Saved(pairs, config, known, magnitudes, left_out, beside)
+    return Saved(pairs, config, known, magnitudes, left_out, beside, assumed)
 
 
 def matrices(path: Path, saved: Saved) -> dict[str, tuple[Any, Any]]:
@@ -163,9 +170,9 @@ def _files(path: Path) -> tuple[Path, dict[str, Any]]:
             way = f"there is one in {below}: name that folder" if below else "save_pretrained writes it"
             raise ArgumentError(f"adapter {str(path)!r}: holds no {WEIGHTS}; {way}")
     if weights.suffix != ".safetensors":
-        raise ArgumentError(
-            f"adapter {str(path)!r}: a .safetensors file wanted; others are pickles, which run code when read"
-        )
+        text = weights.suffix in (".json", ".md", ".txt")
+        way = "give the folder that it is in" if text else "others are pickles, which run code when read"
+        raise ArgumentError(f"adapter {str(path)!r}: a .safetensors file wanted; {way}")
     config = weights.parent / CONFIG
     if not config.exists():
         return weights, {}
@@ -276,17 +283,8 @@ def _pair(
     zero = ("both" if not b.any() else "a") if not a.any() else "" if b.any() else "b"
     wanted = None if name in stacked else _of_pattern("rank_pattern", "r", layer, config)
     stated = None if wanted == r else wanted
-    return SavedPair(
-        name.removeprefix(_PREFIX),
-        b.shape[0],
-        a.shape[1],
-        rank,
-        scaling,
-        spread,
-        zero,
-        experts=r // rank,
-        stated=stated,
-    )
+    name = name.removeprefix(_PREFIX)
+    return SavedPair(name, b.shape[0], a.shape[1], rank, scaling, spread, zero, experts=r // rank, stated=stated)
 
 
 def _stacked(whole: dict[str, dict[str, Any]], config: dict[str, Any]) -> dict[str, tuple[str, int]]:

@@ -95,6 +95,7 @@ class ALLoRAAdamW(Optimizer):
     """
 
     cpp_kernel = False
+    _in_making = False
 
     def __init__(
         self,
@@ -116,17 +117,19 @@ class ALLoRAAdamW(Optimizer):
         if isinstance(params, nn.Module):
             raise ArgumentError(f"params: parameter groups wanted, received the model; call {RECIPE}")
         params = params if isinstance(params, Tensor | dict) else list(params)
-        unsaid = [group for group in params if isinstance(group, dict) and group.get("pair") is None]
+        unsaid = [k for k, group in enumerate(params) if isinstance(group, dict) and group.get("pair") is None]
         if cpp_kernel not in (True, False):
             raise ArgumentError(f"cpp_kernel must be True or False, received {cpp_kernel!r}")
+        self._in_making = True
         super().__init__(params, _checked_options(defaults | switches))
+        del self._in_making
         self.cpp_kernel = cpp_kernel
         if cpp_kernel:
             kernels.row_kernel()
         acts = any(group["eta"] != 1 or group["adaptor"] != "constant" for group in self.param_groups)
         if acts and not any(group["pair"] for group in self.param_groups):
             raise ArgumentError(f"params: no group is a pair (A, B), so eta = {eta:g} would do nothing; call {RECIPE}")
-        _warn_of_left_out([group for group in unsaid if not is_pair(tensors_of(group["params"]), None)])
+        _warn_of_left_out([self.param_groups[k] for k in unsaid], f"call {RECIPE}")
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes with it; torch's own leaves out all but the state and the groups."""
@@ -137,9 +140,14 @@ class ALLoRAAdamW(Optimizer):
 
         Args:
             param_group: `params` and what the group sets for itself; a value out of range, a pair of wrong shapes,
-                complex or integer parameters raise an `ArgumentError`.
+                complex or integer parameters raise an `ArgumentError`. Pairs among more than two parameters get plain
+                AdamW, with a warning.
         """
-        super().add_param_group(_checked_group(self.defaults | param_group))
+        group = _checked_group(self.defaults | param_group)
+        super().add_param_group(group)
+        if not self._in_making and param_group.get("pair") is None:
+            alone = 'add each as a group, {"params": [A, B], "pair": True, "scaling": s}'
+            _warn_of_left_out([group], alone)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict()` gave; from torch.optim.AdamW's, what it lacks (η, the pairs) stays as it is here.
@@ -391,18 +399,18 @@ def _checked_group(group: dict[str, Any]) -> dict[str, Any]:
     return _checked_options(group) | {"params": params, "pair": pair, "scaling": scaling, "experts": experts}
 
 
-def _warn_of_left_out(groups: list[dict[str, Any]]) -> None:
+def _warn_of_left_out(groups: list[dict[str, Any]], way_out: str) -> None:
     """Counts in a warning the pairs in larger groups that do not say `"pair"`, which get plain AdamW."""
     count = 0
     for tensors in (tensors_of(group["params"]) for group in groups):
-        place = 0
+        place = 0 if not is_pair(tensors, None) else len(tensors)
         while place < len(tensors) - 1:
             found = looks_like_a_pair(*tensors[place : place + 2])
             count, place = count + found, place + 1 + found
     if count:
         warnings.warn(
             f"ALLoRAAdamW: {count} pair{'s' if count > 1 else ''} (A, B) in groups of more than two parameters get "
-            f'plain AdamW; call {RECIPE}, or say "pair": False in the group',
+            f'plain AdamW; {way_out}, or say "pair": False in the group',
             stacklevel=3,
         )
 

@@ -6,6 +6,7 @@ The layers call `watch`; torch calls `_look` before each step of any optimizer, 
 
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -20,8 +21,10 @@ from allora_analysis.lora.pairs import Pair, lora_pairs
 _LAYERS: WeakSet[nn.Module] = WeakSet()
 # A layer by its parameters' ids: torch swaps no tensor that has a weak reference.
 _PLACES: dict[int, Callable[[], nn.Module | None]] = {}
-_KNOWN: WeakSet[Optimizer] = WeakSet()  # named, or found to keep the factor, or asked about
-# What it trained then, by id, negative without a gradient.
+_KNOWN: WeakSet[Optimizer] = WeakSet()  # what is to be measured
+# The matrices, by id, of pairs that it was named for, or keeps the factor of, or was asked about.
+_JUDGED: WeakKeyDictionary[Optimizer, set[int]] = WeakKeyDictionary()
+# What it trained at its steps so far, by id, negative without a gradient.
 _LOOKED: WeakKeyDictionary[Optimizer, set[int]] = WeakKeyDictionary()
 
 
@@ -43,9 +46,20 @@ class Watched:
 
 
 def known(optimizer: Any) -> None:
-    """No warning of this optimizer: the doctor has looked at it, or it is what is to be measured."""
+    """No warning of this optimizer, ever: it is what is to be measured."""
     if isinstance(optimizer, Optimizer):
         _KNOWN.add(optimizer)
+
+
+def judged(optimizer: Any, pairs: Sequence[Pair]) -> None:
+    """No warning of what this optimizer trains of these pairs now: the doctor, or a warning, has spoken of it."""
+    if isinstance(optimizer, Optimizer):
+        homes = {id(one): group for group in optimizer.param_groups for one in group["params"]}
+        _JUDGED.setdefault(optimizer, set()).update(*(_trained(pair, homes) for pair in pairs))
+
+
+def _trained(pair: Pair, homes: dict[int, Any]) -> set[int]:
+    return {id(part) for part in (pair.a, pair.b) if part.requires_grad and id(part) in homes}
 
 
 def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -53,15 +67,21 @@ def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         return
     held = [one for group in optimizer.param_groups for one in group["params"] if one.requires_grad]
     seen = {-id(one) if one.grad is None else id(one) for one in held}
+    if optimizer not in _LOOKED and all(
+        one < 0 for one in seen
+    ):  # a closure will make the gradients, whose size decides
+        _LOOKED[optimizer] = set()
+        return
     if seen <= (before := _LOOKED.get(optimizer, set())):
         return
     _LOOKED[optimizer] = seen | before  # what is thawed, added, or switched on later is looked at again
     homes = {id(one): group for group in optimizer.param_groups for one in group["params"] if one.requires_grad}
     layers = _layers_with([one for one in held if one.ndim > 1])
     pairs = [pair for layer in layers for pair in lora_pairs(layer) if scaled_by(pair, homes)]
-    if pairs:
-        known(optimizer)
-        if said := _said(optimizer, homes, pairs):
+    new = [not _trained(pair, homes) <= _JUDGED.get(optimizer, set()) for pair in pairs]
+    if any(new):
+        judged(optimizer, pairs)
+        if said := _said(optimizer, homes, pairs, new):
             warnings.warn(said, FactorUndone, stacklevel=4)
 
 
@@ -80,20 +100,21 @@ def _layer_of(one: Tensor) -> nn.Module | None:
 def scaled_by(pair: Pair, homes: dict[int, Any]) -> bool:
     """The layer is in use and scales a gradient of what an optimizer trains; `homes`: its groups by parameters' ids."""
     acts = pair.active and not (pair.merged or pair.disabled)
-    held = any(part.requires_grad and id(part) in homes for part in (pair.a, pair.b))
-    return acts and held and pair.eta is not None and pair.variant not in IN_FORWARD
+    return acts and bool(_trained(pair, homes)) and pair.eta is not None and pair.variant not in IN_FORWARD
 
 
-def _said(optimizer: Optimizer, homes: dict[int, Any], pairs: Sequence[Pair]) -> str | None:
+def _said(optimizer: Optimizer, homes: dict[int, Any], pairs: Sequence[Pair], new: Sequence[bool]) -> str | None:
+    # Of all pairs, where one of the new ones loses its factor.
     from allora_analysis.lora.doctor.effects import Effect, effects_on, of_response, weakest
 
     with torch.no_grad():
         found = effects_on(optimizer, homes, pairs)
     first = not distributed.is_available() or not distributed.is_initialized() or distributed.get_rank() == 0
-    tried = [one for one in found if not one.on_update and one.response is not None]
-    lost = [one for one in tried if of_response(one.response) != Effect.ON_GRADIENT]
-    if not first or not lost:
+    tried = [not one.on_update and one.response is not None for one in found]
+    gone = [one and of_response(each.response) != Effect.ON_GRADIENT for one, each in zip(tried, found, strict=True)]
+    if not first or not any(compress(gone, new)):
         return None
+    lost = [*compress(found, gone)]
     worst = weakest(lost)
     effect = of_response(worst.response)
     whole = all(id(pair.b) in homes or not pair.b.requires_grad for pair in pairs)

@@ -35,7 +35,7 @@ from allora_analysis.lora.doctor.measured import (
 )
 from allora_analysis.lora.foreign import any_pairs
 from allora_analysis.lora.pairs import WITHOUT_RULE, Pair
-from allora_analysis.lora.watch import known, scaled_by
+from allora_analysis.lora.watch import judged, scaled_by
 from allora_analysis.validation import ArgumentError, non_negative
 
 __all__ = ["Advice", "Clipping", "Diagnosis", "LayerReport", "OptimizerEffect", "doctor"]
@@ -82,7 +82,8 @@ def doctor(
             `LowRankLinear`, loralib's, torchtune's, kohya's (`lora.foreign`).
         optimizer: that trains it; without one, what becomes of the factor stays unknown.
         max_grad_norm: at which the gradient's norm is clipped; None or 0: it is not. transformers' default is 1. It is
-            compared with the gradients as they are: a GradScaler's must be unscaled, and none clipped yet.
+            compared with the gradients as they are: a GradScaler's must be unscaled, and none clipped yet; that their
+            entries were (`clip_grad_value_`) is not seen.
         allora: ALLoRA is meant to be on; False: plain LoRA is what is wanted, and no problem.
 
     Raises:
@@ -94,11 +95,13 @@ def doctor(
     maximum = non_negative("max_grad_norm", 0.0 if max_grad_norm is None else max_grad_norm)
     optimizer = None if optimizer is None else unwrapped(optimizer)
     if optimizer is not None and not hasattr(optimizer, "param_groups"):
-        raise ArgumentError(f"optimizer must have param_groups, received {type(optimizer).__name__}")
+        raise ArgumentError(
+            f"optimizer must have param_groups, received {type(optimizer).__name__}; give the one that trains A "
+            "and B, not a list of several, a scheduler or a class"
+        )
     groups = [{**group, "lr": rate(group)} for group in getattr(optimizer, "param_groups", ())]
     homes = {id(p): group for group in groups for p in group["params"]}
-    if any(scaled_by(pair, homes) for pair in pairs):  # else what comes later is looked at
-        known(optimizer)
+    judged(optimizer, [pair for pair in pairs if scaled_by(pair, homes)])  # what comes later is looked at
     stated = (getattr(module, "peft_config", None) for module in model.modules())
     configs = next((config for config in stated if isinstance(config, dict)), {})
     with torch.no_grad():

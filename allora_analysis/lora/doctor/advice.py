@@ -159,9 +159,25 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
         if names:
             level, text = _LAYER_TEXTS[code]
             yield Advice(level, code, text.format(layers=_which(names)))
+    yield from _on_configs(pairs, configs)
     drop_rates = {row.drop_rate for row, dropped in zip(layers, found["dropout"], strict=True) if dropped}
     if len(drop_rates) == 1:
         yield Advice("note", "dropout pays", f"dropout pays {recipes.dropout_pays(drop_rates.pop())}")
+
+
+def _on_configs(pairs: Sequence[Pair], configs: dict[str, Any]) -> Iterator[Advice]:
+    # PEFT saves the config; the layers keep the rule that they were made with.
+    for name in ("variant", "eta", "adaptor"):
+        ruled = [(pair, getattr(configs.get(pair.adapter), name, None)) for pair in pairs if pair.eta is not None]
+        differ = [(pair, stated) for pair, stated in ruled if stated is not None and stated != getattr(pair, name)]
+        if differ:
+            (pair, stated), labels = differ[0], [one.label for one, _ in differ]
+            yield Advice(
+                "problem",
+                "config of another rule",
+                f"{_which(labels)} train by {name} {getattr(pair, name)!r}, and the config, which is saved, says "
+                f"{stated!r}; set it back, or make the adapter anew with that {name}",
+            )
 
 
 def _finite(gradient: Tensor | None) -> bool:
@@ -360,19 +376,26 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
 def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]]) -> str | None:
     # Of the most frequent kind of layer; an optimizer whose first step is neither Adam's nor SGD's has no such rate.
     kinds = Counter(
-        (row.optimizer.first_step, row.rank, abs(row.scaling), *row.rates, math.prod(pair.a.shape[1:]))
+        (row.optimizer.first_step, row.rank, abs(row.scaling), *row.rates, math.prod(pair.a.shape[1:]), _eta(pair, row))
         for pair, row in whole
     )
-    (kind, r, scaling, rate_a, rate_b, width), many = kinds.most_common(1)[0]
+    (kind, r, scaling, rate_a, rate_b, width, eta), many = kinds.most_common(1)[0]
     if kind is None or not min(scaling, rate_a, rate_b) > 0:
         return None
-    found = rates(Recipe(r, scaling * r, rate_a, kind, loraplus_ratio=rate_b / rate_a, width=width))
-    step = "full fine-tuning's at rate" if kind == "sgd" else "its entries move by (RMS)"
+    found = rates(Recipe(r, scaling * r, rate_a, kind, loraplus_ratio=rate_b / rate_a, width=width), eta)
+    mean = f"unclipped, in the mean over A{recipes.as_many_times(eta)}, full fine-tuning's at rate"
+    step = mean if kind == "sgd" else "its entries move by (RMS)"
     some = "" if len(kinds) == 1 else f" in {many} of {len(whole)} layers"
     return (
         f"s = {scaling:.4g}, rates {rate_a:.3g} (A) and {rate_b:.3g} (B){some}: at s = 1 these are {found.a:.3g} and "
         f"{found.b:.3g}; first step of s·BA from B = 0 (A as a linear layer starts): {step} {found.first_step:.3g}"
     )
+
+
+def _eta(pair: Pair, row: LayerReport) -> float:
+    """By what the gradients of A and B are multiplied at BA = 0; 1 where the optimizer undoes that."""
+    scales = pair.eta is not None and row.backward != "lora's" and row.optimizer.first_step == "sgd"
+    return pair.eta if scales else 1.0
 
 
 def _on_group_rates(pairs: Sequence[Pair], homes: dict[int, Any], name: str) -> Iterator[tuple[str, str, str]]:

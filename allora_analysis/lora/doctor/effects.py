@@ -23,9 +23,9 @@ from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import Pair
 from allora_analysis.lora.watch import known
 
-ALLORA_ADAMW = (
-    "plain LoRA layers (peft.LoraConfig) with allora_analysis.lora.optim.ALLoRAAdamW(param_groups(model), lr, eta)"
-)
+SGD = "torch.optim.SGD without clipping (max_grad_norm=0), or "
+_LAYERS = "plain LoRA layers (peft.LoraConfig) with"
+ALLORA_ADAMW = f"{_LAYERS} allora_analysis.lora.optim.ALLoRAAdamW(param_groups(model), lr, eta)"
 
 
 class Effect(StrEnum):
@@ -48,13 +48,13 @@ class Effect(StrEnum):
         "off",
         "problem",
         "{optimizer} divides a gradient by its own size ({response}), so {layers} train as LoRA: the first step is "
-        "LoRA's at the same rate, later ones drift from it slowly; use torch.optim.SGD, or " + ALLORA_ADAMW,
+        "LoRA's at the same rate, later ones drift from it slowly; use " + SGD + ALLORA_ADAMW,
     )
     PARTLY_UNDONE = (
         "partly undone",
         "partly",
         "problem",
-        "{optimizer} undoes a part of the factor ({response}) in {layers}; use torch.optim.SGD, or " + ALLORA_ADAMW,
+        "{optimizer} undoes a part of the factor ({response}) in {layers}; use " + SGD + ALLORA_ADAMW,
     )
     TWICE = (
         "twice",
@@ -69,7 +69,7 @@ class Effect(StrEnum):
         "off",
         "problem",
         "{layers} are plain LoRA and {optimizer} knows no factor; use peft.get_peft_model with allora_config(eta=…) "
-        "and SGD, or " + ALLORA_ADAMW,
+        "and " + SGD + ALLORA_ADAMW,
     )
     OF_OWN_ROWS = (
         "factor of p",
@@ -141,7 +141,7 @@ class Effect(StrEnum):
         "unknown",
         "problem",
         "{optimizer} could not be tried alone, so what becomes of the factor in {layers} is not known; compare a step "
-        "with LoRA's, or use torch.optim.SGD, or " + ALLORA_ADAMW,
+        "with LoRA's, or use " + SGD + ALLORA_ADAMW,
     )
     ON_GRADIENT = (
         "on the gradient",

@@ -212,7 +212,8 @@ class LayerReport:
         norms: smallest, median and largest ‖s(BA)_i‖; None if the adapter's ΔW is not s·BA.
         factors: likewise of d_i, where the layer or the optimizer has such a factor per row.
         gradient_ratio: ‖g_B‖ / ‖LoRA's g_B‖ of the last gradient; LoRA's is g_B/d exactly, as long as no step was taken
-            since. None before a backward pass, and where the factor is no row's.
+            since and nothing changed the gradient (clipping its entries, which is not seen, makes it no such ratio).
+            None before a backward pass, and where the factor is no row's.
         backward: ∂L/∂B measured on the layer alone: "as stated", "lora's", "another"; None where that cannot be done.
         drop_rate: of the adapter's dropout.
         dropout_applied: two passes of the layer in training differ; None where that cannot be tried.

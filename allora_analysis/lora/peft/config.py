@@ -49,6 +49,16 @@ _LEFT_OUT = (
     "alora_invocation_tokens", "velora_config", "monteclora_config", "kasa_config",
 )
 # fmt: on
+# Why, where it is not the forward pass.
+_REASONS = {
+    "fan_in_fan_out": "how a weight lies is read from the layer itself, a Conv1D's too",
+    "layer_replication": "copies of a layer would share a base weight, which is not tried",
+    "megatron_config": "Megatron's parallel layers are not tried",
+    **dict.fromkeys(
+        ("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+        "it starts from data or another base weight; init_lora_weights has the starts that ALLoRA takes",
+    ),
+}
 # LoRA×η is LoRA at scaling η, and ASF-LoRA's output at scaling s is no ASF-LoRA of (A, sB).
 _OF_ONE_SCALING = (LORA_X_ETA, "asf_lora")
 _BOTH_PATTERNS = "; or give rank_pattern and alpha_pattern the same keys, each alpha eta times its rank"
@@ -73,9 +83,10 @@ class ALLoRAConfig(LoraConfig):
         variant: "allora"; "allora_0", without dropout; "allora_od", the factor per token; "asf_lora", the factor on
             the output; "lora_x_eta", LoRA at scaling η.
         adaptor: a key of `allora_analysis.adaptors.ADAPTORS`.
-        lora_alpha: α > 0; r by default: s = 1, or √r with `use_rslora`; where `rank_pattern` gives a layer another
-            rank r_i, r/r_i, or r/√r_i. For LoRA×η it is η·r and for ASF-LoRA r: no other, nor `use_rslora`,
-            `rank_pattern` or `alpha_pattern`, but for LoRA×η's with α_i/r_i = η, key by key (PEFT's own for experts).
+        lora_alpha: α > 0; r by default, also where r is set later (with `dataclasses.replace` say None again): s = 1,
+            or √r with `use_rslora`; where `rank_pattern` gives a layer another rank r_i, r/r_i, or r/√r_i. For LoRA×η
+            it is η·r and for ASF-LoRA r: no other, nor `use_rslora`, `rank_pattern` or `alpha_pattern`, but for
+            LoRA×η's with α_i/r_i = η, key by key (PEFT's own for experts).
     """
 
     lora_alpha: float | None = field(default=None)
@@ -83,6 +94,7 @@ class ALLoRAConfig(LoraConfig):
     # PEFT's own layers raise on the truthy field of a variant that they do not know (from 0.20).
     variant: str = field(default="allora", metadata={"is_lora_variant": True})
     adaptor: str = "inverse_sqrt"
+    _filled = None  # α where it was left out; no field
 
     def __post_init__(self) -> None:
         self.check()
@@ -124,14 +136,16 @@ class ALLoRAConfig(LoraConfig):
         for name in {*_LEFT_OUT, *variants} - {"variant", "use_dora"}:
             if getattr(self, name, None):
                 raise ArgumentError(
-                    f"{name} must be left out with ALLoRA's variants, received {getattr(self, name)!r}: they have a "
-                    "forward pass of their own"
+                    f"{name} must be left out with ALLoRA's variants, received {shown(getattr(self, name))}: "
+                    + _REASONS.get(name, "they have a forward pass of their own")
                 )
 
     def _check_scaling(self) -> None:
         alpha = self.eta * self.r if self.variant == LORA_X_ETA else self.r
+        if self.lora_alpha is None or (type(self.lora_alpha) in (int, float) and self.lora_alpha == self._filled):
+            self.lora_alpha = self._filled = alpha
         if self.variant not in _OF_ONE_SCALING:
-            self.lora_alpha = positive("lora_alpha", alpha if self.lora_alpha is None else self.lora_alpha)
+            self.lora_alpha = positive("lora_alpha", self.lora_alpha)
             if not isinstance(self.alpha_pattern or {}, dict):
                 raise ArgumentError(
                     f"alpha_pattern must give layers their alphas, received {shown(self.alpha_pattern)}"
@@ -139,7 +153,7 @@ class ALLoRAConfig(LoraConfig):
             for key, value in (self.alpha_pattern or {}).items():
                 positive(f"alpha_pattern[{key!r}]", value)
             return
-        if self.lora_alpha not in (None, alpha):
+        if self.lora_alpha != alpha:
             wanted = "eta * r" if self.variant == LORA_X_ETA else "r (asf_lora is no multiple of itself at scaling 1)"
             raise ArgumentError(f"lora_alpha must be left out or {wanted} = {alpha}, received {self.lora_alpha!r}")
         self.lora_alpha = alpha
@@ -162,12 +176,14 @@ class ALLoRAConfig(LoraConfig):
         return [*ranks] == [*alphas] and all(math.isclose(alphas[key], self.eta * ranks[key]) for key in ranks)
 
     def _check_drop_rate(self) -> None:
-        if not 0 <= number("lora_dropout", self.lora_dropout) < 1:
+        rate = number("lora_dropout", self.lora_dropout)
+        if not 0 <= rate < 1:
             raise ArgumentError(f"lora_dropout must be a drop rate in [0, 1), received {self.lora_dropout!r}")
         if self.variant == "allora_0" and self.lora_dropout:
             raise ArgumentError(
                 f"lora_dropout must be 0 with variant 'allora_0', received {self.lora_dropout!r}; 'allora' takes one"
             )
+        self.lora_dropout = rate  # JSON holds no other number
 
     @property
     def rule(self) -> Rule | None:
