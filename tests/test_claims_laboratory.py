@@ -70,7 +70,7 @@ def test_what_choosing_rates_makes_stands_beside_dropout(monkeypatch, control, v
     found = finding(CLAIM)
     assert found.verdict == "holds"
     assert found.evidence.tolerance_source.endswith(f"beyond which the verdict is {verdict}")
-    assert f"equal arms differ by up to {margin}" in found.size.of
+    assert f"equal arms: ±{margin}" in found.size.of
 
 
 def test_beyond_choosing_rates_either_way():

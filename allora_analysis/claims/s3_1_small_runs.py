@@ -289,7 +289,7 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
             gained,
             "points",
             f"test accuracy on digits, drop rate 0.4 minus none, {STEPS[1]} steps"
-            f"{in_part(seeds, planned, 'seeds')}; equal arms differ by up to {margin.get(length(many), 0.0):.2f}",
+            f"{in_part(seeds, planned, 'seeds')}; equal arms: ±{margin.get(length(many), 0.0):.2f}",
             *of[many].interval,
         ),
         wanted=f"{seeds_wanted({name: -gaps for name, gaps in known.items()}, margin, many)}, if it goes the other way",

@@ -256,7 +256,7 @@ def averaged(
         size=Size(
             first.mean,
             "points",
-            f"test accuracy on digits, {arms} after {few}{seeds}; equal arms differ by up to {margins[few]:.2f}",
+            f"test accuracy on digits, {arms} after {few}{seeds}; equal arms: ±{margins[few]:.2f}",
             *first.interval,
         ),
         flips_if=FLIPS[tested.verdict].format(words),
