@@ -152,13 +152,16 @@ def test_the_first_step_of_ba(zero, changes):
     assert rates(sgd, 2.0).first_step == pytest.approx(2 * rates(sgd).first_step)
     assert rates(adam, 2.0).first_step == rates(adam).first_step  # Adam divides it out
     told = dict(lines(sgd, factor=2.0))["first step of BA"]
-    assert (
-        f" at rate {2 * rates(sgd).first_step:.3g}, in the mean over {'AB'[zero == 'a']} (LoRA's times η = 2)" in told
-    )
+    assert f" at rate {2 * rates(sgd).first_step:.3g}, in the mean over {'AB'[zero == 'a']}" in told
+    assert told.endswith(" (LoRA's times 2)")
+    assert rates(sgd, 2.0, 2.0).first_step == pytest.approx(4 * rates(sgd).first_step)
+    assert rates(adam, 2.0, 2.0).first_step == pytest.approx(2 * rates(adam).first_step)
+    for wrong in (0.0, -1.0, math.nan):
+        with pytest.raises(ArgumentError, match="factor must be"):
+            rates(adam, wrong)
     if zero == "b":  # eight times as long as its mean
-        assert float(told.rpartition("as long as full fine-tuning's at rate ")[2]) == pytest.approx(
-            2 * length, rel=0.03
-        )
+        longer = told.removesuffix(" (LoRA's times 2)").rpartition("as long as full fine-tuning's at rate ")[2]
+        assert float(longer) == pytest.approx(2 * length, rel=0.03)
         assert length > 7 * mean
     else:
         assert "as long as" not in told

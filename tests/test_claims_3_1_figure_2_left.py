@@ -144,7 +144,7 @@ def test_dropout_alone_by_test_loss(runs_folder, costs, gains, verdict):
         assert found.evidence.measured[f"{place}, epoch 4"]["mean"] == pytest.approx(gains[index] + shift)
     if verdict == "holds":
         assert found.answer == (
-            "Yes: 0.4 changes the test loss by +0.02 and +0.03 nats after one epoch, -0.10 and -0.20 after 4."
+            "Yes: 0.4 changes the test loss by +0.021 and +0.031 nats after one epoch, -0.101 and -0.201 after 4."
         )
 
 

@@ -238,6 +238,17 @@ def test_the_papers_sentence_is_one_comparison(folder):
     assert one["p_value"] == pytest.approx(stats.ttest_1samp(values, 0, alternative="greater").pvalue)
 
 
+def test_few_seeds_have_no_failure_and_no_bounds(folder):
+    """Planted: two and three seeds far apart, on a machine that does not tell its CPU."""
+    for seeds, fails in ((2, (0,)), (3, (1,))):
+        seeds_of_a_list(folder / str(seeds), "minilm-adamw", seeds, 0.02, cpu=lambda run: None, fails=fails)
+        found = ledger_rows.finding(CLAIMS["4-own-best-rate"], folder / str(seeds))
+        assert found.answer.startswith(f"Undecided after {seeds} of 60 seeds: +")
+        assert "failed" not in found.answer
+        assert "excluded" not in found.answer
+    assert section._robust([0.3, 0.3, -0.3, -0.3])["mean of the others"] is None
+
+
 def test_at_its_cap_a_row_says_what_is_excluded_and_that_no_seed_is_left(folder):
     seeds_of_a_list(folder, "minilm-adamw", 60, 0.002, 0.02)
     found = finding("4-own-best-rate")

@@ -99,6 +99,10 @@ def test_a_curve_has_the_same_seeds_at_every_rate(tmp_path):
         save(tmp_path, config | {"seed": seed, "learning_rate": rate}, result | epochs, STUDY, PROTOCOL)
     assert [one.edge for one in curves(tmp_path)] == [(1.0, None)]
     assert [one.edge for one in curves(tmp_path, seeds=None)] == [(0.1, 1.0)]
+    # runs without the model's own dropout are of another model: none of them is on the curve
+    epochs = {"epochs": [{"step": 1, "test_accuracy": 0.5}]}
+    save(tmp_path, config | {"seed": 0, "learning_rate": 0.1, "own_dropout": False}, result | epochs, STUDY, PROTOCOL)
+    assert [one.edge for one in curves(tmp_path)] == [(1.0, None)]
 
 
 def test_records_of_another_protocol_or_study_are_no_curve_and_one_that_lacks_a_part_is_refused(tmp_path):

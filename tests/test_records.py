@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -42,6 +42,15 @@ def test_equal_values_have_equal_keys():
         assert records.key(config, 1) == base
     assert records.key({"x": -0.0}, 1) == records.key({"x": 0}, 1)
     assert records.key({"x": 1e300}, 1) == records.key({"x": int(1e300)}, 1)
+
+
+def test_a_field_that_came_later_is_in_no_key_at_its_default():
+    @dataclass(frozen=True)
+    class Longer(Config):
+        later: bool = field(default=True, metadata={**records.LATER, "more": 1})
+
+    assert records.key(Longer(), 1) == records.key(Config(), 1)
+    assert records.key(Longer(later=False), 1) != records.key(Config(), 1)
 
 
 def test_every_change_changes_the_key():

@@ -128,29 +128,35 @@ class Rates:
     decay_left: tuple[float, float]
 
 
-def rates(recipe: Recipe, factor: float = 1.0) -> Rates:
+def rates(recipe: Recipe, factor: float = 1.0, output: float = 1.0) -> Rates:
     """The rates that a recipe sets.
 
     Args:
         recipe: the settings.
         factor: of the gradients of A and B at BA = 0, ALLoRA's η; SGD's first step has it, Adam's does not.
+        output: of what the layer adds at BA = 0, ASF-LoRA's η beside its factor; every first step has it.
 
     Examples:
         >>> from allora_analysis.adaptive.recipe import Recipe, rates
         >>> rates(Recipe(r=16, alpha=32, lr=2e-4)).b
         0.0004
     """
-    own, s = checked(recipe).setting, recipe.scaling
+    own, s, times = checked(recipe).setting, recipe.scaling, first_step_times(recipe, factor, output)
     scaled = s**recipe.power
     a, b = own.rate_a * (scaled if recipe.zero == "a" else 1), own.rate_b * (scaled if recipe.zero == "b" else 1)
     fan_in = recipe.width if recipe.zero == "b" else recipe.r
     step = None
     if fan_in is not None:
         moved, spread = (b if recipe.zero == "b" else a), 1 / math.sqrt(3 * fan_in)
-        step = moved * (spread * math.sqrt(recipe.r)) ** recipe.power
-        step *= positive("factor", factor) if recipe.optimizer == "sgd" else 1
+        step = times * moved * (spread * math.sqrt(recipe.r)) ** recipe.power
     kept = tuple((1 - min(1.0, rate * recipe.weight_decay)) ** 1000 for rate in (own.rate_a, own.rate_b))
     return Rates(s, a, b, step, kept)
+
+
+def first_step_times(recipe: Recipe, factor: float, output: float) -> float:
+    """What a rule makes of the first step: `factor` of gradients, which Adam divides out, times `output`."""
+    own, put_out = positive("factor", factor), positive("output", output)
+    return put_out * (own if recipe.optimizer == "sgd" else 1.0)
 
 
 @dataclass(frozen=True)
@@ -221,15 +227,15 @@ def warm_up(step: int, steps: int) -> float:
 
 
 def lines(
-    recipe: Recipe, clip: float | None = None, warmup_steps: int = 0, factor: float = 1.0
+    recipe: Recipe, clip: float | None = None, warmup_steps: int = 0, factor: float = 1.0, output: float = 1.0
 ) -> Iterator[tuple[str, str]]:
-    """The rates in words; `factor` as in `rates`."""
-    found, moved = rates(recipe, factor), "B" if recipe.zero == "b" else "A"
+    """The rates in words; `factor` and `output` as in `rates`."""
+    found, moved = rates(recipe, factor, output), "B" if recipe.zero == "b" else "A"
     by = "" if found.scaling == 1 else f", {found.scaling**recipe.power:.4g} times its own"
     yield "scaling", f"s = {found.scaling:.4g} = α/{'√r' if recipe.rslora else 'r'}"
     yield "rate of A", f"{found.a:.4g} at s = 1" + (by if moved == "A" else ", its own: α does not change it")
     yield "rate of B", f"{found.b:.4g} at s = 1" + (by if moved == "B" else ", its own: α does not change it")
-    yield "first step of BA", _first_step(recipe, found, factor)
+    yield "first step of BA", _first_step(recipe, found) + as_many_times(first_step_times(recipe, factor, output))
     if clip := non_negative("max_grad_norm", clip or 0.0):
         yield "clipping", _clipping(recipe, clip)
     if count("warmup_steps", warmup_steps, 0):
@@ -243,12 +249,12 @@ def lines(
         yield "weight decay", _decay(recipe, found)
 
 
-def _first_step(recipe: Recipe, found: Rates, factor: float) -> str:
+def _first_step(recipe: Recipe, found: Rates) -> str:
     if found.first_step is None:
         return "depends on the layer's inputs n₂; give --width"
     drawn = "A" if recipe.zero == "b" else "B"
     if recipe.optimizer == "sgd":
-        told = f"full fine-tuning's at rate {found.first_step:.3g}, in the mean over {drawn}{as_many_times(factor)}"
+        told = f"full fine-tuning's at rate {found.first_step:.3g}, in the mean over {drawn}"
         if recipe.zero == "a":  # how long it is depends on the layer's outputs
             return told
         longer = found.first_step / expected_cosine(recipe.r, recipe.width)
@@ -257,9 +263,9 @@ def _first_step(recipe: Recipe, found: Rates, factor: float) -> str:
     return f"{told}, {share:.3g} times what full fine-tuning at this rate does{_above_eps(recipe)}"
 
 
-def as_many_times(factor: float) -> str:
-    """What ALLoRA's factor at BA = 0 makes of SGD's first step."""
-    return "" if factor == 1 else f" (LoRA's times η = {factor:.4g})"
+def as_many_times(times: float) -> str:
+    """What `first_step_times` comes to, in words."""
+    return "" if times == 1 else f" (LoRA's times {times:.4g})"
 
 
 def _clipping(recipe: Recipe, clip: float) -> str:

@@ -231,7 +231,7 @@ def dropout_alone(cases: Cases, folder: Path | None = None) -> Finding:
     losses, accuracies = as_said(runs, pairs, "test_loss"), as_said(runs, pairs, "test_accuracy")
     tested, family = cases.test(losses, each_above), judged(losses)
     early, late = (
-        " and ".join(f"{sign * family[f'{place}, epoch {epoch}'].mean:+.2f}" for place in pairs)
+        " and ".join(f"{sign * family[f'{place}, epoch {epoch}'].mean:+.3f}" for place in pairs)
         for epoch, sign in DIRECTIONS.items()
     )
     told = f"{HIGH:g} changes the test loss by {early} nats after one epoch, {late} after {ALONE_EPOCHS}"

@@ -27,7 +27,6 @@ from allora_analysis.claims.s4_4_laboratory import (
     length,
     margins_of_one,
     named,
-    seeds_wanted,
 )
 from allora_analysis.laboratory import table as laboratory
 from allora_analysis.laboratory.design import FEWER, STEPS, Cell, contrasts
@@ -136,6 +135,7 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
     costs = {name: more(float(of[:, 1].mean())) for name, of in ratios.items()}
     last = [more(float(of[:, -1].mean())) for of in ratios.values()]
     most = max(found.values(), key=lambda one: one.needed or 0)
+    wanted = f"{units_wanted([most], 'seeds')} in the case that needs most"
     ends = [more(one.interval[1]) for name, one in found.items() if name not in clear]
     above = bound(max(ends), 2, True) if ends else 0.0
     steepest = max(costs, key=costs.__getitem__)
@@ -157,9 +157,7 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
         size=Size(
             more(top.mean), "% of test loss", f"cost after {TRIAL.times[1]} steps, {steepest}", *map(more, top.interval)
         ),
-        corrected=f"{units_wanted([most], 'seeds')} in the case that needs most{OUT_OF_REACH * (most.needed > 10_000)}"
-        if tested.verdict == "undecided"
-        else None,
+        wanted=wanted + OUT_OF_REACH * ((most.needed or 0) > 10_000),
         flips_if="a drop rate whose test loss is shown not to be above that of none after few steps",
     )
 
@@ -292,7 +290,7 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
             f"{in_part(seeds, planned, 'seeds')}; equal arms: ±{margin.get(length(many), 0.0):.2f}",
             *of[many].interval,
         ),
-        wanted=f"{seeds_wanted({name: -gaps for name, gaps in known.items()}, margin, many)}, if it goes the other way",
+        wanted=units_wanted(judge_family(known, test="t").values(), "seeds"),
         flips_if=FLIPS[tested.verdict],
     )
 

@@ -99,9 +99,9 @@ def own_best_rate(cases: Cases, model: str, optimizer: str, folder: Path | None)
 
 
 def failed(differences: Sequence[float]) -> dict[str, list[int]]:
-    """Places of the differences so far off the median that an arm stayed near chance, by the arm."""
+    """Places of the differences so far off the median that an arm stayed near chance, by the arm; of four at least."""
     middle = statistics.median(differences)
-    off = {"LoRA": 1, "ALLoRA": -1}
+    off = {"LoRA": 1, "ALLoRA": -1} if len(differences) > 3 else {}
     return {arm: [i for i, one in enumerate(differences) if sign * (one - middle) > FAR] for arm, sign in off.items()}
 
 
@@ -179,7 +179,7 @@ def _afterwards(spent: Sequence[float], margin: float, pairs: Pairs, runs: Mappi
     ends = [(one.eta2, runs[one].result) for one, _ in pairs]
     kept = [1 - lost(eta2, average_norm(of, of["row_norms"]["step"][-1])) for eta2, of in ends]
     told: dict[str, Any] = {"factor at the end, of η": statistics.fmean(kept)}
-    kinds = [" and ".join(sorted({runs[run].provenance.get("cpu", "unknown") for run in pair})) for pair in pairs]
+    kinds = [" and ".join(sorted({runs[run].provenance.get("cpu") or "unknown" for run in pair})) for pair in pairs]
     if len(set(kinds)) > 1:
         by_kind = {kind: [x for x, own in zip(spent, kinds, strict=True) if own == kind] for kind in sorted(set(kinds))}
         told["by CPU"] = {kind: {"n": len(of), "mean": statistics.fmean(of)} for kind, of in by_kind.items()}
@@ -195,14 +195,15 @@ def _robust(spent: Sequence[float]) -> dict[str, Any]:
     # What single failures hardly move.
     off = {place for those in failed(spent).values() for place in those}
     ahead, behind = (sum(sign * x > TIE for x in spent) for sign in (1, -1))
-    others = one_sided([x for place, x in enumerate(spent) if place not in off], "t")
+    others = [x for place, x in enumerate(spent) if place not in off]
+    kept = one_sided(others, "t") if len(others) > 1 else None
     return {
         "seeds": [FIRST_SEED + place for place in sorted(off)],
         "ahead in": f"{ahead} of {len(spent)}",
         "sign test, two-sided p": float(binomtest(ahead, ahead + behind).pvalue),
         "median": statistics.median(spent),
-        "mean of the others": others.mean,
-        "interval of the others": others.interval,
+        "mean of the others": kept and kept.mean,
+        "interval of the others": kept and kept.interval,
     }
 
 
@@ -231,6 +232,8 @@ def _in_words(
     low, high = bound(ends[0], 1, False), bound(ends[1], 1, True)
     after = f"at its cap of {CAP} seeds" if one.at_cap else f"after {n} of {CAP} seeds"
     excluded = f"leads above {high:.1f} and deficits beyond {-low:.1f} points are excluded"
+    if None in (whole["low"], whole["high"]):
+        excluded = f"{100 * whole['mean']:+.1f} points ({low:.1f} to {high:.1f})"
     if off := _failed_in_words(spent):
         excluded = f"{100 * whole['mean']:+.1f} points ({low:.1f} to {high:.1f} if normal), {off}"
     return said | {"undecided": f"Undecided {after}: {excluded}."}

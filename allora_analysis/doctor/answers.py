@@ -63,9 +63,13 @@ def of_recipe(
     norm, or None.
     """
     factor = 1.0 if switches.eta is None or switches.variant == "lora_x_eta" else switches.eta  # LoRA×η's is its s
-    told = [*recipes.lines(recipe, clip, warmup, factor), ("α × 4 or rate × 4", recipes.four_times_alpha(recipe))]
+    output = factor if switches.variant == "asf_lora" else 1.0
+    told = [
+        *recipes.lines(recipe, clip, warmup, factor, output),
+        ("α × 4 or rate × 4", recipes.four_times_alpha(recipe)),
+    ]
     told += [*_start(recipe, switches), *switched(switches, recipe, clip), *_at_width(recipe, switches)]
-    numbers = vars(recipes.rates(recipe, factor)) | {"recipe": vars(recipe)}
+    numbers = vars(recipes.rates(recipe, factor, output)) | {"recipe": vars(recipe)}
     found = recipes.equivalents(recipe, alpha)
     start = "init of A" if recipe.zero == "b" else "init of B"
     columns = ("settings that train alike", "α", start, "rate of A", "rate of B", "ε of A, B", "decay of A, B")
@@ -380,8 +384,10 @@ def _arm(name: str, eta2: float | None) -> str:
 
 
 def _setting_words(config: dict[str, str]) -> str:
-    return f"{config['model']}, {config['optimizer']} at {float(config['learning_rate']):g}, {config['schedule']}" + (
-        f", drop rate {config['drop_rate']}" if float(config["drop_rate"]) else ""
+    return (
+        f"{config['model']}, {config['optimizer']} at {float(config['learning_rate']):g}, {config['schedule']}"
+        + (f", drop rate {config['drop_rate']}" if float(config["drop_rate"]) else "")
+        + ("" if config.get("own_dropout", "True") == "True" else ", own dropout off")
     )
 
 

@@ -121,7 +121,7 @@ def turn_dropout_off(source: str, model: nn.Module) -> None:
         raise ArgumentError(f"model {source!r}: has no dropout of its own to turn off; leave out --no-own-dropout")
     for module, name in rates:
         setattr(module, name, 0.0)
-    was, tokens = model.training, torch.arange(8).reshape(2, 4) % model.get_input_embeddings().num_embeddings
+    was, tokens = model.training, torch.arange(4).repeat(2, 1) % model.get_input_embeddings().num_embeddings
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         one, other = (model.train()(input_ids=tokens).logits for _ in range(2))
     model.train(was)

@@ -130,7 +130,7 @@ def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) 
             listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in known.items())
             raise ArgumentError(f"--only: no run has {word!r}; known are {listed}")
     wanted = {kind: set(only) & set(names) for kind, names in known.items()}
-    below = None if seeds is None else min(one.seed for one in settings) + count("--seeds", seeds)
+    below = None if seeds is None else min((one.seed for one in settings), default=0) + count("--seeds", seeds)
     left = [
         one
         for one in settings

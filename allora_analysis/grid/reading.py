@@ -2,7 +2,7 @@
 
 `judged` follows the rule of `statistics.directional`: Student's t over seeds, one-sided, Holm over the cases that were
 run. Accuracies are shares, so 0.01 is a point. Checked by `tests/test_grid_plan.py` and
-`tests/test_claims_our_runs.py`.
+`tests/test_claims_own_best_rate.py`.
 """
 
 import math

@@ -26,7 +26,8 @@ from allora_analysis.validation import ArgumentError, count, ending
 # Text that is a machine's path: absolute (POSIX, Windows, UNC), under a home or this folder, or a file: address.
 _PATH = re.compile(r"/|\\|\.{1,2}[\\/]|~([A-Za-z_][\w.-]*)?(/|$)|[A-Za-z]:[\\/]|file:/", re.IGNORECASE)
 LATER = {"later": True}
-"""Metadata of a dataclass's field that came after runs were recorded: its default, which they had, is not written."""
+"""Metadata of a dataclass's field that came after runs were recorded: its default (no factory), which they had, is not
+written, so that their keys stay. A query asks for such a default by leaving the field out."""
 UNFINISHED = "unfinished"  # the folder, below one of records, of runs that are not recorded yet
 NAME = re.compile(r"([A-Za-z0-9_]+)-([0-9a-f]{20})\.json")
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -45,13 +46,12 @@ def portable(name: str, value: Any, infinite: bool = False) -> Any:
     """A value as plain JSON, without anything that holds only on this machine.
 
     Dataclasses (but for fields marked `LATER` at their default), mappings with text keys, sequences, arrays, numbers,
-    text, None, nested. Refused by name: a NaN, a
-    path, a key that is not text, anything else; ±∞ too, unless it is to become null (`infinite`, of results).
+    text, None, nested. Refused by name: a NaN, a path, a key that is not text, anything else; ±∞ too, unless it is to
+    become null (`infinite`, of results).
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {
-            field.name: of for field, of in _fields(value) if not (field.metadata == LATER and of == field.default)
-        }
+        fields = {field.name: (field, getattr(value, field.name)) for field in dataclasses.fields(value)}
+        value = {name: of for name, (field, of) in fields.items() if not _as_before(field, of)}
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -71,8 +71,9 @@ def portable(name: str, value: Any, infinite: bool = False) -> Any:
     raise ArgumentError(f"{name}: a record holds numbers, text, lists and mappings, received {type(value).__name__}")
 
 
-def _fields(value: Any) -> list[tuple[dataclasses.Field[Any], Any]]:
-    return [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+def _as_before(field: dataclasses.Field[Any], value: Any) -> bool:
+    # A field that came later, at what all runs before it had.
+    return bool(field.metadata.get("later")) and value == field.default
 
 
 def _text(name: str, value: str | PurePath) -> str:
@@ -116,7 +117,7 @@ def key(config: Any, protocol: int, digests: Mapping[str, str] | None = None) ->
     """The address of a run: SHA-256 of the canonical JSON of config, protocol and digests.
 
     Args:
-        config: a dataclass or a mapping, every field of it.
+        config: a dataclass or a mapping, every field of it (those marked `LATER` unless at their default).
         protocol: grows when the meaning of a run with the same config changes.
         digests: content digests of what the run reads, by name.
 

@@ -376,26 +376,34 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
 def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]]) -> str | None:
     # Of the most frequent kind of layer; an optimizer whose first step is neither Adam's nor SGD's has no such rate.
     kinds = Counter(
-        (row.optimizer.first_step, row.rank, abs(row.scaling), *row.rates, math.prod(pair.a.shape[1:]), _eta(pair, row))
+        (
+            row.optimizer.first_step,
+            row.rank,
+            abs(row.scaling),
+            *row.rates,
+            math.prod(pair.a.shape[1:]),
+            *_eta(pair, row),
+        )
         for pair, row in whole
     )
-    (kind, r, scaling, rate_a, rate_b, width, eta), many = kinds.most_common(1)[0]
+    (kind, r, scaling, rate_a, rate_b, width, *eta), many = kinds.most_common(1)[0]
     if kind is None or not min(scaling, rate_a, rate_b) > 0:
         return None
-    found = rates(Recipe(r, scaling * r, rate_a, kind, loraplus_ratio=rate_b / rate_a, width=width), eta)
-    mean = f"unclipped, in the mean over A{recipes.as_many_times(eta)}, full fine-tuning's at rate"
-    step = mean if kind == "sgd" else "its entries move by (RMS)"
+    recipe = Recipe(r, scaling * r, rate_a, kind, loraplus_ratio=rate_b / rate_a, width=width)
+    found, times = rates(recipe, *eta), recipes.as_many_times(recipes.first_step_times(recipe, *eta))
+    mean = f"unclipped, in the mean over A{times}, full fine-tuning's at rate"
+    step = mean if kind == "sgd" else f"its entries move by (RMS){times}"
     some = "" if len(kinds) == 1 else f" in {many} of {len(whole)} layers"
     return (
         f"s = {scaling:.4g}, rates {rate_a:.3g} (A) and {rate_b:.3g} (B){some}: at s = 1 these are {found.a:.3g} and "
-        f"{found.b:.3g}; first step of s·BA from B = 0 (A as a linear layer starts): {step} {found.first_step:.3g}"
+        f"{found.b:.3g}; first step of ΔW from B = 0 (A as a linear layer starts): {step} {found.first_step:.3g}"
     )
 
 
-def _eta(pair: Pair, row: LayerReport) -> float:
-    """By what the gradients of A and B are multiplied at BA = 0; 1 where the optimizer undoes that."""
+def _eta(pair: Pair, row: LayerReport) -> tuple[float, float]:
+    """By what the gradients of A and B are multiplied at BA = 0, 1 where the optimizer undoes that, and the output."""
     scales = pair.eta is not None and row.backward != "lora's" and row.optimizer.first_step == "sgd"
-    return pair.eta if scales else 1.0
+    return pair.eta if scales else 1.0, pair.eta if pair.variant == "asf_lora" else 1.0
 
 
 def _on_group_rates(pairs: Sequence[Pair], homes: dict[int, Any], name: str) -> Iterator[tuple[str, str, str]]:
