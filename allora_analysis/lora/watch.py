@@ -1,7 +1,7 @@
 """§4, the doctor where nobody asked: an optimizer that divides ALLoRA's factor out is named at its first step.
 
-The layers call `watch`; torch calls `_look` before each step of any optimizer, but for a compiled one. Checked by
-`tests/test_lora_watch.py`.
+The layers call `watch`; torch calls `_look` before each step of any optimizer, but for a compiled one. A step with a
+closure, before which there is no gradient, is waited for. Checked by `tests/test_lora_watch.py`.
 """
 
 import warnings
@@ -67,10 +67,8 @@ def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         return
     held = [one for group in optimizer.param_groups for one in group["params"] if one.requires_grad]
     seen = {-id(one) if one.grad is None else id(one) for one in held}
-    if optimizer not in _LOOKED and all(
-        one < 0 for one in seen
-    ):  # a closure will make the gradients, whose size decides
-        _LOOKED[optimizer] = set()
+    if optimizer not in _LOOKED and all(one < 0 for one in seen):
+        _LOOKED[optimizer] = set()  # a closure will make the gradients, whose size decides
         return
     if seen <= (before := _LOOKED.get(optimizer, set())):
         return
