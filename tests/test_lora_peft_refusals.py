@@ -152,6 +152,11 @@ def test_an_alpha_that_was_left_out_follows_the_rank(variant, over):
     given.r = 8
     given.check()
     assert given.lora_alpha == 4
+    # one that is said later stays, though it is the number that was filled in
+    said = allora_config(2.0, **FIELDS | {"r": 4})
+    said.r, said.lora_alpha = 8, 4
+    said.check()
+    assert said.lora_alpha == 4
     assert dataclasses.replace(config, r=16, lora_alpha=None).lora_alpha == 16 * over
 
 

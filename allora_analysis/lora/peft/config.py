@@ -94,7 +94,7 @@ class ALLoRAConfig(LoraConfig):
     # PEFT's own layers raise on the truthy field of a variant that they do not know (from 0.20).
     variant: str = field(default="allora", metadata={"is_lora_variant": True})
     adaptor: str = "inverse_sqrt"
-    _filled = None  # α where it was left out; no field
+    _filled = False  # α was left out, so that it follows r; no field
 
     def __post_init__(self) -> None:
         self.check()
@@ -140,10 +140,21 @@ class ALLoRAConfig(LoraConfig):
                     + _REASONS.get(name, "they have a forward pass of their own")
                 )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """An α that is said, whatever it is, stays."""
+        if name == "lora_alpha":
+            super().__setattr__("_filled", False)
+        super().__setattr__(name, value)
+
     def _check_scaling(self) -> None:
         alpha = self.eta * self.r if self.variant == LORA_X_ETA else self.r
-        if self.lora_alpha is None or (type(self.lora_alpha) in (int, float) and self.lora_alpha == self._filled):
-            self.lora_alpha = self._filled = alpha
+        filled = self.lora_alpha is None or self._filled
+        if filled:
+            self.lora_alpha = alpha
+        self._check_alpha(alpha)
+        self._filled = filled
+
+    def _check_alpha(self, alpha: float) -> None:
         if self.variant not in _OF_ONE_SCALING:
             self.lora_alpha = positive("lora_alpha", self.lora_alpha)
             if not isinstance(self.alpha_pattern or {}, dict):
