@@ -6,11 +6,11 @@
 | `storage` | `save`, `lookup`, `find`, `standing`; `find_each` of a list of runs; `status` of a folder |
 | `files` | writing whole or not at all, setting aside, one holder a run |
 
-A run is its study, its full config, a `protocol` integer that grows when the meaning of a run changes, and the digests
-of what it read. Its file is `<study>-<first 20 digits of the key>.json`, so a run cannot be recorded twice, nor two
-runs be confused. Any number of processes may save into one folder. A file whose bytes were altered is never read, but
-named in a `SetAsideWarning`; who writes moves it to `set_aside/`, who only judges (`standing`, `find_each`) leaves it.
-No pickle, no NaN, no machine's paths.
+A run is its study, its config (full, but for fields that came later and are at their default: `LATER`), a `protocol`
+integer that grows when the meaning of a run changes, and the digests of what it read. Its file is `<study>-<first 20
+digits of the key>.json`, so a run cannot be recorded twice, nor two runs be confused. Any number of processes may save
+into one folder. A file whose bytes were altered is never read, but named in a `SetAsideWarning`; who writes moves it to
+`set_aside/`, who only judges (`standing`, `find_each`) leaves it. No pickle, no NaN, no machine's paths.
 """
 
 from allora_analysis.records.record import (

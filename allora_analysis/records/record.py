@@ -174,7 +174,7 @@ class Record:
         study: the study's name.
         key: the run's address.
         protocol: the run's protocol.
-        config: the full config, as JSON has it (tuples are lists).
+        config: the config that the key is of, as JSON has it (tuples are lists).
         digests: content digests by name.
         result: the result, as JSON has it (±∞ is None).
         provenance: revision, versions, time and what else the run reported of itself.
