@@ -31,9 +31,9 @@ class Rows(dict[str, Claim]):
     def __init__(self, *sections: ModuleType):
         super().__init__((claim.id, claim) for section in sections for claim in ledger._of(section))
 
-    def finding(self, identifier: str, seed: int = 0) -> Finding:
+    def finding(self, identifier: str, seed: int = 0, results: Path | None = None) -> Finding:
         """What the row's check finds."""
-        return finding(self[identifier], seed=seed)
+        return finding(self[identifier], results, seed)
 
     def verdict(self, identifier: str, seed: int = 0) -> str:
         """Its verdict."""

@@ -93,9 +93,11 @@ def test_an_average_that_rises_at_first_and_then_falls_is_told():
         for sign in (1, -1)
     )
     later = {sgd: up[sgd], adam: (down[adam][0], up[adam][1])}
-    assert section._falling("the average rises, the worst rises", later).endswith("falls under 1 of 2 optimizers")
-    assert section._falling("the average falls, the worst falls", later) == ""
-    assert section._falling("the average rises, the worst rises", up) == ""
+    contrary = dict.fromkeys(up, "contradicts")
+    assert section._falling(up, contrary, later).endswith("falls under 1 of 2 optimizers")
+    assert section._falling(down, contrary, later) == ""
+    assert section._falling(up, contrary, up) == ""
+    assert section._falling(up, dict.fromkeys(up, "agrees"), later) == ""
 
 
 def test_an_undecided_setting_leaves_open_what_others_do_not_refute(folder):

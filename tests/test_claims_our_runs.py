@@ -3,15 +3,17 @@
 import pytest
 
 from allora_analysis.claims import s4_4_our_runs as section
+from allora_analysis.claims import s4_4_own_best_rate
 from allora_analysis.claims.claim import units_wanted
 from allora_analysis.finetune import setting as settings
 from allora_analysis.grid.presets import LISTS, RATE
 from allora_analysis.grid.reading import differences, diverged, judged
-from tests import ledger_rows
 from tests.ledger_rows import Rows
 from tests.planted_finetune import better, plant, wiggle
 
 CLAIMS = Rows(section)
+finding = CLAIMS.finding
+LONG = Rows(section, s4_4_own_best_rate)
 PERCEIVED, ABLATED = LISTS["perception"]["desk"], LISTS["ablation"]["desk"]
 CASES = {f"rotten_tomatoes, η² = {eta2}" for eta2 in (1, 2, 4)}
 
@@ -22,15 +24,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def finding(identifier, results=None):
-    return ledger_rows.finding(CLAIMS[identifier], results)
-
-
-@pytest.mark.parametrize("identifier", CLAIMS)
+@pytest.mark.parametrize("identifier", LONG)
 def test_not_run_without_records_and_says_the_command(folder, identifier):
-    assert finding(identifier).verdict == "not_run"
-    assert finding(identifier).answer.startswith("Not run: ")
-    assert CLAIMS[identifier].command.startswith("python -m experiments.")
+    assert LONG.finding(identifier).verdict == "not_run"
+    assert LONG.finding(identifier).answer.startswith("Not run: ")
+    assert LONG[identifier].command.startswith("python -m experiments.")
 
 
 # -- Tables 3 and 4

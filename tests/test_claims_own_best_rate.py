@@ -14,11 +14,11 @@ from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import ARMS, PROTOCOL, STUDY
 from allora_analysis.grid.presets import FIRST_SEED, LISTS, OWN_BEST, own_best_verdicts
 from allora_analysis.grid.reading import judged
-from tests import ledger_rows
 from tests.ledger_rows import Rows
 from tests.planted_finetune import DIGESTS, better, plant, wiggle
 
 CLAIMS = Rows(section)
+finding = CLAIMS.finding
 BY_ROW = {
     "4-own-best-rate": ("all-MiniLM-L6-v2", "adamw"),
     "4-own-best-rate-sgd": ("all-MiniLM-L6-v2", "sgd"),
@@ -30,17 +30,6 @@ BY_ROW = {
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "RESULTS", tmp_path)
     return tmp_path
-
-
-def finding(identifier, results=None):
-    return ledger_rows.finding(CLAIMS[identifier], results)
-
-
-@pytest.mark.parametrize("identifier", CLAIMS)
-def test_not_run_without_records_and_says_the_command(folder, identifier):
-    assert finding(identifier).verdict == "not_run"
-    assert finding(identifier).answer.startswith("Not run: ")
-    assert CLAIMS[identifier].command.startswith("python -m experiments.")
 
 
 @pytest.mark.parametrize("identifier", BY_ROW)
@@ -106,7 +95,7 @@ def test_a_rate_at_which_a_run_diverged_is_not_the_best(folder):
     assert finding("4-own-best-rate").evidence.measured["learning_rate"]["lora"] == 3e-5
     everywhere = folder / "everywhere"
     plant(everywhere, wanted, lambda run: [None] if (run.arm, run.seed) == ("lora", 0) else [0.8 + wiggle(run)])
-    found = finding("4-own-best-rate", everywhere)
+    found = finding("4-own-best-rate", results=everywhere)
     assert found.verdict == "undecided"
     assert found.corrected == "a run diverged among the pairs of allora_0"
 
@@ -225,7 +214,7 @@ def test_own_best_rate_waits_for_every_rate_of_an_arm_and_for_lora_and_allora_al
     assert found.verdict == "holds"
     for without in ("allora_0", "lora"):
         plant(folder / without, wanted, better(()), skip=lambda run, arm=without: run.arm == arm)
-        assert finding("4-own-best-rate", folder / without).verdict == "not_run"
+        assert finding("4-own-best-rate", results=folder / without).verdict == "not_run"
 
 
 def test_the_papers_sentence_is_one_comparison(folder):
@@ -242,7 +231,7 @@ def test_few_seeds_have_no_failure_and_no_bounds(folder):
     """Planted: two and three seeds far apart, on a machine that does not tell its CPU."""
     for seeds, fails in ((2, (0,)), (3, (1,))):
         seeds_of_a_list(folder / str(seeds), "minilm-adamw", seeds, 0.02, cpu=lambda run: None, fails=fails)
-        found = ledger_rows.finding(CLAIMS["4-own-best-rate"], folder / str(seeds))
+        found = finding("4-own-best-rate", results=folder / str(seeds))
         assert found.answer.startswith(f"Undecided after {seeds} of 60 seeds: +")
         assert "failed" not in found.answer
         assert "excluded" not in found.answer
@@ -290,12 +279,12 @@ def test_failures_factor_and_machines_stand_beside_and_decide_nothing(folder):
 
 def test_what_the_readings_say_of_the_committed_runs():
     """Which they do in words, without numbers."""
-    found = ledger_rows.finding(CLAIMS["4-own-best-rate"])
+    found = finding("4-own-best-rate")
     assert found.verdict == "holds"
     adamw = found.evidence.measured["looked at afterwards"]
     assert adamw["without seeds on two kinds of CPU"]["verdict"] == "equivalent"
     assert sum(one["n"] for kind, one in adamw["by CPU"].items() if " and " in kind) == 2
     assert round(adamw["factor at the end, of η"], 2) == 0.93
-    sgd = ledger_rows.finding(CLAIMS["4-own-best-rate-sgd"]).evidence.measured["looked at afterwards"]
+    sgd = finding("4-own-best-rate-sgd").evidence.measured["looked at afterwards"]
     assert 0.96 < sgd["factor at the end, of η"] < 1
     assert (OWN_BEST["minilm-sgd"].rates["allora_0"], OWN_BEST["minilm-sgd"].rates["lora"]) == (1, 3)

@@ -50,8 +50,8 @@ def portable(name: str, value: Any, infinite: bool = False) -> Any:
     become null (`infinite`, of results).
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: (field, getattr(value, field.name)) for field in dataclasses.fields(value)}
-        value = {name: of for name, (field, of) in fields.items() if not _as_before(field, of)}
+        kept = [field for field in dataclasses.fields(value) if not _as_before(field, getattr(value, field.name))]
+        value = {field.name: getattr(value, field.name) for field in kept}
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
