@@ -20,6 +20,7 @@ deviation_claim = functools.partial(
     claim, command="python -m allora_analysis.deviation", test="tests/test_deviation_exact.py"
 )
 DISPLAY, AFTER = "§3.1, the display of the bound; Appendix A", "§3.1, the paragraph after the bound"
+BENEFIT = "As a result, the benefit of N, in our case the number of training steps, only appears for large N."
 ROUNDING = "float64 rounding: sums over at most 2^12 outcomes"
 
 

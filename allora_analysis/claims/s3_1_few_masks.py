@@ -12,7 +12,7 @@ import numpy as np
 from allora_analysis import deviation
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, Size
-from allora_analysis.claims.s3_1_deviation import AFTER, Masked, deviation_claim
+from allora_analysis.claims.s3_1_deviation import AFTER, BENEFIT, Masked, deviation_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, design, on_both_sides
 
 LARGE, CLOSE = 10, 0.1  # masks that are not yet many; how close to E L is close
@@ -70,7 +70,7 @@ def off_by(one: Noisy, masks: int) -> float:
 @deviation_claim(
     "3.1-benefit-large-n",
     where=AFTER,
-    says="As a result, the benefit of N, in our case the number of training steps, only appears for large N.",
+    says=BENEFIT,
     reading="A less kind reading: a few masks in the place of steps; of steps row 3.1-benefit-not-early has it. The "
     f"average loss over n masks, the paper's N, is off by more than {CLOSE:g} of E L (root mean square) up to n = "
     f"{LARGE}, where training ends (W at p times the true weights); for half of that deviation n is fourfold, for "
@@ -149,7 +149,7 @@ def few_dropped(one: Alike) -> float:
 @deviation_claim(
     "3.1-benefit-few-masks",
     where=AFTER,
-    says="As a result, the benefit of N, in our case the number of training steps, only appears for large N.",
+    says=BENEFIT,
     reading="A less kind reading: a few masks in the place of steps; of steps row 3.1-benefit-not-early has it. Most "
     f"(above {MOST:g}) of one mask's mean deviation is left after {FOUR} masks, for entries that all "
     "change the loss by the same amount, sign included; a share s > 1/2 is left where a mask drops fewer than about "

@@ -24,6 +24,7 @@ from allora_analysis.claims.masked_descent import (
     setting,
     with_noise,
 )
+from allora_analysis.claims.s3_1_deviation import AFTER, BENEFIT
 from allora_analysis.claims.s3_1_few_steps import (
     FEW,
     MARGIN,
@@ -129,8 +130,8 @@ def ahead_by_step(rng: np.random.Generator, n: int, placement: str) -> np.ndarra
 
 @sgd_claim(
     "3.1-benefit-not-early",
-    where="§3.1, the paragraph after the bound",
-    says="As a result, the benefit of N, in our case the number of training steps, only appears for large N.",
+    where=AFTER,
+    says=BENEFIT,
     reading=f"Where dropout is ahead in the long run, it is not yet ahead after t steps: its {RISK} is below that of "
     "training without it, at the same rate, as t → ∞ and not after t steps; under plain SGD, with masks on the output, "
     f"at rates {RATES}, X of full column rank. The condition was derived before it was tried, when 150 draws had been "
