@@ -6,7 +6,7 @@ import pytest
 from allora_analysis.claims import s3_1_small_runs as section
 from allora_analysis.claims import s4_4_laboratory as comparisons
 from allora_analysis.claims.claim import in_part
-from allora_analysis.laboratory.design import contrasts
+from allora_analysis.laboratory.design import again, contrasts
 from allora_analysis.laboratory.table import Table
 from allora_analysis.statistics import required_n
 from tests.ledger_rows import finding
@@ -15,11 +15,11 @@ CLAIM = section.dropout_few_and_many_steps
 
 
 def plant(monkeypatch, few, many, spread=1e-3, seeds=40):
-    def differences(self, first, second, endpoint, fine=False):
+    def by_seed(self, first, second, endpoint, fine=False):
         gaps = np.random.default_rng(first.steps).normal(0, spread, seeds)
-        return list(gaps - gaps.mean() + (few if first.steps == section.STEPS[0] else many))
+        return dict(enumerate(gaps - gaps.mean() + (few if first.steps == section.STEPS[0] else many)))
 
-    monkeypatch.setattr(Table, "differences", differences)
+    monkeypatch.setattr(Table, "by_seed", by_seed)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,27 @@ def test_masks_in_the_bottleneck_are_judged_alike_on_sixty_seeds(monkeypatch, ma
     assert finding(section.dropout_in_the_bottleneck).verdict == "not_run"
 
 
+@pytest.mark.parametrize(("fresh", "verdict", "n"), [(200, "refuted", 200), (199, "holds", 60)])
+def test_two_hundred_fresh_seeds_judge_the_bottleneck_alone_when_all_are_there(monkeypatch, fresh, verdict, n):
+    """Planted: as the sentence says on the first sixty seeds and on those that judge another row, not on the others."""
+    noise = np.random.default_rng(5).normal(0, 1e-3, fresh)
+    by_steps = {
+        steps: dict(enumerate(sign * (0.01 + 1e-3 * np.sin(np.arange(200))))) | dict(enumerate(noise - 0.01, 200))
+        for steps, sign in zip(section.STEPS, (-1, 1), strict=True)
+    }
+    monkeypatch.setattr(Table, "by_seed", lambda self, first, *_: by_steps[first.steps])
+    found = finding(section.dropout_in_the_bottleneck)
+    assert (found.verdict, found.evidence.n) == (verdict, n)
+    assert f"{n} of {n} seeds" in found.evidence.tolerance_source
+    assert ("the first 60 seeds, which left it holds" in found.evidence.measured) == (n == 200)
+
+
+def test_the_fresh_seeds_run_the_arms_of_the_row():
+    cells = {cell for steps in section.STEPS for cell in section.cells(steps, "bottleneck").values()}
+    assert set(again()) == cells
+    assert len(again()) == 6
+
+
 def test_the_bottleneck_row_reads_masks_in_the_bottleneck():
     inside, outside = (section.cells(50, placement) for placement in ("bottleneck", "input"))
     assert inside[0.0] == outside[0.0]
@@ -60,13 +81,13 @@ def test_the_bottleneck_row_reads_masks_in_the_bottleneck():
 def test_what_choosing_rates_makes_stands_beside_dropout(monkeypatch, control, verdict, margin):
     """Planted: effects of a point either way; two names of one arm apart by `control`, on three rates."""
 
-    def differences(self, first, second, endpoint, fine=False):
+    def by_seed(self, first, second, endpoint, fine=False):
         assert not fine
         noise = np.random.default_rng(first.steps).normal(0, 1e-4, 40)
         effect = -0.01 if first.steps == section.STEPS[0] else 0.01
-        return list(noise - noise.mean() + (effect if first.drop_rate else control))
+        return dict(enumerate(noise - noise.mean() + (effect if first.drop_rate else control)))
 
-    monkeypatch.setattr(Table, "differences", differences)
+    monkeypatch.setattr(Table, "by_seed", by_seed)
     found = finding(CLAIM)
     assert found.verdict == "holds"
     assert found.evidence.tolerance_source.endswith(f"beyond which the verdict is {verdict}")

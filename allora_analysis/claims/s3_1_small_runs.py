@@ -29,7 +29,7 @@ from allora_analysis.claims.s4_4_laboratory import (
     named,
 )
 from allora_analysis.laboratory import table as laboratory
-from allora_analysis.laboratory.design import FEWER, STEPS, Cell, contrasts
+from allora_analysis.laboratory.design import AGAIN, FEWER, STEPS, Cell, contrasts
 from allora_analysis.laboratory.features import STUDY, TRIALS, recorded
 from allora_analysis.statistics import judge_family, one_sided
 from allora_analysis.study import bound
@@ -162,10 +162,10 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
     )
 
 
-SEEDS = {
-    "input": len(laboratory.ALL_SEEDS),
-    "bottleneck": FEWER["placement"],
-}  # that the rules named, by the masks' place
+SEEDS = {  # that the rules named, by the masks' place
+    "input": laboratory.ALL_SEEDS,
+    "bottleneck": range(FEWER["placement"]),
+}
 
 
 def cells(steps: int, placement: str = "input") -> dict[float, Cell]:
@@ -175,15 +175,20 @@ def cells(steps: int, placement: str = "input") -> dict[float, Cell]:
     return {0.0: found[0.4].second} | {rate: one.first for rate, one in found.items()}
 
 
-def samples(table: laboratory.Table, placement: str) -> dict[str, np.ndarray]:
-    """What the sentence says is above 0: lower rates minus 0.4 after few steps, 0.4 minus lower ones after many."""
+def samples(table: laboratory.Table, placement: str, seeds: range | None = None) -> dict[str, np.ndarray]:
+    """What the sentence says is above 0: lower rates minus 0.4 after few steps, 0.4 minus lower ones after many.
+
+    Of these seeds; None: of those that the first rule named.
+    """
+    seeds = SEEDS[placement] if seeds is None else seeds
     found = {}
     for steps, sign in zip(STEPS, (-1, 1), strict=True):
         by_rate = cells(steps, placement)
         for other in (0.0, 0.05):
-            gaps = table.differences(by_rate[0.4], by_rate[other], "accuracy")
+            gaps = table.by_seed(by_rate[0.4], by_rate[other], "accuracy")
             words = f"0.4 minus {other:g}" if sign > 0 else f"{other:g} minus 0.4"
-            found[f"{words}, {steps} steps"] = sign * POINTS * np.array(gaps[: SEEDS[placement]])
+            of = [gap for seed, gap in gaps.items() if seed in seeds]
+            found[f"{words}, {steps} steps"] = sign * POINTS * np.array(of)
     return found
 
 
@@ -192,7 +197,7 @@ def margins(table: laboratory.Table) -> dict[str, float]:
     seeds that judge the rows.
     """
     gaps = {
-        name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: SEEDS["input"]])
+        name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: len(SEEDS["input"])])
         for name, one in named("control").items()
     }
     return margins_of_one(gaps) if all(map(len, gaps.values())) else {}
@@ -244,7 +249,9 @@ def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Find
     depends_on=("3.1-placement-in-code",),
 )
 def dropout_in_the_bottleneck(cases: Cases, folder: Path | None = None) -> Finding:
-    """The same with the masks on Ax; beside it 0.4 there minus 0.4 at the input."""
+    """The same with the masks on Ax; beside it 0.4 there minus 0.4 at the input, and the sixty seeds of the first rule
+    where the fresh ones of the second have taken their place.
+    """
     told = "0.4 costs {lost} points after {few} steps, gains {gained} after {many}."
     excluded = "0.4 costs {lost} points after {few} steps; gains above {bound} after {many} are excluded."
     answers = {
@@ -258,10 +265,12 @@ def dropout_in_the_bottleneck(cases: Cases, folder: Path | None = None) -> Findi
 def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mapping[str, str]) -> Finding:
     table = laboratory.recorded(folder)
     known = {} if table is None else samples(table, placement)
-    planned = SEEDS[placement]
-    more = {} if table is None or placement == "input" else _against_the_input(table)
+    planned, more = len(SEEDS[placement]), {}
     if not known or min(map(len, known.values())) < (LEAST if placement == "input" else planned):
         return not_run("the laboratory's contrasts are not recorded")
+    if placement == "bottleneck":
+        known, more = _again(table, known)
+        planned = min(map(len, known.values()))
     tested = cases.test(known, each_above)
     few, many = (f"0 minus 0.4, {STEPS[0]} steps", f"0.4 minus 0, {STEPS[1]} steps")
     of, in_evidence = in_words(known)
@@ -295,11 +304,20 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
     )
 
 
+def _again(table: laboratory.Table, first: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    # What judges masks on Ax: the fresh seeds if all are there, or else the first sixty; and what stands beside.
+    fresh, beside = samples(table, "bottleneck", AGAIN), _against_the_input(table)
+    if min(map(len, fresh.values())) < len(AGAIN):
+        return first, beside
+    words = f"the first {len(SEEDS['bottleneck'])} seeds, which left it {each_above(first)}"
+    return fresh, {words: in_words(first)[1]} | beside
+
+
 def _against_the_input(table: laboratory.Table) -> dict[str, dict[str, Any]]:
     # Masks on Ax minus masks at the input, drop rate 0.4.
     named = [one for one in contrasts() if one.name.startswith("LoRA, dropout 0.4: bottleneck − input")]
     found = {
-        one.name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: SEEDS["bottleneck"]])
+        one.name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: len(SEEDS["bottleneck"])])
         for one in named
     }
     return {

@@ -24,6 +24,7 @@ STEPS = (FEW, MANY)
 PLACEMENTS = ("input", "bottleneck")
 SEEDS = 100  # that judge a contrast
 FEWER = {"placement": 60}  # of a question added later, by its own rules
+AGAIN = range(200, 400)  # fresh seeds that judge the masks between A and B again, alone
 FINE_SEEDS = 200  # that judge a contrast whose seeds choose among nine rates
 COARSE = ("dropout", "placement")  # questions whose seeds choose among three rates after few steps too
 
@@ -171,3 +172,9 @@ def _contrasts(steps: int) -> list[Contrast]:
     found.append(Contrast("placement", "LoRA, dropout 0.4: bottleneck − input", between[0.4], dropped[0.4]))
     found += [Contrast("baselines", f"{rule} − LoRA, adamw", Cell(rule, "adamw", steps), adamw) for rule in PEFT]
     return [one._replace(name=f"{one.name}, {steps} steps") for one in found]
+
+
+def again() -> list[Cell]:
+    """The cells that `AGAIN` judges: LoRA under AdamW without dropout, and with masks between A and B."""
+    between = [one for one in contrasts() if one.question == "placement" and one.name.startswith("LoRA, bottleneck")]
+    return list(dict.fromkeys(cell for one in between for cell in (one.first, one.second)))

@@ -138,10 +138,14 @@ class Table:
             return math.log(classes) if loss is None else loss
         return 1 / classes if loss is None else right / self.header["test_images"]
 
-    def differences(self, first: Cell, second: Cell, endpoint: str, fine: bool = False) -> list[float]:
+    def by_seed(self, first: Cell, second: Cell, endpoint: str, fine: bool = False) -> dict[int, float]:
         """First minus second by seed, for the seeds that both have."""
         ours, theirs = self.values(first, endpoint, fine), self.values(second, endpoint, fine)
-        return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
+        return {seed: value - theirs[seed] for seed, value in ours.items() if seed in theirs}
+
+    def differences(self, first: Cell, second: Cell, endpoint: str, fine: bool = False) -> list[float]:
+        """The same without the seeds, in their order."""
+        return list(self.by_seed(first, second, endpoint, fine).values())
 
     def of(self, one: Contrast, endpoint: str) -> list[float]:
         """A contrast's differences by seed, of no more seeds than its rule names."""
