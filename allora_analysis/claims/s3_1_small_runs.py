@@ -228,7 +228,8 @@ READING = (
     "3.1-figure-2-left-laboratory",
     where="beyond the paper: Figure 2 left, caption, on a small network",
     says="On a small network a high drop rate is last after few steps and first after many.",
-    reading=READING.format(""),
+    reading=READING.format(", the masks at A's input, as in LoRA's code")
+    + " Masks between A and B: row 3.1-figure-2-left-bottleneck-laboratory.",
 )
 def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Finding:
     """Accuracies by seed at drop rate 0.4 against 0.05 and none, after few steps and after many."""
@@ -245,14 +246,15 @@ def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Find
     where="beyond the paper: Figure 2 left, caption, on a small network with the masks in the latent space",
     says="On a small network a high drop rate of the latent space, where §3.1 has the masks, is last after few steps "
     "and first after many.",
-    reading=READING.format(", no language model, the masks between A and B"),
+    reading=READING.format(", no language model, the masks between A and B")
+    + " Sixty seeds had left it open; two hundred fresh ones judge it alone, by a rule written before they ran.",
     depends_on=("3.1-placement-in-code",),
 )
 def dropout_in_the_bottleneck(cases: Cases, folder: Path | None = None) -> Finding:
     """The same with the masks on Ax; beside it 0.4 there minus 0.4 at the input, and the sixty seeds of the first rule
     where the fresh ones of the second have taken their place.
     """
-    told = "0.4 costs {lost} points after {few} steps, gains {gained} after {many}."
+    told = "0.4 {early} points after {few} steps, {late} after {many}."
     excluded = "0.4 costs {lost} points after {few} steps; gains above {bound} after {many} are excluded."
     answers = {
         "holds": f"Yes, on digits, no language model: {told}",
@@ -282,6 +284,7 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
     words = ", ".join(f"{value:.2f} points after {steps}" for steps, value in margin.items())
     verdict, p_values = beyond(known, margin)
     told = {"bound": f"{bound(most, 2, True):.2f}", "lost": f"{lost:.1f}", "gained": f"{gained:.1f}"}
+    told |= {"early": _effect(-lost), "late": _effect(gained)}
     told |= dict(zip(("few", "many"), STEPS, strict=True))
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
@@ -302,6 +305,10 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
         wanted=units_wanted(judge_family(known, test="t").values(), "seeds"),
         flips_if=FLIPS[tested.verdict],
     )
+
+
+def _effect(points: float) -> str:
+    return f"{'gains' if points > 0 else 'costs'} {abs(points):.1f}"
 
 
 def _again(table: laboratory.Table, first: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
