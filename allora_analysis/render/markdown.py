@@ -23,9 +23,10 @@ from allora_analysis.render.view import BRACKETS, View, by_part, record, said_by
 
 BEGIN, END = "<!-- ledger: written by `make readme` -->", "<!-- end of the ledger -->"
 SELECTED = {
-    "3.1-sgd-expectation": "those derivations only emerge from taking expectation of the loss, i.e., considering "
-    "infinite training steps",
-    "3.2-saddle-starts": "the fine-tuning parameters start from a saddle point",
+    "3.1-sgd-reliable": "Dropout is only suitable for long training episodes but fails to reliably regularize training "
+    "for short training episodes, e.g., finetuning",
+    "3.2-factor-conditioning": "LoRA's parameters initialization is at 0 makes the optimization landscape poorly "
+    "conditioned during the first steps of training",
     "3.3-worst-case": "In the worst case, a constant scaling factor η may cause the final output of a single forward "
     "pass of a LoRA finetuned model to grow exponentially w.r.t. the number of layers",
     "4-figure-2-right": "The starting phase matches that of LoRA with a much higher learning rate",
@@ -117,7 +118,7 @@ def block(of: Sequence[View], selected: Mapping[str, str] = SELECTED, questions:
     asked = [("question", "answer", "how large (90 % or as named)"), ("---", "---", "---")]
     asked += [(question, _answered(known[name]), _sized(known[name])) for question, name in questions.items()]
     tables = ["\n".join(_line(cells) for cells in of) for of in (lines, asked)]
-    return "\n\n".join([tables[0], tables[1], f"In all, {summary(of)}: [docs/ledger.md](docs/ledger.md)."])
+    return "\n\n".join([tables[0], tables[1], f"In all, {summary(of, brief=True)}: [docs/ledger.md](docs/ledger.md)."])
 
 
 def _answered(one: View) -> str:

@@ -189,19 +189,33 @@ def by_part(of: Sequence[View]) -> dict[str, list[View]]:
     return {title: members for title, members in parts.items() if members}
 
 
-def summary(of: Sequence[View]) -> str:
-    """The verdicts counted, in one line: of rows on printed statements, and of those beyond the paper."""
+def summary(of: Sequence[View], brief: bool = False) -> str:
+    """The verdicts counted, in one line: of rows on printed statements, and of those beyond the paper.
+
+    `brief`: of what stands in brackets only how many of the refuted are less kind readings, in words.
+    """
     beyond = [one for one in of if one.where.startswith(BEYOND)]
     printed = [one for one in of if not one.where.startswith(BEYOND)]
     statements = len({one.statement for one in printed})
     about = f" on {statements} printed statements" if statements != len(printed) else ""
-    told = [f"{len(printed)} claim{'s' * (len(printed) != 1)}{about}: {_counts(printed)}"] if printed else []
-    return "; ".join([*told, f"{len(beyond)} beyond the paper: {_counts(beyond)}"] if beyond else told)
+    told = [f"{len(printed)} claim{'s' * (len(printed) != 1)}{about}: {_counts(printed, brief)}"] if printed else []
+    return "; ".join([*told, f"{len(beyond)} beyond the paper: {_counts(beyond, brief)}"] if beyond else told)
 
 
-def _counts(of: Sequence[View]) -> str:
+def _counts(of: Sequence[View], brief: bool) -> str:
     words = {word: [one for one in of if one.word == word] for word in (*VERDICTS, "error")}
-    return ", ".join(f"{len(those)} {word}{_of_these(those)}" for word, those in words.items() if those)
+    told = _strictly if brief else _of_these
+    return ", ".join(f"{len(those)} {word}{told(those)}" for word, those in words.items() if those)
+
+
+def _less_kind(of: Sequence[View]) -> int:
+    return sum((one.reading or "").startswith(LESS_KIND) for one in of)
+
+
+def _strictly(of: Sequence[View]) -> str:
+    # In brackets, how many of the refuted hold in a kinder reading.
+    less_kind = _less_kind(of) if of[0].word == "refuted" else 0
+    return f" ({less_kind} of them only if read more strictly than need be)" if less_kind else ""
 
 
 def _of_these(of: Sequence[View]) -> str:
@@ -209,7 +223,7 @@ def _of_these(of: Sequence[View]) -> str:
     # a misprint that may be our copy's.
     same, ids = {one.id: one.same_fault_as for one in ledger.all_claims()}, {one.id for one in of}
     again = sum(same.get(one.id) in ids for one in of)
-    less_kind = sum((one.reading or "").startswith(LESS_KIND) for one in of)
+    less_kind = _less_kind(of)
     assumed = Counter(one.setting.partition(", if ")[2] for one in of)
     copies = sum(COPYS in (one.reading or "") for one in of)
     faults = len(of) - again - copies
