@@ -15,7 +15,7 @@ import signal
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -69,6 +69,15 @@ def guarded(command: Callable[[], int]) -> int:
         if not any(words in str(error) for words in (*TORCH_FULL, "out of memory")):
             raise
         return _too_large(f"{error!s:.80}")
+
+
+@contextlib.contextmanager
+def goes_on() -> Iterator[None]:
+    """Around work that is recorded as it comes: Ctrl-C says that the same command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("what is recorded is kept; the same command goes on from there") from None
 
 
 def _too_large(why: str) -> int:

@@ -7,6 +7,7 @@ Checked by `tests/test_outputs.py`.
 import contextlib
 import json
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -83,13 +84,20 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(neighbour)
         os.fsync(handle)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(neighbour, 0o666 & ~mask)
+        os.chmod(neighbour, _mode(target))
         os.replace(neighbour, target)
     finally:
         os.close(handle)
         neighbour.unlink(missing_ok=True)
+
+
+def _mode(target: Path) -> int:
+    # The file's own where there is one, or else a new file's.
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_IMODE(target.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def write_text(flag: str, path: Path, content: str) -> None:

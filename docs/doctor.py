@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from allora_analysis import outputs
+
 PAGE = Path(__file__).with_suffix(".md")
 BLOCK = re.compile(r"```(sh|python)\n(.*?)```\n\n```text\n(.*?)```\n", re.DOTALL)
 COMMAND = "python -m allora_analysis.doctor"
@@ -57,4 +59,4 @@ def _within(folder: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    outputs.write_text("page", PAGE, rewritten(PAGE.read_text(encoding="utf-8")))

@@ -103,10 +103,11 @@ def experiment(arguments: Arguments) -> int:
         return 0
     pretrained = models.load(arguments.model, data.classes)
     features = scaled([pooled(pretrained, data.splits[name]) for name in Features._fields])
-    for one in progress(todo, f"{MODEL}'s features"):
-        facts, found = records.provenance(("transformers",)), run(features, one)
-        records.save(arguments.results, STUDY, one, found, protocol=PROTOCOL, digests=digests, provenance=facts)
-        outputs.say(f"recorded {one.words}")
+    with cli.goes_on():
+        for one in progress(todo, f"{MODEL}'s features"):
+            facts, found = records.provenance(("transformers",)), run(features, one)
+            records.save(arguments.results, STUDY, one, found, protocol=PROTOCOL, digests=digests, provenance=facts)
+            outputs.say(f"recorded {one.words}")
     return 0
 
 

@@ -254,6 +254,7 @@ def held(path: Path, words: str) -> Iterator[None]:
             stack.enter_context(hold(path.with_suffix(".lock"), words))
         except OSError as error:
             raise ArgumentError(f"{path}: cannot be written ({error.strerror or error})") from None
+        stack.enter_context(cli.goes_on())
         yield
 
 

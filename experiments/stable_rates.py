@@ -123,8 +123,9 @@ def run(arguments: Arguments) -> int:
             raise ArgumentError(
                 f"--model-name must be one of {names}, with --optimizer adamw or sgd, received {name!r}"
             )
-        for trial in trials:
-            predict(trial, arguments.model, arguments.data, arguments.results)
+        with cli.goes_on():
+            for trial in trials:
+                predict(trial, arguments.model, arguments.data, arguments.results)
     elif not arguments.results.is_dir():
         raise ArgumentError(f"--results {arguments.results}: is not a folder; name one that predictions are in")
     seeds = None if arguments.every_seed else SEEDS

@@ -232,3 +232,12 @@ def test_mistakes_are_one_line():
     for times in (1.0, [], [2.0, 1.0], [1.0, 1.0], [-1.0, 1.0]):
         with pytest.raises(ArgumentError, match="times"):
             adaptive.gradient_flow(b @ a, s, a, b, eta, times)
+
+
+@pytest.mark.parametrize("rate", [1.0, 3.0])
+def test_a_run_that_diverges_is_refused(rate):
+    """Planted: squares beyond float64 made the step 0, and a matrix of 1e160 the place where it rests."""
+    generator = np.random.default_rng(0)
+    target, a = generator.standard_normal((3, 4)), 0.3 * generator.standard_normal((1, 4))
+    with pytest.raises(ArgumentError, match="leaves double precision's range"):
+        adaptive.run_to_rest(target, a, 2.0, rate, 3000)

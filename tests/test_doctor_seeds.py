@@ -48,13 +48,13 @@ def test_the_interval_covers_what_is_needed_as_often_as_it_says():
     assert 0.86 < hits / 400 < 0.945  # whole numbers at the ends cover a little more
 
 
-def record(folder, arm, seed, accuracy, **changes):
+def record(folder, arm, seed, accuracy, digests=None, **changes):
     config = {
         "model": "m", "optimizer": "adamw", "learning_rate": 1e-3, "schedule": "linear", "drop_rate": 0.0, "arm": arm,
         "seed": seed, "eta2": None if arm == "lora" else 4.0,
     }  # fmt: skip
     result = {"epochs": [{"step": 1, "test_accuracy": accuracy}], "diverged_at_step": None}
-    save(folder, config | changes, result, STUDY, PROTOCOL)
+    save(folder, config | changes, result, STUDY, PROTOCOL, digests=digests or {"model": "one"})
 
 
 def test_of_records_paired_by_seed_and_setting(tmp_path):
@@ -70,6 +70,17 @@ def test_of_records_paired_by_seed_and_setting(tmp_path):
     assert "allora_0 (η² = 4) − lora: m, adamw at 0.001" in found.what
     with pytest.raises(ArgumentError, match="no setting has dora and lora"):
         from_records(0.5, tmp_path, "dora")
+
+
+def test_models_of_one_name_and_different_content_are_refused(tmp_path):
+    """Planted: one "checkpoint-500" on which both arms are 40 points better; a mixture would say thousands of seeds."""
+    for seed in range(3):
+        for arm, value in (("lora", 0.4 + seed / 100), ("allora_0", 0.41 + seed / 90)):
+            record(tmp_path, arm, seed, value)
+            if seed != 1:
+                record(tmp_path, arm, seed, value + 0.4, digests={"model": "another"})
+    with pytest.raises(ArgumentError, match="one run is recorded on several models or data sets of one name"):
+        from_records(0.5, tmp_path)
 
 
 def test_of_several_eta_squared_one_is_taken_for_all_seeds(tmp_path):

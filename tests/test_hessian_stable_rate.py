@@ -366,6 +366,9 @@ def test_mistakes_are_one_line():
     for other in ("Rprop", "RAdam", "NAdam", "Adamax", "Adagrad"):
         with pytest.raises(ArgumentError, match=f"ALLoRAAdamW wanted, received {other}$"):
             threshold(getattr(torch.optim, other)([x]))
+    for dampening in (1.0, 2.0):
+        with pytest.raises(ArgumentError, match="dampening below 1 wanted, received"):
+            threshold(torch.optim.SGD([x], lr=0.1, momentum=0.9, dampening=dampening))
     with pytest.raises(ArgumentError, match="maximize=False wanted"):
         threshold(torch.optim.SGD([x], maximize=True))
     y = nn.Parameter(torch.ones(2))

@@ -401,3 +401,11 @@ def test_what_just_fits_is_not_refused(call, monkeypatch):
     monkeypatch.setattr(validation, "HELD", 74)
     with pytest.raises(ArgumentError, match="GiB"):
         call(x, g, a, b)
+
+
+@pytest.mark.parametrize("start", ["b", "a"])
+def test_rescalings_and_the_spectrum_beside_them_have_one_rank(rng, start):
+    """A singular value of 1e-10 beside 1 counts in neither."""
+    x, g, thin = rng.standard_normal((6, 3)), rng.standard_normal((3, 3)), np.diag([1.0, 1e-10, 0.0])[:2]
+    a, b = (thin, np.zeros((3, 2))) if start == "b" else (np.zeros((2, 3)), thin.T)
+    assert len(hessian.restricted_spectrum(x, g, a, b)) == 12 - hessian.rescalings(a, b).shape[1]

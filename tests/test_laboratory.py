@@ -189,6 +189,16 @@ def test_a_second_process_is_refused_while_one_writes_the_table(tmp_path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_says_that_what_is_recorded_is_kept(monkeypatch, tmp_path, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(laboratory, "begun", stopped)
+    assert laboratory.main(["--only", "rslora", "--results", str(tmp_path)]) == 130
+    told = "interrupted: what is recorded is kept; the same command goes on from there\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
 def filled(values: dict[Cell, tuple[float, np.ndarray]]) -> Table:
     """A table: by cell its best rate and the share of test images right by seed; at the neighbors nothing is right."""
     table = Table(tables.header("toy", "0", 5, 1000))

@@ -257,6 +257,16 @@ def test_an_a_of_zeros_or_nan_is_no_other_rule(value):
     assert [line.code for line in found.advice if line.level == "problem"] == ["not finite"] * (value != 0)
 
 
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_a_layer_without_numbers_is_as_it_states(device):
+    """Offloaded weights are on meta: nothing can be tried on them."""
+    model = foreign.MergingLinear(7, 5, R, ALPHA).to(device)
+    (layer,) = doctor(nn.Sequential(model), None).layers
+    assert (layer.variant, layer.scaling) == ("lora", pytest.approx(ALPHA / R))
+    pair = replace(any_pairs(nn.Sequential(model))[0], drop_rate=0.1)
+    assert dropout_applied(pair) is (None if device == "meta" else False)
+
+
 def test_a_module_without_a_pair_is_none():
     model = nn.Sequential(nn.Linear(3, 3))
     model[0].lora_down, model[0].lora_up = nn.Linear(3, 2), nn.Linear(5, 3)  # these do not chain

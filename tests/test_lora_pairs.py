@@ -44,6 +44,18 @@ def assert_each_trainable_once(model, groups):
     assert set(held) == {parameter for parameter in model.parameters() if parameter.requires_grad}
 
 
+def test_anothers_module_may_have_a_variant_of_its_own():
+    class Theirs(nn.Module):
+        variant = "theirs"
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.randn(2, 8)), nn.Parameter(torch.zeros(6, 2))
+
+    (pair,) = lora_pairs(nn.Sequential(Theirs()))
+    assert (pair.variant, pair.eta) == ("lora", None)
+
+
 def test_groups_of_a_peft_model():
     model = adapted()
     groups = param_groups(model, lr=1e-3, head_lr=1e-4, weight_decay=0.1)

@@ -32,6 +32,14 @@ def test_atomic_writing_leaves_the_old_file_when_it_fails(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_keeps_its_mode(tmp_path):
+    for mode in (0o600, 0o664):
+        (tmp_path / "a.json").write_text("old")
+        (tmp_path / "a.json").chmod(mode)
+        outputs.write_text("--json", tmp_path / "a.json", "new")
+        assert (tmp_path / "a.json").stat().st_mode & 0o777 == mode
+
+
 def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
     target, link = tmp_path / "target.json", tmp_path / "link.json"
     target.write_text("old")

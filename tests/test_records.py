@@ -51,6 +51,20 @@ def test_a_field_that_came_later_is_in_no_key_at_its_default():
 
     assert records.key(Longer(), 1) == records.key(Config(), 1)
     assert records.key(Longer(later=False), 1) != records.key(Config(), 1)
+    assert records.later(Longer) == {"later": True}
+
+
+def test_a_field_that_came_later_is_found_at_its_default_too(tmp_path):
+    @dataclass(frozen=True)
+    class Longer(Config):
+        later: bool = field(default=True, metadata=records.LATER)
+
+    for config in (Config(), Longer(rank=8), Longer(later=False)):
+        save(tmp_path, config)
+    ranks = [one.config["rank"] for one in records.find(tmp_path, "finetune", Longer, later=True)]
+    assert sorted(ranks) == [8, 16]
+    assert len(records.find(tmp_path, "finetune", Longer, later=False)) == 1
+    assert len(records.find(tmp_path, "finetune", later=False)) == 1
 
 
 def test_every_change_changes_the_key():

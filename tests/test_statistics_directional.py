@@ -24,6 +24,19 @@ def flips(values):
     return np.mean(signs @ values >= np.sum(values) - 1e-12 * np.abs(values).sum())
 
 
+def test_a_margin_of_no_comparison_is_refused():
+    """Planted: a misspelled margin, without which equality is judged as a direction."""
+    gaps = {"A vs B": [-0.02, -0.03, -0.01, -0.02, -0.04, -0.03]}
+    assert judge_family(gaps, margins={"A vs B": 0.5})["A vs B"].verdict == "holds"
+    with pytest.raises(ArgumentError, match="margins: 'a vs b' is no comparison; there are 'A vs B'"):
+        judge_family(gaps, margins={"a vs b": 0.5})
+
+
+def test_a_mean_beyond_double_precision_is_refused():
+    with pytest.raises(ArgumentError, match=r"differences.*leaves double precision"):
+        one_sided([1e308, 1e308, -1e308, -1e308])
+
+
 @pytest.mark.parametrize("shift", [-3.0, -0.2, 0.2, 3.0])
 def test_by_t_on_either_side(shift):
     values = shift + np.array([1.0, -0.5, 0.3, -0.8])

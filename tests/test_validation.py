@@ -15,6 +15,13 @@ from allora_analysis.validation import ArgumentError
 REAL_DTYPES = ("float64", "float32", "float16", "int64", "int8", "uint8", "bool")
 
 
+def test_masked_entries_are_refused():
+    masked = np.ma.masked_values([1.0, 999.0], 999.0)
+    with pytest.raises(ArgumentError, match="x: has masked entries"):
+        validation.vector("x", masked)
+    assert list(validation.vector("x", np.ma.masked_values([1.0, 2.0], 999.0))) == [1.0, 2.0]
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     st.sampled_from(REAL_DTYPES).flatmap(

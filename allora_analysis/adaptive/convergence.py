@@ -52,7 +52,14 @@ import numpy as np
 from jaxtyping import Complex, Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.adaptive.field import checked_curvature, checked_gradient, checked_pair, factor_of, update_jacobian
+from allora_analysis.adaptive.field import (
+    checked_curvature,
+    checked_gradient,
+    checked_pair,
+    factor_of,
+    row_norms,
+    update_jacobian,
+)
 from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.validation import (
     ArgumentError,
@@ -359,7 +366,7 @@ def run_to_rest(
     b = np.zeros((len(t), adapter_rank(len(a), *t.shape)))
     for _ in range(count("steps", steps, maximum=10**6)):
         product = b @ a
-        adapted = (product - t) / np.sqrt(np.sqrt((product * product).sum(axis=1)) + offset)[:, None]
+        adapted = (product - t) / np.sqrt(row_norms(product) + offset)[:, None]
         a, b = a - rate * (b.T @ adapted), b - rate * (adapted @ a.T)
     return b @ a
 

@@ -101,11 +101,11 @@ def factor_of(a: A, b: B, eta: float) -> D:
     product = b @ a
     if not np.isfinite(product).all():
         raise ArgumentError("a, b: BA leaves float64's range; give smaller ones")
-    return inverse_sqrt(_row_norms(product), eta)
+    return inverse_sqrt(row_norms(product), eta)
 
 
-def _row_norms(product: G) -> D:
-    # Each row over a power of two of its own size, so that no square leaves float64's range.
+def row_norms(product: G) -> D:
+    """‖(BA)_i‖, each row over a power of two of its own size, so that no square leaves float64's range."""
     exponents = np.frexp(np.abs(product).max(axis=1))[1]
     return np.ldexp(np.linalg.norm(np.ldexp(product, -exponents[:, None]), axis=1), exponents)
 
@@ -182,7 +182,7 @@ def directional_derivative(
     alpha, beta = several("direction", direction, 2)
     alpha, beta = matrix_of("direction", alpha, a.shape, "a"), matrix_of("direction", beta, b.shape, "b")
     product, change = b @ a, b @ alpha + beta @ a
-    norms, d = _row_norms(product), factor_of(a, b, eta)
+    norms, d = row_norms(product), factor_of(a, b, eta)
     inner = np.einsum("ij,ij->i", product, change) / np.where(norms > 0, norms, 1.0)
     slope = -0.5 * d**3 * np.where(norms > 0, inner, np.linalg.norm(change, axis=1))
     adapted, moved = d[:, None] * g, slope[:, None] * g + d[:, None] * (change @ s)
@@ -250,7 +250,7 @@ def _blocks(a: ArrayLike, b: ArrayLike, g: ArrayLike, s: ArrayLike, eta: float, 
     a, b, g = checked_gradient(a, b, g)
     s, d = checked_curvature(s, a.shape[1]), factor_of(a, b, eta)
     product = b @ a
-    norms = _row_norms(product)
+    norms = row_norms(product)
     weight = np.where(norms > 0, 0.5 * d**3 / np.where(norms > 0, norms, 1.0), 0.0)
     rows = curved(d)[:, None, None] * s - weight[:, None, None] * g[:, :, None] * product[:, None, :]
     return _assemble(a, b, d[:, None] * g, rows)

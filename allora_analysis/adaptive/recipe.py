@@ -119,6 +119,7 @@ class Rates:
             full fine-tuning's first step is its mean over the random matrix; it is longer itself, by one over the
             cosine of the two, √(r/(n₂ + r + 1)) from B = 0. None without a width.
         decay_left: the shares of A and of B that weight decay leaves after 1,000 steps at the full rate.
+        times_loras: the first step over that of LoRA at these settings, what the rule's η makes of it.
     """
 
     scaling: float
@@ -126,6 +127,7 @@ class Rates:
     b: float
     first_step: float | None
     decay_left: tuple[float, float]
+    times_loras: float = 1.0
 
 
 def rates(recipe: Recipe, factor: float = 1.0, output: float = 1.0) -> Rates:
@@ -141,7 +143,9 @@ def rates(recipe: Recipe, factor: float = 1.0, output: float = 1.0) -> Rates:
         >>> rates(Recipe(r=16, alpha=32, lr=2e-4)).b
         0.0004
     """
-    own, s, times = checked(recipe).setting, recipe.scaling, first_step_times(recipe, factor, output)
+    own, s = checked(recipe).setting, recipe.scaling
+    factor, output = positive("factor", factor), positive("output", output)
+    times = output * (factor if recipe.optimizer == "sgd" else 1.0)
     scaled = s**recipe.power
     a, b = own.rate_a * (scaled if recipe.zero == "a" else 1), own.rate_b * (scaled if recipe.zero == "b" else 1)
     fan_in = recipe.width if recipe.zero == "b" else recipe.r
@@ -150,13 +154,7 @@ def rates(recipe: Recipe, factor: float = 1.0, output: float = 1.0) -> Rates:
         moved, spread = (b if recipe.zero == "b" else a), 1 / math.sqrt(3 * fan_in)
         step = times * moved * (spread * math.sqrt(recipe.r)) ** recipe.power
     kept = tuple((1 - min(1.0, rate * recipe.weight_decay)) ** 1000 for rate in (own.rate_a, own.rate_b))
-    return Rates(s, a, b, step, kept)
-
-
-def first_step_times(recipe: Recipe, factor: float, output: float) -> float:
-    """What a rule makes of the first step: `factor` of gradients, which Adam divides out, times `output`."""
-    own, put_out = positive("factor", factor), positive("output", output)
-    return put_out * (own if recipe.optimizer == "sgd" else 1.0)
+    return Rates(s, a, b, step, kept, times)
 
 
 @dataclass(frozen=True)
@@ -235,7 +233,7 @@ def lines(
     yield "scaling", f"s = {found.scaling:.4g} = α/{'√r' if recipe.rslora else 'r'}"
     yield "rate of A", f"{found.a:.4g} at s = 1" + (by if moved == "A" else ", its own: α does not change it")
     yield "rate of B", f"{found.b:.4g} at s = 1" + (by if moved == "B" else ", its own: α does not change it")
-    yield "first step of BA", _first_step(recipe, found) + as_many_times(first_step_times(recipe, factor, output))
+    yield "first step of BA", _first_step(recipe, found) + as_many_times(found.times_loras)
     if clip := non_negative("max_grad_norm", clip or 0.0):
         yield "clipping", _clipping(recipe, clip)
     if count("warmup_steps", warmup_steps, 0):
@@ -264,7 +262,7 @@ def _first_step(recipe: Recipe, found: Rates) -> str:
 
 
 def as_many_times(times: float) -> str:
-    """What `first_step_times` comes to, in words."""
+    """A rule's first step over LoRA's, `Rates.times_loras`, in words."""
     return "" if times == 1 else f" (LoRA's times {times:.4g})"
 
 

@@ -387,7 +387,7 @@ def _setting_words(config: dict[str, str]) -> str:
     return (
         f"{config['model']}, {config['optimizer']} at {float(config['learning_rate']):g}, {config['schedule']}"
         + (f", drop rate {config['drop_rate']}" if float(config["drop_rate"]) else "")
-        + ("" if config.get("own_dropout", "True") == "True" else ", own dropout off")
+        + ("" if config["own_dropout"] == "True" else ", own dropout off")
     )
 
 

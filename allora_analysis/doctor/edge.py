@@ -246,7 +246,7 @@ def curves(folder: Path | None = None, seeds: Collection[int] | None = SEEDS) ->
         config = record.config
         if (config["arm"], config["drop_rate"]) != ("lora", 0.0) or config["epochs"] > 2:
             continue
-        if (seeds is not None and config["seed"] not in seeds) or not config.get("own_dropout", True):
+        if (seeds is not None and config["seed"] not in seeds) or not config["own_dropout"]:
             continue
         key = tuple(config[name] for name in _KEY)
         # A rate may be recorded after more steps too: the shorter run counts.

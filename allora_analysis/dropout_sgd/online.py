@@ -103,9 +103,11 @@ class Online:
 
     @property
     def correlation(self) -> Float[np.ndarray, " times"]:
-        """The mean |cos| between hidden nodes' weights; NaN where one is 0."""
+        """The mean |cos| between hidden nodes' weights; NaN where one is 0, or alone."""
         size = np.sqrt(np.diagonal(self.q, axis1=1, axis2=2))
         above = np.triu_indices(self.q.shape[1], 1)
+        if not len(above[0]):
+            return np.full(len(self.q), np.nan)
         with np.errstate(invalid="ignore"):
             return np.abs(self.q / size[:, :, None] / size[:, None, :])[:, above[0], above[1]].mean(axis=1)
 

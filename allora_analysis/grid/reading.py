@@ -5,6 +5,7 @@ run. Accuracies are shares, so 0.01 is a point. Checked by `tests/test_grid_plan
 `tests/test_claims_own_best_rate.py`.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -43,12 +44,19 @@ def found(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[S
 
 
 def every(folder: Path | str | None = None) -> list[records.Record]:
-    """All records of fine-tuning runs of the present protocol in a folder; refuses a result that lacks a part."""
-    found = records.standing(settings.RESULTS if folder is None else folder, STUDY)
-    kept = [record for record in found if record.protocol == PROTOCOL]
-    for record in kept:
-        check_result(record.path.name, record.result)
-    return kept
+    """All records of fine-tuning runs of the present protocol in a folder, with every field of `Setting`.
+
+    A result that lacks a part, and a run recorded twice, on models or data of one name, are refused.
+    """
+    where = settings.RESULTS if folder is None else folder
+    by_config: dict[str, list[records.Record]] = {}
+    for record in records.standing(where, STUDY):
+        if record.protocol == PROTOCOL:
+            check_result(record.path.name, record.result)
+            by_config.setdefault(record.text, []).append(record)
+    before = records.later(Setting)
+    kept = [records.single(where, same) for same in by_config.values()]
+    return [dataclasses.replace(one, config=before | one.config) for one in kept]
 
 
 def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, dict[str, Any]]:

@@ -139,8 +139,9 @@ def again(record: records.Record, sources: Mapping[str, str], trust_remote_code:
 
 
 def _made(kind: type, config: Mapping[str, Any]) -> Any:
-    known = {field.name for field in dataclasses.fields(kind)}
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in config.items() if name in known})
+    if unknown := sorted(set(config) - {field.name for field in dataclasses.fields(kind)}):
+        raise ArgumentError(f"{', '.join(unknown)}: a setting that this version does not know; install the record's")
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in config.items()})
 
 
 def _finetune(record: records.Record, sources: Mapping[str, str], scratch: Path, trusted: bool) -> dict[str, str]:

@@ -154,7 +154,7 @@ def marchenko_pastur_condition(gamma: float) -> float:
     """
     ratio = positive("gamma", gamma)
     # (1 + √γ)⁴/(1 − γ)²: 1 − γ is exact near γ = 1, where 1 − √γ is rounding.
-    return math.inf if ratio == 1.0 else ((1 + math.sqrt(ratio)) ** 2 / (1 - ratio)) ** 2
+    return math.inf if ratio == 1.0 else max(1.0, ((1 + math.sqrt(ratio)) ** 2 / (1 - ratio)) ** 2)
 
 
 def square_log_condition(n: int) -> tuple[float, float]:

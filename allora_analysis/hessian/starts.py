@@ -205,6 +205,10 @@ def _triples(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return u.T, values, right
 
 
+def _rank(matrix: np.ndarray) -> int:
+    return int(np.count_nonzero(_triples(matrix)[1]))
+
+
 @representable()
 def restricted_spectrum(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike) -> Float[np.ndarray, " directions"]:
     """Eigenvalues of H on the complement of the rescalings, ascending: in closed form where A or B is 0.
@@ -213,17 +217,16 @@ def restricted_spectrum(x: ArrayLike, g: ArrayLike, a: ArrayLike, b: ArrayLike) 
     """
     x, g, a, b = _checked(x, g, a, b)
     if not b.any():
-        kernel = np.eye(a.shape[1]) - np.linalg.pinv(a) @ a
-        values, zeros = factor_spectrum(x, g @ kernel, a), len(a) * np.linalg.matrix_rank(a) if a.any() else 0
-        return _without(values, int(zeros))
+        kernel = np.eye(a.shape[1]) - np.linalg.pinv(a, rcond=RANK) @ a
+        return _without(factor_spectrum(x, g @ kernel, a), len(a) * _rank(a))
     if not a.any():
-        q, (n1, n2) = np.eye(len(b)) - b @ np.linalg.pinv(b), g.shape
+        q, (n1, n2) = np.eye(len(b)) - b @ np.linalg.pinv(b, rcond=RANK), g.shape
         validation.fits("g", 3 * (n1 + n2) ** 2, "a block of the Hessian")
         block = np.block([[np.zeros((n1, n1)), q @ g], [g.T @ q, np.zeros((n2, n2))]])
         curved = np.pad(2 * x.T @ x, ((n1, 0), (n1, 0)))
         values = [np.linalg.eigvalsh(block + size * curved) for size in np.linalg.svd(b, compute_uv=False) ** 2]
         values += [np.linalg.eigvalsh(block)] * (len(a) - len(values))
-        return _without(np.concatenate(values), int(len(a) * np.linalg.matrix_rank(b)))
+        return _without(np.concatenate(values), len(a) * _rank(b))
     tangents = rescalings(a, b)
     hessian = _dense(x.T @ x, g, a, b)
     hessian -= tangents @ (tangents.T @ hessian)

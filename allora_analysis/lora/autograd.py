@@ -36,7 +36,9 @@ SMALLEST_TRACE = 1e-25  # of AAᵀ: below, squares vanish in float32
 
 
 def triangular_norms(a: Tensor, b: Tensor) -> Tensor:
-    """‖B_i Rᵀ‖ with Aᵀ = QR: error a few units in the last place of ‖B_i‖‖A‖, in the dtype of `a` and `b`."""
+    """‖B_i Rᵀ‖ with Aᵀ = QR: error a few units in the last place of ‖B_i‖‖A‖, in the dtype of `a` and `b`, whose range
+    the squares must not leave (in float32 norms from about 1e-18 to 1e18).
+    """
     triangle = torch.linalg.qr(a.mT, mode="r").R
     return torch.linalg.vector_norm(b @ triangle.mT, dim=-1)
 

@@ -93,7 +93,7 @@ class Trial:
 def _tried(pair: Pair) -> Pair:
     stated = _stated(pair.module)
     a = pair.a.detach()
-    if not a.any() or not torch.isfinite(a).all():  # BA is 0 or NaN whatever B is
+    if a.is_meta or not a.any() or not torch.isfinite(a).all():  # no numbers; or BA is 0 or NaN whatever B is
         return replace(pair, scaling=1.0 if stated is None else stated)
     try:
         with without_autocast(pair.b):
@@ -183,10 +183,10 @@ def rule(found: Trial) -> tuple[str, float | None]:
 def dropout_applied(pair: Pair) -> bool | None:
     """Whether two forward passes of a layer in training differ, but for the random state.
 
-    None where the layer cannot be tried (at A = 0 no mask is seen), or where as many passes as one would wait for may
-    all have missed the mask.
+    None where the layer cannot be tried (at A = 0 no mask is seen, on meta no number), or where as many passes as one
+    would wait for may all have missed the mask.
     """
-    if not pair.a.any():
+    if pair.a.is_meta or not pair.a.any():
         return None
     x = torch.randn(_TOKENS, pair.a.shape[1], generator=torch.Generator().manual_seed(0))
     base = getattr(getattr(pair.module, "base_layer", getattr(pair.module, "base", None)), "weight", pair.a)

@@ -170,7 +170,7 @@ def _peft_pairs(name: str, layer: Any) -> Iterator[Pair]:
 
 def _bare_pair(name: str, module: Any) -> Pair:
     variant = getattr(module, "variant", "lora")
-    rule = variant not in PLAIN
+    rule = variant not in PLAIN and hasattr(module, "eta")  # another's "variant" may mean something else
     # A plain layer's own eta is LoRA's α/r (`LowRankLinear`); a rule's is not in the forward pass.
     scaling = getattr(module, "scaling", 1.0 if rule else getattr(module, "eta", 1.0))
     return Pair(
@@ -180,7 +180,7 @@ def _bare_pair(name: str, module: Any) -> Pair:
         a=module.a,
         b=module.b,
         scaling=float(scaling),
-        variant=variant,
+        variant=variant if rule or variant in PLAIN else "lora",
         eta=float(module.eta) if rule else None,
         adaptor=getattr(module, "adaptor", None) if rule else None,
         drop_rate=float(getattr(module, "drop_rate", 0.0)),

@@ -27,7 +27,7 @@ from allora_analysis.validation import ArgumentError, count, ending
 _PATH = re.compile(r"/|\\|\.{1,2}[\\/]|~([A-Za-z_][\w.-]*)?(/|$)|[A-Za-z]:[\\/]|file:/", re.IGNORECASE)
 LATER = {"later": True}
 """Metadata of a dataclass's field that came after runs were recorded: its default (no factory), which they had, is not
-written, so that their keys stay. A query asks for such a default by leaving the field out."""
+written, so that their keys stay. `later` has these defaults, for who reads a config."""
 UNFINISHED = "unfinished"  # the folder, below one of records, of runs that are not recorded yet
 NAME = re.compile(r"([A-Za-z0-9_]+)-([0-9a-f]{20})\.json")
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -69,6 +69,15 @@ def portable(name: str, value: Any, infinite: bool = False) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     raise ArgumentError(f"{name}: a record holds numbers, text, lists and mappings, received {type(value).__name__}")
+
+
+def later(kind: type) -> dict[str, Any]:
+    """The fields of a config's dataclass that came later (`LATER`), at what runs had that were recorded before.
+
+    Args:
+        kind: the dataclass.
+    """
+    return {field.name: field.default for field in dataclasses.fields(kind) if field.metadata.get("later")}
 
 
 def _as_before(field: dataclasses.Field[Any], value: Any) -> bool:

@@ -8,7 +8,7 @@ import operator
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +24,7 @@ from allora_analysis.records.record import (
     decode,
     encode,
     key,
+    later,
     portable,
     record_path,
 )
@@ -143,7 +144,9 @@ def lookup(
     return _verified(record_path(Path(folder), study, key(config, protocol, digests)))
 
 
-def find(folder: Path | str, study: str | None = None, **config_fields: Any) -> list[Record]:
+def find(
+    folder: Path | str, study: str | None = None, kind: type | None = None, /, **config_fields: Any
+) -> list[Record]:
     """All verified records of a study whose config has these values, in an order that depends on content alone.
 
     Torn or altered files are set aside, each named in a `SetAsideWarning`. Files that are no records are left alone.
@@ -151,6 +154,8 @@ def find(folder: Path | str, study: str | None = None, **config_fields: Any) -> 
     Args:
         folder: the folder of records.
         study: the study's name; None for all.
+        kind: the dataclass of the study's configs, whose later fields older records have at their default (`LATER`);
+            without it a record that lacks a field is not found by it.
         **config_fields: values that the config must have; 1 and 1.0, tuples and lists are alike.
 
     Returns:
@@ -160,12 +165,13 @@ def find(folder: Path | str, study: str | None = None, **config_fields: Any) -> 
         ArgumentError: no such folder, or a field that no record of the study has.
     """
     found = [record for path in record_files(folder, study) if (record := _verified(path)) is not None]
+    before = {} if kind is None else later(kind)
     for field in config_fields:
-        if found and not any(field in record.config for record in found):
-            known = sorted({name for record in found for name in record.config})
+        if found and not any(field in before | record.config for record in found):
+            known = sorted({name for record in found for name in before | record.config})
             raise ArgumentError(f"{field}: no record in {folder} has this config field; there are {', '.join(known)}")
     wanted = {name: canonical_json(name, value) for name, value in config_fields.items()}
-    kept = [record for record in found if wanted.items() <= _texts(record, wanted).items()]
+    kept = [record for record in found if wanted.items() <= _texts(before | record.config, wanted).items()]
     return sorted(kept, key=_order)
 
 
@@ -190,8 +196,8 @@ def _order(record: Record) -> tuple[str, str, int, str]:
     return record.study, record.text, record.protocol, record.key
 
 
-def _texts(record: Record, names: Mapping[str, str]) -> dict[str, str]:
-    return {name: canonical_json(name, record.config[name]) for name in names if name in record.config}
+def _texts(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
+    return {name: canonical_json(name, config[name]) for name in names if name in config}
 
 
 def record_files(folder: Path | str, study: str | None = None) -> list[Path]:
@@ -241,15 +247,27 @@ def find_each(folder: Path | str, study: str, protocol: int, wanted: Mapping[Run
             known.setdefault(record.text, []).append(record)
     found = {}
     for run, config in wanted.items():
-        same = known.get(canonical_json("config", config), [])
-        if len(same) > 1:
-            names = ", ".join(record.path.name for record in same)
-            raise ArgumentError(
-                f"{folder}: one run is recorded on several models or data sets of one name, in {names}; keep one there"
-            )
-        if same:
-            found[run] = same[0]
+        if same := known.get(canonical_json("config", config), []):
+            found[run] = single(folder, same)
     return found
+
+
+def single(folder: Path | str, same: Sequence[Record]) -> Record:
+    """The one record of a run; refused where it is recorded on models or data of one name and different content.
+
+    Args:
+        folder: where they are.
+        same: the records of one config, one at least.
+
+    Raises:
+        ArgumentError: several.
+    """
+    if len(same) > 1:
+        names = ", ".join(record.path.name for record in same)
+        raise ArgumentError(
+            f"{folder}: one run is recorded on several models or data sets of one name, in {names}; keep one there"
+        )
+    return same[0]
 
 
 @dataclass(frozen=True)

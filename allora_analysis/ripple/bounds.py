@@ -163,7 +163,7 @@ def bounds_of(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarray, " L"
         raise OverflowError("the mean of adapter_norms over weight_norms")
     share = eta * mean_ratio
     factor = math.log1p(share) if share < math.inf else math.log(eta) + math.log(mean_ratio)
-    return WorstCase(log_bound, log_c + weights.size * factor, log_c, mean_ratio)
+    return WorstCase(log_bound, max(log_bound, log_c + weights.size * factor), log_c, mean_ratio)
 
 
 def _log_sums(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarray, " L"], eta: float) -> np.ndarray:

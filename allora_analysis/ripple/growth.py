@@ -148,9 +148,10 @@ def growth_exponent(
 ) -> Growth:
     """Mean and variance of one layer's log growth ½[log(s_W² + η²s_A²s_B²χ²_r) + log χ²_n]; ReLU: χ²_K for χ²_n.
 
-    Exact to a relative 1e-10 (the module's docstring). For small η the mean exceeds its value at η = 0 by about
-    ½η²r s_A²s_B²/s_W²: quadratic in η where the bound's log(1 + ηm) is linear. Checked by
-    `tests/test_ripple_growth.py` (mpmath, Monte Carlo) and `tests/test_ripple_monte_carlo.py` (whole networks).
+    Exact to a relative 1e-10 (the module's docstring; ReLU's variance to 1e-8 from n = 1e8 on). For small η the mean
+    exceeds its value at η = 0 by about ½η²r s_A²s_B²/s_W²: quadratic in η where the bound's log(1 + ηm) is linear.
+    Checked by `tests/test_ripple_growth.py` (mpmath, Monte Carlo) and `tests/test_ripple_monte_carlo.py` (whole
+    networks).
 
     Args:
         width: the layer's output width n.

@@ -35,7 +35,16 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.statistics.families import holm, required_n
 from allora_analysis.statistics.paired import TIE, standard_deviation, student
-from allora_analysis.validation import ArgumentError, choice, named, non_negative, positive, probability, vector
+from allora_analysis.validation import (
+    ArgumentError,
+    choice,
+    named,
+    non_negative,
+    positive,
+    probability,
+    representable,
+    vector,
+)
 
 Case = TypeVar("Case", bound=Hashable)
 MOST_UNITS = 20  # 2²⁰ subsets
@@ -95,6 +104,7 @@ class Judgement:
     needed_interval: tuple[int, int] | None
 
 
+@representable("differences")
 def one_sided(differences: ArrayLike, test: str = "sign flips", level: float = 0.05, grain: float = 0.0) -> OneSided:
     """Tests of a mean above 0 and below 0.
 
@@ -173,10 +183,12 @@ def judge_family(
         A judgment a comparison, in order.
 
     Raises:
-        ArgumentError: no comparison, or one of too few units; a margin that is not above 0.
+        ArgumentError: no comparison, or one of too few units; a margin that is not above 0, or of no comparison.
     """
     arrays = named("differences", differences)
     limits = {case: positive("margins", margin) for case, margin in (margins or {}).items()}
+    if strange := [case for case in limits if case not in arrays]:
+        raise ArgumentError(f"margins: {strange[0]!r} is no comparison; there are {', '.join(map(repr, arrays))}")
     decided = decide({case: sides(array, limits.get(case)) for case, array in arrays.items()}, test, level, grain)
     found = {}
     for case, one in decided.items():

@@ -390,7 +390,8 @@ def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]]) -> str | None:
     if kind is None or not min(scaling, rate_a, rate_b) > 0:
         return None
     recipe = Recipe(r, scaling * r, rate_a, kind, loraplus_ratio=rate_b / rate_a, width=width)
-    found, times = rates(recipe, *eta), recipes.as_many_times(recipes.first_step_times(recipe, *eta))
+    found = rates(recipe, *eta)
+    times = recipes.as_many_times(found.times_loras)
     mean = f"unclipped, in the mean over A{times}, full fine-tuning's at rate"
     step = mean if kind == "sgd" else f"its entries move by (RMS){times}"
     some = "" if len(kinds) == 1 else f" in {many} of {len(whole)} layers"
