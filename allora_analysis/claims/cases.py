@@ -84,10 +84,11 @@ GENERIC = {
     "holds": "Yes: it passes on every case.",
     "holds_corrected": "Not as printed: the corrected sentence passes on every case.",
     "conditional": "Depends on the condition below, on every case.",
-    "refuted": "No: it fails, and what was to mend it fails too.",
+    "refuted": "No: it fails.",
     "undecided": "Undecided: the evidence allows both answers.",
     "not_run": "Not run.",
 }
+UNMENDED = "No: it fails, and what was to mend it fails too."
 
 
 class _Verdict:
@@ -96,6 +97,7 @@ class _Verdict:
     verdict: str
     at_paper: bool | str | None
     seed: int | None
+    mended: Callable[[Any, Any], bool] | None
 
     def finding(
         self,
@@ -134,7 +136,7 @@ class _Verdict:
             verdict,
             evidence if self.seed is None else replace(evidence, seed=self.seed),
             {"holds": None, "undecided": wanted or corrected}.get(verdict, corrected),
-            answers.get(verdict, GENERIC[verdict]),
+            answers.get(verdict, UNMENDED if verdict == "refuted" and self.mended else GENERIC[verdict]),
             own if assumes is None or own is None else f"{AT_PAPER[own]}, if {assumes}",
             size,
             condition,
@@ -321,7 +323,7 @@ class _Tested(_Verdict):
 
     samples: Mapping[str, np.ndarray]
     rule: Callable[[Mapping[str, np.ndarray]], str]
-    at_paper, seed = None, None
+    at_paper, seed, mended = None, None, None
 
     @property
     def verdict(self) -> str:
