@@ -97,7 +97,7 @@ class _Verdict:
     verdict: str
     at_paper: bool | str | None
     seed: int | None
-    mended: Callable[[Any, Any], bool] | None
+    unmended: bool
 
     def finding(
         self,
@@ -136,7 +136,7 @@ class _Verdict:
             verdict,
             evidence if self.seed is None else replace(evidence, seed=self.seed),
             {"holds": None, "undecided": wanted or corrected}.get(verdict, corrected),
-            answers.get(verdict, UNMENDED if verdict == "refuted" and self.mended else GENERIC[verdict]),
+            answers.get(verdict, UNMENDED if verdict == "refuted" and self.unmended else GENERIC[verdict]),
             own if assumes is None or own is None else f"{AT_PAPER[own]}, if {assumes}",
             size,
             condition,
@@ -176,6 +176,11 @@ class Judged(_Verdict):
         if self.mended is None:
             return None
         return {case.name: bool(self.mended(case.inputs, seen)) for case, seen in self.pairs}
+
+    @property
+    def unmended(self) -> bool:
+        """Whether a corrected sentence was offered and fails too."""
+        return self.corrected is not None and not all(self.corrected.values())
 
     @functools.cached_property
     def distance(self) -> dict[str, bool | float]:
@@ -323,7 +328,7 @@ class _Tested(_Verdict):
 
     samples: Mapping[str, np.ndarray]
     rule: Callable[[Mapping[str, np.ndarray]], str]
-    at_paper, seed, mended = None, None, None
+    at_paper, seed, unmended = None, None, False
 
     @property
     def verdict(self) -> str:
