@@ -320,9 +320,7 @@ def everywhere(
         holds=yes.format(n=len(values)),
         evidence=Evidence({"above 0": len(values)}, measured, source, n=len(values)),
         size=size or Size(float(passed), f"of {len(values)} cases", "in which the sentence is true as printed"),
-        flips_if=f"one of these {len(values)} gaps or averages not above 0"
-        if tested.verdict == "holds"
-        else f"every one of these {len(values)} gaps or averages above 0",
+        flips_if=f"{'one' if tested.verdict == 'holds' else 'none'} of these {len(values)} gaps or means not above 0",
         corrected=words if tested.verdict == "holds_corrected" else None,
         at_paper="mixed" if tested.verdict == "holds_corrected" else at_paper(passed == len(values)),
     )
