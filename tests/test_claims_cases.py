@@ -130,7 +130,16 @@ def test_an_answer_begins_with_the_answer_and_is_short(answer):
 def test_a_verdict_without_an_answer_of_its_own_gets_a_general_one():
     judged = squares(Cases(0, "x"), condition=lambda x: x < 1.5)
     finding = judged.finding(conditional="Only below 1.", evidence=judged.evidence(""), flips_if="", condition="x < 1")
-    assert (finding.verdict, finding.answer.split(":")[0]) == ("refuted", "No")
+    assert (finding.verdict, finding.answer) == ("refuted", "No: it fails.")
+
+
+@pytest.mark.parametrize(
+    ("corrected", "answer"),
+    [(None, "No: it fails."), (lambda x, seen: False, "No: it fails, and what was to mend it fails too.")],
+)
+def test_only_a_correction_that_was_offered_is_said_to_fail(corrected, answer):
+    judged = Cases(0, "x").judge([Case("one", 2.0)], lambda x: x**2, lambda x, seen: seen < x, corrected=corrected)
+    assert judged.finding(evidence=judged.evidence(""), flips_if="").answer == answer
 
 
 def test_an_answer_to_no_verdict_is_an_error():

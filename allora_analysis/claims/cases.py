@@ -84,10 +84,11 @@ GENERIC = {
     "holds": "Yes: it passes on every case.",
     "holds_corrected": "Not as printed: the corrected sentence passes on every case.",
     "conditional": "Depends on the condition below, on every case.",
-    "refuted": "No: it fails, and what was to mend it fails too.",
+    "refuted": "No: it fails.",
     "undecided": "Undecided: the evidence allows both answers.",
     "not_run": "Not run.",
 }
+UNMENDED = "No: it fails, and what was to mend it fails too."
 
 
 class _Verdict:
@@ -96,6 +97,7 @@ class _Verdict:
     verdict: str
     at_paper: bool | str | None
     seed: int | None
+    unmended: bool
 
     def finding(
         self,
@@ -134,7 +136,7 @@ class _Verdict:
             verdict,
             evidence if self.seed is None else replace(evidence, seed=self.seed),
             {"holds": None, "undecided": wanted or corrected}.get(verdict, corrected),
-            answers.get(verdict, GENERIC[verdict]),
+            answers.get(verdict, UNMENDED if verdict == "refuted" and self.unmended else GENERIC[verdict]),
             own if assumes is None or own is None else f"{AT_PAPER[own]}, if {assumes}",
             size,
             condition,
@@ -174,6 +176,11 @@ class Judged(_Verdict):
         if self.mended is None:
             return None
         return {case.name: bool(self.mended(case.inputs, seen)) for case, seen in self.pairs}
+
+    @property
+    def unmended(self) -> bool:
+        """Whether a corrected sentence was offered and fails too."""
+        return self.corrected is not None and not all(self.corrected.values())
 
     @functools.cached_property
     def distance(self) -> dict[str, bool | float]:
@@ -321,7 +328,7 @@ class _Tested(_Verdict):
 
     samples: Mapping[str, np.ndarray]
     rule: Callable[[Mapping[str, np.ndarray]], str]
-    at_paper, seed = None, None
+    at_paper, seed, unmended = None, None, False
 
     @property
     def verdict(self) -> str:

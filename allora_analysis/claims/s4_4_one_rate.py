@@ -270,7 +270,7 @@ def better_than_od(cases: Cases, folder: Path | None = None) -> Finding:
     says="On digits, too, ASF-LoRA is significantly less accurate than LoRA × η on average.",
     reading="On the same network, no language model: LoRA × η minus ASF-LoRA, the mean over η² of 1, 2, 4 and over "
     f"AdamW and SGD, is above 0. {FAMILY_OF_FOUR}",
-    depends_on=("5.2-asf-significantly",),
+    depends_on=("5.2-asf-lower-beyond-chance",),
 )
 def asf_significantly(cases: Cases, folder: Path | None = None) -> Finding:
     """LoRA × η minus ASF-LoRA."""

@@ -137,8 +137,9 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
     )
     about += 'which it does not name (where that decides: "no, if AdamW"; counted below as "assuming AdamW"); its '
     about += "Table 3 looks otherwise (`T3-procedure`), and so does its Figure 2 if it shows what its caption says "
-    about += "(`4-figure-2-right`). A comparison in the paper's tables is read as the printed numbers say; "
-    about += "where a test over pairs shows it beyond chance its row has that test, elsewhere a row of ours does. "
+    about += "(`4-figure-2-right`). The wording of a sentence about the paper's tables decides how it is judged: "
+    about += '"significant", "leans" or no difference by a test, every other one by the averages printed, with p in '
+    about += "its answer or evidence; whether these are more than chance is a row of ours (`…-beyond-chance`). "
     about += BRACKETS
     parts = [
         f"## {title}\n\n{table(members)}\n\n" + "\n\n".join(in_full(one, target) for one in members)

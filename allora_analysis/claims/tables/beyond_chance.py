@@ -1,9 +1,10 @@
-"""What Tables 1 and 4 show by more than chance, where the paper's sentence is read as a report of printed averages.
+"""What Tables 1 to 4 show by more than chance, where the paper's sentence is read as a report of printed averages.
 
 Checked by `tests/test_claims_tables_rows.py`, which plants other numbers. Comparisons are judged by the rule of
 `statistics.directional`.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -14,15 +15,50 @@ from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, units_wanted
 from allora_analysis.claims.tables import contrasts, reported
 from allora_analysis.claims.tables.contrasts import ALONE, BY_NAME, MARGIN, RULE, by_the_rule, told_by
-from allora_analysis.claims.tables.prose_of_results import FAMILY
+from allora_analysis.claims.tables.prose_of_results import FAMILY, exchanged
 from allora_analysis.claims.tables.table_1 import reported_claim
 from allora_analysis.claims.tables.tables_2_to_4 import LEVEL, TRENDS, changes
 from allora_analysis.statistics import Judgement, holm, in_every, judge_family
 
-ANSWERS = {
-    "undecided": "Undecided: {mean} points on average, better in {clusters} settings; may be chance (p = {p}).",
-    "holds": "Yes: {mean} points on average, more than chance (p = {p}).",
-}
+
+def by_more_than_chance(cases: Cases, name: str, units: str) -> Finding:
+    """A contrast by the rule of its question; `units`: what its clusters are."""
+    told = f"{{mean}} points on average, better in {{clusters}} {units}"
+    answers = {
+        "undecided": f"Undecided: {told}; may be chance (p = {{p}}).",
+        "holds": f"Yes: {told}; more than chance (p = {{p}}).",
+        "refuted": f"No: {told} (p = {{p}}).",
+    }
+    table_3 = contrasts.BY_NAME[name].table == "Table 3"
+    return by_the_rule(cases, name, answers, exchanged(name) if table_3 else None)
+
+
+over_lora = functools.partial(
+    reported_claim,
+    where="beyond the paper: §4.4, of more than the averages printed",
+    reading="On average over pairs of model and data set. With Figure 3's numbers, where Table 3 has two exchanged: "
+    "evidence.",
+)
+
+
+@over_lora(
+    "4.4-better-than-lora-beyond-chance",
+    says="ALLoRA is more accurate than LoRA in Table 3 by more than chance.",
+    depends_on=("4.4-better-than-lora",),
+)
+def better_than_lora(cases: Cases) -> Finding:
+    """ALLoRA − LoRA in Table 3."""
+    return by_more_than_chance(cases, "ALLoRA − LoRA", "pairs")
+
+
+@over_lora(
+    "A-dropout-free-better-beyond-chance",
+    says="ALLoRA-0 is more accurate than LoRA in Table 3 by more than chance.",
+    depends_on=("A-dropout-free-better",),
+)
+def dropout_free_better(cases: Cases) -> Finding:
+    """ALLoRA-0 − LoRA in Table 3."""
+    return by_more_than_chance(cases, "ALLoRA-0 − LoRA", "pairs")
 
 
 @reported_claim(
@@ -34,7 +70,7 @@ ANSWERS = {
 )
 def better_than_dora(cases: Cases) -> Finding:
     """ALLoRA − DoRA in Table 1."""
-    return by_the_rule(cases, "ALLoRA − DoRA", ANSWERS)
+    return by_more_than_chance(cases, "ALLoRA − DoRA", "settings")
 
 
 @reported_claim(
@@ -46,7 +82,7 @@ def better_than_dora(cases: Cases) -> Finding:
 )
 def allora_0_better_than_dora(cases: Cases) -> Finding:
     """ALLoRA-0 − DoRA in Table 1."""
-    return by_the_rule(cases, "ALLoRA-0 − DoRA", ANSWERS)
+    return by_more_than_chance(cases, "ALLoRA-0 − DoRA", "settings")
 
 
 @reported_claim(
@@ -76,6 +112,18 @@ def optimal_in_family(cases: Cases) -> Finding:
         flips_if=f"{least.needed} pairs of model and data set of this mean and spread",
         at_paper=told_by(tested.verdict),
     )
+
+
+@reported_claim(
+    "5.2-asf-lower-beyond-chance",
+    where="beyond the paper: §5.2, of more than the cells printed",
+    says="On average ASF-LoRA is less accurate than LoRA × η in Table 4 by more than chance.",
+    reading="On average over pairs of model and data set.",
+    depends_on=("5.2-asf-significantly",),
+)
+def asf_lower(cases: Cases) -> Finding:
+    """LoRA×η − ASF-LoRA in Table 4."""
+    return by_more_than_chance(cases, "LoRA×η − ASF-LoRA", "pairs")
 
 
 @reported_claim(

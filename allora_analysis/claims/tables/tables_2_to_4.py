@@ -250,7 +250,7 @@ def _figure_cells(
         corrected=f"with LoRA's and ALLoRA's accuracies at {model}, {dataset}, η² = {eta:g} exchanged (64.76, 64.61)"
         if exchanged
         else None,
-        flips_if="a second gap that no rounding of its table's accuracies explains",
+        flips_if=f"a {'second ' if exchanged else ''}gap that no rounding of its table's accuracies explains",
     )
 
 

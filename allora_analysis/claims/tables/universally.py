@@ -1,18 +1,20 @@
-"""Appendices D and E: in which averages and cells of Tables 3 and 4 ALLoRA is "universally better".
+"""Where ALLoRA is "universally" (Appendices D and E) or "consistently" (§1) better in Tables 1, 3 and 4.
 
-Judged by the order of the printed numbers. Checked by `tests/test_claims_tables_rows.py`, which plants wrong numbers.
+Both words have one bar: every average over a model, a data set, a rank or an η². Judged by the order of the printed
+numbers. Checked by `tests/test_claims_tables_rows.py`, which plants wrong numbers.
 """
 
 import functools
+from collections.abc import Callable
 
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Finding
-from allora_analysis.claims.tables import reported
+from allora_analysis.claims.claim import Finding, ranged
+from allora_analysis.claims.tables import contrasts, reported
 from allora_analysis.claims.tables.contrasts import AS_FIGURE_3, above, by_average, by_cell, everywhere
 from allora_analysis.claims.tables.prose_of_results import FAMILY
-from allora_analysis.claims.tables.table_1 import reported_claim
+from allora_analysis.claims.tables.table_1 import OTHER_AVERAGE, over_dora, reported_claim
 
-LORA = ("ALLoRA − LoRA",)
+LORA, WITHOUT_DROPOUT = ("ALLoRA − LoRA",), ("ALLoRA-0 − LoRA",)
 over_lora = functools.partial(
     reported_claim,
     where="Appendix D",
@@ -29,29 +31,110 @@ BY_CELLS = 'A less kind reading: in every cell of Table {n}, what "universally" 
 
 
 def in_averages(
-    cases: Cases, names: tuple[str, ...], pairs: bool, words: str, yes: str = "Yes: in all {n}."
+    cases: Cases,
+    names: tuple[str, ...],
+    pairs: bool,
+    words: str,
+    yes: str = "Yes: in all {n}.",
+    at_paper: Callable[[bool], bool | str] = bool,
 ) -> Finding:
     """By the averages over a model, a data set or an η², with `pairs` over a model and data set too.
 
     `words` and `yes` may hold {with_pairs}, in how many it is ahead once pairs count, and {behind}, by how much at most
-    it is behind; over LoRA {figure}, with Figure 3's numbers, and {plain}, of ALLoRA-0.
+    it is behind; over LoRA {figure}, with Figure 3's numbers, and {other}, of the arm with or without dropout.
     """
     parts, every = (by_average(names, pairs=those) for those in (pairs, True))
     told = {"k": "{k}", "n": "{n}", "with_pairs": f"{above(every)} of {len(every)}"}
     told["behind"] = f"{max(0.0, -min(parts.values())):.2f}"
     mended = more = None
-    if names == LORA:
-        figure = by_average(LORA, reported.with_exchanged(), pairs)
-        plain = by_average(("ALLoRA-0 − LoRA",), pairs=pairs)
-        told |= {"figure": str(above(figure)), "plain": str(above(plain))}
-        mended, more = (AS_FIGURE_3, figure), {"ALLoRA-0": plain}
-    return everywhere(cases, parts, words.format(**told), more, mended, yes.format(**told))
+    if names in (LORA, WITHOUT_DROPOUT):
+        figure = by_average(names, reported.with_exchanged(), pairs)
+        other = LORA if names == WITHOUT_DROPOUT else WITHOUT_DROPOUT
+        beside = by_average(other, pairs=pairs)
+        told |= {"figure": str(above(figure)), "other": str(above(beside))}
+        mended = AS_FIGURE_3, figure
+        more = {"of the other arm": beside, "with pairs of model and data set": every}
+    return everywhere(cases, parts, words.format(**told), more, mended, yes.format(**told), at_paper=at_paper)
+
+
+CONSISTENTLY = (
+    "We obtain that despite ALLoRA employing less hyperparameters than LoRA, it is able to outperform its counter part "
+    "and recent variants such as DoRA consistently."
+)
+ONE_ARM = (
+    "One arm must make the whole sentence true, so it is ALLoRA-0 here and in the other half's row: with dropout there "
+    "are as many hyper-parameters as LoRA's."
+)
+consistently = functools.partial(reported_claim, where="§1, contribution 3", says=CONSISTENTLY)
+
+
+def with_fewer() -> tuple[dict[str, float], dict[str, float]]:
+    """ALLoRA-0, which has fewer hyper-parameters, minus LoRA in Table 3, minus DoRA in Table 1: points by average."""
+    return contrasts.of("ALLoRA-0 − LoRA").by_part(), contrasts.of("ALLoRA-0 − DoRA").by_part((0, 1))
+
+
+def in_full(half: bool) -> bool | str:
+    """Whether the sentence is true of the paper, one half of it judged: mixed where the other half fails."""
+    return "mixed" if half and any(above(gaps) < len(gaps) for gaps in with_fewer()) else half
+
+
+@consistently(
+    "1-consistently-lora",
+    reading="By the averages over a model, a data set or an η² of Table 3, the bar of D-universally-better; pairs are "
+    f"in the answer, on average over all is row A-dropout-free-better. {ONE_ARM}",
+    depends_on=("4-fewer-hyper-parameters", "F3-cells"),
+)
+def consistently_lora(cases: Cases) -> Finding:
+    """ALLoRA-0 − LoRA, average by average; ALLoRA with dropout, and ALLoRA-0 − DoRA, beside it."""
+    _, dora = with_fewer()
+    told = f"over DoRA in {above(dora)} of {len(dora)}."
+    words = f"Mostly: ALLoRA-0 leads in {{k}} of {{n}} averages, with Figure 3's numbers in {{figure}}; {told}"
+    yes = f"Yes: ALLoRA-0 leads in all {{n}} averages, with pairs in {{with_pairs}}; {told}"
+    return in_averages(cases, WITHOUT_DROPOUT, False, words, yes, in_full)
+
+
+@consistently(
+    "1-consistently-dora",
+    reading="A less kind reading: by the averages over a model or a rank of Table 1, each within 0.1 of that of the "
+    "averages printed. The kinder ones take ALLoRA with dropout, 4.5-better-than-dora, or the better of both arms, "
+    f"4.5-best-average. {ONE_ARM}",
+    depends_on=("4-fewer-hyper-parameters",),
+)
+def consistently_dora(cases: Cases) -> Finding:
+    """ALLoRA-0 − DoRA by model and by rank; by setting and task, and ALLoRA with dropout, beside it."""
+    (_, parts), other, found = with_fewer(), contrasts.of("ALLoRA − DoRA"), contrasts.of("ALLoRA-0 − DoRA")
+    judged, dropout, every = over_dora(cases, "ALLoRA-0", parts), other.by_part((0, 1)), found.averages((0, 1))
+    models, behind = found.by_part((0,)), [part for part, gap in parts.items() if gap <= 0]
+    ahead = f"ALLoRA-0 leads in {above(parts)} of {len(parts)} averages, with settings in {above(every)} of "
+    ahead += str(len(every))
+    return judged.finding(
+        holds=f"Yes: {ahead}.",
+        refuted=f"No: {ahead}; with dropout in {above(dropout)} of {len(dropout)}."
+        if behind
+        else "No: an average is not that of the averages printed.",
+        evidence=judged.evidence(
+            "order of printed numbers; rounding of averages",
+            lambda one: one[1],
+            more={"by setting and task": every | found.by_part((2,)), "with dropout": other.averages((0, 1))},
+            tolerance=contrasts.PRINTED_BY,
+        ),
+        size=ranged(
+            models.values(),
+            "percentage points",
+            "ALLoRA-0's gap, the least model; range: models",
+            min(models.values()),
+        ),
+        flips_if=f"ALLoRA-0 behind on average over a model or a rank, or {OTHER_AVERAGE}"
+        if judged.verdict == "holds"
+        else f"ALLoRA-0 ahead on average over {' and '.join(behind)}, too",
+        at_paper=in_full(judged.verdict == "holds"),
+    )
 
 
 @over_lora(
     "D-universally-better",
-    reading="By the averages over a model, a data set or an η² of Table 3; on average over all, and whether more than "
-    "chance, is 4.4-better-than-lora.",
+    reading="By the averages over a model, a data set or an η² of Table 3; on average over all is "
+    "4.4-better-than-lora, whether more than chance 4.4-better-than-lora-beyond-chance.",
 )
 def universally_better_than_lora(cases: Cases) -> Finding:
     """ALLoRA − LoRA, average by average; ALLoRA-0 − LoRA beside it."""
@@ -62,7 +145,7 @@ def universally_better_than_lora(cases: Cases) -> Finding:
 @over_lora("D-universally-better-by-pairs", reading=BY_PAIRS.format(n=3))
 def better_than_lora_in_every_pair(cases: Cases) -> Finding:
     """The same, pairs of model and data set among the averages."""
-    words = "Not in all: ahead in {k} of {n} averages, with Figure 3's numbers in {figure}, ALLoRA-0 in {plain}."
+    words = "Not in all: ahead in {k} of {n} averages, with Figure 3's numbers in {figure}, ALLoRA-0 in {other}."
     return in_averages(cases, LORA, True, words)
 
 
