@@ -49,8 +49,8 @@ def of(by):
     return changed
 
 
-def shifted(cells, amount):
-    return tuple(dataclasses.replace(c, accuracy=c.accuracy + amount * (c.arm == "ALLoRA")) for c in cells)
+def shifted(cells, amount, arm="ALLoRA"):
+    return tuple(dataclasses.replace(c, accuracy=c.accuracy + amount * (c.arm == arm)) for c in cells)
 
 
 def at_the_last_rate(by):
@@ -213,11 +213,11 @@ PLANTED = [
     ("F3-cells", reported, "EXCHANGED", ("Snowflake-Arctic-L", "yelp", 2.0), "refuted"),
     ("F4-cells", reported, "TABLES", {"Table 4": shifted(reported.TABLE_4, 0.05)}, "refuted"),
     ("F4-cells", reported, "FIGURE_4", one_gap_off(reported.FIGURE_4), "refuted"),  # a first one
-    ("T4-shared-arms", reported, "TABLE_4", shifted(reported.TABLE_4, 0.01), "refuted"),
     ("D-all-experiments", reported, "TABLE_3", reported.TABLE_3[:9], "refuted"),
     ("5-same-setup", reported, "ETA_SQUARED", (1.0, 2.0), "refuted"),
     ("5-same-setup", reported, "COLUMNS_4", (*reported.COLUMNS_4, ("OpenELM-450M", "imdb")), "refuted"),
     ("5-same-setup", reported, "TABLE_4", shifted(reported.TABLE_4, 0.01), "refuted"),
+    ("5-same-setup", reported, "TABLE_4", shifted(reported.TABLE_4, 0.01, "LoRA×η"), "refuted"),
     ("4.4-subpar", reported, "PERCEPTION_LABELS", NO_MAJORITY, "refuted"),
     ("4.4-average", contrasts, "of", of(0.2), "refuted"),
     ("4.5-average", contrasts, "of", of(0.2), "refuted"),
@@ -269,6 +269,7 @@ PLANTED = [
     ("4.4-fair-to-lora", reported, "TABLE_3", at_the_last_rate(None), "refuted"),  # one rate fewer
     ("4.4-fair-to-lora", prose_of_results, "RATES", (1e-4, 2e-4, 4e-4), "refuted"),  # other rates than listed
     ("1-no-cross-validation", contrasts, "of", of(-9.0), "refuted"),
+    ("4.4-stability", contrasts, "of", of(-0.16), "refuted"),  # behind at η² = 2 alone, with dropout
     ("1-eta-no-cross-validation", procedures, "rises", lambda arm: np.linspace(-0.1, 0.1, 9), "holds"),
 ]
 
@@ -481,6 +482,26 @@ def test_where_loras_best_lies_is_told_and_decides_nothing(monkeypatch):
     assert found.answer.endswith("the largest tried in 0 of 9 pairs of LoRA's, 9 of ALLoRA's.")
 
 
+def test_at_one_eta_behind_is_not_stable(monkeypatch):
+    monkeypatch.setattr(contrasts, "of", of(-0.16))
+    found = finding("4.4-stability")
+    behind = [name for name, lead in found.evidence.measured["mean lead"].items() if lead <= 0]
+    assert (found.verdict, found.at_paper, behind) == ("refuted", False, ["ALLoRA − LoRA: η² = 2"])
+    assert found.answer.startswith("No: on average ahead of LoRA in 5 of 6")
+
+
+def test_the_leads_at_each_eta_are_figure_3s_last_row():
+    printed = dict(zip(("η² = 1", "η² = 2", "η² = 4"), (0.46, 0.16, 0.21), strict=True))
+    seen = finding("4.4-stability").evidence.measured[contrasts.AS_FIGURE_3]
+    assert {eta: seen[f"ALLoRA − LoRA: {eta}"] for eta in printed} == pytest.approx(printed, abs=0.005)
+
+
+def test_what_both_tables_have_is_33_parts_six_of_them_loras():
+    found = finding("5-same-setup")
+    assert (found.size.value, found.size.unit) == (33, "of 33 pairs, η² and shared cells")
+    assert sum("LoRA×η" in name for name in found.evidence.measured) == 6
+
+
 def test_no_universal_sentence_is_conditional():
     universal = [identifier for identifier, claim in CLAIMS.items() if UNIVERSAL.search(claim.statement)]
     assert len(universal) >= 6
@@ -494,7 +515,7 @@ def test_rows_of_one_sentence_share_its_text():
         ("6-better-than-lora", "4.5-better-than-dora"),
         ("5.2-over-half", "5.2-asf-significantly"),
         ("T2-short", "T2-overfit"),
-        ("T4-shared-arms", "5-same-setup"),
+        ("4.4-stability", "1-eta-no-cross-validation"),
     ):
         assert texts[one] == texts[other]
 
