@@ -35,10 +35,11 @@ def test_higher_drop_rates_lead_by_more_than_the_margin_in_some_problems_and_the
     assert f"4 inputs, {often['0.4']:.0f} % of them above 5 %" in found.size.of
     assert f"up to {found.size.high:.0f} % above drop rate 0.4's" in found.answer
     most = max(gap for name, gap in found.evidence.measured.items() if name.startswith("drop rate 0.05"))
-    (told,) = re.findall(r"([\d.]+) % above 0.05's", found.answer)
+    (told,) = re.findall(r"at drop rate 0.05 at most ([\d.]+) %", found.size.of)
     assert most <= float(told) < most + 0.1
-    assert f"at drop rate 0.05 at most {told} %" in found.size.of
-    assert found.answer.endswith(f"({found.evidence.measured['collinear inputs']:.0f} % if collinear).")
+    built = found.evidence.measured["collinear inputs"]
+    assert found.answer.endswith(f"{built:.0f} % above 0.05's on collinear inputs.")
+    assert f"on one example of collinear inputs {built:.0f} %" in found.size.of
 
 
 def test_weights_along_one_input_near_the_largest_rate_are_farther_behind():

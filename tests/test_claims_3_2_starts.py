@@ -45,6 +45,10 @@ def smallest_that_is_not_0(values):
     return float(sizes.max() / sizes[sizes > section.ZERO * sizes.max()].min())
 
 
+def still_negative(right, one):
+    return right(one) | {"lowest at the end": -0.1}
+
+
 PLANTED = [  # row, where, function, wrong formula, the verdict that it must lead to
     ("worst_place", hessian, "restricted_spectrum", lambda right, *args: np.abs(right(*args)), "refuted"),
     # As if r singular values of the change to be learned were enough, equal to the next or not.
@@ -53,6 +57,8 @@ PLANTED = [  # row, where, function, wrong formula, the verdict that it must lea
     ("worst_place", section, "condition", smallest_that_is_not_0, "refuted"),
     ("worst_place", section, "flat_at_start", lambda one: len(one.b) < one.a.shape[1] - len(one.a), "refuted"),
     ("worst_place", section, "flat_at_start", lambda one: False, "refuted"),
+    # A path that ends where directions are still negative: no eigenvalue has passed 0 or tends to it.
+    ("worst_place", section, "_worst_on_the_way", still_negative, "refuted"),
     # A landscape on whose every path no eigenvalue changes sign and none comes near 0.
     ("worst_place", section, "eigenvalues", lambda one, a, b: np.array([1e4, 2e4]), "holds"),
     ("start_has_most", hessian, "inertia", fewer, "refuted"),
@@ -71,6 +77,20 @@ PLANTED = [  # row, where, function, wrong formula, the verdict that it must lea
 test_a_planted_wrong_formula_changes_the_verdict = ROWS.plants(
     [(getattr(section, row).id, *rest) for row, *rest in PLANTED]
 )
+
+
+def test_what_the_answer_on_the_worst_place_says_is_true_of_every_case():
+    """Without flat directions κ passes ∞ or tends to it; it need not end lower than it began, which is not said."""
+    found = ROWS.finding("3.2-worst-place")
+    seen = [one for one in found.evidence.measured.values() if isinstance(one, dict)]
+    flat, others = ([one for one in seen if (one["flat"] > 0) == wanted] for wanted in (True, False))
+    assert len(flat) + len(others) == found.evidence.cases
+    assert all(np.isinf(one["start"]) for one in flat)
+    assert all(one["worst"] > section.WORSE * one["start"] and one["negative"] > 0 for one in others)
+    assert {one["lowest at the end"] > section.FLAT for one in others} == {True, False}
+    assert all(one["lowest at the end"] > -section.FLAT for one in others)
+    assert any(one["end"] > one["start"] for one in others)
+    assert "lower" not in found.answer
 
 
 def test_where_descent_of_several_ends_is_where_descent_of_each_does():

@@ -18,6 +18,7 @@ from allora_analysis.claims import (
     s3_3_zero_start,
 )
 from allora_analysis.claims.cases import FALSE_FAIL, source_of_errors, standard_errors
+from allora_analysis.render.view import recorded
 from allora_analysis.ripple import study
 from tests.ledger_rows import Rows
 
@@ -120,6 +121,17 @@ PLANTED = [
 
 
 test_a_planted_formula_is_refuted = ROWS.plants([(*row, "refuted") for row in PLANTED])
+
+
+def test_the_worst_cases_of_the_answers_are_the_rows_own():
+    """Three-fold a layer where weight and adapter are 1; what is said of normalized blocks is 3.3-residual's."""
+    worst = ROWS.finding("3.3-worst-case")
+    assert worst.size.value == pytest.approx(1 + 2.0)
+    assert f"{worst.size.value:.2g}-fold each at η = 2, ‖W‖ = ‖BA‖ = 1; {1 + 2 * 0.015:.2f}-fold" in worst.answer
+    assert ROWS.finding("3.3-limiting-in-depth").answer.endswith("not in normalized blocks (3.3-residual).")
+    told = recorded()["3.3-residual"]
+    assert (told["verdict"], told["at_paper"]) == ("conditional", False)
+    assert told["answer"].startswith("Only without normalization")
 
 
 def test_lines_up_knows_aligned_from_random_and_from_a_flipped_sign():

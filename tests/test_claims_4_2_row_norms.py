@@ -218,7 +218,7 @@ def test_at_which_rates_the_factor_falls(folder):
         "At η² = 4 under AdamW from l = 2e-3 on (tried: 1e-3 and 3e-3), under SGD at no rate up to 10 (the curve "
         "alone). "
     )
-    assert found.answer == "Only at high rates: under AdamW at most 1 % at 1e-4, 5 % at 1e-3, 14 % at 3e-3."
+    assert found.answer == "Only at rates from 2e-3 (AdamW): at most 1 % at 1e-4, 5 % at 1e-3, 14 % at 3e-3."
     judged = [one for one in dict.fromkeys(LISTED) if one.arm in ("allora", "allora_0") and one not in factor.SWEPT]
     above = [one for one in judged if one.learning_rate >= 3e-3 and one.optimizer == "adamw"]
     assert found.evidence.measured["runs that the curve puts above"] == len(above) > 0

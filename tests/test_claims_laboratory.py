@@ -91,7 +91,7 @@ def test_what_choosing_rates_makes_stands_beside_dropout(monkeypatch, control, v
     found = finding(CLAIM)
     assert found.verdict == "holds"
     assert found.evidence.tolerance_source.endswith(f"beyond which the verdict is {verdict}")
-    assert f"equal arms: ±{margin}" in found.size.of
+    assert f"one method against itself: ±{margin}" in found.size.of
 
 
 def test_beyond_choosing_rates_either_way():
@@ -120,7 +120,7 @@ def test_what_the_controls_own_seeds_explain():
 
 def test_fewer_seeds_than_planned_are_said(monkeypatch):
     plant(monkeypatch, -0.01, 0.01)
-    assert "steps (40 of 100 seeds); equal arms" in finding(CLAIM).size.of
+    assert "steps (40 of 100 seeds); one method against itself" in finding(CLAIM).size.of
     assert in_part(100, 100, "seeds") == ""
 
 
@@ -189,7 +189,7 @@ def test_a_setting_in_which_it_is_far_better_outweighs_two_in_which_it_is_a_litt
     plant_gaps(monkeypatch, lambda first, _: 0.05 if (first.optimizer, first.steps) == ("sgd", 50) else -0.002)
     found = finding(comparisons.better_than_lora)
     assert found.size.value == pytest.approx(100 * (0.05 - 2 * 0.002) / 3)
-    assert found.answer.endswith("1.5 points after 50 steps (momentum -0.2), -0.2 after 300.")
+    assert found.answer.endswith("1.5 points after 50 steps (with momentum -0.2), -0.2 after 300.")
 
 
 def test_a_mean_within_what_choosing_rates_makes_is_undecided(monkeypatch):

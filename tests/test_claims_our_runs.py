@@ -97,7 +97,7 @@ def test_table_4(folder):
     assert found.evidence.measured["over ASF-LoRA, rotten_tomatoes, η² = 1"]["verdict"] == "refuted"
     assert found.evidence.measured["over LoRA × η, rotten_tomatoes, η² = 1"]["mean"] == pytest.approx(0.02)
     assert found.evidence.measured["mean over the cases"]["n"] == 3
-    assert "over ALLoRA-OD +2.0, over ASF-LoRA -8.0, over LoRA × η +2.0 points" in found.answer
+    assert "+2.0 points against ALLoRA-OD, -8.0 against ASF-LoRA, +2.0 against LoRA × η on average" in found.answer
 
 
 @pytest.mark.parametrize(

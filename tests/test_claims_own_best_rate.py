@@ -45,8 +45,8 @@ def test_every_row_reads_its_own_list(folder, identifier):
 
 def test_an_arm_that_failed_is_named():
     """As one that stays at chance; 9 points off is no failure."""
-    assert section._failed_in_words([0.0, 0.01, -0.01, 0.36]) == "9.0 from 1 failed LoRA run"
-    assert section._failed_in_words([0.0, 0.01, -0.4, 0.36]) == "-1.0 from 2 failed runs"
+    assert section._failed_in_words([0.0, 0.01, -0.01, 0.36]) == "1 failed LoRA run makes 9.0"
+    assert section._failed_in_words([0.0, 0.01, -0.4, 0.36]) == "2 failed runs make -1.0"
     assert section._failed_in_words([0.0, 0.01, 0.09, -0.09]) == ""
 
 
@@ -144,9 +144,9 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004, later=0.0, cpu=lamb
 @pytest.mark.parametrize(
     ("gain", "spread", "verdict", "begins"),
     [
-        (0.004, 0.004, "holds", "Yes by its rule: +"),
-        (-0.004, 0.004, "refuted", "No by its rule: -"),
-        (0.0001, 0.002, "refuted", "No by its rule: +0."),
+        (0.004, 0.004, "holds", "Yes when the rule stopped, "),
+        (-0.004, 0.004, "refuted", "No when the rule stopped, "),
+        (0.0001, 0.002, "refuted", "No when the rule stopped, "),
         (0.002, 0.02, "undecided", "Undecided after 30 of 60 seeds: leads above "),
     ],
 )
@@ -177,7 +177,8 @@ def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(f
     first, whole = (found.evidence.measured[name] for name in ("allora_0", "all seeds recorded"))
     mean = 0.4 + 100 * later * 18 / 30
     assert (found.verdict, first["n"], whole["n"], whole["they say"]) == ("holds", 9, 30, they_say)
-    assert found.answer.endswith(f"after 9 seeds; all 30: {mean:+.2f}, {they_say}.")
+    assert found.answer.endswith(f"; over all 30 {mean:+.2f}, {they_say}.")
+    assert found.answer.startswith(f"Yes when the rule stopped, 9 seeds: {100 * first['mean']:+.2f} points;")
     assert (found.size.value, 100 * whole["mean"]) == (pytest.approx(mean), pytest.approx(mean))
     assert (found.size.low > 0) == (they_say == "ahead")
     assert found.flips_if.startswith("those 9 seeds run anew")
@@ -241,7 +242,7 @@ def test_few_seeds_have_no_failure_and_no_bounds(folder):
 def test_at_its_cap_a_row_says_what_is_excluded_and_that_no_seed_is_left(folder):
     seeds_of_a_list(folder, "minilm-adamw", 60, 0.002, 0.02)
     found = finding("4-own-best-rate")
-    assert found.answer.startswith("Undecided at its cap of 60 seeds: leads above ")
+    assert found.answer.startswith("Undecided after all 60 seeds: leads above ")
     gaps = found.evidence.measured["allora_0"]["differences"]
     fixed = units_wanted(judged({"one": gaps}).values(), "seeds")
     assert found.corrected == f"nothing by this rule, which ends here; fixed beforehand, {fixed}"
@@ -265,7 +266,7 @@ def test_failures_factor_and_machines_stand_beside_and_decide_nothing(folder):
 
     seeds_of_a_list(folder, "minilm-adamw", 30, 0.002, 0.02, cpu=cpu, fails=(20,))
     found = finding("4-own-best-rate")
-    assert found.answer.endswith("if normal), 0.8 from 1 failed LoRA run.")
+    assert found.answer.endswith("if normal); 1 failed LoRA run makes 0.8.")
     told = found.evidence.measured["looked at afterwards"]
     assert told["factor at the end, of η"] == pytest.approx((1 + 4 * 0.05) ** -0.5)
     assert {kind: one["n"] for kind, one in told["by CPU"].items()} == {"one": 29, "one and other": 1}

@@ -353,8 +353,8 @@ def reliable(cases: Cases) -> Finding:
         for n, rows in ((20, 8), (3, ROWS))
     )
     return judged.finding(
-        conditional="Depends on rate, samples, inputs: at low rates dropout's effect outgrows its noise late, "
-        "at high ones early or never.",
+        conditional="Depends on learning rate, data: at low rates dropout's effect outgrows its noise late, at high "
+        "ones early or never.",
         evidence=judged.evidence(
             f"{EXACT}; draws keep a factor of 1.1 away from the boundary, which leaves out what masks do to deviations",
             early_and_late,

@@ -184,10 +184,10 @@ def in_factors(cases: Cases) -> Finding:
     early, least = (100 * (part[:2] / best - 1) for part in (told[:, 0], told.min(axis=1)))
     ahead = one_sided(np.log(told.min(axis=1) / papers), "t")
     lead, alone = less(ahead.mean), less(float(np.mean(np.log(told[:, 0] / papers))))
-    word, but = "behind" if lead < 0 else "ahead of", f", though {alone:.0f} % ahead of stopping alone"
+    word, but = "behind" if lead < 0 else "ahead of", f", but {alone:.0f} % ahead of stopping alone"
     but = but if alone > 0 > lead else ""
     return tested.finding(
-        holds=f"Yes at drop rate 0.05: on average {abs(lead):.0f} % {word} decay or stopping{but}.",
+        holds=f"Yes: drop rate 0.05 is {abs(lead):.0f} % {word} decay or stopping on average{but}.",
         evidence=Evidence(
             {"least risk of the others over dropout's at 0.05": f"at most {AS_GOOD}"},
             {
@@ -276,10 +276,10 @@ def under_softmax(cases: Cases) -> Finding:
     )
     gain = one_sided(np.log(none / dropout), "t")
     ahead = less(float(np.mean(np.log(decay / dropout))))
-    than_decay = "no better than" if ahead < 0 else f"{ahead:.0f} % than"
+    decay_by = "not at all" if ahead < 0 else f"by {ahead:.0f} %"
     return tested.finding(
-        holds=f"Yes at drop rate 0.05; the best is {less(gain.mean):.0f} % better than early stopping, "
-        f"{than_decay} decay.",
+        holds=f"Yes at drop rate 0.05; the best rate beats early stopping by {less(gain.mean):.0f} %, weight decay "
+        f"{decay_by}.",
         evidence=Evidence(
             {"other arms over dropout": f"at most {AS_GOOD}"},
             {"test loss": {"none": none.mean(), "dropout": dropout.mean(), "weight decay": decay.mean()}},

@@ -101,7 +101,7 @@ def expectation(cases: Cases) -> Finding:
     bound = max(1, math.ceil(100 * sampled_distance(many_rows_by_sgd(cases.rng), cases.rng)))  # in %
     direct = sampled_distance(many[0]._replace(a=None, steps=1), cases.rng)
     return judged.finding(
-        conditional="Yes under Adam; under plain SGD W's mean is regularized descent's at every step, BA's (512 "
+        conditional="Yes under Adam; under plain SGD W's mean follows regularized descent at every step, BA's (512 "
         f"samples) within {bound} %.",
         evidence=judged.evidence(
             "float64 rounding, 1e-16, against 1e-9",

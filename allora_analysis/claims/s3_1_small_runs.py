@@ -144,8 +144,8 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
         holds=f"Yes: after {TRIAL.times[1]} steps dropout costs {min(costs.values()):.2f} to "
         f"{max(costs.values()):.1f} % of test loss; after {TRIAL.times[-1]} {min(last):+.1f} to "
         f"{max(last):+.1f} %.",
-        undecided=f"Undecided: clear in {len(clear)} of {len(costs)} cases; in the other "
-        f"{len(costs) - len(clear)} costs above {above:.2f} % are excluded.",
+        undecided=f"Undecided: dropout clearly costs in {len(clear)} of {len(costs)} cases; in the other "
+        f"{len(costs) - len(clear)} at most {above:.2f} %.",
         evidence=Evidence(
             {"log ratio of test losses, dropout over none": f"above 0 after {TRIAL.times[1]} steps"},
             {"shown to cost": clear, "pays from step": {name: pays_from(of) for name, of in ratios.items()}}
@@ -193,8 +193,8 @@ def samples(table: laboratory.Table, placement: str, seeds: range | None = None)
 
 
 def margins(table: laboratory.Table) -> dict[str, float]:
-    """What equal arms come to that choose among three rates, in points by length of training: from the controls, on the
-    seeds that judge the rows.
+    """What one method differs from itself by, choosing among three rates, in points by length of training: from the
+    controls, on the seeds that judge the rows.
     """
     gaps = {
         name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: len(SEEDS["input"])])
@@ -204,7 +204,7 @@ def margins(table: laboratory.Table) -> dict[str, float]:
 
 
 def beyond(known: Mapping[str, np.ndarray], margin: Mapping[str, float]) -> tuple[str, dict[str, float]]:
-    """The verdict where more than equal arms come to is asked for, either way, and Holm's p of the sentence's."""
+    """The verdict where more is asked for than one method differs from itself by, and Holm's p of the sentence's."""
     past, back = (
         {name: gaps - sign * margin.get(length(name), 0.0) for name, gaps in known.items()} for sign in (1, -1)
     )
@@ -237,7 +237,7 @@ def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Find
         cases,
         folder,
         "input",
-        {"holds": "Yes, on digits, no language model: dropout 0.4 costs {lost} points early, gains {gained} late."},
+        {"holds": "Yes, on digits: drop rate 0.4 costs {lost} points early, gains {gained} late."},
     )
 
 
@@ -290,16 +290,16 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence(
             {"difference": "above 0 in each"},
-            in_evidence | more | {"p beyond equal arms": p_values},
+            in_evidence | more | {"p beyond one method against itself": p_values},
             f"Student's t over {seeds} of {planned} seeds, one-sided at 0.05, Holm over the four; intervals: 90 %; "
-            f"equal arms differ by up to {words}, beyond which the verdict is {verdict}",
+            f"one method differs from itself by up to {words}, beyond which the verdict is {verdict}",
             n=seeds,
         ),
         size=Size(
             gained,
             "points",
-            f"test accuracy on digits, drop rate 0.4 minus none, {STEPS[1]} steps"
-            f"{in_part(seeds, planned, 'seeds')}; equal arms: ±{margin.get(length(many), 0.0):.2f}",
+            f"test accuracy, drop rate 0.4 minus none, {STEPS[1]} steps"
+            f"{in_part(seeds, planned, 'seeds')}; one method against itself: ±{margin.get(length(many), 0.0):.2f}",
             *of[many].interval,
         ),
         wanted=units_wanted(judge_family(known, test="t").values(), "seeds"),

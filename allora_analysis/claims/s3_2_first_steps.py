@@ -116,8 +116,8 @@ def slow_start(cases: Cases) -> Finding:
     off = {f"{optimizer}, B as large as A": away_from_zero(each[0], cases.rng) for optimizer, each in peft.items()}
     gain = off["Adam, B as large as A"] / ratios["Adam"][0]
     return judged.finding(
-        conditional=f"Partly: at one rate Adam's first BA step is {100 * min(ratios['Adam']):.0f} to "
-        f"{100 * max(ratios['Adam']):.0f} % of full fine-tuning's; zero accounts for {gain:.1f}-fold.",
+        conditional=f"Partly: Adam's first BA step is {100 * min(ratios['Adam']):.0f} to "
+        f"{100 * max(ratios['Adam']):.0f} % of full fine-tuning's; with B like A {gain:.1f} times that.",
         evidence=judged.evidence(
             source_of_errors(DRAWS),
             lambda one: one.ratio**2,
@@ -383,7 +383,7 @@ def factor_conditioning(cases: Cases) -> Finding:
     times = {n1: each[:, 1] / each[:, 2] for n1, each in found.items()}
     by_rows = ", ".join(f"n₁ = {n1}: {round(np.median(times[n1]), -1):.0f}" for n1 in (128, 4864))
     return judged.finding(
-        holds="Yes: at B = 0 more directions are flat; near it almost flat, the condition number some "
+        holds="Yes: B = 0 has more flat directions; near it these are almost flat, the condition number "
         f"{round(np.median(times[896]), -1):.0f} times larger.",
         evidence=judged.evidence(
             "counts: none may differ; κ up by more than 20 times where B shrinks 10 times, to 0.1 % by its spectrum",

@@ -230,8 +230,8 @@ def unstable(cases: Cases) -> Finding:
         printed=lambda inputs, seen: (seen <= 1) == (inputs[1] == "smaller"),
     )
     return judged.finding(
-        holds="Yes under gradient descent; under Adam at 1e-4 only if each of 23 layers enlarges its input "
-        f"{np.median(needed):.1f}-fold (10^{23 * np.log10(np.median(needed)):.0f} together).",
+        holds="Yes under gradient descent; under Adam at 1e-4 only if 23 layers together enlarge their input "
+        f"10^{23 * np.log10(np.median(needed)):.0f}-fold.",
         evidence=judged.evidence(
             "none: the loss rises or not",
             lambda inputs: inputs[0].rate * inputs[0].sharpness,

@@ -86,7 +86,8 @@ def limiting_in_depth(cases: Cases) -> Finding:
     )
     seen = judged.own[-1]
     return judged.finding(
-        holds="Yes by its formula: in the worst case doubling depth squares η's factor; no width is in it.",
+        holds="Yes in Proposition 1's formula, which has depth as exponent and no width; not in normalized blocks "
+        "(3.3-residual).",
         evidence=judged.evidence(
             "float64 rounding in forward passes through at most 48 layers, of log growths of order 10",
             lambda one: {name: deeper * one.told for name, (deeper, _) in GROWN.items()},

@@ -205,8 +205,8 @@ def dropout_other_rows(cases: Cases) -> Finding:
         "dropped",
     )
     return judged.finding(
-        conditional=f"Yes, slightly: by {own.value:.2f} of their step under AdamW, row norms near 0.1; not where B_i = "
-        "0.",
+        conditional=f"Mostly, and slightly: by {own.value:.2f} of their step under AdamW at row norms near 0.1; not "
+        "where B_i = 0.",
         evidence=judged.evidence(
             ROUNDING,
             {"change of row j's step, over its step": "B_j⁺(ΔA′ − ΔA)"},

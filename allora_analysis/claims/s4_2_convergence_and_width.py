@@ -292,8 +292,7 @@ def transfer(cases: Cases) -> Finding:
         condition=lambda one: one.told == 0,
     )
     return judged.finding(
-        conditional="Partly: across widths LoRA+'s under Adam; across ranks ALLoRA's, if gradients have many "
-        "directions.",
+        conditional="Partly: LoRA+'s rate over widths (Adam); ALLoRA's over ranks, if gradients have many directions.",
         evidence=judged.evidence(
             "half of the gap between two powers, and three standard errors", lambda one: one.told, tolerance=RESOLUTION
         ),

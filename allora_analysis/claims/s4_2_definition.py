@@ -293,7 +293,8 @@ def removed_by_name(cases: Cases) -> Finding:
     )
     as_run = own[0].inputs._replace(variant="allora", drop_rate=0.05)
     return judged.finding(
-        holds="Yes, by name, in ALLoRA-0 (ALLoRA as run keeps dropout 0.05); one fewer is left to choose.",
+        holds="Yes in name, in ALLoRA-0; in effect one, dropout: η takes the scaling factor's place "
+        "(4-two-fewer-to-choose).",
         evidence=judged.evidence(
             "float64 rounding, 1e-9",
             {"distance from BAx": 0.0},

@@ -211,8 +211,8 @@ def descent(cases: Cases) -> Finding:
     ends = (most - 1.96 * error, most + 1.96 * error)
     rational = [adaptive.loss_after_step(adaptive.EXAMPLE, d)[1] for d in (adaptive.EXAMPLE.factor(), LORA)]
     return judged.finding(
-        conditional="Mostly: certain only if BA's rows are equally long; random steps climb: "
-        f"{100 * most:.1f} % (rank 1), {100 * at_eight:.1f} % (rank 8).",
+        conditional=f"Mostly: certain only with equally long rows; {100 * most:.1f} % of random steps climb at rank 1, "
+        f"{100 * at_eight:.1f} % at 8.",
         evidence=judged.evidence(
             f"a step of 1e-7, to {ADAM:g}, Adam's ε over small gradients, and {NOTHING:g} of ‖G‖(‖A‖ + ‖B‖) or, under "
             "SGD, of its square; the example exactly",

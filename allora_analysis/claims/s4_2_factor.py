@@ -101,8 +101,9 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
     means = _means_by_rate(norms)
     told = ", ".join(f"{100 * most:.0f} % at {_rate(rate)}" for rate in TOLD if (most := _most(means, rate)))
     at_best = [of for (_, rate), of in means.items() if rate == BEST]
+    least = _least_rate(curves["adamw"]) if "adamw" in curves else None
     return judged.finding(
-        conditional=f"Only at high rates: under AdamW at most {told}.",
+        conditional=f"Only at {f'rates from {_rate(least)}' if least else 'high rates'} (AdamW): at most {told}.",
         holds=f"Yes: under AdamW up to {told}.",
         refuted=f"No, not as foretold: under AdamW at most {told}.",
         evidence=judged.evidence(

@@ -120,8 +120,8 @@ def starts_as_faster(cases: Cases) -> Finding:
         condition=starts_alike,
     )
     return judged.finding(
-        conditional="Only under SGD, where clipping does not see η: "
-        "under AdamW it starts as LoRA at the same learning rate.",
+        conditional="Only under SGD, unless clipping cancels η; under AdamW it starts as LoRA at the same learning "
+        "rate.",
         evidence=judged.evidence(
             "1e-3 for a match (Adam's ε over small gradients); rows against `escape.drift`: 1e-6",
             lambda one: {"over LoRA at l": law(one).allora / law(one).lora},

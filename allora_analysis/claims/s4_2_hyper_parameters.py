@@ -188,7 +188,7 @@ def scaling_is_tunable(cases: Cases) -> Finding:
     )
     added = judged.measured[0]["degrees with α"] - judged.measured[0]["without"]
     return judged.finding(
-        conditional="Yes, unless B's rate, or A's start and a rate, is tuned (without clipping, decay).",
+        conditional="Yes, unless B's own rate (or A's start) is tuned too, unclipped and without decay.",
         evidence=judged.evidence(SOURCE, shown=numbers, tolerance=TOLERANCE, n=STEPS),
         size=Size(added, "degree of freedom", "what α adds under AdamW beside one learning rate, A's start fixed"),
         corrected="the same training without clipping: α/(ab), a·init_A and, under Adam, a·l_A, b·l_B, ε_A/a, ε_B/b, "

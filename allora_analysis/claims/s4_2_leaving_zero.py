@@ -245,7 +245,7 @@ def fixed_rate(cases: Cases) -> Finding:
     )
     first = [Approach(Row("sgd", 2.0, AS_LONG), 1.0, flattest).earliest for flattest in (1.0, 0.1, 0.01)]
     return judged.finding(
-        conditional="Mostly not: starting as fast, LoRA settles as soon, unless ηl is above LoRA's own best rate.",
+        conditional="Only under SGD, at an ηl above LoRA's best rate; below, LoRA starts as fast and settles as soon.",
         evidence=judged.evidence("20 steps near the target; Simpson's rule on 1/d, 1e-5", tolerance=1e-5),
         size=ranged(
             first,

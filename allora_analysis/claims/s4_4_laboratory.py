@@ -70,7 +70,7 @@ def length(name: str) -> str:
 
 
 def noise(control: Samples) -> dict[str, float]:
-    """What equal arms come to, by length: the root mean square of the controls' means, whose truth is 0."""
+    """How far one method is from itself, by length: the root mean square of the controls' means, whose truth is 0."""
     means: dict[str, list[float]] = {}
     for name, gaps in control.items():
         means.setdefault(length(name), []).append(float(gaps.mean()))
@@ -115,12 +115,12 @@ def by_length(of: Samples) -> dict[str, np.ndarray]:
 
 
 def margins_of_one(control: Samples) -> dict[str, float]:
-    """What equal arms come to in one comparison, by length."""
+    """What one method differs from itself by in one comparison, by length."""
     return {steps: QUANTILE * spread for steps, spread in noise(control).items()}
 
 
 def margins_of_means(of: Samples, spread: Mapping[str, float], quantile: float = QUANTILE) -> dict[str, float]:
-    """What equal arms come to in the mean over a length's settings: the root of their summed squares, over n."""
+    """The same in the mean over a length's settings: the root of their summed squares, over n."""
     settings = Counter(map(length, of))
     return {steps: quantile * spread[steps] / math.sqrt(n) for steps, n in settings.items()}
 
@@ -246,7 +246,7 @@ def averaged(
     least = min((name for name in known if length(name) == few), key=lambda name: known[name].mean())
     told = {
         "by_length": _by_length_in_words(means),
-        "by_length_of_least": _by_length_in_words(means, f" ({least.split(', ')[1]} {known[least].mean():.1f})"),
+        "by_length_of_least": _by_length_in_words(means, f" (with {least.split(', ')[1]} {known[least].mean():.1f})"),
         "beside": f"{np.mean([of.mean() for of in by_length(more).values()]) + 0.0:+.1f}" if more else "",
     }
     seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")
@@ -256,7 +256,7 @@ def averaged(
         size=Size(
             first.mean,
             "points",
-            f"test accuracy on digits, {arms} after {few}{seeds}; equal arms: ±{margins[few]:.2f}",
+            f"test accuracy, {arms} after {few}{seeds}; one method against itself: ±{margins[few]:.2f}",
             *first.interval,
         ),
         flips_if=FLIPS[tested.verdict].format(words),
@@ -320,8 +320,8 @@ def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many."""
     pairs = named("rule", lambda name: name.startswith("ALLoRA − LoRA, "))
     answers = {
-        "refuted": "No on average, on digits: {by_length_of_least}.",
-        "holds": "Yes on average, on digits: {by_length_of_least}.",
+        "refuted": "No, averaged over optimizers: {by_length_of_least}.",
+        "holds": "Yes, averaged over optimizers: {by_length_of_least}.",
         "undecided": "Undecided on digits: {by_length_of_least}.",
     }
     etas = [one.first for one in named("eta2").values()]
@@ -363,7 +363,8 @@ def no_eta_is_better(cases: Cases, folder: Path | None = None) -> Finding:
     answers = {
         "refuted": "No: {name} is {best} points better than 4 after {steps} on a small network.",
         "holds": "Yes, on a small network: no other η² is {margin} points better than 4.",
-        "undecided": "Undecided: {name} is {best} points ahead of 4 (equal arms: {margin}), {last} is {behind} behind.",
+        "undecided": "Undecided: {name} is {best} points ahead of 4 (against itself: {margin}), {last} is {behind} "
+        "behind.",
     }
     return best_of(cases, folder, "eta2", in_none, answers)
 
@@ -380,7 +381,7 @@ def another_adaptor_is_better(cases: Cases, folder: Path | None = None) -> Findi
     answers = {
         "holds": "Yes: the {name} adaptor is {best} points better after {steps} on a small network.",
         "refuted": "No, on a small network: no other adaptor is {margin} points better.",
-        "undecided": "Undecided: after {steps} a {name} factor is {best} points ahead; equal arms differ by up to "
-        "{margin}.",
+        "undecided": "Undecided: after {steps} a {name} factor is {best} points ahead; one differs from itself by "
+        "up to {margin}.",
     }
     return best_of(cases, folder, "adaptor", in_some, answers)

@@ -84,7 +84,7 @@ def on_runs(
     parts: dict[str, list[float]] = {}
     for case, values in complete.items():
         parts.setdefault(case.partition(",")[0], []).append(statistics.fmean(values))
-    told["parts"] = ", ".join(f"{name} {_points(statistics.fmean(values))}" for name, values in parts.items())
+    told["parts"] = _in_parts(parts)
     told["most"] = f"{bound(100 * overall.interval[1], 2, True):.2f}"
     told["names"] = "; ".join(case for case, one in family.items() if one.verdict == "refuted")
     left = 0 if own else len(pairs) - len(complete)
@@ -105,6 +105,12 @@ def on_runs(
         corrected=wanted,
         flips_if=wanted or "seeds in which the cases that decide are no longer clear",
     )
+
+
+def _in_parts(parts: Mapping[str, Sequence[float]]) -> str:
+    # "+0.0 points against ALLoRA-OD, -0.4 against ASF-LoRA", of parts named "over ALLoRA-OD" and so on.
+    first, *others = (f"{_points(statistics.fmean(of))} {name}" for name, of in parts.items())
+    return ", ".join([first.replace(" over", " points over"), *others]).replace(" over ", " against ")
 
 
 def _points(share: float) -> str:
@@ -196,7 +202,7 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
         for case, those in by_case(wanted, {"arm": "allora"}, _arm(arm)).items()
     }
     answers = {
-        "refuted": "No, on {data} alone: {parts} points on average.",
+        "refuted": "No: on {data} {parts} on average.",
         "undecided": "Undecided: on {data} alone, clearly better in {better}, clearly worse in {worse} of {n} cases.",
         "holds": "Yes: clearly better in all {n} cases on {data}, {mean} points on average.",
     }
@@ -223,7 +229,7 @@ def early_epochs(cases: Cases, folder: Path | None) -> Finding:
 
     beside = shown(judged(differences(runs, pairs, epoch=0)))
     answers = {
-        "undecided": "Undecided: {mean} points after one epoch of all-MiniLM-L6-v2; a lead above {most} is excluded.",
+        "undecided": "Undecided: {mean} points after one epoch of all-MiniLM-L6-v2; a lead is at most {most}.",
         "holds": "Yes: after one epoch of all-MiniLM-L6-v2 ALLoRA is {mean} points ahead.",
         "refuted": "No: after one epoch of all-MiniLM-L6-v2 ALLoRA is {mean} points from ALLoRA-OD.",
     }

@@ -111,7 +111,8 @@ def _failed_in_words(differences: Sequence[float]) -> str:
     if not (off := [place for those in arms.values() for place in those]):
         return ""
     part, which = 100 * sum(differences[place] for place in off) / len(differences), f"{next(iter(arms))} "
-    return f"{part:.1f} from {len(off)} failed {which if len(arms) == 1 else ''}run{'s' * (len(off) > 1)}"
+    runs = f"failed {which if len(arms) == 1 else ''}{'runs make' if len(off) > 1 else 'run makes'}"
+    return f"{len(off)} {runs} {part:.1f}"
 
 
 def _seed_by_seed(
@@ -159,7 +160,7 @@ def every_seed(differences: Sequence[float], margin: float) -> dict[str, Any]:
     every = [bounds_of(differences[:n], grain=TIE) for n in range(2, len(differences) + 1)]  # right at all n at once
     lows, highs = ([ends[side] for ends in every if ends[side] is not None] for side in (0, 1))
     same = low is not None and -margin < low and high < margin
-    said = {"ahead": above >= THRESHOLD, "behind": below >= THRESHOLD, "called the same": same}
+    said = {"ahead": above >= THRESHOLD, "behind": below >= THRESHOLD, "practically equal": same}
     told = {"n": len(differences), "mean": statistics.fmean(differences), "above": float(above), "below": float(below)}
     told |= {"bounds of every n together": (max(lows, default=None), min(highs, default=None))}
     return told | {"low": low, "high": high, "they say": next((word for word, true in said.items() if true), "open")}
@@ -227,15 +228,16 @@ def _in_words(
     said = {"holds": f"Yes: {where}", "refuted": f"No: {where}"}
     said |= {"refuted": f"No, {near}: {where}"} if one.verdict == "equivalent" else {}
     if len(spent) > n:
-        later = f"{mean} points after {n} seeds; all {len(spent)}: {100 * whole['mean']:+.2f}, {whole['they say']}."
-        said = {"holds": f"Yes by its rule: {later}", "refuted": f"No by its rule: {later}"}
+        later = f"{mean} points; over all {len(spent)} {100 * whole['mean']:+.2f}, {whole['they say']}."
+        stopped = f"when the rule stopped, {n} seeds: {later}"
+        said = {"holds": f"Yes {stopped}", "refuted": f"No {stopped}"}
     low, high = bound(ends[0], 1, False), bound(ends[1], 1, True)
-    after = f"at its cap of {CAP} seeds" if one.at_cap else f"after {n} of {CAP} seeds"
+    after = f"after {'all' if one.at_cap else f'{n} of'} {CAP} seeds"
     excluded = f"leads above {high:.1f} and deficits beyond {-low:.1f} points are excluded"
     if None in (whole["low"], whole["high"]):
         excluded = f"{100 * whole['mean']:+.1f} points ({low:.1f} to {high:.1f})"
     if off := _failed_in_words(spent):
-        excluded = f"{100 * whole['mean']:+.1f} points ({low:.1f} to {high:.1f} if normal), {off}"
+        excluded = f"{100 * whole['mean']:+.1f} points ({low:.1f} to {high:.1f} if normal); {off}"
     return said | {"undecided": f"Undecided {after}: {excluded}."}
 
 

@@ -189,8 +189,8 @@ def five_runs(cases: Cases) -> Finding:
     told = ", ".join(map(str, left.values()))
     return judged.finding(
         holds=f"Yes: all {len(cells)} cells can be.",
-        holds_corrected=f"Mostly: {hits[5]} of {len(cells)} cells can be; {told} cannot: a misprint, or another number "
-        "of runs.",
+        holds_corrected=f"Mostly: {hits[5]} of {len(cells)} cells can be means of five runs; {told} cannot: a "
+        "misprint, or another number of runs.",
         evidence=Evidence(
             {"cells": len(cells)},
             _five_runs_measured(left, examples)
