@@ -83,7 +83,7 @@ def run(arguments: Arguments) -> int:
         outputs.check_writable("--json", Path(arguments.json))
     claims, words = _claims(arguments), _wanted(arguments)
     if arguments.list:
-        outputs.tell(lambda: written.show_list([claim.id for claim in claims], words))
+        outputs.tell(lambda: written.show_list(claims, words))
         return 0
     rows, interrupted = ledger.run(claims, arguments.results, arguments.seed)
     shown = [row for row in rows if row.finding is None or row.finding.verdict in words]
