@@ -25,13 +25,13 @@ from allora_analysis.validation import ArgumentError, choice, count
 @dataclass(frozen=True)
 class Arguments:
     """What came out of checking each statement of the ALLoRA paper: the answer, how large the effect is, and whether
-    the statement is true in the paper's own setting. One row in full: --only 3.1-sgd-expectation. What failed:
+    the statement is true at the paper's setting. One row in full: --only 3.1-sgd-expectation. What failed:
     --verdict refuted. One section: --section 3.3. Nothing run: --list.
 
     For one part of the paper, each with its --help: python -m allora_analysis.tikhonov (dropout as ridge), .deviation
     (averages over masks), .dropout_sgd (few steps), .gradient_std (Figure 1), .hessian (starting at zero), .ripple
-    (depth), .escape (leaving zero), .width (width and rank), .finetune (one run). On your own training: .doctor. What
-    is in .adaptors, .adaptive, .lora and .grid they say.
+    (depth), .escape (leaving zero), .width (width and rank), .finetune (one run). On your own training: .doctor. For
+    .adaptors, .adaptive, .lora and .grid see their own --help.
     """
 
     only: Annotated[tuple[str, ...] | None, arg(metavar="ID [ID ...]")] = None

@@ -123,6 +123,7 @@ def _line(cells: Sequence[str]) -> str:
 def shown(table: Table, fold: str = "") -> Markdown:
     """A study's table."""
     result = markdown(table.columns, table.rows, table.title)
+    result.data = f"{escaped(table.finding)}\n\n" * bool(table.finding) + result.data
     result.data += "".join(f"\n\n{escaped(note)}" for note in table.notes)
     if fold:
         result.data = f"<details>\n<summary>{fold}</summary>\n\n{result.data}\n\n</details>"

@@ -425,7 +425,7 @@ def test_a_statement_in_a_table_is_cut_at_a_word_and_says_whose_it_is():
         assert f"{' '.join(claim.statement.split())} ".startswith(f"{cut} ")
         assert words.endswith(" …") == (len(" ".join(claim.statement.split())) > CUT)
     assert sentence("a" * CUT, "§3.1") == "a" * CUT
-    assert sentence("One two. " * 9, "beyond the paper: §3.1") == "One two. " * 8 + "One … (not in the paper)"
+    assert sentence("One two. " * 9, "beyond the paper: §3.1") == "One two. " * 8 + "… (not in the paper)"
 
 
 def test_one_row_in_full(capsys):

@@ -181,7 +181,7 @@ def test_networks_whose_squares_leave_the_range_grow_as_predicted(w_std):
     assert result.measured["survival"] == [1.0] * len(config.eta)
     assert max(abs(z) for z in result.measured["log_typical_z"]) < 5
     np.testing.assert_allclose(result.measured["log_aligned"], result.predicted["log_bound"], rtol=1e-12)
-    assert f"mean ‖W_l‖ = {result.measured['mean_weight_norm']:.4g}, " in STUDY.table(config, result).notes[1]
+    assert f"mean ‖W_l‖ = {result.measured['mean_weight_norm']:.4g}, " in STUDY.table(config, result).notes[0]
 
 
 @pytest.mark.bad_input
