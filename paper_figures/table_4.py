@@ -45,4 +45,5 @@ def _finding(data: Cells) -> str:
     ours = [[own for _, own in lead if own is not None] for lead in leads]
     if any(len(lead) < len(ETA_SQUARED) for lead in ours):
         return f"{told} points in print on average."
-    return f"{told} points in print on average; in ours {', '.join(f'{round(mean(lead), 1) + 0.0:+.1f}' for lead in ours)}."
+    own = ", ".join(f"{round(mean(lead), 1) + 0.0:+.1f}" for lead in ours)
+    return f"{told} points in print on average; in ours {own}."
