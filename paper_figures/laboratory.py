@@ -73,10 +73,11 @@ def recorded(folder: Path | str | None) -> tuple[Table | None, tuple[str, ...]]:
 
 def finding(data: Contrasts) -> str:
     """In two lines: in how many contrasts ALLoRA's accuracy is clearly below LoRA's, in how many above; of what."""
-    flat = {(name, steps): one for name, of in data.of["accuracy"].items() for steps, one in of.items()}
-    n = {len(one.differences) for one in flat.values()}
+    of_allora = [of for name, of in data.of["accuracy"].items() if name.startswith("ALLoRA − LoRA, ")]
+    flat = [one for of in of_allora for one in of.values()]
+    n = {len(one.differences) for one in flat} or {0}
     seeds = f"{min(n)} seeds" if len(n) == 1 else f"{min(n)} to {max(n)} seeds"
-    signs = [one.sign for (name, _), one in flat.items() if name.startswith("ALLoRA − LoRA, ")]
+    signs = [one.sign for one in flat]
     return (
         f"ALLoRA's accuracy is clearly below LoRA's in {signs.count(-1)} of {len(signs)} contrasts, above in "
         f"{signs.count(1)}\n(by seeds alone; each arm at its best rate, {seeds})"

@@ -208,7 +208,7 @@ def test_procedures(monkeypatch):
     assert right.get_title().startswith(
         f"{sum(low <= one.ratio <= high for one in shapes)} of {len(shapes)} procedures rise as Table 3's\n"
     )
-    assert right.get_title().endswith("; on digits 1 of 8")
+    assert right.get_title().endswith("\nin a linear layer, 1 of 8 on digits")
     assert lines(right)[f"Table 3's ratio, {loaded.data.ratio[0]:.2f}"].get_xdata()[0] == loaded.data.ratio[0]
     assert_readable(figure)
 

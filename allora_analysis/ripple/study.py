@@ -394,11 +394,9 @@ def table(config: Any, result: Result) -> Table:
 
 def _finding(config: Any, predicted: Any) -> str:
     top = int(np.argmax(config.eta))
-    worst, typical = (predicted[name][top] / math.log(10) for name in ("log_bound", "log_typical"))
-    return (
-        f"At η = {text(config.eta[top])} the output grows 10^{worst:.1f}-fold over {config.depth} layers in the worst "
-        f"case, 10^{typical:.1f}-fold in a typical network."
-    )
+    worst, typical = (f"10^{predicted[name][top] / math.log(10):.1f}-fold" for name in ("log_bound", "log_typical"))
+    where = f"At η = {text(config.eta[top])} the output grows {worst} over {config.depth} layers in the worst case"
+    return f"{where}, {typical} in a typical network."
 
 
 def _notes(config: Any, predicted: Any, measured: Any) -> list[str]:
@@ -406,16 +404,14 @@ def _notes(config: Any, predicted: Any, measured: Any) -> list[str]:
     notes = [
         f"Drawn layers: {stds}; mean ‖W_l‖ = {_decimal(measured['mean_weight_norm'])}, "
         f"m̄ = {text(measured['mean_ratio'])}. Unless given: W neither grows nor shrinks a typical x, and m ≈ 1.",
-        "Divide by log 10 = 2.303 for powers of ten. Bounds use these layers' spectral norms: the product of "
-        "‖W_l‖ + η‖B_lA_l‖, and by the inequality of arithmetic and geometric means (AM–GM) (1 + ηm̄)^L times that of "
-        "‖W_l‖; aligned: the forward pass of a network that has the same norms and lines up all top singular vectors; "
-        "η's share: what η adds over η = 0; z: measured minus typical, in standard errors.",
+        "Bounds are of these layers' spectral norms: Π(‖W_l‖ + η‖B_lA_l‖), by AM–GM (1 + ηm̄)^L Π‖W_l‖; aligned: the "
+        "forward pass of a network that has the same norms and lines up all top singular vectors; η's share: over η = "
+        "0; z: measured minus typical in standard errors. Divide by log 10 = 2.303 for powers of ten.",
         f"{measured['replicas']} networks simulated; ALLoRA's forward pass (η absent) is LoRA's at η = 1: predicted "
         f"{text(predicted['log_allora'])}, measured {_pair(measured['log_allora'], measured['log_allora_stderr'])}.",
     ]
-    known = [z for z in measured["log_typical_chi_square_z"] if z is not None]
-    if known:
-        zs = ", ".join(f"{z:+.2f}" for z in known)
+    zs = ", ".join(f"{z:+.2f}" for z in measured["log_typical_chi_square_z"] if z is not None)
+    if zs:
         notes.append(
             f"A second simulation, {measured['replicas_chi_square']} networks by the law of their norms: z = {zs}. "
             "Within a simulation the rows share their draws and are not independent."
