@@ -157,21 +157,15 @@ def _sized(one: View) -> str:
 
 def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, home: str = "../README.md") -> str:
     """The whole ledger as a Markdown page, part by part: a table of answers, then each row in full."""
-    about = f"Written by `make readme` from a fresh run of every check. The verdicts explained: [README]({home}); what "
-    about += (
-        f"each letter stands for: [symbols](symbols.md). *{SETTING.capitalize()}*: its training is taken to be AdamW "
-    )
-    about += (
-        'at 1e-4, an optimizer that it does not name (where that decides: "no, if AdamW"; counted below as "assuming '
-    )
-    about += (
-        'AdamW"); its Table 3 looks otherwise (`T3-procedure`), and so does its Figure 2 if it shows what its caption '
-    )
-    about += "says (`4-figure-2-right`). A comparison in the paper's tables is read as the printed numbers say; "
-    about += (
+    about = (
+        f"Written by `make readme` from a fresh run of every check. The verdicts explained: [README]({home}); what "
+        f"each letter stands for: [symbols](symbols.md). *{SETTING.capitalize()}*: the paper's training is taken to be "
+        'AdamW at 1e-4, an optimizer that it does not name (where that decides: "no, if AdamW"; counted below as '
+        '"assuming AdamW"); its Table 3 looks otherwise (`T3-procedure`), and so does its Figure 2 if it shows what '
+        "its caption says (`4-figure-2-right`). A comparison in the paper's tables is read as the printed numbers say; "
         "where a test over pairs shows it beyond chance its row has that test, elsewhere a row beyond the paper has. "
+        f"{BRACKETS}"
     )
-    about += BRACKETS
     parts = [
         f"## {title}\n\n{table(members)}\n\n" + "\n\n".join(in_full(one, target) for one in members)
         for title, members in by_part(of).items()
