@@ -25,13 +25,13 @@ from allora_analysis.validation import ArgumentError, choice, count
 @dataclass(frozen=True)
 class Arguments:
     """What came out of checking each statement of the ALLoRA paper: the answer, how large the effect is, and whether
-    the statement is true in the paper's own setting. One row in full: --only 3.1-sgd-expectation. What failed:
+    the statement is true at the paper's setting. One row in full: --only 3.1-sgd-expectation. What failed:
     --verdict refuted. One section: --section 3.3. Nothing run: --list.
 
     For one part of the paper, each with its --help: python -m allora_analysis.tikhonov (dropout as ridge), .deviation
     (averages over masks), .dropout_sgd (few steps), .gradient_std (Figure 1), .hessian (starting at zero), .ripple
-    (depth), .escape (leaving zero), .width (width and rank), .finetune (one run). On your own training: .doctor. What
-    is in .adaptors, .adaptive, .lora and .grid they say.
+    (depth), .escape (leaving zero), .width (width and rank), .finetune (one run). On your own training: .doctor. For
+    .adaptors, .adaptive, .lora and .grid see their own --help.
     """
 
     only: Annotated[tuple[str, ...] | None, arg(metavar="ID [ID ...]")] = None
@@ -83,7 +83,7 @@ def run(arguments: Arguments) -> int:
         outputs.check_writable("--json", Path(arguments.json))
     claims, words = _claims(arguments), _wanted(arguments)
     if arguments.list:
-        outputs.tell(lambda: written.show_list([claim.id for claim in claims], words))
+        outputs.tell(lambda: written.show_list(claims, words))
         return 0
     rows, interrupted = ledger.run(claims, arguments.results, arguments.seed)
     shown = [row for row in rows if row.finding is None or row.finding.verdict in words]

@@ -123,6 +123,7 @@ def _line(cells: Sequence[str]) -> str:
 def shown(table: Table, fold: str = "") -> Markdown:
     """A study's table."""
     result = markdown(table.columns, table.rows, table.title)
+    result.data = f"{escaped(table.finding)}\n\n" * bool(table.finding) + result.data
     result.data += "".join(f"\n\n{escaped(note)}" for note in table.notes)
     if fold:
         result.data = f"<details>\n<summary>{fold}</summary>\n\n{result.data}\n\n</details>"
@@ -139,17 +140,16 @@ def verdicts(*only: str) -> Markdown:
 
 def verdict_table(rows: Sequence[Row], title: str = "") -> Markdown:
     """Rows of the ledger: verdict, id, the sentence and who says it, what came out, and how large it is."""
-    from allora_analysis.render.view import said_by, size_text, summary, views
+    from allora_analysis.render.view import SETTING, sentence, size_text, summary, views
 
     if failed := [f"{row.claim.id} ({row.error})" for row in rows if row.finding is None]:
         raise ArgumentError(f"rows: the check failed of {'; '.join(failed)}")
     of = views(rows)
-    said = [one.statement + (f" ({who})" if (who := said_by(one.where)) else "") for one in of]
     cells = [
-        [one.word, one.id, words, one.answer, one.setting, size_text(one.size)]
-        for one, words in zip(of, said, strict=True)
+        [one.word, one.id, sentence(one.statement, one.where), one.answer, one.setting, size_text(one.size)]
+        for one in of
     ]
-    headings = ("verdict", "claim", "statement", "what came out", "true in the paper", "size")
+    headings = ("verdict", "claim", "statement", "what came out", SETTING, "size")
     result = markdown(headings, cells)
     if title:
         result.data = f"<details>\n<summary>{title}: {summary(of)}</summary>\n\n{result.data}\n\n</details>"

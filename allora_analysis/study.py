@@ -47,13 +47,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Table:
-    """What a study prints: a title, column headings, rows of text, and notes below; the first columns name a row."""
+    """What a study prints: its finding in a sentence, a title, column headings, rows of text, and notes below.
+
+    The first columns name a row.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
     keys: int = 1
+    finding: str = ""
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,8 @@ def show(table: Table) -> None:
     parts = _parts(table, width) if sys.stdout.isatty() else whole
     widths = [Console(width=100_000).measure(part).maximum for part in parts]
     console = outputs.console(width if sys.stdout.isatty() else max(160, width, *widths))
+    if table.finding:
+        note(f"{table.finding}\n", max(NARROWEST, *widths))
     for part in parts:
         console.print(part, highlight=False, markup=False)
     for one in table.notes:

@@ -38,7 +38,7 @@ PROTOCOLS = {of.STUDY: of.PROTOCOL for of in STUDIES}
 class Arguments:
     """Count and verify the records, study by study; torn or altered ones are set aside and named (exit status 1)."""
 
-    results: Annotated[tuple[Path, ...], arg(metavar="[FOLDER ...]")] = ()
+    results: Annotated[tuple[Path, ...], arg(metavar="[FOLDER ...]", help_behavior_hint="")] = ()
     """Folders of records, or of such folders, as experiments/results is; default: those of this repository."""
 
 
@@ -101,15 +101,15 @@ def _folders(given: Sequence[Path]) -> list[Path]:
 class Repetition:
     """Make recorded runs again and say how far they agree: bitwise equal, within rounding, or different (status 1)."""
 
-    keys: Positional[tuple[str, ...]] = ()
+    keys: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="")] = ()
     """Records: the names of their files, or the first digits of their keys."""
     sample: int | None = None
     """This many records drawn at random, instead of KEYs."""
     seed: int = 0
     """Of that draw."""
-    source: Annotated[tuple[str, ...], arg(metavar="[NAME=FOLDER ...]")] = ()
+    source: Annotated[tuple[str, ...], arg(metavar="[NAME=FOLDER ...]", help_behavior_hint="")] = ()
     """Where models and data are, by the names that records call them: NAME=FOLDER, NAME=FILE.gguf or NAME=HUB_ID."""
-    results: Annotated[tuple[Path, ...], arg(metavar="[FOLDER ...]")] = ()
+    results: Annotated[tuple[Path, ...], arg(metavar="[FOLDER ...]", help_behavior_hint="")] = ()
     """Folders of records, or of such folders, as experiments/results is; default: those of this repository."""
     trust_remote_code: bool = False
     """Run the code that a model's authors ship with it."""

@@ -60,7 +60,7 @@ class Arguments:
     """torchvision's folder, for mnist and cifar10."""
     download: bool = False
     """Fetch the data into the data root where it is missing."""
-    only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]")] = ()
+    only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]", help_behavior_hint="")] = ()
     """Only runs of these optimizers."""
     seeds: int | None = None
     """Only this many seeds, from 0; default: all."""

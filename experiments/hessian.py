@@ -49,9 +49,9 @@ class Arguments:
     """What records call the model: all-MiniLM-L6-v2 and SmolLM2-135M have a list of runs; default: as the folder."""
     data_name: str | None = None
     """What records call the data; default: as the folder."""
-    layers: Annotated[tuple[int, ...], arg(metavar="[INT ...]")] = ()
+    layers: Annotated[tuple[int, ...], arg(metavar="[INT ...]", help_behavior_hint="")] = ()
     """Only these layers, from 0; they need not be of the list."""
-    modules: Annotated[tuple[str, ...], arg(metavar="[NAME ...]")] = ()
+    modules: Annotated[tuple[str, ...], arg(metavar="[NAME ...]", help_behavior_hint="")] = ()
     """The linear maps to adapt, for layers that are not of the list; default: query and value."""
     sentences: int | None = None
     """This many sentences instead of the list's."""

@@ -92,6 +92,7 @@ from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import AGAIN, Cell, again, contrasts, screening
 from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, SCREENING, TUNING, Row, Table
 from allora_analysis.records.files import hold
+from allora_analysis.statistics import Difference
 from allora_analysis.study import progress
 from allora_analysis.validation import ArgumentError, choice, count
 
@@ -104,17 +105,17 @@ CHUNK = 10  # seeds in a line of the table
 
 @dataclass(frozen=True)
 class Arguments:
-    """Run the laboratory's lists on one data set; what is recorded is skipped."""
+    """Train small networks on images with LoRA's family, each arm at its own best rate; what is recorded is skipped."""
 
     data: Annotated[str, arg(metavar="digits|mnist|cifar10|FILE.npz")] = "digits"
     """The images."""
     data_root: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """torchvision's folder, for mnist and cifar10."""
     part: Annotated[str, arg(metavar="all|contrasts|screening")] = "all"
-    """contrasts: 48, 100 seeds, 60 for six of them, 200 after few steps, 200 fresh ones for the masks between A and B;
-    screening: 194 cells, 10 seeds."""
-    only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]")] = ()
-    """Only cells of these rules or optimizers."""
+    """contrasts: 48 comparisons of 60 to 200 seeds each; screening: 194 cells of 10 seeds, each beside LoRA."""
+    only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]", help_behavior_hint="")] = ()
+    """Only cells of these rules or optimizers: lora, rslora, pissa, dora, loraplus, allora, asf_lora, allora_adamw;
+    sgd, momentum, adamw."""
     seeds: int | None = None
     """Only this many judging seeds, from each list's first; default: all."""
     results: Annotated[Path, arg(metavar="FOLDER")] = RESULTS
@@ -274,20 +275,22 @@ def begun(data: str, root: Path | None, path: Path) -> Bench:
 
 def _tell(table: Table) -> None:
     runs = sum(seeds for of in table.rows.values() for _, _, seeds in of)
-    outputs.say(f"{table.header['data']}: {runs} runs of {len(table.rows)} cells")
+    outputs.say(f"{table.header['data']}: {runs} runs of {len(table.rows)} cells; brackets: 95 % intervals over seeds")
     for endpoint in ENDPOINTS:
-        unit, scale = ("points", 100) if endpoint == "accuracy" else ("nats", 1)
-        for factor in ("rule", "adaptor", "eta2", "drop_rate", "steps", "optimizer"):
-            for level, one in table.marginal(screening(), factor, endpoint).items():
-                low, high = (scale * end for end in one.interval)
-                outputs.say(
-                    f"screening, {endpoint}, {factor} {level}: {scale * one.mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-                )
         for question, of in table.contrasts(contrasts(), endpoint).items():
             for name, one in of.items():
-                low, high = (scale * end for end in one.interval)
-                told = f"{scale * one.mean:+.3f} {unit} [{low:+.3f}, {high:+.3f}], n = {len(one.differences)}"
-                outputs.say(f"{question}, {endpoint}: {name}: {told}, Holm's p {one.adjusted_p_value:.2g}")
+                told = f"{_sized(one, endpoint)}, n = {len(one.differences)}, Holm's p {one.adjusted_p_value:.2g}"
+                outputs.say(f"{question}, {endpoint}: {name}: {told}")
+    for endpoint in ENDPOINTS:
+        for factor in ("rule", "adaptor", "eta2", "drop_rate", "steps", "optimizer"):
+            for level, one in table.marginal(screening(), factor, endpoint).items():
+                outputs.say(f"screening, {endpoint}: {factor} {level}, minus LoRA: {_sized(one, endpoint)}")
+
+
+def _sized(one: Difference, endpoint: str) -> str:
+    unit, scale = ("points", 100) if endpoint == "accuracy" else ("nats", 1)
+    low, high = (scale * end for end in one.interval)
+    return f"{scale * one.mean:+.3f} {unit} [{low:+.3f}, {high:+.3f}]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

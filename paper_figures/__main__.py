@@ -26,7 +26,7 @@ class Arguments:
     A picture whose records are missing says which command makes them; the exit status is then 1.
     """
 
-    names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]")] = ()
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME ...]", help_behavior_hint="")] = ()
     """Which: figure_1 … figure_5, table_1 … table_4, eta_squared, ripple, transformer, zero_initialisation, deviation,
     crossover, escape, width, learning_rates, procedures, laboratory, screening; default: all."""
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("docs")

@@ -5,6 +5,7 @@ A cell is one arm on one model and data set at one η²; LoRA's learning rate is
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
 from typing import NamedTuple
 
 from allora_analysis.claims.tables.reported import ETA_SQUARED, Cell, Key, by_key
@@ -74,7 +75,12 @@ def both(printed: Iterable[Cell], known: Runs, desk: Iterable[Setting], paper: I
 
 
 def side_by_side(
-    title: str, caption: str, methods: Mapping[str, str], columns: Sequence[tuple[str, str]], loaded: Loaded[Cells]
+    title: str,
+    caption: str,
+    methods: Mapping[str, str],
+    columns: Sequence[tuple[str, str]],
+    loaded: Loaded[Cells],
+    finding: str = "",
 ) -> Table:
     """Table 3 or 4: a row an η² and a method, the paper's columns, then ours.
 
@@ -84,6 +90,7 @@ def side_by_side(
         methods: arms by the paper's word, or by ours where the paper has no such method.
         columns: the paper's (model, data set).
         loaded: the cells.
+        finding: what came out, in a sentence.
 
     Returns:
         The table; a cell that the paper or the records lack is "—".
@@ -100,4 +107,21 @@ def side_by_side(
     heads = ["η²", "method", *("\n".join(column) for column in (*columns, *own))]
     groups = (("", 2), ("the paper", len(columns)), ("ours", len(own)))
     notes = tuple(f"Ours: {missing.what}; `{missing.command}` makes them." for missing in loaded.missing)
-    return Table(title, caption, groups, heads, rows, notes)
+    return Table(title, caption, groups, heads, rows, notes, finding)
+
+
+def difference(
+    data: Cells, first: tuple[float, str, str], second: tuple[float, str, str]
+) -> tuple[float, float | None]:
+    """The mean difference in points of two (η², method, arm), printed and ours, over the models and data of each.
+
+    Ours is None where a seed is missing.
+    """
+    columns = dict.fromkeys(key[:2] for key in data.printed)
+    printed = [data.printed[(*one, *first[:2])] - data.printed[(*one, *second[:2])] for one in columns]
+    pairs = [
+        [data.ours.get(Case(*one, eta2, arm)) for eta2, _, arm in (first, second)]
+        for one in dict.fromkeys(case[:2] for case in data.ours)
+    ]
+    whole = bool(pairs) and all(values is not None for pair in pairs for values in pair)
+    return mean(printed), mean(mean(one) - mean(other) for one, other in pairs) if whole else None

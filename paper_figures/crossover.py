@@ -111,9 +111,9 @@ def _best(p: Mapping[str, Any], name: str) -> tuple[float, float]:
 
 
 def _ahead(p: Mapping[str, Any]) -> str:
-    ahead = "Never ahead" if p["crossover"] is None else f"Ahead from step {p['crossover']}"
+    ahead = "Dropout never ahead" if p["crossover"] is None else f"Dropout ahead from step {p['crossover']}"
     plain, dropout = (_best(p, name)[1] for name in BESTS)
-    return f"{ahead}; each stopped at its best (×),\ndropout {dropout:.3f}, plain {plain:.3f}"
+    return f"{ahead};\nat their best (×): dropout {dropout:.3f}, plain {plain:.3f}"
 
 
 def _median(found: list[int | None]) -> float:

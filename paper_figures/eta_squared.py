@@ -68,7 +68,7 @@ def make_figure(loaded: Loaded[Gains]) -> Figure:
     for arm, values in data.paper.items():
         _line(left, arm, values, None)
     printed = {arm: values[-1] for arm, values in data.paper.items()}
-    left.set_title(f"In print {both_arms(printed)}\n(Table 3, nine pairs)")
+    left.set_title(f"In print {both_arms(printed)}\n(from η² = 1 to 4; Table 3, nine pairs)")
     for arm, average in data.ours.items():
         _line(right, arm, average.mean, average.half)
     if data.ours:

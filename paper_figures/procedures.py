@@ -99,5 +99,7 @@ def _predictions(axis: Axes, data: Rises) -> None:
     axis.set(xlim=(-0.3, 1.35), ylim=(-len(data.predicted) + 0.4, 0.6), xlabel="ALLoRA's gain / LoRA's gain")
     within = [all(low <= one.ratio <= high for one in draws) for draws in data.predicted.values()]
     seen = sum(one["low"] <= high and one["high"] >= low for one in data.measured.values())
-    told = f"; on digits {seen}" if data.measured else ""
-    axis.set_title(f"In a linear layer {sum(within)} of {len(within)} procedures\nreach that in each draw{told}")
+    told = f", {seen} of {len(data.measured)} on digits" if data.measured else ""
+    axis.set_title(
+        f"{sum(within)} of {len(within)} procedures rise as Table 3's\nin a linear layer{told}"
+    )  # there in each draw

@@ -76,15 +76,21 @@ def finding(levels: Levels) -> str:
     for group, of in levels.overall.items():
         flat = {(*place, steps): one for place, by in levels.of[group].items() for steps, one in by.items()}
         if flat:
-            means = ", ".join(f"{_points(mean)} points after {steps} steps" for steps, mean in of.items())
+            (few, first), *later = of.items()
+            means = f"{beside(first, ' points')} LoRA after {few} steps"
+            means += "".join(f", {beside(mean)} after {steps}" for steps, mean in later)
             (factor, level, steps), one = max(flat.items(), key=lambda item: abs(item[1].mean))
-            furthest = f"{_points(one)} at {FACTORS[factor]} {_written(level)}, {steps} steps"
-            told.append(f"{group[0].upper()}{group[1:]}: {means};\nfurthest from LoRA {furthest}.")
+            furthest = f"at {FACTORS[factor]} {_written(level)}, {steps} steps, {beside(one)}"
+            told.append(f"{group[0].upper()}{group[1:]}: {means};\nat most, {furthest}.")
     return "\n".join(told)
 
 
-def _points(one: Difference) -> str:
-    return f"{100 * one.mean + 0.0:+.1f}".replace("-", "−")
+def beside(one: Difference, unit: str = "") -> str:
+    """A mean difference in words: "1.0 behind", "0.2 points ahead of"; "level" where it rounds to 0.0."""
+    size = f"{100 * abs(one.mean):.1f}"
+    if size == "0.0":
+        return f"level{' with' if unit else ''}"
+    return f"{size}{unit} {'behind' if one.mean < 0 else 'ahead'}{' of' if unit and one.mean > 0 else ''}"
 
 
 def _written(level: object) -> str:

@@ -5,6 +5,8 @@ follows from the models' sizes (§4.5's wording: of the pre-trained parameters).
 runs of this repository has no model of 7 billion parameters. Checked by `tests/test_paper_tables.py`.
 """
 
+from collections.abc import Sequence
+from statistics import mean
 from typing import NamedTuple
 
 from allora_analysis.claims.tables.reported import (
@@ -72,4 +74,16 @@ def make_table(loaded: Loaded[tuple[Row, ...]]) -> Table:
     caption = "Accuracy (%) on eight commonsense tasks as printed (one run a cell, the best of several settings)."
     groups = (("", 3), ("the paper", 2 + len(TASKS)), ("recomputed", 2), ("ours", 1))
     columns = ("model", "r", "method", "params %", *TASKS, "avg", "params %", "avg", "avg")
-    return Table("Table 1", caption, groups, columns, lines, notes)
+    return Table("Table 1", caption, groups, columns, lines, notes, _finding(rows))
+
+
+def _finding(rows: Sequence[Row]) -> str:
+    by_arm: dict[str, dict[tuple[str, int], float]] = {}
+    for row in rows:
+        by_arm.setdefault(row.printed.arm, {})[row.printed.model, row.printed.rank] = float(row.average.recomputed)
+    told = []
+    for arm in ("ALLoRA", "ALLoRA-0"):
+        gaps = [average - by_arm["DoRA"][setting] for setting, average in by_arm[arm].items()]
+        ahead = sum(gap > 0 for gap in gaps)
+        told.append(f"{arm} {mean(gaps):+.2f} points, ahead in {ahead} of {len(gaps)} settings")
+    return f"Minus DoRA, on average in print: {'; '.join(told)}."

@@ -71,7 +71,30 @@ def make_table(loaded: Loaded[Rates]) -> Table:
     columns = [f"epoch {EARLY}", f"epoch {PAPER_LATE}", "best", "its epoch"]
     columns += [f"epoch {EARLY}", f"epoch {LATE}", "best", "its epoch"]
     notes = tuple(f"Ours: {missing.what}; `{missing.command}` makes them." for missing in loaded.missing)
-    return Table("Table 2", caption, (("", 1), ("the paper", 4), ("ours", 4)), ("drop rate", *columns), rows, notes)
+    return Table(
+        "Table 2",
+        caption,
+        (("", 1), ("the paper", 4), ("ours", 4)),
+        ("drop rate", *columns),
+        rows,
+        notes,
+        _finding(loaded.data),
+    )
+
+
+def _finding(data: Rates) -> str:
+    low, high = min(data.reported), max(data.reported)
+    first, last = data.reported[low], data.reported[high]
+    early, late = last.at_epoch_3 - first.at_epoch_3, last.at_epoch_10 - first.at_epoch_10
+    told = (
+        f"From drop rate {low:g} to {high:g} accuracy moves in print by {early:+.1f} points after epoch {EARLY} and by "
+    )
+    told += f"{late:+.1f} after epoch {PAPER_LATE}"
+    curves = [data.ours.get(("input", rate)) for rate in (low, high)]
+    if None in curves:
+        return f"{told}."
+    one, other = ([curve.average.mean[list(curve.x).index(epoch)] for epoch in (EARLY, LATE)] for curve in curves)
+    return f"{told}; in ours by {other[0] - one[0]:+.1f} and, after epoch {LATE}, by {other[1] - one[1]:+.1f}."
 
 
 def _printed(column: DropoutColumn | None) -> list[str]:

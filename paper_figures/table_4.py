@@ -5,9 +5,10 @@ interval. The paper's own models are among ours where they are recorded. Checked
 """
 
 from pathlib import Path
+from statistics import mean
 
-from allora_analysis.claims.tables.reported import COLUMNS_4, TABLE_4
-from paper_figures.cells import Cells, both, side_by_side
+from allora_analysis.claims.tables.reported import COLUMNS_4, ETA_SQUARED, TABLE_4
+from paper_figures.cells import Cells, both, difference, side_by_side
 from paper_figures.figure_4 import ARM_OF, lists, missing
 from paper_figures.sources import Loaded, runs
 from paper_figures.tables import Table
@@ -30,4 +31,19 @@ def make_table(loaded: Loaded[Cells]) -> Table:
         "Test accuracy (%) after two epochs at learning rate 1e-4. The paper: means of 5 runs. Ours: means over seeds "
         "± half of the 95 % interval; at η = 1, LoRA×η is LoRA."
     )
-    return side_by_side("Table 4", caption, ARM_OF, COLUMNS_4, loaded)
+    return side_by_side("Table 4", caption, ARM_OF, COLUMNS_4, loaded, _finding(loaded.data))
+
+
+def _finding(data: Cells) -> str:
+    others = [method for method in ARM_OF if method != "ALLoRA"]
+    leads = [
+        [difference(data, (eta2, "ALLoRA", ARM_OF["ALLoRA"]), (eta2, other, ARM_OF[other])) for eta2 in ETA_SQUARED]
+        for other in others
+    ]
+    printed = [mean(one for one, _ in lead) for lead in leads]
+    told = "ALLoRA minus " + ", ".join(f"{other} {gap:+.1f}" for other, gap in zip(others, printed, strict=True))
+    ours = [[own for _, own in lead if own is not None] for lead in leads]
+    if any(len(lead) < len(ETA_SQUARED) for lead in ours):
+        return f"{told} points in print on average."
+    own = ", ".join(f"{round(mean(lead), 1) + 0.0:+.1f}" for lead in ours)
+    return f"{told} points in print on average; in ours {own}."

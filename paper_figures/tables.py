@@ -42,6 +42,7 @@ class Table:
         columns: the columns' own headings, of one line or two.
         rows: the cells.
         notes: below it.
+        finding: what it shows came out, in a sentence, which stands first.
     """
 
     title: str
@@ -50,6 +51,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+    finding: str = ""
 
     def markdown(self, source: str) -> str:
         """The table as a Markdown page; each column names its group.
@@ -63,7 +65,8 @@ class Table:
         lines = [heads, ["---"] * len(heads), *self.rows]
         grid = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         notes = "".join(f"\n{note}\n" for note in self.notes)
-        return f"# {self.title}\n\n{self.caption}\n\n{grid}\n{notes}\n<!-- source: {source} -->\n"
+        finding = f"**{self.finding}**\n\n" if self.finding else ""
+        return f"# {self.title}\n\n{finding}{self.caption}\n\n{grid}\n{notes}\n<!-- source: {source} -->\n"
 
     def latex(self, source: str) -> str:
         r"""The table as a LaTeX float; needs `\usepackage{booktabs}` and `\usepackage{graphicx}`.
@@ -88,7 +91,8 @@ class Table:
         ]
         lines += [" & ".join(map(latex, row)) + r" \\" for row in self.rows]
         kinds = "l" * self.groups[0][1] + "r" * (len(self.columns) - self.groups[0][1])
-        caption = " ".join(map(latex, (self.caption, *(note.replace("`", "") for note in self.notes))))
+        notes = (note.replace("`", "") for note in self.notes)
+        caption = " ".join(latex(words) for words in (self.finding, self.caption, *notes) if words)
         return "\n".join(
             (
                 f"% {self.title}; source: {source}",

@@ -133,7 +133,7 @@ def test_a_row_takes_the_place_of_its_like_and_a_line_is_the_sum_of_its_rows(tmp
     false_fails.keep("`test_statistics.py`", 1, (20, 0, 3), 1_000)
     line = hardening.read()["false fails"]
     assert "10.5 times as many as stated, 20 of 1 in `test_statistics.py`; at the suite's" in line["found"]
-    assert line["lost"].endswith(" false fails beyond the 99.9 %")
+    assert line["lost"].endswith(" false fails more than chance allows (99.9 %)")
 
 
 def test_one_functions_code_is_exchanged_for_a_mutants():

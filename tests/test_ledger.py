@@ -20,7 +20,7 @@ from allora_analysis.claims.claim import OPENINGS, VERDICTS, Claim, Evidence, Fi
 from allora_analysis.claims.claim import claim as claimed
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import terminal as written
-from allora_analysis.render.view import LESS_KIND, recorded, size_text, summary, view
+from allora_analysis.render.view import CUT, LESS_KIND, recorded, said_by, sentence, size_text, summary, view
 from allora_analysis.study import plain
 from allora_analysis.validation import ArgumentError
 from tests import ledger_workers
@@ -410,8 +410,24 @@ def test_list_runs_nothing(monkeypatch, capsys):
     monkeypatch.setattr(ledger, "examine", None)
     assert main(["--list", "--section", "3.3", "--verdict", "holds,refuted"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("3.3-worst-case ") for line in lines)
-    assert all(line.split()[1] in ("holds", "refuted") for line in lines)
+    assert "3.3-worst-case  holds" in lines
+    assert all(line.split()[1] in ("holds", "refuted") for line in lines if not line.startswith(" "))
+    said, came_out = (line.strip() for line in lines[lines.index("3.3-worst-case  holds") + 1 :][:2])
+    assert CLAIMS["3.3-worst-case"].statement.startswith(said.removesuffix(" …"))
+    assert recorded()["3.3-worst-case"]["answer"].startswith(came_out)
+
+
+def test_a_statement_in_a_table_is_cut_at_a_word_and_says_whose_it_is():
+    for claim in CLAIMS.values():
+        shown, who = sentence(claim.statement, claim.where), said_by(claim.where)
+        words = shown.removesuffix(f" ({who})")
+        assert len(words) <= CUT
+        assert (shown != words) == (who is not None)
+        cut = words.removesuffix(" …")
+        assert f"{' '.join(claim.statement.split())} ".startswith(f"{cut} ")
+        assert words.endswith(" …") == (len(" ".join(claim.statement.split())) > CUT)
+    assert sentence("a" * CUT, "§3.1") == "a" * CUT
+    assert sentence("One two. " * 9, "beyond the paper: §3.1") == "One two. " * 8 + "… (not in the paper)"
 
 
 def test_one_row_in_full(capsys):
@@ -419,7 +435,8 @@ def test_one_row_in_full(capsys):
     out = capsys.readouterr().out
     for words in (
         "the paper says",
-        "true in the paper",
+        "true at the",
+        "paper's setting",
         "changes if",
         "allora_analysis/claims/s3_3_worst_case.py: norm",
     ):

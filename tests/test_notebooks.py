@@ -200,7 +200,7 @@ def test_verdicts_of_given_rows():
     ("where", "who"),
     [
         ("§3.1", ""),
-        ("beyond the paper: Abstract, on another model", " (ours)"),
+        ("beyond the paper: Abstract, on another model", " (not in the paper)"),
         ("beyond the paper: abstract of Doe et al. 2025 (a workshop)", " (Doe et al. 2025)"),
     ],
 )

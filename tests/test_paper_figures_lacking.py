@@ -122,7 +122,8 @@ def test_crossover():
     assert "The less noise, the later" in right.get_title()
     p = loaded.data.result.predicted
     bests = [f"{min(p[f'curve_{name}']):.3f}" for name in ("risk", "risk_plain")]
-    assert "dropout {}, plain {}".format(*bests) in left.get_title()
+    assert left.get_title().startswith(f"Dropout ahead from step {p['crossover']};\n")
+    assert "at their best (×): dropout {}, plain {}".format(*bests) in left.get_title()
     mean, below = drawn["mean of dropout SGD"], drawn["dropout SGD"]
     assert (mean.get_linestyle(), below.get_linestyle()) == ("--", "-")
     assert left.get_lines().index(mean) > left.get_lines().index(below)  # drawn on the curve that it lies on
@@ -205,9 +206,9 @@ def test_procedures(monkeypatch):
     assert figure.get_suptitle().startswith("Table 3's ALLoRA rises")
     low, high = loaded.data.ratio[1:]
     assert right.get_title().startswith(
-        f"In a linear layer {sum(low <= one.ratio <= high for one in shapes)} of {len(shapes)} procedures\n"
+        f"{sum(low <= one.ratio <= high for one in shapes)} of {len(shapes)} procedures rise as Table 3's\n"
     )
-    assert right.get_title().endswith("; on digits 1")
+    assert right.get_title().endswith("\nin a linear layer, 1 of 8 on digits")
     assert lines(right)[f"Table 3's ratio, {loaded.data.ratio[0]:.2f}"].get_xdata()[0] == loaded.data.ratio[0]
     assert_readable(figure)
 
@@ -239,7 +240,9 @@ def test_eta_squared(tmp_path):
     np.testing.assert_allclose(loaded.data.paper["lora_eta"][-1], rises("LoRA").mean())
     figure = eta_squared.make_figure(loaded)
     left, right = figure.axes
-    assert left.get_title().startswith("In print ALLoRA gains 2.3 points,\nALLoRA-0 gains 2.2 points\n")
+    assert left.get_title().startswith(
+        "In print ALLoRA gains 2.3 points,\nALLoRA-0 gains 2.2 points\n(from η² = 1 to 4; "
+    )
     assert right.get_title().startswith("Here ALLoRA loses 1.0 points,\nALLoRA-0 stays within 0.2 points\n(AdamW, ")
     assert figure.legends[0].get_title().get_text() == "bars: 95 % over seeds"
     assert left.get_ylim() == right.get_ylim()

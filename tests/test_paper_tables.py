@@ -116,6 +116,25 @@ def test_table_3_ours(recorded):
     assert all(" ± " in cell for cell in by_row.values())
 
 
+def test_a_page_begins_with_what_came_out(recorded):
+    """The recorded accuracies are planted: 1 point over two epochs, whatever the arm."""
+    first = table_1.make_table(table_1.load_data())
+    assert first.finding.startswith("Minus DoRA, on average in print: ALLoRA +0.32 points, ahead in 4 of 6 settings; ")
+    assert first.markdown("{}").startswith(f"# Table 1\n\n**{first.finding}**\n\n")
+    assert tables.latex(first.finding) in first.latex("{}")
+    printed = table_3.make_table(table_3.load_data("nowhere")).finding
+    assert printed == "From η² = 1 to 4 ALLoRA's accuracy moves in print by +2.3 points, LoRA's by +2.6."
+    assert table_3.make_table(table_3.load_data(recorded)).finding.startswith(f"{printed[:-1]}; in ours, AdamW's, by ")
+    second, fourth = (one.make_table(one.load_data(recorded)).finding for one in (table_2, table_4))
+    assert second.startswith(
+        "From drop rate 0 to 0.4 accuracy moves in print by -0.7 points after epoch 3 and by +2.7 "
+    )
+    assert fourth.startswith(
+        "ALLoRA minus ALLoRA-OD +0.3, ASF-LoRA +1.0, LoRA×η +0.9 points in print on average; in ours "
+    )
+    assert "; in ours" not in table_4.make_table(table_4.load_data("nowhere")).finding
+
+
 def test_table_4_ours(recorded):
     heads, *rows = grid(table_4.make_table(table_4.load_data(recorded)))
     column = heads.index("ours: all-MiniLM-L6-v2, rotten_tomatoes")

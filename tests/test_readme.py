@@ -12,7 +12,7 @@ import pytest
 from allora_analysis.claims.claim import Claim, Evidence, Finding
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import markdown
-from allora_analysis.render.view import PARTS, REPORTED, View, recorded, view
+from allora_analysis.render.view import BEYOND, LESS_KIND, PARTS, REPORTED, View, recorded, view
 from tests import versions, warm
 
 ROOT = Path(__file__).parents[1]
@@ -200,8 +200,21 @@ def test_the_page_has_every_claim_under_its_part():
     page = markdown.page([row("3.1-a", CONDITIONAL), row("T1-b", None), row("4-c", CONDITIONAL)])
     assert rows_of(page) == [("3.1-a", "conditional"), ("4-c", "conditional"), ("T1-b", "error")]
     assert re.findall("^## (.*)", page, re.MULTILINE) == [PARTS["3.1"], PARTS["4"], REPORTED]
+    assert page.startswith("# The ledger\n\n**Of 3 claims on 1 printed statements 0 fail.** 0 hold as printed, ")
+    assert "| statement | what came out | true at the paper's setting |" in page
     assert counts_of(page)[0] == ["", "claims", "conditional", "error"]
     assert counts_of(page)[-1] == ["all", "3", "2", "1"]
+
+
+def test_the_page_begins_with_what_failed():
+    refuted = dataclasses.replace(CONDITIONAL, verdict="refuted", condition=None)
+    strict = dataclasses.replace(row("3.1-b", refuted), reading=f"{LESS_KIND}: x.")
+    beyond = dataclasses.replace(row("3.1-c", refuted, "y"), where=f"{BEYOND}: §3.1")
+    told = markdown.headline([row("3.1-a", CONDITIONAL), row("3.1-d", refuted), strict, beyond])
+    assert told.startswith(
+        "**Of 3 claims on 1 printed statements 2 fail, 1 of them in a reading stricter than need be.**"
+    )
+    assert told.endswith("0 hold as printed, 0 after a correction, 1 under a condition; 0 are undecided.")
 
 
 def test_mathematics_is_no_markup():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ def test_table_and_figure_files(tmp_path, capsys):
     figure, out = tmp_path / "ripple.png", tmp_path / "out.json"
     assert main(STUDY, [*SMALL, "--figure", str(figure), "--json", str(out)]) == 0
     printed = capsys.readouterr().out
+    assert re.match(r"At η = \S+ the output grows 10\^\d+\.\d-fold over \d+ layers in the worst\s+case, 10\^", printed)
     assert "AM–GM bound" in printed
     assert "m̄ =" in printed
     assert "ALLoRA's forward pass" in printed
@@ -181,7 +183,7 @@ def test_networks_whose_squares_leave_the_range_grow_as_predicted(w_std):
     assert result.measured["survival"] == [1.0] * len(config.eta)
     assert max(abs(z) for z in result.measured["log_typical_z"]) < 5
     np.testing.assert_allclose(result.measured["log_aligned"], result.predicted["log_bound"], rtol=1e-12)
-    assert f"mean ‖W_l‖ = {result.measured['mean_weight_norm']:.4g}, " in STUDY.table(config, result).notes[1]
+    assert f"mean ‖W_l‖ = {result.measured['mean_weight_norm']:.4g}, " in STUDY.table(config, result).notes[0]
 
 
 @pytest.mark.bad_input

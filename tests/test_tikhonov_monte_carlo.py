@@ -1,5 +1,6 @@
 """Drawn masks against the closed forms, with stated power, and planted wrong formulas; the study's command."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -175,6 +176,28 @@ def test_table_and_figure(tmp_path, capsys):
     assert "nearest λ" in out
     assert "rank = 1" in out
     assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("distances", "words"),
+    [
+        (
+            [0.0, 0.178, 0.23],
+            "is a ridge's only at condition number 1 of X; elsewhere the nearest ridge's differs by 18 to 23 %",
+        ),
+        ([0.05, 0.05, 0.05], "is no ridge's: the nearest ridge's differs by 5 %"),
+        ([0.0, 1e-15, 0.0], "is a ridge's, at every condition number of X here."),
+    ],
+)
+def test_the_finding_follows_the_distances(distances, words):
+    shown = study.table(Config(spread=(1.0, 3.0, 10.0)), with_distances(distances))
+    assert words in shown.finding
+
+
+def with_distances(distances):
+    """A study's result with the distances as given."""
+    found = study.run(Config(spread=(1.0, 3.0, 10.0), draws=2))
+    return dataclasses.replace(found, predicted=found.predicted | {"distance": np.array(distances)})
 
 
 def test_figure_shows_the_result():

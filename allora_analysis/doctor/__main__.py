@@ -67,12 +67,12 @@ class Arguments:
     dora: bool = False
     """DoRA is on."""
     as_alpha: float | None = None
-    """The alpha at which settings that train alike are said; default: s = 1."""
+    """Also show the settings that train alike at this alpha; default: at s = 1."""
     gap: float | None = None
     """Seeds needed to see a gap of so many points between two methods; default: from the recorded runs."""
-    scores: tuple[float, ...] = ()
+    scores: Annotated[tuple[float, ...], arg(help_behavior_hint="")] = ()
     """One method's scores, a seed each, in points; with --baseline."""
-    baseline: tuple[float, ...] = ()
+    baseline: Annotated[tuple[float, ...], arg(help_behavior_hint="")] = ()
     """The other's, of the same seeds in the same order."""
     sd: float | None = None
     """The differences' standard deviation in points, if it is known."""

@@ -27,11 +27,10 @@ class Arguments:
     """
 
     preset: Annotated[str | None, arg(metavar="desk|paper")] = None
-    """desk: small pretrained models, hours on a laptop; paper: the paper's own models and data, on GPUs. Without it
-    desk, where there is one."""
-    source: Annotated[tuple[str, ...], arg(metavar="[NAME=FOLDER ...]")] = ()
+    """desk: small pretrained models, hours on a laptop; paper: the paper's own, on GPUs; default: desk if any."""
+    source: Annotated[tuple[str, ...], arg(metavar="[NAME=FOLDER ...]", help_behavior_hint="")] = ()
     """Where models and data are: NAME=FOLDER, NAME=FILE.gguf or NAME=HUB_ID each; default: the hub."""
-    only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]")] = ()
+    only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]", help_behavior_hint="")] = ()
     """Only runs of these models, data sets, arms or optimizers."""
     seeds: int | None = None
     """Only the first so many seeds of the list; default: all."""
@@ -61,7 +60,7 @@ class Arguments:
     """slurm: partition."""
     slurm_array_parallelism: int | None = None
     """slurm: jobs at a time; default: 256."""
-    slurm_additional: Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]")] = ()
+    slurm_additional: Annotated[tuple[str, ...], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")] = ()
     """slurm: further parameters of sbatch."""
 
 

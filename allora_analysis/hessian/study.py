@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from tyro.conf import arg
 
 from allora_analysis.hessian.factors import dense_factor_hessian, factor_gradient, factor_spectrum, inertia
 from allora_analysis.hessian.product import (
@@ -59,7 +60,7 @@ class Config:
     """N of the one problem whose spectrum in (B, A) is computed."""
     network: bool = False
     """Also both ends of the Hessian of a small MLP with LoRA on the digits, before and after training (6 s)."""
-    starts: tuple[str, ...] = ()
+    starts: Annotated[tuple[str, ...], arg(help_behavior_hint="")] = ()
     """Also what these starts are like, from the first step to the solution (2 s each): b_zero, a_zero, both_zero,
     both_random, pissa, orthogonal, gradient_aligned."""
     seed: int = 0

@@ -29,7 +29,7 @@ from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS, Evidence
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render.terminal import evidence_text
-from allora_analysis.render.view import BRACKETS, MEANINGS, View, by_part, outwards, said_by, views
+from allora_analysis.render.view import BRACKETS, MEANINGS, NOT_IN_THE_PAPER, View, by_part, outwards, said_by, views
 from allora_analysis.study import environment, text
 
 WORDS = "max|min|vec|true|drop|one|two|out|in|lin|new"  # subscripts that are words
@@ -282,14 +282,14 @@ class Entry:
 
 def _entry(view: View, part: str, drawn: Mapping[str, Picture], own: bool) -> Entry:
     # `own`: this row read the caller's own records, of which there are no pictures.
-    name, evidence = picture_of(view.id), view.evidence
+    name, evidence, who = picture_of(view.id), view.evidence, said_by(view.where)
     mine = f"python -m allora_analysis --only {view.id}" + (" --results FOLDER" if own else "")
     words = (view.id, view.where, view.word, view.statement, view.answer, *view.told.values())
     return Entry(
         view=view,
         part=part,
         search=" ".join((*words, view.command, view.test)).casefold().replace("ς", "σ"),
-        says={None: "The paper says", "ours": "Ours"}.get(who := said_by(view.where), who),
+        says={None: "The paper says", NOT_IN_THE_PAPER: "A sentence that is not in the paper"}.get(who, who),
         answer=html(view.answer) if view.error is None else escape(view.answer),
         printed=html(view.statement),
         told={label: html(text) for label, text in view.told.items()},

@@ -19,7 +19,20 @@ from allora_analysis import cli, outputs
 from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS
 from allora_analysis.render.terminal import sourced
-from allora_analysis.render.view import BRACKETS, View, by_part, record, said_by, size_text, summary, views
+from allora_analysis.render.view import (
+    BEYOND,
+    BRACKETS,
+    LESS_KIND,
+    SETTING,
+    View,
+    by_part,
+    record,
+    said_by,
+    sentence,
+    size_text,
+    summary,
+    views,
+)
 
 BEGIN, END = "<!-- ledger: written by `make readme` -->", "<!-- end of the ledger -->"
 SELECTED = {
@@ -47,7 +60,7 @@ QUESTIONS = {
 COUNTED = (
     "*Less kind*: a common but stricter reading, beside a row with a kinder one. *Faults*: misprints and slips, of "
     "which one may be corrected in several rows. *Perhaps our copy's*: a misprint that may be our copy's alone. "
-    "*Beyond the paper*: sentences of ours or of another paper."
+    "*Beyond the paper*: sentences that are not in it, but another paper's or this toolkit's own."
 )
 """What the words beside the counts mean."""
 
@@ -62,18 +75,32 @@ def counts(of: Sequence[View]) -> str:
     return "\n".join(lines)
 
 
+def headline(of: Sequence[View]) -> str:
+    """What came out of the printed statements, in two sentences."""
+    printed = [one for one in of if not one.where.startswith(BEYOND)]
+    count = Counter(one.word for one in printed)
+    less_kind = sum(one.word == "refuted" and (one.reading or "").startswith(LESS_KIND) for one in printed)
+    of_these = f", {less_kind} of them in a reading stricter than need be" if less_kind else ""
+    return (
+        f"**Of {len(printed)} claims on {len({one.statement for one in printed})} printed statements "
+        f"{count['refuted']} fail{of_these}.** {count['holds']} hold as printed, {count['holds_corrected']} after a "
+        f"correction, {count['conditional']} under a condition; {count['undecided']} are undecided."
+    )
+
+
 def anchor(identifier: str) -> str:
     """The name of a row's heading in a link, as GitHub and Python-Markdown make it."""
     return re.sub(r"[^a-z0-9_ -]", "", identifier.lower())
 
 
 def table(of: Sequence[View], page_of: Callable[[str], str] = lambda name: f"#{anchor(name)}") -> str:
-    """The answers as a Markdown table; by default each links to the same page."""
-    heading = ["verdict", "claim", "what came out", "true in the paper", "size"]
+    """The answers as a Markdown table, each beside its sentence; by default each links to the same page."""
+    heading = ["verdict", "claim", "statement", "what came out", SETTING, "size"]
     lines = [heading, ["---"] * len(heading)]
     for one in of:
         name = f"[`{one.id}`]({page_of(one.id)})"
-        lines.append([f"**{one.word}**", name, escaped(one.answer), one.setting, escaped(size_text(one.size))])
+        words = map(escaped, (sentence(one.statement, one.where), one.answer, one.setting, size_text(one.size)))
+        lines.append([f"**{one.word}**", name, *words])
     return "\n".join(map(_line, lines))
 
 
@@ -131,21 +158,21 @@ def _sized(one: View) -> str:
 
 def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, home: str = "../README.md") -> str:
     """The whole ledger as a Markdown page, part by part: a table of answers, then each row in full."""
-    about = f"Written by `make readme` from a fresh run of every check. The verdicts explained: [README]({home}); what "
-    about += (
-        "each letter stands for: [symbols](symbols.md). *True in the paper* takes its training to be AdamW at 1e-4, "
+    about = (
+        f"Written by `make readme` from a fresh run of every check. The verdicts explained: [README]({home}); what "
+        f"each letter stands for: [symbols](symbols.md). *{SETTING.capitalize()}*: the paper's training is taken to be "
+        'AdamW at 1e-4, an optimizer that it does not name (where that decides: "no, if AdamW"; counted below as '
+        '"assuming AdamW"); its Table 3 looks otherwise (`T3-procedure`), and so does its Figure 2 if it shows what '
+        "its caption says (`4-figure-2-right`). The wording of a sentence about the paper's tables decides how it is "
+        'judged: "significant", "leans" or no difference by a test, every other one by the averages printed, with p in '
+        "its answer or evidence; whether these are more than chance is a row of its own (`…-beyond-chance`). "
+        f"{BRACKETS}"
     )
-    about += 'which it does not name (where that decides: "no, if AdamW"; counted below as "assuming AdamW"); its '
-    about += "Table 3 looks otherwise (`T3-procedure`), and so does its Figure 2 if it shows what its caption says "
-    about += "(`4-figure-2-right`). The wording of a sentence about the paper's tables decides how it is judged: "
-    about += '"significant", "leans" or no difference by a test, every other one by the averages printed, with p in '
-    about += "its answer or evidence; whether these are more than chance is a row of ours (`…-beyond-chance`). "
-    about += BRACKETS
     parts = [
         f"## {title}\n\n{table(members)}\n\n" + "\n\n".join(in_full(one, target) for one in members)
         for title, members in by_part(of).items()
     ]
-    return "\n\n".join(["# The ledger", about, f"{summary(of)}.", COUNTED, counts(of), *parts]) + "\n"
+    return "\n\n".join(["# The ledger", headline(of), about, f"{summary(of)}.", COUNTED, counts(of), *parts]) + "\n"
 
 
 def rewrite(

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from allora_analysis import outputs
-from allora_analysis.claims.claim import Evidence
-from allora_analysis.render.view import BEYOND, View, line, outwards, recorded, size_text, summary
+from allora_analysis.claims.claim import Claim, Evidence
+from allora_analysis.render.view import SETTING, View, line, outwards, recorded, said_by, sentence, size_text, summary
 from allora_analysis.study import plain, text
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ COLOURS = {
 }
 WIDTH = 140  # characters, where standard output is no terminal
 ENOUGH = 100  # for five columns
+INDENT = 4  # of what stands below a row's id in the list
 
 
 def evidence_text(evidence: Evidence) -> str:
@@ -64,7 +65,11 @@ def table(of: Sequence[View], narrow: bool = False) -> Table:
     from rich.text import Text
 
     grid = Table(box=box.HORIZONTALS, show_lines=narrow)
-    headings = ("verdict, id", "answer") if narrow else ("verdict", "id", "answer", "true in\nthe paper", "size")
+    headings = (
+        ("verdict, id", "answer")
+        if narrow
+        else ("verdict", "id", "answer", SETTING.replace(" the paper's ", "\nthe paper's\n"), "size")
+    )
     for heading in headings:
         fixed = heading.startswith(("verdict", "id", "true"))
         grid.add_column(heading, overflow="fold", no_wrap=fixed and not narrow, ratio=None if fixed else 1)
@@ -72,7 +77,7 @@ def table(of: Sequence[View], narrow: bool = False) -> Table:
         verdict = Text(one.word, style=COLOURS.get(one.word, "bold red"))
         cells = [verdict, Text(one.id), Text(one.answer), Text(one.setting), Text(size_text(one.size))]
         if narrow:
-            below = [Text(f"true in the paper: {one.setting}")] if one.at_paper is not None else []
+            below = [Text(f"{SETTING}: {one.setting}")] if one.at_paper is not None else []
             cells = [Text("\n").join(cells[:2]), Text("\n").join([cells[2], *below, *[c for c in cells[4:] if c]])]
         grid.add_row(*cells)
     return grid
@@ -80,7 +85,7 @@ def table(of: Sequence[View], narrow: bool = False) -> Table:
 
 def _in_full(one: View) -> Iterator[tuple[str, str]]:
     # Label and text of each thing that a row holds.
-    yield "beyond the paper" if one.where.startswith(BEYOND) else "the paper says", f"{one.statement}  ({one.where})"
+    yield said_by(one.where) or "the paper says", f"{one.statement}  ({one.where})"
     yield from ((label.lower(), words) for label, words in one.told.items())
     yield "evidence", sourced(one.evidence)
     yield from (("rests on", ", ".join(one.depends_on)), ("supports", ", ".join(one.supports)))
@@ -96,12 +101,12 @@ def _print_in_full(console: Console, of: Sequence[View]) -> None:
     for one in of:
         heading = Text.assemble((one.word, COLOURS.get(one.word, "bold red")), "  ", (one.id, "bold"), "  ", one.answer)
         console.print(heading, highlight=False)
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(no_wrap=True, style="dim", min_width=17)
+        grid = Table.grid(padding=(0, 0, 0, 2), pad_edge=True)
+        grid.add_column(style="dim", width=18)
         grid.add_column(overflow="fold")
         for label, words in _in_full(one):
             if words:
-                grid.add_row(Text(f"  {label}"), Text(words))
+                grid.add_row(Text(label), Text(words))
         console.print(grid)
         console.print()
 
@@ -123,11 +128,19 @@ def none(verdicts: Sequence[str]) -> str:
     return f"None of the claims asked for is {' or '.join(verdicts)}."
 
 
-def show_list(ids: Sequence[str], verdicts: Sequence[str]) -> None:
-    """Print ids with the answers that the last full run recorded; nothing is run."""
-    known = {name: one for name, one in recorded().items() if name in ids and one["verdict"] in verdicts}
-    if not known:
+def show_list(claims: Sequence[Claim], verdicts: Sequence[str]) -> None:
+    """Print claims, each with its statement and the answer that the last full run recorded; nothing is run."""
+    from rich.text import Text
+
+    known = {name: one for name, one in recorded().items() if one["verdict"] in verdicts}
+    shown = [claim for claim in claims if claim.id in known]
+    if not shown:
         print(none(verdicts))
-    width = max(map(len, known), default=0)
-    for name, one in known.items():
-        print(f"{name:<{width}}  {one['verdict']:<15}  {one['answer']}")
+    console = outputs.console(None if sys.stdout.isatty() else WIDTH)
+    for claim in shown:
+        verdict, answer = known[claim.id]["verdict"], known[claim.id]["answer"]
+        console.print(Text.assemble((claim.id, "bold"), "  ", (verdict, COLOURS[verdict])))
+        for words, style in ((sentence(claim.statement, claim.where), "dim"), (answer, "")):
+            for written in Text(words, style=style).wrap(console, console.width - INDENT):
+                written.rstrip()
+                console.print(Text(INDENT * " ").append_text(written))

@@ -45,9 +45,12 @@ MEANINGS = {
     "error": "the check itself failed: an error of the toolkit",
 }
 BRACKETS = f"Brackets hold a size's {USUAL} interval, or what they name; intervals are rounded outwards."
+SETTING = "true at the paper's setting"  # the heading of `at_paper`: of sentences, too, that are not in the paper
+CUT = 76  # characters of a statement in a table or a list
 LESS_KIND = "A less kind reading"  # so begins a reading of which a kinder one is a row of its own
 COPYS = "a misprint, the copy's perhaps"  # so says a reading of what is no fault of the paper's if it is our copy's
 BEYOND = "beyond the paper"  # so begins `where` of what the paper does not say
+NOT_IN_THE_PAPER = "not in the paper"  # so a sentence is marked that the paper does not say, nor another one
 OTHERS = re.compile(rf"{BEYOND}: abstract of (.+) \(")  # and of what another paper says
 PACKAGE = "allora_analysis."
 SHARED = ("allora_analysis.claims", "allora_analysis.study", "allora_analysis.validation", "allora_analysis.cli")
@@ -57,9 +60,16 @@ AUDIT = tuple(f"allora_analysis.claims.tables.{name}" for name in ("reported", "
 
 
 def said_by(where: str) -> str | None:
-    """Who says a row's statement, where the paper does not: "ours", or another paper's authors and year."""
+    """Who says a row's statement, where the paper does not: another paper's authors and year, or `NOT_IN_THE_PAPER`."""
     other = OTHERS.match(where)
-    return other[1] if other else "ours" if where.startswith(BEYOND) else None
+    return other[1] if other else NOT_IN_THE_PAPER if where.startswith(BEYOND) else None
+
+
+def sentence(statement: str, where: str) -> str:
+    """The sentence that a row judges, cut at a word, and in brackets who says it where the paper does not."""
+    words, who = " ".join(statement.split()), said_by(where)
+    cut = words if len(words) <= CUT else f"{words[: CUT - 1].rpartition(' ')[0]} …"
+    return cut + (f" ({who})" if who else "")
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ class View:
         """What stands below the answer, by label, but the evidence and other rows."""
         facts = {
             "Read as": self.reading,
-            "True in the paper": None if self.at_paper is None else self.setting,
+            SETTING[0].upper() + SETTING[1:]: None if self.at_paper is None else self.setting,
             "Size": f"{size_text(self.size)}: {self.size.of}" if self.size else None,
             "Would decide it" if self.verdict == "undecided" else "Corrected": self.corrected,
             "True when": self.condition,

@@ -389,26 +389,29 @@ def table(config: Any, result: Result) -> Table:
     columns += ["bound: η's share", "typical: η's share", "ASF-LoRA ± s.e."]
     title = f"log(‖f_L(x)‖/‖x‖), natural logarithm: {config.architecture}, L = {config.depth}, "
     title += f"n = {config.width}, r = {config.rank}"
-    return Table(title, columns, rows, _notes(config, predicted, measured))
+    return Table(title, columns, rows, _notes(config, predicted, measured), finding=_finding(config, predicted))
+
+
+def _finding(config: Any, predicted: Any) -> str:
+    top = int(np.argmax(config.eta))
+    worst, typical = (f"10^{predicted[name][top] / math.log(10):.1f}-fold" for name in ("log_bound", "log_typical"))
+    where = f"At η = {text(config.eta[top])} the output grows {worst} over {config.depth} layers in the worst case"
+    return f"{where}, {typical} in a typical network."
 
 
 def _notes(config: Any, predicted: Any, measured: Any) -> list[str]:
-    top = int(np.argmax(config.eta))
-    digits = [value / math.log(10) for value in (predicted["log_bound"][top], predicted["log_typical"][top])]
     stds = ", ".join(f"{name} = {predicted[name]:.4g}" for name in ("w_std", "a_std", "b_std"))
     notes = [
-        f"At η = {text(config.eta[top])} the worst case is 10^{digits[0]:.1f}, a typical network 10^{digits[1]:.1f} "
-        "(divide by log 10 = 2.303 for powers of ten).",
         f"Drawn layers: {stds}; mean ‖W_l‖ = {_decimal(measured['mean_weight_norm'])}, "
         f"m̄ = {text(measured['mean_ratio'])}. Unless given: W neither grows nor shrinks a typical x, and m ≈ 1.",
-        "Bounds use these layers' spectral norms; aligned: the forward pass of a network that has the same norms and "
-        "lines up all top singular vectors.",
+        "Bounds are of these layers' spectral norms: Π(‖W_l‖ + η‖B_lA_l‖), by AM–GM (1 + ηm̄)^L Π‖W_l‖; aligned: the "
+        "forward pass of a network that has the same norms and lines up all top singular vectors; η's share: over η = "
+        "0; z: measured minus typical in standard errors. Divide by log 10 = 2.303 for powers of ten.",
         f"{measured['replicas']} networks simulated; ALLoRA's forward pass (η absent) is LoRA's at η = 1: predicted "
         f"{text(predicted['log_allora'])}, measured {_pair(measured['log_allora'], measured['log_allora_stderr'])}.",
     ]
-    known = [z for z in measured["log_typical_chi_square_z"] if z is not None]
-    if known:
-        zs = ", ".join(f"{z:+.2f}" for z in known)
+    zs = ", ".join(f"{z:+.2f}" for z in measured["log_typical_chi_square_z"] if z is not None)
+    if zs:
         notes.append(
             f"A second simulation, {measured['replicas_chi_square']} networks by the law of their norms: z = {zs}. "
             "Within a simulation the rows share their draws and are not independent."

@@ -21,6 +21,7 @@ from allora_analysis.tikhonov.ridge import NearestRidge, nearest_to_fit
 
 EVERYWHERE = (*PLACEMENTS, "bottleneck")
 CURVE_POINTS = 25
+EQUAL = 1e-9  # a distance that is rounding
 MARKS = {"output": ("plain", "o"), "input": ("predicted", "s"), "bottleneck": ("dropout", "^")}
 RARE = 1000  # kept or dropped mask entries, whichever are rarer, that a sample needs to tell its own standard error
 
@@ -221,8 +222,23 @@ def table(config: Config, result: Result) -> Table:
         f"Dropout on the {config.placement} beside the nearest ridge ({scale})",
         ("s_max/s_min of X", "nearest λ", "distance", "expected loss", f"over {config.draws} masks", "z"),
         rows,
-        ["distance = ‖X(W_drop − W_λ)‖/‖XW_drop‖, least over λ in [0, ∞]; losses at dropout's minimizer W_drop."],
+        [
+            "distance = ‖X(W_drop − W_λ)‖/‖XW_drop‖, least over λ in [0, ∞]; losses at dropout's minimizer W_drop; z: "
+            "the mean over masks minus the expected loss, in standard errors."
+        ],
+        finding=_finding(predicted),
     )
+
+
+def _finding(predicted: Any) -> str:
+    equal = [distance < EQUAL for distance in predicted["distance"]]
+    if all(equal):
+        return "Dropout's fit is a ridge's, at every condition number of X here."
+    off = [100 * distance for distance, same in zip(predicted["distance"], equal, strict=True) if not same]
+    far = " to ".join(dict.fromkeys((text(min(off), 2), text(max(off), 2))))
+    where = ", ".join(text(spread) for spread, same in zip(predicted["spread"], equal, strict=True) if same)
+    but = f"a ridge's only at condition number {where} of X; elsewhere" if where else "no ridge's:"
+    return f"Dropout's fit is {but} the nearest ridge's differs by {far} % of its norm."
 
 
 def plot(config: Config, result: Result) -> Any:  # a Figure, of which nothing is imported until it is drawn

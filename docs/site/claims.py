@@ -89,7 +89,7 @@ def _page(row: Row, known: Mapping[str, View]) -> str:
         one=one,
         known=known,
         section=SLUGS[one.part],
-        who=view.said_by(one.where),
+        said=_said(one.where),
         facts={label: words for label, words in one.told.items() if label != "Read as"},  # which stands above them
         explorable=explorable,
         picture=picture,
@@ -108,6 +108,14 @@ def _page(row: Row, known: Mapping[str, View]) -> str:
         commands={f"python -m allora_analysis --only {one.id}": LEDGER, one.command: _page_of_command(row)},
     )
     return f"{head}search: {{boost: 2}}\n---\n\n{text}\n"
+
+
+def _said(where: str) -> str:
+    """Who says a row's sentence, and where; of one that is not in the paper, what there it is about."""
+    who = view.said_by(where)
+    if who == view.NOT_IN_THE_PAPER:
+        return f"Not in the paper; about {where.removeprefix(f'{view.BEYOND}: ')}"
+    return f"{who or 'The paper says'}, {'' if who else 'in '}{where}"
 
 
 def _picture(identifier: str) -> ledger.Picture | None:
@@ -206,8 +214,8 @@ def _groups(members: Sequence[View]) -> list[dict[str, Any]]:
     for statement, of in groups.items():
         fitting = [figure for one in of if (figure := explorables.of_claim(one.id)) and figure not in shown][:1]
         shown.update(fitting)
-        who = view.said_by(of[0].where)
-        said = "Ours:" if who == "ours" else f"{who or of[0].where}:"
+        who = view.said_by(of[0].where) or of[0].where
+        said = f"{who[0].upper()}{who[1:]}:"
         made.append({"statement": statement, "said": said, "rows": of, "explorable": fitting[0] if fitting else ""})
     return made
 

@@ -88,7 +88,11 @@ def _answer(name: str) -> tuple[str, dict[str, bytes]]:
         plotting.save(study.plot(config, result), path, name, "")
         drawn = path.read_bytes()
     notes = "\n\n".join(map(_escape, shown.notes))
-    text = "\n".join([f"{_escape(shown.title)}\n", *lines]) + f"\n\n{notes}\n\n[![{name}]({name}.png)]({name}.png)"
+    finding = [f"**{_escape(shown.finding)}**\n"] * bool(shown.finding)
+    text = (
+        "\n".join([*finding, f"{_escape(shown.title)}\n", *lines])
+        + f"\n\n{notes}\n\n[![{name}]({name}.png)]({name}.png)"
+    )
     return text, {f"{name}.png": drawn}
 
 

@@ -59,7 +59,7 @@ def page() -> str:
             note = f"\n{one['note']}\n" if "note" in one else ""
             tables.append(_table(one["what"][0].upper() + one["what"][1:], one["rows"]) + note)
     tables.append(_table("What is downloaded, and when", DOWNLOADS))
-    wrong = [f"{one['lost']} ({one['what']})" for one in lines.values() if one["lost"] != "nothing"]
+    wrong = [f"{one['what']}, with {one['lost']}" for one in lines.values() if one["lost"] != "nothing"]
     answer = (
         f"Of {len(lines)} ways to break it, {len(lines) - len(wrong)} lost nothing of a user's and made no answer wrong"
     )

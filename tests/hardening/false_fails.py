@@ -251,7 +251,7 @@ def keep(name: str, of: int, ends: tuple[int, ...], seeds: int) -> None:
     rows = [HEADS, *counted, *([name, count, *["not counted"] * 3] for name, count in others.items())]
     command = COMMAND if seeds == SEEDS else f"{COMMAND} --seeds {seeds}"
     what = "false fails and misses of the statistical assertions"
-    lost = "nothing" if testable <= high else f"{testable - high} false fails beyond the 99.9 %"
+    lost = "nothing" if testable <= high else f"{testable - high} false fails more than chance allows (99.9 %)"
     record("false fails", what, command, total, f"seeds of {statements} statements", told, lost, rows=rows)
 
 
