@@ -267,9 +267,10 @@ def dropout_in_the_bottleneck(cases: Cases, folder: Path | None = None) -> Findi
 def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mapping[str, str]) -> Finding:
     table = laboratory.recorded(folder)
     known = {} if table is None else samples(table, placement)
-    planned, more = len(SEEDS[placement]), {}
+    planned = len(SEEDS[placement])
     if not known or min(map(len, known.values())) < (LEAST if placement == "input" else planned):
         return not_run("the laboratory's contrasts are not recorded")
+    more = {} if placement == "bottleneck" else _usual(known)
     if placement == "bottleneck":
         known, more = _again(table, known)
         planned = min(map(len, known.values()))
@@ -278,9 +279,8 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
     of, in_evidence = in_words(known)
     lost, gained = of[few].mean, of[many].mean
     seeds, margin = min(map(len, known.values())), margins(table)
-    most = one_sided(known[many], "t", 0.05 / len(known)).interval[1] + margin.get(
-        length(many), 0.0
-    )  # of all four at once
+    at_once = one_sided(known[many], "t", 0.05 / len(known))  # all four
+    most = at_once.interval[1] + margin.get(length(many), 0.0)
     words = ", ".join(f"{value:.2f} points after {steps}" for steps, value in margin.items())
     verdict, p_values = beyond(known, margin)
     told = {"bound": f"{bound(most, 2, True):.2f}", "lost": f"{lost:.1f}", "gained": f"{gained:.1f}"}
@@ -305,6 +305,19 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
         wanted=units_wanted(judge_family(known, test="t").values(), "seeds"),
         flips_if=FLIPS[tested.verdict],
     )
+
+
+def _usual(known: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    # The usual drop rate minus none, which decides nothing: from what 0.4 is against either.
+    found = {}
+    for steps, sign in zip(STEPS, (-1, 1), strict=True):
+        none, usual = (
+            sign * known[f"0.4 minus {rate}, {steps} steps" if sign > 0 else f"{rate} minus 0.4, {steps} steps"]
+            for rate in ("0", "0.05")
+        )
+        one = one_sided(none - usual, "t")
+        found[f"beside them: 0.05 minus 0, {steps} steps"] = {"points": one.mean, "interval": one.interval}
+    return found
 
 
 def _effect(points: float) -> str:
