@@ -212,7 +212,7 @@ def test_the_page_begins_with_what_failed():
     beyond = dataclasses.replace(row("3.1-c", refuted, "y"), where=f"{BEYOND}: §3.1")
     told = markdown.headline([row("3.1-a", CONDITIONAL), row("3.1-d", refuted), strict, beyond])
     assert told.startswith(
-        "**Of 3 claims on 1 printed statements 2 fail, 1 of them in a reading stricter than need be.**"
+        "**Of 3 claims on 1 printed statements 2 fail, 1 of them only if read more strictly than need be.**"
     )
     assert told.endswith("0 hold as printed, 0 after a correction, 1 under a condition; 0 are undecided.")
 

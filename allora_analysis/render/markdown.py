@@ -22,10 +22,10 @@ from allora_analysis.render.terminal import sourced
 from allora_analysis.render.view import (
     BEYOND,
     BRACKETS,
-    LESS_KIND,
     SETTING,
     View,
     by_part,
+    less_kind,
     record,
     said_by,
     sentence,
@@ -79,8 +79,8 @@ def headline(of: Sequence[View]) -> str:
     """What came out of the printed statements, in two sentences."""
     printed = [one for one in of if not one.where.startswith(BEYOND)]
     count = Counter(one.word for one in printed)
-    less_kind = sum(one.word == "refuted" and (one.reading or "").startswith(LESS_KIND) for one in printed)
-    of_these = f", {less_kind} of them in a reading stricter than need be" if less_kind else ""
+    strict = less_kind([one for one in printed if one.word == "refuted"])
+    of_these = f", {strict} of them only if read more strictly than need be" if strict else ""
     return (
         f"**Of {len(printed)} claims on {len({one.statement for one in printed})} printed statements "
         f"{count['refuted']} fail{of_these}.** {count['holds']} hold as printed, {count['holds_corrected']} after a "

@@ -218,14 +218,15 @@ def _counts(of: Sequence[View], brief: bool) -> str:
     return ", ".join(f"{len(those)} {word}{told(those)}" for word, those in words.items() if those)
 
 
-def _less_kind(of: Sequence[View]) -> int:
+def less_kind(of: Sequence[View]) -> int:
+    """How many rows have a less kind reading, of which a kinder one is a row of its own."""
     return sum((one.reading or "").startswith(LESS_KIND) for one in of)
 
 
 def _strictly(of: Sequence[View]) -> str:
     # In brackets, how many of the refuted hold in a kinder reading.
-    less_kind = _less_kind(of) if of[0].word == "refuted" else 0
-    return f" ({less_kind} of them only if read more strictly than need be)" if less_kind else ""
+    strict = less_kind(of) if of[0].word == "refuted" and not of[0].where.startswith(BEYOND) else 0
+    return f" ({strict} of them only if read more strictly than need be)" if strict else ""
 
 
 def _of_these(of: Sequence[View]) -> str:
@@ -233,13 +234,13 @@ def _of_these(of: Sequence[View]) -> str:
     # a misprint that may be our copy's.
     same, ids = {one.id: one.same_fault_as for one in ledger.all_claims()}, {one.id for one in of}
     again = sum(same.get(one.id) in ids for one in of)
-    less_kind = _less_kind(of)
+    strict = less_kind(of)
     assumed = Counter(one.setting.partition(", if ")[2] for one in of)
     copies = sum(COPYS in (one.reading or "") for one in of)
     faults = len(of) - again - copies
     told = [f"{faults} fault{'s' if faults > 1 else ''}"] if again else []
     told += [f"{copies} perhaps our copy's"] if copies else []
-    told += [f"{less_kind} less kind"] if less_kind else []
+    told += [f"{strict} less kind"] if strict else []
     told += [f"{n} assuming {name}" for name, n in assumed.items() if name]
     return f" ({'; '.join(told)})" if told else ""
 
