@@ -244,7 +244,7 @@ def test_a_table_on_a_pipe_is_as_wide_as_it_needs_and_cuts_no_number(capsys):
 
 
 def test_what_came_out_stands_above_the_table(capsys):
-    study.show(Table("a title", ["a"], [["1"]], ["a note"], finding="What came out."))
+    study.show(Table("a title", ["a wide column"], [["1"]], ["a note"], finding="What came out."))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "What came out."
     assert "a title" in lines[1]
