@@ -94,7 +94,8 @@ def _finding(data: Rates) -> str:
     if None in curves:
         return f"{told}."
     one, other = ([curve.average.mean[list(curve.x).index(epoch)] for epoch in (EARLY, LATE)] for curve in curves)
-    return f"{told}; in ours by {other[0] - one[0]:+.1f} and, after epoch {LATE}, by {other[1] - one[1]:+.1f}."
+    ours = f"in ours by {other[0] - one[0]:+.1f} and, after epoch {LATE}, by {other[1] - one[1]:+.1f}"
+    return f"{told}; {ours} (intervals below)."
 
 
 def _printed(column: DropoutColumn | None) -> list[str]:

@@ -46,4 +46,4 @@ def _finding(data: Cells) -> str:
     if any(len(lead) < len(ETA_SQUARED) for lead in ours):
         return f"{told} points in print on average."
     own = ", ".join(f"{round(mean(lead), 1) + 0.0:+.1f}" for lead in ours)
-    return f"{told} points in print on average; in ours {own}."
+    return f"{told} points in print on average; in ours, on one pair, {own}."

@@ -211,9 +211,7 @@ def test_the_page_begins_with_what_failed():
     strict = dataclasses.replace(row("3.1-b", refuted), reading=f"{LESS_KIND}: x.")
     beyond = dataclasses.replace(row("3.1-c", refuted, "y"), where=f"{BEYOND}: §3.1")
     told = markdown.headline([row("3.1-a", CONDITIONAL), row("3.1-d", refuted), strict, beyond])
-    assert told.startswith(
-        "**Of 3 claims on 1 printed statements 2 fail, 1 of them only if read more strictly than need be.**"
-    )
+    assert told.startswith("**Of 3 claims on 1 printed statements 2 fail, 1 only if read more strictly than need be.**")
     assert told.endswith("0 hold as printed, 0 after a correction, 1 under a condition; 0 are undecided.")
 
 

@@ -95,8 +95,8 @@ def benefit_large_n(cases: Cases) -> Finding:
     )
     one_mask, without = (100 * off_by(one, 1) for one in (own[0].inputs, layer(cases.rng, 512, 896, 0.0)))
     return judged.finding(
-        conditional=f"Only with few outputs: ten masks' average loss is {100 * judged.measured[3]:.0f} % off at 16 "
-        f"two-class labels, {100 * judged.measured[0]:.1f} % in layers.",
+        conditional=f"Only where rows × outputs are few: ten masks are {100 * judged.measured[3]:.0f} % off at 16 "
+        f"labels, {100 * judged.measured[0]:.1f} % in layers.",
         evidence=judged.evidence(
             "a factor of 1.15 about the boundary: six standard errors of a mean of fourth powers over 40,000 entries",
             masks_needed,

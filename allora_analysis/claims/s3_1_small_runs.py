@@ -237,7 +237,7 @@ def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Find
         cases,
         folder,
         "input",
-        {"holds": "Yes, on digits: drop rate 0.4 costs {lost} points early, gains {gained} late."},
+        {"holds": "Yes, on digits, masks at A's input: 0.4 costs {lost} points early, gains {gained} late."},
     )
 
 

@@ -80,7 +80,7 @@ def headline(of: Sequence[View]) -> str:
     printed = [one for one in of if not one.where.startswith(BEYOND)]
     count = Counter(one.word for one in printed)
     strict = less_kind([one for one in printed if one.word == "refuted"])
-    of_these = f", {strict} of them only if read more strictly than need be" if strict else ""
+    of_these = f", {strict} only if read more strictly than need be" if strict else ""
     return (
         f"**Of {len(printed)} claims on {len({one.statement for one in printed})} printed statements "
         f"{count['refuted']} fail{of_these}.** {count['holds']} hold as printed, {count['holds_corrected']} after a "
@@ -164,7 +164,8 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
         'AdamW at 1e-4, an optimizer that it does not name (where that decides: "no, if AdamW"; counted below as '
         '"assuming AdamW"); its Table 3 looks otherwise (`T3-procedure`), and so does its Figure 2 if it shows what '
         "its caption says (`4-figure-2-right`). The wording of a sentence about the paper's tables decides how it is "
-        'judged: "significant", "leans" or no difference by a test, every other one by the averages printed, with p in '
+        'judged: "significant", "leans" or no difference by a test (cells, which cannot be tested, by a bar of ours: '
+        "`5.2-asf-significantly`), every other one by the averages printed, with p in "
         "its answer or evidence; whether these are more than chance is a row of its own (`…-beyond-chance`). "
         f"{BRACKETS}"
     )

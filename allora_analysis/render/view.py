@@ -226,7 +226,7 @@ def less_kind(of: Sequence[View]) -> int:
 def _strictly(of: Sequence[View]) -> str:
     # In brackets, how many of the refuted hold in a kinder reading.
     strict = less_kind(of) if of[0].word == "refuted" and not of[0].where.startswith(BEYOND) else 0
-    return f" ({strict} of them only if read more strictly than need be)" if strict else ""
+    return f" ({strict} only if read more strictly than need be)" if strict else ""
 
 
 def _of_these(of: Sequence[View]) -> str:

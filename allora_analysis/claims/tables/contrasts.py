@@ -319,7 +319,7 @@ def everywhere(
         holds_corrected=words_of,
         holds=yes.format(n=len(values)),
         evidence=Evidence({"above 0": len(values)}, measured, source, n=len(values)),
-        size=size or Size(float(passed), f"of {len(values)} cases", "in which the sentence is true as printed"),
+        size=size or Size(float(passed), f"of {len(values)} gaps or means", "above 0, as printed"),
         flips_if=f"{'one' if tested.verdict == 'holds' else 'none'} of these {len(values)} gaps or means not above 0",
         corrected=words if tested.verdict == "holds_corrected" else None,
         at_paper="mixed" if tested.verdict == "holds_corrected" else at_paper(passed == len(values)),

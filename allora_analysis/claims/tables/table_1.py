@@ -394,7 +394,7 @@ def ahead_of_dora(cases: Cases) -> Finding:
     found = contrasts.of("ALLoRA − DoRA")
     judged = over_dora(cases, "ALLoRA", found.by_part((0, 1)))
     settings, mean = found.by_cluster().values(), float(found.values.mean())
-    told = f"{mean:+.2f} points, in {sum(gap > 0 for gap in settings)} of {len(settings)} settings"
+    told = f"{mean:+.2f} points over DoRA, in {sum(gap > 0 for gap in settings)} of {len(settings)} settings"
     return judged.finding(
         holds=f"Yes, on average: {told}; it {contrasts.chance('ALLoRA − DoRA')}.",
         refuted=f"No: {told}, and not in the average of every model and rank as printed.",

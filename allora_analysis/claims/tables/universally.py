@@ -108,8 +108,8 @@ def consistently_dora(cases: Cases) -> Finding:
     ahead = f"ALLoRA-0 leads in {above(parts)} of {len(parts)} averages, with settings in {above(every)} of "
     ahead += str(len(every))
     return judged.finding(
-        holds=f"Yes: {ahead}.",
-        refuted=f"No: {ahead}; with dropout in {above(dropout)} of {len(dropout)}."
+        holds=f"Yes: over DoRA {ahead}.",
+        refuted=f"No: over DoRA {ahead}; with dropout in {above(dropout)} of {len(dropout)}."
         if behind
         else "No: an average is not that of the averages printed.",
         evidence=judged.evidence(
