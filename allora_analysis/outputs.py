@@ -7,7 +7,6 @@ Checked by `tests/test_outputs.py`.
 import contextlib
 import json
 import os
-import stat
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -84,20 +83,23 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(neighbour)
         os.fsync(handle)
-        os.chmod(neighbour, _mode(target))
+        _as_before(neighbour, target)
         os.replace(neighbour, target)
     finally:
         os.close(handle)
         neighbour.unlink(missing_ok=True)
 
 
-def _mode(target: Path) -> int:
-    # The file's own where there is one, or else a new file's.
-    with contextlib.suppress(FileNotFoundError):
-        return stat.S_IMODE(target.stat().st_mode)
+def _as_before(neighbour: Path, target: Path) -> None:
+    # The mode and, where it may be given, the owner of the file in whose place it comes; a new file's where none is.
     mask = os.umask(0)
     os.umask(mask)
-    return 0o666 & ~mask
+    try:
+        known = target.stat()
+        os.chown(neighbour, known.st_uid, known.st_gid)
+        os.chmod(neighbour, known.st_mode & 0o777)
+    except (FileNotFoundError, PermissionError):
+        os.chmod(neighbour, 0o666 & ~mask)
 
 
 def write_text(flag: str, path: Path, content: str) -> None:

@@ -130,7 +130,7 @@ def _array(name: str, value: ArrayLike, dimensions: int | None, shape_words: str
         raise ArgumentError(f"{name}: rows of different lengths; give {shape_words}") from error
     except (TypeError, OverflowError, RuntimeError) as error:  # RuntimeError: a tensor that wants its gradient
         raise ArgumentError(f"{name}: no array ({error}); give {shape_words}") from error
-    if np.ma.is_masked(value):
+    if any(map(np.ma.is_masked, value if isinstance(value, list | tuple) else (value,))):
         raise ArgumentError(f"{name}: has masked entries; fill them or leave their rows out")
     if array.dtype.kind not in "biuf":
         raise ArgumentError(f"{name}: real numbers wanted, received dtype {array.dtype}")

@@ -100,6 +100,5 @@ def _predictions(axis: Axes, data: Rises) -> None:
     within = [all(low <= one.ratio <= high for one in draws) for draws in data.predicted.values()]
     seen = sum(one["low"] <= high and one["high"] >= low for one in data.measured.values())
     told = f", {seen} of {len(data.measured)} on digits" if data.measured else ""
-    axis.set_title(
-        f"{sum(within)} of {len(within)} procedures rise as Table 3's\nin a linear layer{told}"
-    )  # there in each draw
+    # In the linear layer: in each draw.
+    axis.set_title(f"{sum(within)} of {len(within)} procedures rise as Table 3's\nin a linear layer{told}")

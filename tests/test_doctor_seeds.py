@@ -81,6 +81,10 @@ def test_models_of_one_name_and_different_content_are_refused(tmp_path):
                 record(tmp_path, arm, seed, value + 0.4, digests={"model": "another"})
     with pytest.raises(ArgumentError, match="one run is recorded on several models or data sets of one name"):
         from_records(0.5, tmp_path)
+    for seed in range(3):
+        for arm in ("dora", "rslora"):
+            record(tmp_path, arm, seed, 0.5 + 0.01 * seed * (arm == "dora"))
+    assert from_records(0.5, tmp_path, "dora", "rslora")[0].pairs == 3, "runs that are not asked for do not matter"
 
 
 def test_of_several_eta_squared_one_is_taken_for_all_seeds(tmp_path):

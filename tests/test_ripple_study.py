@@ -44,7 +44,10 @@ def test_table_and_figure_files(tmp_path, capsys):
     figure, out = tmp_path / "ripple.png", tmp_path / "out.json"
     assert main(STUDY, [*SMALL, "--figure", str(figure), "--json", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert re.match(r"At η = \S+ the output grows 10\^\d+\.\d-fold over \d+ layers in the worst\s+case, 10\^", printed)
+    assert re.match(
+        r"At η = \S+ the output of \d+ layers is 10\^\d+\.\d times as long as the input in\s+the\s+worst\s+case, 10\^",
+        printed,
+    )
     assert "AM–GM bound" in printed
     assert "m̄ =" in printed
     assert "ALLoRA's forward pass" in printed

@@ -19,6 +19,8 @@ def test_masked_entries_are_refused():
     masked = np.ma.masked_values([1.0, 999.0], 999.0)
     with pytest.raises(ArgumentError, match="x: has masked entries"):
         validation.vector("x", masked)
+    with pytest.raises(ArgumentError, match="x: has masked entries"):
+        validation.matrix("x", [masked, masked])
     assert list(validation.vector("x", np.ma.masked_values([1.0, 2.0], 999.0))) == [1.0, 2.0]
 
 

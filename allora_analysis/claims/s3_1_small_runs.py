@@ -194,7 +194,7 @@ def samples(table: laboratory.Table, placement: str, seeds: range | None = None)
 
 def margins(table: laboratory.Table) -> dict[str, float]:
     """What one method differs from itself by, choosing among three rates, in points by length of training: from the
-    controls, on the seeds that judge the rows.
+    controls' first hundred seeds, whichever judge the row.
     """
     gaps = {
         name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: len(SEEDS["input"])])

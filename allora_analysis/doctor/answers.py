@@ -351,12 +351,11 @@ def from_records(gap: float, folder: Path | None, arm: str = "allora_0", referen
     if arm == reference:
         raise ArgumentError(f"--arms must be two different ones, received {arm} twice")
     groups: dict[tuple, dict[str, dict[float | None, dict[int, float]]]] = {}
-    for record in every(folder):
+    for record in every(folder, lambda config: config["arm"] in (arm, reference)):
         config = record.config
-        if config["arm"] in (arm, reference):
-            key = tuple((name, str(value)) for name, value in sorted(config.items()) if name not in _OWN)
-            of = groups.setdefault(key, {arm: {}, reference: {}})[config["arm"]]
-            of.setdefault(config["eta2"], {})[config["seed"]] = _points(record)
+        key = tuple((name, str(value)) for name, value in sorted(config.items()) if name not in _OWN)
+        of = groups.setdefault(key, {arm: {}, reference: {}})[config["arm"]]
+        of.setdefault(config["eta2"], {})[config["seed"]] = _points(record)
     found = []
     for key, arms in groups.items():
         # Of several η² the largest with enough seeds: the paper's strongest.

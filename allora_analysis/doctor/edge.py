@@ -242,12 +242,13 @@ def curves(folder: Path | None = None, seeds: Collection[int] | None = SEEDS) ->
     """
     found: dict[tuple, dict[float, dict[int, tuple[int, float]]]] = {}
     majority: dict[tuple, float] = {}
-    for record in every(folder):
+
+    def wanted(config: Mapping[str, Any]) -> bool:
+        plain = (config["arm"], config["drop_rate"]) == ("lora", 0.0) and config["own_dropout"]
+        return plain and config["epochs"] <= 2 and (seeds is None or config["seed"] in seeds)
+
+    for record in every(folder, wanted):
         config = record.config
-        if (config["arm"], config["drop_rate"]) != ("lora", 0.0) or config["epochs"] > 2:
-            continue
-        if (seeds is not None and config["seed"] not in seeds) or not config["own_dropout"]:
-            continue
         key = tuple(config[name] for name in _KEY)
         # A rate may be recorded after more steps too: the shorter run counts.
         runs, seed = found.setdefault(key, {}).setdefault(config["learning_rate"], {}), config["seed"]

@@ -7,7 +7,7 @@ run. Accuracies are shares, so 0.01 is a point. Checked by `tests/test_grid_plan
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,20 +43,18 @@ def found(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[S
     return known
 
 
-def every(folder: Path | str | None = None) -> list[records.Record]:
-    """All records of fine-tuning runs of the present protocol in a folder, with every field of `Setting`.
+def every(folder: Path | str | None = None, wanted: Callable[[Mapping[str, Any]], bool] = bool) -> list[records.Record]:
+    """The records of fine-tuning runs of the present protocol whose config, with every field of `Setting`, is wanted.
 
     A result that lacks a part, and a run recorded twice, on models or data of one name, are refused.
     """
     where = settings.RESULTS if folder is None else folder
-    by_config: dict[str, list[records.Record]] = {}
+    before, by_config = records.later(Setting), {}
     for record in records.standing(where, STUDY):
-        if record.protocol == PROTOCOL:
+        if record.protocol == PROTOCOL and wanted(config := before | record.config):
             check_result(record.path.name, record.result)
-            by_config.setdefault(record.text, []).append(record)
-    before = records.later(Setting)
-    kept = [records.single(where, same) for same in by_config.values()]
-    return [dataclasses.replace(one, config=before | one.config) for one in kept]
+            by_config.setdefault(record.text, []).append(dataclasses.replace(record, config=config))
+    return [records.single(where, same) for same in by_config.values()]  # two models of one name would be paired
 
 
 def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, dict[str, Any]]:

@@ -138,16 +138,19 @@ def again(record: records.Record, sources: Mapping[str, str], trust_remote_code:
         return dataclasses.replace(records.load(path), path=record.path)
 
 
-def _made(kind: type, config: Mapping[str, Any]) -> Any:
+def _made(kind: type, record: records.Record) -> Any:
+    config = record.config
     if unknown := sorted(set(config) - {field.name for field in dataclasses.fields(kind)}):
-        raise ArgumentError(f"{', '.join(unknown)}: a setting that this version does not know; install the record's")
+        raise ArgumentError(
+            f"{', '.join(unknown)}: a setting that this version does not know; use the version that made the record"
+        )
     return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in config.items()})
 
 
 def _finetune(record: records.Record, sources: Mapping[str, str], scratch: Path, trusted: bool) -> dict[str, str]:
     from allora_analysis.grid import plan
 
-    run = _made(finetune.Setting, record.config)
+    run = _made(finetune.Setting, record)
     device = "cpu" if record.provenance.get("device", "cpu") == "cpu" else "auto"
     task = plan.Task(finetune.check(run), sources[run.model], sources[run.data])
     digests = plan.digests(task, trusted)
@@ -160,7 +163,7 @@ def _hessian(record: records.Record, sources: Mapping[str, str], scratch: Path, 
     from allora_analysis.grid import plan
     from allora_analysis.zero_initialisation import run as runs
 
-    setting = _made(hessian.Setting, record.config)
+    setting = _made(hessian.Setting, record)
     data = plan.data_of(sources[setting.data], setting.data)
     digests = {"model": plan.model_digest(sources[setting.model], trusted), "data": data.digest}
     if digests == record.digests:
@@ -173,7 +176,7 @@ def _gradient_std(record: records.Record, sources: Mapping[str, str], scratch: P
     from allora_analysis.gradient_std.grid import Setting
     from allora_analysis.gradient_std.run import Data, Run
 
-    setting = _made(Setting, record.config)
+    setting = _made(Setting, record)
     source = sources.get(setting.data)
     npz = source is not None and source.endswith(".npz")
     loaded = images.load(source if npz else setting.data, None if npz else source, name=setting.data)

@@ -88,7 +88,7 @@ def _threshold(optimizer: Any, group: dict[str, Any]) -> float:
         damped = 1 - float(group.get("dampening", 0.0)) if beta else 1.0
         if damped <= 0:
             raise ArgumentError(
-                f"optimizer: dampening below 1 wanted, received {1 - damped:g}, at which no step descends"
+                f"optimizer: dampening below 1 wanted, received {1 - damped:g}; its steps stop or climb"
             )
         return 2 * (1 + beta) / ((1 + 2 * beta) if group.get("nesterov") else damped)
     raise ArgumentError(

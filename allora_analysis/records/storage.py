@@ -144,9 +144,7 @@ def lookup(
     return _verified(record_path(Path(folder), study, key(config, protocol, digests)))
 
 
-def find(
-    folder: Path | str, study: str | None = None, kind: type | None = None, /, **config_fields: Any
-) -> list[Record]:
+def find(folder: Path | str, study: str | None = None, kind: type | None = None, **config_fields: Any) -> list[Record]:
     """All verified records of a study whose config has these values, in an order that depends on content alone.
 
     Torn or altered files are set aside, each named in a `SetAsideWarning`. Files that are no records are left alone.

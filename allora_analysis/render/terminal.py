@@ -141,6 +141,6 @@ def show_list(claims: Sequence[Claim], verdicts: Sequence[str]) -> None:
         verdict, answer = known[claim.id]["verdict"], known[claim.id]["answer"]
         console.print(Text.assemble((claim.id, "bold"), "  ", (verdict, COLOURS[verdict])))
         for words, style in ((sentence(claim.statement, claim.where), "dim"), (answer, "")):
-            for written in Text(words, style=style).wrap(console, console.width - INDENT):
+            for written in Text(words, style=style).wrap(console, max(console.width - INDENT, 20)):
                 written.rstrip()
                 console.print(Text(INDENT * " ").append_text(written))

@@ -394,8 +394,13 @@ def table(config: Any, result: Result) -> Table:
 
 def _finding(config: Any, predicted: Any) -> str:
     top = int(np.argmax(config.eta))
-    worst, typical = (f"10^{predicted[name][top] / math.log(10):.1f}-fold" for name in ("log_bound", "log_typical"))
-    where = f"At η = {text(config.eta[top])} the output grows {worst} over {config.depth} layers in the worst case"
+    worst, typical = (
+        f"10^{round(predicted[name][top] / math.log(10), 1) + 0.0:.1f} times as long"
+        for name in ("log_bound", "log_typical")
+    )
+    where = (
+        f"At η = {text(config.eta[top])} the output of {config.depth} layers is {worst} as the input in the worst case"
+    )
     return f"{where}, {typical} in a typical network."
 
 

@@ -270,7 +270,7 @@ def _in_over_half(cases: Cases, by: float, yes: str, no: str) -> Finding:
     enough = f"gaps {f'of {by:g} or more' if by else 'above 0'} in {{}} of the cells"
     return judged.finding(
         holds=yes.format(**told),
-        refuted=no.format(**told),
+        refuted=no.format(**told) if 2 * counts[by] <= n else "No: a printed gap is not Table 4's.",
         evidence=judged.evidence(
             "rounding; order of printed numbers",
             lambda item: float(item.printed),
@@ -280,7 +280,7 @@ def _in_over_half(cases: Cases, by: float, yes: str, no: str) -> Finding:
         size=Size(float(counts[by]), "cells", f"of {n} {of}"),
         flips_if=f"{enough.format('half or fewer')}, or {NOT_CELLS}"
         if judged.verdict == "holds"
-        else enough.format("over half"),
+        else enough.format("over half") + f", each within {CELL_BY:g} of Table 4's",
     )
 
 
@@ -302,8 +302,8 @@ def over_half(cases: Cases) -> Finding:
     says=OVER_HALF,
     reading=f"A less kind reading: lower by {MARGIN:g} points or more, a bar of ours set when the numbers were known, "
     "in over half of the cells. At half of it 9 of 18 are, which is not over half, at twice of it 5; 10 are at any bar "
-    "up to 0.08. No cell can be "
-    "tested: no spread over its runs is printed; the mean over the cells is row 5.2-asf-lower-beyond-chance.",
+    "up to 0.08. No cell can be tested: no spread over its runs is printed; the mean over the cells is row "
+    "5.2-asf-lower-beyond-chance.",
 )
 def asf_significantly(cases: Cases) -> Finding:
     """How many gaps of Figure 4, bottom right, are `MARGIN` or more."""

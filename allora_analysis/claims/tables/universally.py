@@ -105,11 +105,10 @@ def consistently_dora(cases: Cases) -> Finding:
     (_, parts), other, found = with_fewer(), contrasts.of("ALLoRA − DoRA"), contrasts.of("ALLoRA-0 − DoRA")
     judged, dropout, every = over_dora(cases, "ALLoRA-0", parts), other.by_part((0, 1)), found.averages((0, 1))
     models, behind = found.by_part((0,)), [part for part, gap in parts.items() if gap <= 0]
-    ahead = f"ALLoRA-0 leads in {above(parts)} of {len(parts)} averages, with settings in {above(every)} of "
-    ahead += str(len(every))
+    ahead = f"ALLoRA-0 leads in {above(parts)} of {len(parts)} averages, {above(every)} of {len(every)} with settings"
     return judged.finding(
         holds=f"Yes: over DoRA {ahead}.",
-        refuted=f"No: over DoRA {ahead}; with dropout in {above(dropout)} of {len(dropout)}."
+        refuted=f"No: over DoRA {ahead} (with dropout {above(dropout)} of {len(dropout)})."
         if behind
         else "No: an average is not that of the averages printed.",
         evidence=judged.evidence(
@@ -125,7 +124,7 @@ def consistently_dora(cases: Cases) -> Finding:
             min(models.values()),
         ),
         flips_if=f"ALLoRA-0 behind on average over a model or a rank, or {OTHER_AVERAGE}"
-        if judged.verdict == "holds"
+        if judged.verdict == "holds" or not behind
         else f"ALLoRA-0 ahead on average over {' and '.join(behind)}, too",
         at_paper=in_full(judged.verdict == "holds"),
     )
