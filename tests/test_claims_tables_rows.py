@@ -550,7 +550,7 @@ def test_the_answers_say_what_the_numbers_are():
     assert "in all 10 averages, with pairs in 18 of 19; over DoRA in 4 of 5." in one.answer
     assert (one.verdict, one.at_paper) == ("holds", "mixed")
     other = finding("1-consistently-dora")
-    assert other.answer.endswith("in 4 of 5 averages, with settings in 8 of 11; with dropout in 5 of 5.")
+    assert other.answer.endswith("in 4 of 5 averages, 8 of 11 with settings (with dropout 5 of 5).")
     assert other.flips_if == "ALLoRA-0 ahead on average over LLaMA-7B, too"
     assert all(f"4.5-{row}" in CLAIMS["1-consistently-dora"].reading for row in ("better-than-dora", "best-average"))
     assert (other.verdict, other.at_paper) == ("refuted", False)

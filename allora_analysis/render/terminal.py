@@ -68,7 +68,7 @@ def table(of: Sequence[View], narrow: bool = False) -> Table:
     headings = (
         ("verdict, id", "answer")
         if narrow
-        else ("verdict", "id", "answer", SETTING.replace(" the paper's ", "\nthe paper's\n"), "size")
+        else ("verdict", "id", "answer", SETTING.replace(" the paper's ", "\nthe\npaper's\n"), "size")
     )
     for heading in headings:
         fixed = heading.startswith(("verdict", "id", "true"))

@@ -397,7 +397,7 @@ def ahead_of_dora(cases: Cases) -> Finding:
     told = f"{mean:+.2f} points over DoRA, in {sum(gap > 0 for gap in settings)} of {len(settings)} settings"
     return judged.finding(
         holds=f"Yes, on average: {told}; it {contrasts.chance('ALLoRA − DoRA')}.",
-        refuted=f"No: {told}, and not in the average of every model and rank as printed.",
+        refuted=f"No: {told}; not in every average as printed.",
         evidence=judged.evidence("order of printed numbers; rounding of averages", lambda one: one[1], tolerance=0.1),
         size=ranged(settings, "percentage points", "the mean gap ALLoRA − DoRA; range: settings", mean),
         flips_if=f"a model or a rank over which ALLoRA is not ahead on average, or {OTHER_AVERAGE}",
