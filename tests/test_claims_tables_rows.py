@@ -578,7 +578,7 @@ def test_the_answers_say_what_the_numbers_are():
     assert (best.mean, best.p_value) == (pytest.approx(0.19, abs=0.005), pytest.approx(0.086, abs=0.0005))
     found = finding("5.2-asf-significantly")
     assert found.evidence.measured["cells lower by so much"] == {"0": 10, "0.125": 9, "0.25": 8, "0.5": 5}
-    assert (found.answer, found.at_paper) == ("No: lower by 0.25 points or more in 8 of 18 cells.", False)
+    assert (found.answer, found.at_paper) == ("No: significantly, by 0.25 points or more in 8 of 18 cells.", False)
     found = finding("1-no-cross-validation")
     gaps, other = (found.evidence.measured[name] for name in ("Table 1", "Table 1, judged"))
     told = (min(gaps.values()), max(gaps.values()), other.mean)
