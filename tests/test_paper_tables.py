@@ -130,7 +130,7 @@ def test_a_page_begins_with_what_came_out(recorded):
         "From drop rate 0 to 0.4 accuracy moves in print by -0.7 points after epoch 3 and by +2.7 "
     )
     assert fourth.startswith(
-        "ALLoRA minus ALLoRA-OD +0.3, ASF-LoRA +1.0, LoRA×η +0.9 points in print on average; in ours "
+        "ALLoRA minus ALLoRA-OD +0.3, ASF-LoRA +1.0, LoRA×η +0.9 points in print on average; in ours, on one pair, "
     )
     assert "; in ours" not in table_4.make_table(table_4.load_data("nowhere")).finding
 

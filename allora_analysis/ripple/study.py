@@ -394,14 +394,10 @@ def table(config: Any, result: Result) -> Table:
 
 def _finding(config: Any, predicted: Any) -> str:
     top = int(np.argmax(config.eta))
-    worst, typical = (
-        f"10^{round(predicted[name][top] / math.log(10), 1) + 0.0:.1f} times as long"
-        for name in ("log_bound", "log_typical")
-    )
-    where = (
-        f"At η = {text(config.eta[top])} the output of {config.depth} layers is {worst} as the input in the worst case"
-    )
-    return f"{where}, {typical} in a typical network."
+    ends = (round(predicted[name][top] / math.log(10), 1) + 0.0 for name in ("log_bound", "log_typical"))
+    worst, typical = (f"10^{end:.1f} times as long" for end in ends)
+    where = f"At η = {text(config.eta[top])} the output of {config.depth} layers is {worst} as the input"
+    return f"{where} in the worst case, {typical} in a typical network."
 
 
 def _notes(config: Any, predicted: Any, measured: Any) -> list[str]:
