@@ -393,10 +393,9 @@ def table(config: Any, result: Result) -> Table:
 
 
 def _finding(config: Any, predicted: Any) -> str:
-    top = int(np.argmax(config.eta))
-    ends = (round(predicted[name][top] / math.log(10), 1) + 0.0 for name in ("log_bound", "log_typical"))
+    ends = (round(max(predicted[name]) / math.log(10), 1) + 0.0 for name in ("log_bound", "log_typical"))
     worst, typical = (f"10^{end:.1f} times as long" for end in ends)
-    where = f"At η = {text(config.eta[top])} the output of {config.depth} layers is {worst} as the input"
+    where = f"At η = {text(max(config.eta))} the output of {config.depth} layers is {worst} as the input"
     return f"{where} in the worst case, {typical} in a typical network."
 
 
