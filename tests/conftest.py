@@ -108,6 +108,13 @@ def rng(request) -> np.random.Generator:
     return np.random.default_rng([request.config.option.seed, zlib.crc32(request.node.nodeid.encode())])
 
 
+@pytest.fixture
+def runs_folder(tmp_path, monkeypatch):
+    """An empty folder in the place of fine-tuning's records."""
+    monkeypatch.setattr("allora_analysis.finetune.setting.RESULTS", tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium, for the tests marked so; without one they end with the way out."""

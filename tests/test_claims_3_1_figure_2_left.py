@@ -6,7 +6,6 @@ from scipy import stats
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims import s3_1_figure_2_left as section
-from allora_analysis.finetune import setting as settings
 from allora_analysis.grid.presets import ALONE_SEEDS, LISTS
 from allora_analysis.statistics import required_n
 from tests import ledger_rows
@@ -14,12 +13,6 @@ from tests.planted_finetune import plant as plant_runs
 from tests.planted_finetune import wiggle
 
 FIGURE_2, ALONE = ledger._of(section)
-
-
-@pytest.fixture
-def runs_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "RESULTS", tmp_path)
-    return tmp_path
 
 
 def test_figure_2_without_records_is_not_run(runs_folder):

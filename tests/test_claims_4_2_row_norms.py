@@ -10,7 +10,6 @@ from scipy import stats
 from allora_analysis import records
 from allora_analysis.claims import s4_2_factor as factor
 from allora_analysis.claims import s4_2_row_norms as section
-from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.grid.presets import LISTS, base_rate
@@ -19,12 +18,6 @@ from tests import ledger_rows, planted_finetune
 CLAIM, SECOND = section.measured_minilm, section.measured_smollm2
 RUNS = section.wanted("all-MiniLM-L6-v2")
 FAST, SLOW = 2.0, 1.0  # row norms over LoRA's at l
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "RESULTS", tmp_path)
-    return tmp_path
 
 
 def plant(folder, speed, skip=lambda run: False, noise=0.01, runs=RUNS):
@@ -42,13 +35,13 @@ def finding(claim=CLAIM):
     return ledger_rows.finding(claim)
 
 
-def test_not_run_without_records(folder):
+def test_not_run_without_records(runs_folder):
     assert finding().verdict == "not_run"
     assert CLAIM.command.startswith("python -m experiments.row_norms")
 
 
-def test_conditional_on_the_optimizer(folder):
-    plant(folder, lambda run: FAST if run.optimizer == "sgd" or run.arm == "allora_adamw" else SLOW)
+def test_conditional_on_the_optimizer(runs_folder):
+    plant(runs_folder, lambda run: FAST if run.optimizer == "sgd" or run.arm == "allora_adamw" else SLOW)
     found = finding()
     assert found.verdict == "conditional"
     assert (found.condition, found.corrected) == ("SGD; nothing is clipped", None)
@@ -60,36 +53,36 @@ def test_conditional_on_the_optimizer(folder):
     assert "adamw, ALLoRAAdamW from LoRA at η·l, step 1" in measured
 
 
-def test_refuted_where_the_optimizers_are_the_other_way_round(folder):
+def test_refuted_where_the_optimizers_are_the_other_way_round(runs_folder):
     """The condition was fixed beforehand: that the sentence is true under AdamW alone is not what it foretells."""
-    plant(folder, lambda run: SLOW if run.optimizer == "sgd" else FAST)
+    plant(runs_folder, lambda run: SLOW if run.optimizer == "sgd" else FAST)
     assert finding().verdict == "refuted"
 
 
-def test_holds_and_refuted(folder):
-    plant(folder, lambda run: FAST)
+def test_holds_and_refuted(runs_folder):
+    plant(runs_folder, lambda run: FAST)
     assert finding().verdict == "holds"
 
 
-def test_refuted_where_no_optimizer_does(folder):
-    plant(folder, lambda run: SLOW)
+def test_refuted_where_no_optimizer_does(runs_folder):
+    plant(runs_folder, lambda run: SLOW)
     assert (finding().verdict, finding().corrected) == ("refuted", "false under adamw; false under sgd")
 
 
-def test_undecided_while_an_optimizer_is_not_run_in_full(folder):
-    plant(folder, lambda run: FAST, skip=lambda run: run.optimizer == "adamw" and run.seed == 2)
+def test_undecided_while_an_optimizer_is_not_run_in_full(runs_folder):
+    plant(runs_folder, lambda run: FAST, skip=lambda run: run.optimizer == "adamw" and run.seed == 2)
     assert finding().verdict == "undecided"
     assert finding().corrected == "true under sgd; open under adamw: not recorded in full"
 
 
-def test_every_model_has_a_row_of_its_own(folder):
-    plant(folder, lambda run: FAST)
-    plant(folder, lambda run: SLOW, runs=section.wanted("SmolLM2-135M"))
+def test_every_model_has_a_row_of_its_own(runs_folder):
+    plant(runs_folder, lambda run: FAST)
+    plant(runs_folder, lambda run: SLOW, runs=section.wanted("SmolLM2-135M"))
     assert (finding().verdict, finding(SECOND).verdict) == ("holds", "refuted")
 
 
-def test_undecided_where_seeds_disagree(folder):
-    plant(folder, lambda run: FAST, noise=0.4)
+def test_undecided_where_seeds_disagree(runs_folder):
+    plant(runs_folder, lambda run: FAST, noise=0.4)
     assert finding().verdict == "undecided"
     needed = r"would need (\d+) seeds of these means and spreads"
     adamw, sgd = re.fullmatch(f"open under adamw: {needed}; open under sgd: {needed}", finding().corrected).groups()
@@ -156,17 +149,17 @@ def cut_off(folder, name, steps):
     records.save(folder, STUDY, one, result, protocol=PROTOCOL, digests=planted_finetune.DIGESTS, provenance={})
 
 
-def test_an_optimizer_under_which_a_run_diverged_stays_open(folder):
-    cut_off(folder, "sgd", (1,))
+def test_an_optimizer_under_which_a_run_diverged_stays_open(runs_folder):
+    cut_off(runs_folder, "sgd", (1,))
     assert (finding().verdict, finding().corrected) == (
         "undecided",
         "true under adamw; open under sgd: a run diverged",
     )
 
 
-def test_a_run_that_diverged_after_the_steps_compared_decides_nothing(folder):
+def test_a_run_that_diverged_after_the_steps_compared_decides_nothing(runs_folder):
     """The sentence is on steps 1 and 10: only what stands beside them, the last step, is left out."""
-    cut_off(folder, "sgd", (1, 10, 20))
+    cut_off(runs_folder, "sgd", (1, 10, 20))
     found = finding()
     assert found.verdict == "holds"
     slow = [name for name in found.evidence.measured if ", from LoRA at l," in name]
@@ -187,8 +180,8 @@ def plant_both(folder, norms):
 
 
 @pytest.mark.parametrize(("power", "expected"), [(0.5, "holds"), (1.5, "refuted")])
-def test_rows_that_slow_down_taper_off(folder, power, expected):
-    plant_both(folder, lambda run, step: 1e-3 * (1 + 0.01 * run.seed) * step ** (power + 0.01 * run.seed))
+def test_rows_that_slow_down_taper_off(runs_folder, power, expected):
+    plant_both(runs_folder, lambda run, step: 1e-3 * (1 + 0.01 * run.seed) * step ** (power + 0.01 * run.seed))
     assert finding(section.tapers).verdict == expected
 
 
@@ -210,8 +203,8 @@ def by_law(run):
     return NEEDED * run.learning_rate / (2e-3 if run.optimizer == "adamw" else 100) * (1 + 0.01 * run.seed)
 
 
-def test_at_which_rates_the_factor_falls(folder):
-    plant_ends(folder, by_law)
+def test_at_which_rates_the_factor_falls(runs_folder):
+    plant_ends(runs_folder, by_law)
     found = finding(factor.factor_falls)
     assert (found.verdict, found.at_paper) == ("conditional", False)
     assert found.condition.startswith(
@@ -225,33 +218,33 @@ def test_at_which_rates_the_factor_falls(folder):
 
 
 @pytest.mark.parametrize(("off", "verdict"), [(0.9, "conditional"), (0.6, "refuted"), (2.5, "refuted")])
-def test_what_one_models_rates_foretell_must_come_out_on_the_other(folder, off, verdict):
+def test_what_one_models_rates_foretell_must_come_out_on_the_other(runs_folder, off, verdict):
     """Planted: the other model's rows are longer or shorter; at 0.6 its 3e-3 falls short, at 2.5 its 1e-3 is past."""
-    plant_ends(folder, lambda run: by_law(run) * (off if run.model == "SmolLM2-135M" else 1))
+    plant_ends(runs_folder, lambda run: by_law(run) * (off if run.model == "SmolLM2-135M" else 1))
     assert finding(factor.factor_falls).verdict == verdict
 
 
 @pytest.mark.parametrize(("norm", "verdict"), [(NEEDED / 1.01, "refuted"), (NEEDED * 1.01, "holds")])
-def test_how_far_the_factor_falls_decides(folder, norm, verdict):
-    plant_ends(folder, lambda run: norm)
+def test_how_far_the_factor_falls_decides(runs_folder, norm, verdict):
+    plant_ends(runs_folder, lambda run: norm)
     assert finding(factor.factor_falls).verdict == verdict
 
 
-def test_the_factor_needs_the_rates_that_its_condition_is_made_of_and_other_runs(folder):
-    plant_ends(folder / "others", by_law, RUNS)
-    plant_ends(folder / "swept", by_law, factor.SWEPT)
+def test_the_factor_needs_the_rates_that_its_condition_is_made_of_and_other_runs(runs_folder):
+    plant_ends(runs_folder / "others", by_law, RUNS)
+    plant_ends(runs_folder / "swept", by_law, factor.SWEPT)
     for name in ("", "others", "swept"):
-        assert ledger_rows.finding(factor.factor_falls, folder / name).verdict == "not_run"
+        assert ledger_rows.finding(factor.factor_falls, runs_folder / name).verdict == "not_run"
 
 
-def test_a_run_that_diverged_says_nothing_of_the_factor(folder):
+def test_a_run_that_diverged_says_nothing_of_the_factor(runs_folder):
     """Planted: rows as short as at a low rate, where the run was cut off."""
     gone = [one for one in LISTED if one.model == "SmolLM2-135M" and (one.learning_rate, one.seed) == (3e-3, 1)]
-    plant_ends(folder, lambda run: 1e-3 if run in gone else by_law(run), diverged=gone)
+    plant_ends(runs_folder, lambda run: 1e-3 if run in gone else by_law(run), diverged=gone)
     assert finding(factor.factor_falls).verdict == "conditional"
-    plant_ends(folder / "ended", lambda run: 1e-3 if run in gone else by_law(run))
-    assert ledger_rows.finding(factor.factor_falls, folder / "ended").verdict == "refuted"
+    plant_ends(runs_folder / "ended", lambda run: 1e-3 if run in gone else by_law(run))
+    assert ledger_rows.finding(factor.factor_falls, runs_folder / "ended").verdict == "refuted"
 
 
-def test_tapering_off_needs_whole_runs(folder):
+def test_tapering_off_needs_whole_runs(runs_folder):
     assert finding(section.tapers).verdict == "not_run"

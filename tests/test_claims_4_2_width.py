@@ -7,7 +7,6 @@ import pytest
 
 from allora_analysis.claims import s4_2_convergence_and_width as section
 from allora_analysis.claims.cases import Cases
-from allora_analysis.finetune import setting as settings
 from allora_analysis.grid.presets import LISTS
 from allora_analysis.width.exponents import Exponents, Power
 from tests import ledger_rows, planted_finetune
@@ -68,12 +67,6 @@ def test_a_factor_that_keeps_falling_would_hold(monkeypatch):
     assert verdict(section.factor_at_width) == "holds"
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "RESULTS", tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     ("length", "expected"),
     [
@@ -82,15 +75,15 @@ def folder(tmp_path, monkeypatch):
         (lambda one: section.FIRST[one.arm] * (1 if "MiniLM" in one.model else 1.1), "refuted"),  # longer in one model
     ],
 )
-def test_the_first_rows_are_judged_by_the_records(folder, length, expected):
+def test_the_first_rows_are_judged_by_the_records(runs_folder, length, expected):
     runs = [one for one in LISTS["row_norms"]["desk"] if one.optimizer == "adamw"]
 
     def norms(one):  # over layers the average is twice as much
         return length(one) * one.learning_rate * math.sqrt(one.rank / 3) / 2
 
-    planted_finetune.plant(folder, runs, lambda run: [0.5], norms)
+    planted_finetune.plant(runs_folder, runs, lambda run: [0.5], norms)
     assert verdict(section.first_step) == expected
 
 
-def test_not_run_without_records(folder):
+def test_not_run_without_records(runs_folder):
     assert verdict(section.first_step) == "not_run"

@@ -5,7 +5,6 @@ import pytest
 from allora_analysis.claims import s4_4_our_runs as section
 from allora_analysis.claims import s4_4_own_best_rate
 from allora_analysis.claims.claim import units_wanted
-from allora_analysis.finetune import setting as settings
 from allora_analysis.grid.presets import LISTS, RATE
 from allora_analysis.grid.reading import differences, diverged, judged
 from tests.ledger_rows import Rows
@@ -18,14 +17,8 @@ PERCEIVED, ABLATED = LISTS["perception"]["desk"], LISTS["ablation"]["desk"]
 CASES = {f"rotten_tomatoes, η² = {eta2}" for eta2 in (1, 2, 4)}
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "RESULTS", tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("identifier", LONG)
-def test_not_run_without_records_and_says_the_command(folder, identifier):
+def test_not_run_without_records_and_says_the_command(runs_folder, identifier):
     assert LONG.finding(identifier).verdict == "not_run"
     assert LONG.finding(identifier).answer.startswith("Not run: ")
     assert LONG[identifier].command.startswith("python -m experiments.")
@@ -34,8 +27,8 @@ def test_not_run_without_records_and_says_the_command(folder, identifier):
 # -- Tables 3 and 4
 
 
-def test_table_3(folder):
-    plant(folder, PERCEIVED, better(("allora",)))
+def test_table_3(runs_folder):
+    plant(runs_folder, PERCEIVED, better(("allora",)))
     found = finding("4-table-3-desk")
     assert (found.verdict, found.at_paper) == ("holds", None)
     measured = found.evidence.measured
@@ -44,23 +37,23 @@ def test_table_3(folder):
     assert found.size.value == pytest.approx(2.0)
 
 
-def test_table_3_compares_with_the_papers_arm_and_not_with_the_corrected_one(folder):
+def test_table_3_compares_with_the_papers_arm_and_not_with_the_corrected_one(runs_folder):
     """Planted: LoRA with its classifier at η·l_b is better, with the classifier at l_b worse."""
 
     def accuracy(run):
         fast = run.arm == "lora" and run.head_learning_rate > RATE
         return [0.8 + (0.02 + wiggle(run)) * fast + (0.01 + wiggle(run) / 2) * (run.arm == "allora")]
 
-    plant(folder, PERCEIVED, accuracy)
+    plant(runs_folder, PERCEIVED, accuracy)
     found = finding("4-table-3-desk")
     assert (found.verdict, found.at_paper) == ("refuted", None)
     assert found.evidence.measured["rotten_tomatoes, η² = 2"]["verdict"] == "refuted"
     assert found.evidence.measured["classifier at l_b in both"]["rotten_tomatoes, η² = 2"]["mean"] > 0
 
 
-def test_a_case_that_was_not_run_is_left_out_and_told(folder):
+def test_a_case_that_was_not_run_is_left_out_and_told(runs_folder):
     """Planted: two η² of three; Holm's correction is over two cases, not over three."""
-    plant(folder, PERCEIVED, better(("allora",)), skip=lambda run: run.arm == "allora" and run.eta2 == 2)
+    plant(runs_folder, PERCEIVED, better(("allora",)), skip=lambda run: run.arm == "allora" and run.eta2 == 2)
     found = finding("4-table-3-desk")
     measured = found.evidence.measured
     assert found.verdict == "holds"
@@ -69,13 +62,13 @@ def test_a_case_that_was_not_run_is_left_out_and_told(folder):
     assert "rotten_tomatoes, η² = 2" not in measured
 
 
-def test_test_loss_stands_beside_accuracy(folder, monkeypatch):
+def test_test_loss_stands_beside_accuracy(runs_folder, monkeypatch):
     """Planted: losses of which ALLoRA's are lower by 0.1; more of the fall is better."""
-    plant(folder, PERCEIVED, better(("allora",)))
+    plant(runs_folder, PERCEIVED, better(("allora",)))
     real = section.recorded
 
-    def with_losses(wanted, folder):
-        runs = real(wanted, folder)
+    def with_losses(wanted, runs_folder):
+        runs = real(wanted, runs_folder)
         for run, result in runs.items():
             result["epochs"][-1]["test_loss"] = 0.6 + 0.01 * run.seed - (0.1 + wiggle(run)) * (run.arm == "allora")
         return runs
@@ -87,11 +80,11 @@ def test_test_loss_stands_beside_accuracy(folder, monkeypatch):
     assert found["rotten_tomatoes, η² = 1"]["mean"] == pytest.approx(0.1)
 
 
-def test_table_4(folder):
+def test_table_4(runs_folder):
     def accuracy(run):
         return [0.9 + 3 * wiggle(run) if run.arm == "asf_lora" else 0.8 + (0.02 + wiggle(run)) * (run.arm == "allora")]
 
-    plant(folder, [*PERCEIVED, *ABLATED], accuracy)
+    plant(runs_folder, [*PERCEIVED, *ABLATED], accuracy)
     found = finding("4-table-4-desk")
     assert found.verdict == "refuted"
     assert found.evidence.measured["over ASF-LoRA, rotten_tomatoes, η² = 1"]["verdict"] == "refuted"
@@ -104,12 +97,12 @@ def test_table_4(folder):
     ("gains", "verdict"),
     [((0.02, 0.03), "holds"), ((0.02, -0.03), "refuted"), ((-0.02, -0.03), "refuted"), ((0.02, 0.0002), "undecided")],
 )
-def test_every_case_must_be_better(folder, gains, verdict):
+def test_every_case_must_be_better(runs_folder, gains, verdict):
     def accuracy(run):
         gain = gains[run.eta2 == 4]
         return [0.8 + 0.01 * run.seed + (gain + wiggle(run)) * (run.arm == "allora")]
 
-    plant(folder, PERCEIVED, accuracy)
+    plant(runs_folder, PERCEIVED, accuracy)
     found = finding("4-table-3-desk")
     assert found.verdict == verdict
     assert (found.corrected is not None) == (verdict == "undecided")
@@ -135,9 +128,9 @@ def test_one_sentence_more_in_every_pair_is_as_good_as_its_signs():
     assert units_wanted([one], "seeds") == "more seeds"
 
 
-def test_the_mean_over_cases_is_seed_by_seed(folder):
+def test_the_mean_over_cases_is_seed_by_seed(runs_folder):
     """Cases that are one and the same say no more than one of them."""
-    plant(folder, PERCEIVED, better(("allora",)))
+    plant(runs_folder, PERCEIVED, better(("allora",)))
     measured = finding("4-table-3-desk").evidence.measured
     one, overall = measured["rotten_tomatoes, η² = 4"], measured["mean over the cases"]
     assert overall["p_value"] == pytest.approx(one["p_value"])
@@ -147,20 +140,20 @@ def test_the_mean_over_cases_is_seed_by_seed(folder):
 # -- runs that diverged
 
 
-def test_a_run_that_diverged_after_an_evaluation_is_no_finished_run(folder):
+def test_a_run_that_diverged_after_an_evaluation_is_no_finished_run(runs_folder):
     """Planted: LoRA is ahead after its first epoch and diverges in its second; ALLoRA ends."""
-    plant(folder, PERCEIVED, lambda run: [0.8, None] if run.arm == "lora" else [0.7, 0.75])
+    plant(runs_folder, PERCEIVED, lambda run: [0.8, None] if run.arm == "lora" else [0.7, 0.75])
     found = finding("4-table-3-desk")
     assert found.verdict == "undecided"
     assert found.corrected.startswith("a run diverged among the pairs of rotten_tomatoes, η² = 1, ")
 
 
-def test_a_case_in_which_a_run_diverged_is_left_out_and_named(folder):
+def test_a_case_in_which_a_run_diverged_is_left_out_and_named(runs_folder):
     gone = next(
         run for run in PERCEIVED if (run.arm, run.data, run.eta2, run.seed) == ("allora", "rotten_tomatoes", 2.0, 1)
     )
     whole = better(("allora",))
-    plant(folder, PERCEIVED, lambda run: [None] if run == gone else whole(run))
+    plant(runs_folder, PERCEIVED, lambda run: [None] if run == gone else whole(run))
     found = finding("4-table-3-desk")
     assert found.verdict == "undecided"
     assert found.evidence.measured["a run diverged in"] == ["rotten_tomatoes, η² = 2"]
@@ -172,14 +165,14 @@ def test_a_case_in_which_a_run_diverged_is_left_out_and_named(folder):
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.02, "holds"), (-0.02, "refuted"), (0.0002, "undecided")])
-def test_early_epochs_reads_the_first_epoch(folder, gain, verdict):
+def test_early_epochs_reads_the_first_epoch(runs_folder, gain, verdict):
     """Planted: the second epoch says the opposite."""
 
     def accuracy(run):
         ahead = (gain + wiggle(run)) * (run.arm == "allora")
         return [0.7 + 0.01 * run.seed + ahead, 0.8 - 10 * ahead]
 
-    plant(folder, [*PERCEIVED, *ABLATED], accuracy)
+    plant(runs_folder, [*PERCEIVED, *ABLATED], accuracy)
     found = finding("5.1-early-epochs")
     assert found.verdict == verdict
     assert found.evidence.measured["over allora_od, epoch 1"]["mean"] == pytest.approx(gain)

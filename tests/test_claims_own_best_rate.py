@@ -9,7 +9,6 @@ from scipy import stats
 from allora_analysis import records
 from allora_analysis.claims import s4_4_own_best_rate as section
 from allora_analysis.claims.claim import units_wanted
-from allora_analysis.finetune import setting as settings
 from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import ARMS, PROTOCOL, STUDY
 from allora_analysis.grid.presets import FIRST_SEED, LISTS, OWN_BEST, own_best_verdicts
@@ -26,18 +25,12 @@ BY_ROW = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "RESULTS", tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("identifier", BY_ROW)
-def test_every_row_reads_its_own_list(folder, identifier):
+def test_every_row_reads_its_own_list(runs_folder, identifier):
     """Planted: ALLoRA is better on this row's list, LoRA on the other two."""
     for name, of in BY_ROW.items():
         gain = 0.02 if name == identifier else -0.02
-        plant(folder, section.listed(*of), better(("allora_0", "allora_adamw"), gain))
+        plant(runs_folder, section.listed(*of), better(("allora_0", "allora_adamw"), gain))
     assert finding(identifier).verdict == "holds"
     assert all(finding(name).verdict == "refuted" for name in BY_ROW if name != identifier)
     assert (finding("4-own-best-rate-sgd").at_paper is None) is True
@@ -55,14 +48,14 @@ def test_the_lists_are_the_preset():
     assert sorted(map(repr, of_rows)) == sorted(map(repr, LISTS["learning_rates"]["desk"]))
 
 
-def test_own_best_rate_is_chosen_on_validation(folder):
+def test_own_best_rate_is_chosen_on_validation(runs_folder):
     best = {"lora": 1e-3, "allora_0": 3e-4}
 
     def accuracy(run):
         at_best = run.learning_rate == best.get(run.arm, 1e-4)
         return [0.7 + 0.1 * at_best + (0.02 + wiggle(run)) * (run.arm.startswith("allora"))]
 
-    plant(folder, section.listed(*BY_ROW["4-own-best-rate"]), accuracy)
+    plant(runs_folder, section.listed(*BY_ROW["4-own-best-rate"]), accuracy)
     found = finding("4-own-best-rate")
     measured = found.evidence.measured
     assert (found.verdict, measured["allora_0"]["mean"]) == ("holds", pytest.approx(0.02))
@@ -73,27 +66,27 @@ def test_own_best_rate_is_chosen_on_validation(folder):
 
 
 @pytest.mark.parametrize("rate", [3e-5, 1e-2])
-def test_a_best_rate_at_an_end_of_the_range_is_told(folder, rate):
+def test_a_best_rate_at_an_end_of_the_range_is_told(runs_folder, rate):
     def accuracy(run):
         best = rate if run.arm == "lora" else 3e-4
         return [0.7 + 0.1 * (run.learning_rate == best) + wiggle(run) * (run.seed == 1)]
 
-    plant(folder, section.listed(*BY_ROW["4-own-best-rate"]), accuracy)
+    plant(runs_folder, section.listed(*BY_ROW["4-own-best-rate"]), accuracy)
     found = finding("4-own-best-rate")
     assert found.verdict == "undecided"
     assert found.evidence.measured["best at an end of their range"] == ["lora"]
 
 
-def test_a_rate_at_which_a_run_diverged_is_not_the_best(folder):
+def test_a_rate_at_which_a_run_diverged_is_not_the_best(runs_folder):
     wanted = section.listed(*BY_ROW["4-own-best-rate"])
 
     def accuracy(run):
         gone = run.learning_rate == 3e-3 and run.seed == 0
         return [None] if gone else [0.9 if run.learning_rate == 3e-3 else 0.8 + wiggle(run)]
 
-    plant(folder, wanted, accuracy)
+    plant(runs_folder, wanted, accuracy)
     assert finding("4-own-best-rate").evidence.measured["learning_rate"]["lora"] == 3e-5
-    everywhere = folder / "everywhere"
+    everywhere = runs_folder / "everywhere"
     plant(everywhere, wanted, lambda run: [None] if (run.arm, run.seed) == ("lora", 0) else [0.8 + wiggle(run)])
     found = finding("4-own-best-rate", results=everywhere)
     assert found.verdict == "undecided"
@@ -102,14 +95,14 @@ def test_a_rate_at_which_a_run_diverged_is_not_the_best(folder):
 
 @pytest.mark.parametrize("identifier", BY_ROW)
 @pytest.mark.parametrize(("gain", "verdict"), [(0.02, "holds"), (-0.02, "refuted")])
-def test_own_best_rate_judges_the_papers_own_layer(folder, identifier, gain, verdict):
+def test_own_best_rate_judges_the_papers_own_layer(runs_folder, identifier, gain, verdict):
     """ALLoRAAdamW, which the paper does not have, goes the other way by as much."""
 
     def accuracy(run):
         of = {"allora_0": gain, "allora_adamw": -gain}.get(run.arm, 0.0)
         return [0.8 + of + wiggle(run) * (run.arm != "lora")]
 
-    plant(folder, section.listed(*BY_ROW[identifier]), accuracy)
+    plant(runs_folder, section.listed(*BY_ROW[identifier]), accuracy)
     assert finding(identifier).verdict == verdict
 
 
@@ -150,10 +143,10 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004, later=0.0, cpu=lamb
         (0.002, 0.02, "undecided", "Undecided after 30 of 60 seeds: leads above "),
     ],
 )
-def test_seeds_that_chose_no_rate_judge_where_there_are_some(folder, gain, spread, verdict, begins):
+def test_seeds_that_chose_no_rate_judge_where_there_are_some(runs_folder, gain, spread, verdict, begins):
     """Planted: the three seeds that chose the rates say the opposite."""
-    plant(folder, section.listed(*BY_ROW["4-own-best-rate"]), better(("allora_0",), -0.02 if gain > 0 else 0.02))
-    seeds_of_a_list(folder, "minilm-adamw", 30, gain, spread)
+    plant(runs_folder, section.listed(*BY_ROW["4-own-best-rate"]), better(("allora_0",), -0.02 if gain > 0 else 0.02))
+    seeds_of_a_list(runs_folder, "minilm-adamw", 30, gain, spread)
     found = finding("4-own-best-rate")
     assert found.verdict == verdict
     assert found.answer.startswith(begins)
@@ -170,9 +163,9 @@ def test_seeds_that_chose_no_rate_judge_where_there_are_some(folder, gain, sprea
 
 
 @pytest.mark.parametrize(("later", "they_say"), [(0.0, "ahead"), (-0.009, "open"), (-0.03, "behind")])
-def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(folder, later, they_say):
+def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(runs_folder, later, they_say):
     """Planted: nine seeds decide, those from the twelfth on gain less, or lose."""
-    seeds_of_a_list(folder, "minilm-adamw", 30, 0.004, later=later)
+    seeds_of_a_list(runs_folder, "minilm-adamw", 30, 0.004, later=later)
     found = finding("4-own-best-rate")
     first, whole = (found.evidence.measured[name] for name in ("allora_0", "all seeds recorded"))
     mean = 0.4 + 100 * later * 18 / 30
@@ -184,63 +177,63 @@ def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(f
     assert found.flips_if.startswith("those 9 seeds run anew")
 
 
-def test_a_decision_at_the_last_seed_leaves_the_answer_short(folder):
-    seeds_of_a_list(folder, "minilm-adamw", 8, 0.02)
+def test_a_decision_at_the_last_seed_leaves_the_answer_short(runs_folder):
+    seeds_of_a_list(runs_folder, "minilm-adamw", 8, 0.02)
     found = finding("4-own-best-rate")
     assert (found.answer.partition(": ")[0], found.evidence.measured["all seeds recorded"]["n"]) == ("Yes", 8)
 
 
-def test_loss_and_other_arms_are_asked_for_more(folder):
+def test_loss_and_other_arms_are_asked_for_more(runs_folder):
     """The sentence's own comparison at 20, those read together with it at 20 times their number, four."""
-    seeds_of_a_list(folder, "minilm-adamw", 30, 0.004)
+    seeds_of_a_list(runs_folder, "minilm-adamw", 30, 0.004)
     measured = finding("4-own-best-rate").evidence.measured
     own, arm, loss = measured["allora_0"], measured["other arms"]["allora_adamw"], measured["test loss"]["allora_0"]
     assert 20 <= own["above"] < 80 <= arm["above"]  # the same differences
     assert own["n"] < arm["n"]
     assert loss["verdict"] == "equivalent"
-    assert loss["n"] > own_best_verdicts("minilm-adamw", "test_loss", folder)["allora_0"][1].n
+    assert loss["n"] > own_best_verdicts("minilm-adamw", "test_loss", runs_folder)["allora_0"][1].n
 
 
-def test_one_seed_more_changes_no_row_yet(folder):
-    plant(folder, section.listed(*BY_ROW["4-own-best-rate"]), better(("allora_0",), 0.02))
-    seeds_of_a_list(folder, "minilm-adamw", 1, -0.02)
+def test_one_seed_more_changes_no_row_yet(runs_folder):
+    plant(runs_folder, section.listed(*BY_ROW["4-own-best-rate"]), better(("allora_0",), 0.02))
+    seeds_of_a_list(runs_folder, "minilm-adamw", 1, -0.02)
     assert finding("4-own-best-rate").verdict == "holds"
 
 
-def test_own_best_rate_waits_for_every_rate_of_an_arm_and_for_lora_and_allora_alone(folder):
+def test_own_best_rate_waits_for_every_rate_of_an_arm_and_for_lora_and_allora_alone(runs_folder):
     wanted = section.listed(*BY_ROW["4-own-best-rate"])
-    plant(folder, wanted, better(("allora_0",)), skip=lambda run: run.arm == "dora" and run.seed == 2)
+    plant(runs_folder, wanted, better(("allora_0",)), skip=lambda run: run.arm == "dora" and run.seed == 2)
     found = finding("4-own-best-rate")
     assert "dora" not in found.evidence.measured["other arms"]
     assert found.verdict == "holds"
     for without in ("allora_0", "lora"):
-        plant(folder / without, wanted, better(()), skip=lambda run, arm=without: run.arm == arm)
-        assert finding("4-own-best-rate", results=folder / without).verdict == "not_run"
+        plant(runs_folder / without, wanted, better(()), skip=lambda run, arm=without: run.arm == arm)
+        assert finding("4-own-best-rate", results=runs_folder / without).verdict == "not_run"
 
 
-def test_the_papers_sentence_is_one_comparison(folder):
+def test_the_papers_sentence_is_one_comparison(runs_folder):
     """The other arms, recorded or not, do not change its p-value: it is Student's, one-sided."""
     wanted = section.listed(*BY_ROW["4-own-best-rate"])
-    plant(folder, wanted, better(("allora_0",), 0.001))
+    plant(runs_folder, wanted, better(("allora_0",), 0.001))
     one = finding("4-own-best-rate").evidence.measured["allora_0"]
     values = 0.001 + 0.0005 * np.array([-1, 0, 1])
     assert one["p_value"] == one["adjusted_p_value"]
     assert one["p_value"] == pytest.approx(stats.ttest_1samp(values, 0, alternative="greater").pvalue)
 
 
-def test_few_seeds_have_no_failure_and_no_bounds(folder):
+def test_few_seeds_have_no_failure_and_no_bounds(runs_folder):
     """Planted: two and three seeds far apart, on a machine that does not tell its CPU."""
     for seeds, fails in ((2, (0,)), (3, (1,))):
-        seeds_of_a_list(folder / str(seeds), "minilm-adamw", seeds, 0.02, cpu=lambda run: None, fails=fails)
-        found = finding("4-own-best-rate", results=folder / str(seeds))
+        seeds_of_a_list(runs_folder / str(seeds), "minilm-adamw", seeds, 0.02, cpu=lambda run: None, fails=fails)
+        found = finding("4-own-best-rate", results=runs_folder / str(seeds))
         assert found.answer.startswith(f"Undecided after {seeds} of 60 seeds: +")
         assert "failed" not in found.answer
         assert "excluded" not in found.answer
     assert section._robust([0.3, 0.3, -0.3, -0.3])["mean of the others"] is None
 
 
-def test_at_its_cap_a_row_says_what_is_excluded_and_that_no_seed_is_left(folder):
-    seeds_of_a_list(folder, "minilm-adamw", 60, 0.002, 0.02)
+def test_at_its_cap_a_row_says_what_is_excluded_and_that_no_seed_is_left(runs_folder):
+    seeds_of_a_list(runs_folder, "minilm-adamw", 60, 0.002, 0.02)
     found = finding("4-own-best-rate")
     assert found.answer.startswith("Undecided after all 60 seeds: leads above ")
     gaps = found.evidence.measured["allora_0"]["differences"]
@@ -248,23 +241,23 @@ def test_at_its_cap_a_row_says_what_is_excluded_and_that_no_seed_is_left(folder)
     assert found.corrected == f"nothing by this rule, which ends here; fixed beforehand, {fixed}"
 
 
-def test_an_open_row_says_how_near_its_bounds_come(folder):
+def test_an_open_row_says_how_near_its_bounds_come(runs_folder):
     """A quarter of the differences' standard deviation, however many seeds: no effect below it is ever found."""
-    seeds_of_a_list(folder, "minilm-adamw", 30, 0.002, 0.02)
+    seeds_of_a_list(runs_folder, "minilm-adamw", 30, 0.002, 0.02)
     found = finding("4-own-best-rate")
     spread = np.std(found.evidence.measured["allora_0"]["differences"], ddof=1)
     assert "an e-value of 20 in the 30 seeds left" in found.corrected
     assert f"(which cannot be: they stay {25 * spread:.1f} from the mean)" in found.corrected
 
 
-def test_failures_factor_and_machines_stand_beside_and_decide_nothing(folder):
+def test_failures_factor_and_machines_stand_beside_and_decide_nothing(runs_folder):
     """Planted: LoRA fails once; one seed's arms are on two kinds of CPU."""
     mixed = FIRST_SEED + 4
 
     def cpu(run):
         return "other" if run.seed == mixed and run.arm == "lora" else "one"
 
-    seeds_of_a_list(folder, "minilm-adamw", 30, 0.002, 0.02, cpu=cpu, fails=(20,))
+    seeds_of_a_list(runs_folder, "minilm-adamw", 30, 0.002, 0.02, cpu=cpu, fails=(20,))
     found = finding("4-own-best-rate")
     assert found.answer.endswith("if normal); 1 failed LoRA run makes 0.8.")
     told = found.evidence.measured["looked at afterwards"]
