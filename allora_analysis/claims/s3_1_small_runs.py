@@ -270,7 +270,7 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
     planned = len(SEEDS[placement])
     if not known or min(map(len, known.values())) < (LEAST if placement == "input" else planned):
         return not_run("the laboratory's contrasts are not recorded")
-    more = {} if placement == "bottleneck" else _usual(known)
+    more = {} if placement == "bottleneck" else _usual(table)
     if placement == "bottleneck":
         known, more = _again(table, known)
         planned = min(map(len, known.values()))
@@ -307,15 +307,13 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
     )
 
 
-def _usual(known: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    # The usual drop rate minus none, which decides nothing: from what 0.4 is against either.
+def _usual(table: laboratory.Table) -> dict[str, dict[str, Any]]:
+    # The usual drop rate at A's input minus none, which decides nothing.
     found = {}
-    for steps, sign in zip(STEPS, (-1, 1), strict=True):
-        none, usual = (
-            sign * known[f"0.4 minus {rate}, {steps} steps" if sign > 0 else f"{rate} minus 0.4, {steps} steps"]
-            for rate in ("0", "0.05")
-        )
-        one = one_sided(none - usual, "t")
+    for steps in STEPS:
+        by_rate = cells(steps)
+        gaps = POINTS * np.array(table.differences(by_rate[0.05], by_rate[0.0], "accuracy")[: len(SEEDS["input"])])
+        one = one_sided(gaps, "t")
         found[f"beside them: 0.05 minus 0, {steps} steps"] = {"points": one.mean, "interval": one.interval}
     return found
 

@@ -2,9 +2,9 @@
 
 The wording of a sentence decides how it is judged. One that says "significant", "leans" or that nothing differs is
 tested by the rule of `statistics.directional`, within its question (`contrasts.QUESTIONS`), but for cells, which
-cannot be tested (`5.2-asf-significantly`, by a bar of ours); every other one is judged
-by the printed averages, and its test is a row of ours (`beyond_chance`). ALLoRA against DoRA: `table_1`;
-"universally", "consistently": `universally`. Checked by `tests/test_claims_tables_rows.py`, which plants wrong numbers.
+cannot be tested (`5.2-asf-significantly`, by a bar of ours); every other one is judged by the printed averages, and its
+test is a row of ours (`beyond_chance`). ALLoRA against DoRA: `table_1`; "universally", "consistently": `universally`.
+Checked by `tests/test_claims_tables_rows.py`, which plants wrong numbers.
 """
 
 from collections.abc import Mapping, Sequence
