@@ -1,7 +1,8 @@
 """The ledger: each statement of the paper with a verdict that a check computes from evidence.
 
 A claim stands above its check in its section's file (`claim.claim`); its verdict follows from cases or from a test
-(`cases.Cases`), and nothing here or there types one in. Checked by `tests/test_ledger.py`.
+(`cases.Cases`), and nothing here or there types one in. Checked by `tests/test_ledger.py` and
+`tests/test_ledger_processes.py`.
 """
 
 import contextlib
