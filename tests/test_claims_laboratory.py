@@ -6,8 +6,8 @@ import pytest
 from allora_analysis.claims import s3_1_small_runs as section
 from allora_analysis.claims import s4_4_laboratory as comparisons
 from allora_analysis.claims.claim import in_part
-from allora_analysis.laboratory.design import again, contrasts
-from allora_analysis.laboratory.table import Table
+from allora_analysis.laboratory.design import AGAIN, contrasts, judged_again
+from allora_analysis.laboratory.table import TUNING, Table
 from allora_analysis.statistics import required_n
 from tests.ledger_rows import finding
 
@@ -63,8 +63,10 @@ def test_two_hundred_fresh_seeds_judge_the_bottleneck_alone_when_all_are_there(m
 
 def test_the_fresh_seeds_run_the_arms_of_the_row():
     cells = {cell for steps in section.STEPS for cell in section.cells(steps, "bottleneck").values()}
-    assert set(again()) == cells
-    assert len(again()) == 6
+    pairs = judged_again("placement")
+    assert {cell for one in pairs for cell in (one.first, one.second)} == cells
+    assert len(cells) == 6
+    assert len(AGAIN["placement"]) == 200
 
 
 def test_the_bottleneck_row_reads_masks_in_the_bottleneck():
@@ -262,6 +264,55 @@ def test_one_that_is_better_by_more_than_the_control_decides(monkeypatch, row, b
     assert planted(0.01, control=-0.0047).verdict == "undecided", "planted: the controls allow 1.00 points"
     plant_gaps(monkeypatch, lambda first, _: -0.01)
     assert finding(row).verdict == worse
+
+
+def adaptors_again(monkeypatch, first, again, seeds=AGAIN["adaptor"]):
+    """The adaptors' gaps on the seeds that judged first, and after few steps on those that judge again; controls 0."""
+
+    def by_seed(self, one, other, endpoint, fine=False):
+        shift = one.adaptor != "constant" or other.adaptor == "inverse_sqrt"
+        noise = np.random.default_rng(one.steps).normal(0, 1e-3, 200 + len(seeds))
+        gaps = dict(enumerate(noise[:200] + first * shift))
+        return gaps | (dict(zip(seeds, noise[200:] + again * shift, strict=True)) if fine else {})
+
+    monkeypatch.setattr(Table, "by_seed", by_seed)
+    return finding(comparisons.another_adaptor_is_better)
+
+
+@pytest.mark.parametrize(("again", "verdict"), [(0.01, "holds"), (-0.01, "refuted")])
+def test_a_thousand_fresh_seeds_judge_the_adaptors_after_few_steps(monkeypatch, again, verdict):
+    """Planted: the first seeds say the opposite after few steps, and after many that no other adaptor is ahead."""
+    found = adaptors_again(monkeypatch, -0.01, again)
+    assert found.verdict == verdict
+    assert "1000 seeds after 50 steps, 100 seeds after 300 steps" in found.evidence.tolerance_source
+    assert found.evidence.measured["their verdict"] == "refuted"
+    assert len(found.evidence.measured["the first seeds"]) == 6
+    unfinished = adaptors_again(monkeypatch, -0.01, again, AGAIN["adaptor"][:-1])
+    assert unfinished.verdict == "refuted"
+    assert "their verdict" not in unfinished.evidence.measured
+
+
+@pytest.mark.parametrize(("truth", "least", "most"), [(0.4, 0.85, 1), (0.3, 0.45, 0.75), (0.0, 0, 0.05)])
+def test_the_power_of_a_thousand_seeds_is_as_told(truth, least, most):
+    """Drawn from the recorded differences, moved to a truth for the constant adaptor and to 0 for the controls."""
+    rng, table = np.random.default_rng(0), comparisons.recorded(None)
+    known, control = (comparisons.in_units(table, comparisons.named(of), "accuracy") for of in ("adaptor", "control"))
+
+    def drawn(name, gaps, mean):
+        return rng.choice(gaps - gaps.mean() + mean, 1000) if name.endswith("50 steps") else gaps
+
+    def verdict():
+        same = comparisons.margins_of_one({name: drawn(name, gaps, 0.0) for name, gaps in control.items()})
+        means = {name: truth if name.startswith("constant") else gaps.mean() for name, gaps in known.items()}
+        return comparisons.in_some({name: drawn(name, gaps, means[name]) for name, gaps in known.items()}, same)
+
+    assert least <= np.mean([verdict() == "holds" for _ in range(100)]) <= most
+
+
+def test_fresh_seeds_of_the_adaptors_are_of_all_their_contrasts_and_controls():
+    assert not set(AGAIN["adaptor"]) & {*range(400), *TUNING}
+    judged = [(one.question, one.first.steps) for one in judged_again("adaptor")]
+    assert judged == [("control", 50)] * 4 + [("adaptor", 50)] * 3
 
 
 @pytest.mark.parametrize("row", [comparisons.better_than_lora, comparisons.no_eta_is_better])

@@ -324,8 +324,8 @@ def _effect(points: float) -> str:
 
 def _again(table: laboratory.Table, first: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     # What judges masks on Ax: the fresh seeds if all are there, or else the first sixty; and what stands beside.
-    fresh, beside = samples(table, "bottleneck", AGAIN), _against_the_input(table)
-    if min(map(len, fresh.values())) < len(AGAIN):
+    fresh, beside = samples(table, "bottleneck", AGAIN["placement"]), _against_the_input(table)
+    if min(map(len, fresh.values())) < len(AGAIN["placement"]):
         return first, beside
     words = f"the first {len(SEEDS['bottleneck'])} seeds, which left it {each_above(first)}"
     return fresh, {words: in_words(first)[1]} | beside

@@ -24,7 +24,7 @@ from scipy.special import chdtrc, stdtrit
 
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run, units_wanted
-from allora_analysis.laboratory.design import ETA2, STEPS, Cell, Contrast, contrasts, reference
+from allora_analysis.laboratory.design import AGAIN, ETA2, STEPS, Cell, Contrast, contrasts, judged_again, reference
 from allora_analysis.laboratory.table import ALL_SEEDS, STUDY, Table, recorded
 from allora_analysis.statistics import OneSided, decide, judge_family, one_sided
 
@@ -270,6 +270,28 @@ def seeds_wanted(of: Samples, margins: Mapping[str, float], name: str) -> str:
     return f"{units_wanted([judge_family(beyond, test='t')[name]], 'seeds')} at these margins"
 
 
+def fresh(table: Table, question: str) -> dict[str, np.ndarray]:
+    """The contrasts and controls that judge a question again, in points by fresh seed; none until all are there."""
+    if question not in AGAIN:
+        return {}
+    found = {one.name: table.by_seed(one.first, one.second, "accuracy", one.fine) for one in judged_again(question)}
+    if any(seed not in gaps for gaps in found.values() for seed in AGAIN[question]):
+        return {}
+    return {name: POINTS * np.array([gaps[seed] for seed in AGAIN[question]]) for name, gaps in found.items()}
+
+
+def _beside(
+    table: Table, question: str, known: Samples, control: Samples, rule: Callable[[Samples, Mapping[str, float]], str]
+) -> dict[str, Any]:
+    # What the seeds that judged first say, by their own margins, test loss, and all pairs of the controls' arms.
+    margins, losses = margins_of_one(control), in_units(table, named(question), "loss")
+    found: dict[str, Any] = {"test loss, its fall": _means(losses)} if losses else {}
+    found[AT_FIRST] = at_first(table, named(question), lambda of, same: rule(of, margins_of_one(same)))
+    first = {"the first seeds": in_words(known)[1], "their margins": margins, "their verdict": rule(known, margins)}
+    wider = {"margins from all four arms": {n: WIDER * of for n, of in wider_noise(table).items()}}
+    return found | (first if fresh(table, question) else {}) | wider
+
+
 def best_of(
     cases: Cases,
     folder: Path | None,
@@ -282,6 +304,9 @@ def best_of(
     known, control = (in_units(table, named(of), "accuracy") for of in (question, "control"))
     if table is None or known is None or control is None:
         return not_run("the laboratory's contrasts are not recorded")
+    beside = _beside(table, question, known, control, rule)
+    again = fresh(table, question)
+    known, control = ({name: again.get(name, gaps) for name, gaps in of.items()} for of in (known, control))
     margins = margins_of_one(control)
     tested = cases.test(known, lambda of: rule(of, margins))
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
@@ -292,14 +317,10 @@ def best_of(
     told = {"best": f"{best.mean:.1f}", "name": name.split(" − ")[0], "steps": length(name)}
     told |= {"margin": f"{margins[length(name)]:.1f}", "last": worst.split(" − ")[0]}
     told["behind"] = f"{-found[worst].mean:.1f}"
-    beside: dict[str, Any] = {"the controls' means by their seeds alone": of_seeds_alone(control)}
-    beside["margins from all four arms"] = {n: WIDER * of for n, of in wider_noise(table).items()}
-    losses = in_units(table, named(question), "loss")
-    beside |= {"test loss, its fall": _means(losses)} if losses else {}
-    beside[AT_FIRST] = at_first(table, named(question), lambda of, same: rule(of, margins_of_one(same)))
+    alone = {"the controls' means by their seeds alone": of_seeds_alone(control)}
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
-        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **beside}),
+        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **alone, **beside}),
         size=Size(best.mean, "points", f"test accuracy on digits, {name}{seeds}", *best.interval),
         flips_if=f"a difference clearly above its margin ({words}), or all clearly below it",
         wanted=f"{seeds_wanted(known, margins, name)}, or a narrower margin, by more seeds of the controls",

@@ -24,7 +24,7 @@ STEPS = (FEW, MANY)
 PLACEMENTS = ("input", "bottleneck")
 SEEDS = 100  # that judge a contrast
 FEWER = {"placement": 60}  # of a question added later, by its own rules
-AGAIN = range(200, 400)  # fresh seeds that judge the masks between A and B again, alone
+AGAIN = {"placement": range(200, 400), "adaptor": range(3000, 4000)}  # fresh seeds that judge a question again, alone
 FINE_SEEDS = 200  # that judge a contrast whose seeds choose among nine rates
 COARSE = ("dropout", "placement")  # questions whose seeds choose among three rates after few steps too
 
@@ -174,7 +174,8 @@ def _contrasts(steps: int) -> list[Contrast]:
     return [one._replace(name=f"{one.name}, {steps} steps") for one in found]
 
 
-def again() -> list[Cell]:
-    """The cells that `AGAIN` judges: LoRA under AdamW without dropout, and with masks between A and B."""
-    between = [one for one in contrasts() if one.question == "placement" and one.name.startswith("LoRA, bottleneck")]
-    return list(dict.fromkeys(cell for one in between for cell in (one.first, one.second)))
+def judged_again(question: str) -> list[Contrast]:
+    """The contrasts that `AGAIN` judges: LoRA's masks between A and B; the adaptors and their controls, few steps."""
+    if question == "placement":
+        return [one for one in contrasts() if one.name.startswith("LoRA, bottleneck")]
+    return [one for one in contrasts() if one.question in (question, "control") and one.fine]

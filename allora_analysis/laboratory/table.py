@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allora_analysis.laboratory.design import FAMILY, PROTOCOL, SEEDS, Cell, Contrast, reference
+from allora_analysis.laboratory.design import FAMILY, FINE_SEEDS, PROTOCOL, SEEDS, Cell, Contrast, reference
 from allora_analysis.records import results_folder
 from allora_analysis.statistics import Difference, paired_family
 from allora_analysis.statistics.paired import TIE
@@ -85,7 +85,7 @@ class Table:
         """The rates among which each judging seed chooses: the best and its neighbors, a quarter of a decade away.
 
         With `fine`, those within half a decade of the best, an eighth of a decade apart, and two more beyond an end
-        which more than one in fifty of the seeds that have run at all of them choose.
+        which more than one in fifty choose of the first seeds, those that have run at all of them.
         """
         best = self.best_rate(cell)
         if best is None:
@@ -93,7 +93,8 @@ class Table:
         low, high = (-4, 4) if fine else (-2, 2)
         while True:
             rates = tuple(self._near(cell, best * 10 ** (k / 8)) for k in range(low, high + 1, 1 if fine else 2))
-            chosen = [min(of, key=lambda rate, of=of: validation(of[rate])) for of in self._runs(cell, rates).values()]
+            first = [of for seed, of in self._runs(cell, rates).items() if seed < FINE_SEEDS]
+            chosen = [min(of, key=lambda rate, of=of: validation(of[rate])) for of in first]
             ends = [fine and 50 * chosen.count(end) > len(chosen) for end in (rates[0], rates[-1])]
             if not any(ends):
                 return rates
