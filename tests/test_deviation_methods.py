@@ -276,38 +276,16 @@ def test_the_bar_has_what_was_cut_off(phi):
     assert error == pytest.approx(half + cut, rel=1e-6 if phi else 1e-9)
 
 
-def test_transform_is_the_sum(rng):
-    coefficient = rng.standard_normal(40) + 1j * rng.standard_normal(40)
-    angle = rng.uniform(-20, 20, 40)
-    direct = np.exp(1j * np.multiply.outer(np.arange(512), angle)) @ coefficient
-    assert np.max(np.abs(methods.exponential_sums(coefficient, angle, 512) - direct)) < 1e-10
-
-
-def test_transform_takes_over_for_many_entries(rng):
+def test_many_entries_refine_to_what_is_asked_for(rng):
     delta = rng.standard_normal(250)
     groups, floor = units(methods.group(delta, 1, 0.99))
-    direct = methods.expectation(groups, np.zeros(1), np.ones(1), 1e-5 * floor)
-    fast = methods.expectation(groups, np.zeros(1), np.ones(1), 2e-9 * floor)
-    assert fast[1] < 1e-8 * floor < direct[1]
-    assert abs(fast[0] - direct[0]) <= fast[1] + direct[1]
+    coarse = methods.expectation(groups, np.zeros(1), np.ones(1), 1e-5 * floor)
+    fine = methods.expectation(groups, np.zeros(1), np.ones(1), 2e-9 * floor)
+    assert fine[1] < 1e-7 * floor < coarse[1]
+    assert abs(fine[0] - coarse[0]) <= fine[1] + coarse[1]
     shifted = methods.expectation(groups, np.array([-0.3, 0.7]), np.array([0.7, 0.3]), 1e-8 * floor)
-    two = methods.group(np.r_[1.0, delta], 1, 0.99)  # another law: only that atoms go through the transform
+    two = methods.group(np.r_[1.0, delta], 1, 0.99)  # another law: only that atoms go into the sum
     assert shifted[1] < 1e-6 < shifted[0] < math.sqrt(float(np.sum(two.variance)) + 1)
-
-
-@pytest.mark.parametrize("keep_prob", [0.6, 0.7, 0.99, 1 - 2.0**-50])
-@pytest.mark.parametrize("entries", [3, 500])
-def test_the_series_is_no_longer_than_its_bound_wants(entries, keep_prob):
-    """N r^m/(1 − r), r = p/(1 − p) of the rarer outcome, falls below 10⁻¹⁴ at the last term."""
-    ratio = (1 - keep_prob) / keep_prob
-    left = entries * ratio ** np.arange(200.0) / (1 - ratio)
-    assert methods.terms(methods.group(np.ones(entries), 1, keep_prob)) == np.argmax(left <= 1e-14)
-
-
-def test_transform_is_refused_where_its_series_is_long(rng):
-    assert methods.terms(methods.group(rng.standard_normal(50), 1, 0.5)) > 1000
-    many = methods.group(rng.standard_normal(50), 10**6, 0.9)
-    assert not methods.worth_transforming(many, 1e9)
 
 
 def test_joined_atoms_keep_their_mean_and_tell_how_far_they_moved():
@@ -334,20 +312,6 @@ def test_the_bar_adds_up_what_every_step_may_have_moved(monkeypatch):
     assert wider - bar == pytest.approx(3 * 0.25, rel=1e-9)  # one step for each of the three groups, on two sides
     assert law._finish(groups, states[1], floor)[1] == pytest.approx(0.5 + 0.0625, rel=1e-9)
     assert law.by_characteristic_function(groups, floor)[1] == pytest.approx(1.5, rel=1e-9)
-
-
-def test_what_the_transform_may_be_off_by_is_in_the_bar(rng, monkeypatch):
-    """δ at every odd frequency k: about Mδ(4/π²)Σ1/k of the sum's period M, told as Mδ log P for P of them."""
-    groups, floor = units(methods.group(rng.standard_normal(40), 1, 0.9))
-    unit = math.sqrt(float(np.sum(groups.variance)))
-    monkeypatch.setattr(methods, "MOST_POINTS", 4 * methods.POINTS)
-    monkeypatch.setattr(methods, "worth_transforming", lambda *rest: True)
-    right, bars = methods._fast_real_part, []
-    for off in (0.0, 1e-3):
-        monkeypatch.setattr(methods, "_fast_real_part", lambda *part, off=off: (right(*part)[0], off))
-        bars.append(methods.expectation(groups, np.zeros(1), np.ones(1), 1e-15 * floor)[1])
-    period = 1.05 * methods.radius(groups, 42.0 + math.log(unit / floor * 1e15) - 20)[0] / unit + 0.1
-    assert bars[1] - bars[0] == pytest.approx(unit * period * 1e-3 * math.log(4 * methods.POINTS), rel=1e-6)
 
 
 def test_rounding_is_in_the_bar(monkeypatch):

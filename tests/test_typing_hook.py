@@ -146,7 +146,6 @@ WRONG = [
     ("deviation.law.jumps", ones((2, 2)), ones((2, 3)), 0.5),
     ("deviation.methods.binomial_probabilities", ones(2), ones(3), 0.5),
     ("deviation.methods.expectation", methods.group(ones(2), 1, 0.5), ones((1, 1)), ones(1), 0.1),
-    ("deviation.methods.exponential_sums", ones(2, dtype=complex), ones(3), 4),
     ("deviation.methods.group", ones((2, 2)), 1, 0.5),
     ("dropout_sgd.moments.advance", OUTPUT, moments.start(OUTPUT).mean, 0.1),
     ("dropout_sgd.monte_carlo._gradient", ones((2, 5, 1)), ones((2, 3, 4)), ones((2, 3, 1)), ones((2, 3, 4))),

@@ -21,11 +21,6 @@ values times exp(−σ²t²/2), which is 10⁻⁸ where the series is cut. The a
 density at scale σ, B/2 is the smoothing's bias itself and the true error is far below the bar. The bar falls as σ².
 Equivalent to E|T| = (2/π)∫₀^∞ (1 − Re φ(t))/t² dt.
 
-Many groups: with r = p/(1 − p) < 1, log(1 − p + p e^{iθ}) = log(1 − p) − Σ_{m ≥ 1} (−r)^m e^{imθ}/m, so that log φ at
-all odd multiples of a frequency is a short series of sums Σ_g c_g e^{i j x_g}, non-uniform Fourier transforms: a cost
-of O(P log P) a term whatever the number of groups. Kaiser–Bessel gridding, twice oversampled (Potts–Steidl–Tasche
-2001).
-
 Checked by `tests/test_deviation_methods.py`, against mpmath and against one another.
 """
 
@@ -35,7 +30,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 
 # Atoms, or their probabilities.
 Vector = Float[np.ndarray, " size"]
@@ -55,11 +50,6 @@ POINTS, MOST_POINTS = 2**12, 2**20
 """Frequencies of the first and of the last stage."""
 EVALUATIONS = 1.5e8
 """Budget: (frequency, group) pairs, 20 to 50 ns each."""
-SERIES = 12
-"""One term of the series for log φ costs as much per frequency as this many groups."""
-WIDTH = 14
-BETA = 2.30 * WIDTH
-"""Of the transform's window."""
 
 
 def stirling_error(k: Vector) -> Vector:
@@ -293,68 +283,6 @@ def _real_part(
     return values, done
 
 
-def exponential_sums(
-    coefficient: Complex[np.ndarray, " size"], angle: Float[np.ndarray, " size"], points: int
-) -> Complex[np.ndarray, " points"]:
-    """F_j = Σ_g c_g e^{i j x_g} for j = 0 … P − 1, to about 10⁻¹³ Σ|c_g|."""
-    fine = 2 * points
-    place = np.mod(angle, 2 * np.pi) * (fine / (2 * np.pi))
-    nearest = np.ceil(place - WIDTH / 2)
-    centred = coefficient * np.exp(1j * (points // 2) * angle)
-    grid = np.zeros(fine, dtype=np.complex128)
-    for offset in range(WIDTH):
-        distance = 2 * (nearest + offset - place) / WIDTH  # from −1 to 1, rounding included
-        spread = centred * np.i0(BETA * np.sqrt(1 - distance**2))
-        np.add.at(grid, np.mod(nearest + offset, fine).astype(np.int64), spread)
-    modes = np.arange(points) - points // 2
-    root = np.sqrt(BETA**2 - (np.pi * WIDTH / fine * modes) ** 2)
-    return np.fft.ifft(grid)[modes] * (fine / WIDTH) * (root / np.sinh(root))
-
-
-def terms(groups: Groups) -> int:
-    """How many powers of r the series needs for an absolute error of 10⁻¹⁴ in log φ."""
-    ratio = groups.probability / (1 - groups.probability)
-    if ratio > 0.9:
-        return 10**6
-    size = float(np.sum(groups.trials)) / (1 - ratio)
-    return max(1, math.ceil((math.log(1e-14) - math.log(size)) / math.log(ratio)))
-
-
-def _phi(groups: Groups, step: float, points: int) -> Complex[np.ndarray, " points"]:
-    """φ at the frequencies step·(2j + 1), j = 0 … P − 1."""
-    p = groups.probability
-    logarithm = np.full(points, float(np.sum(groups.trials)) * math.log1p(-p), dtype=np.complex128)
-    for m in range(1, terms(groups) + 1):
-        angle = m * step * groups.size
-        factor = -((-p / (1 - p)) ** m) / m
-        logarithm += factor * exponential_sums(groups.trials * np.exp(1j * angle), 2 * angle, points)
-    mean = p * float(np.sum(groups.trials * groups.size))
-    return np.exp(logarithm - 1j * mean * step * (2 * np.arange(points) + 1))
-
-
-def _fast_real_part(
-    groups: Groups, step: float, points: int, place: Float[np.ndarray, " atoms"], mass: Float[np.ndarray, " atoms"]
-) -> tuple[Float[np.ndarray, " points"], float]:
-    """`_real_part` at the frequencies step·(2j + 1) by the non-uniform Fourier transform: for many groups."""
-    transform = _phi(groups, step, points)
-    values = np.empty(points)
-    for first in range(0, points, 8192):
-        chunk = slice(first, min(first + 8192, points))
-        t = step * (2 * np.arange(chunk.start, chunk.stop) + 1)
-        values[chunk] = np.real(transform[chunk] * (np.exp(1j * np.multiply.outer(t, place)) @ mass))
-    some = np.unique(np.geomspace(POINTS, points - 1, 64).astype(np.int64))
-    exact, _ = _real_part(groups, step * (2 * some + 1.0), place, mass)
-    return values, 10 * float(np.max(np.abs(values[some] - exact) / (2 * some + 1)))
-
-
-def worth_transforming(groups: Groups, spent: float) -> bool:
-    """Whether the transform beats group after group."""
-    # Few terms of its series, and not so many entries that it rounds.
-    if len(groups.size) > 20_000 or float(np.sum(groups.trials)) > 1e6:
-        return False
-    return spent > SERIES * terms(groups)
-
-
 def _odd_remainder(last: float) -> float:
     """Σ 1/k² over odd k > last (last odd): ψ′((last + 2)/2)/4 by its asymptotic series."""
     z = (last + 2) / 2
@@ -371,23 +299,16 @@ def expectation(
     reach, beyond = radius(groups, 42.0 + max(0.0, math.log(unit / target) - 20))
     period = (reach / unit + shift) * 1.05 + 0.1  # the margin keeps the smoothed wave's other kinks away
     scaled = Groups(groups.size / unit, groups.trials, groups.probability)
-    step, where, fast_error, fast = math.pi / period, place / unit, 0.0, False
-    values, spent, points = np.empty(0), 0, POINTS
+    step, where, values, spent, points = math.pi / period, place / unit, np.empty(0), 0, POINTS
     while True:
         k = 2 * np.arange(points) + 1.0
-        if fast:
-            more, fast_error = _fast_real_part(scaled, step, points, where, mass)
-            values = np.concatenate([values, more[len(values) :]])
-        else:
-            more, done = _real_part(scaled, k[len(values) :] * step, where, mass)
-            values, spent = np.concatenate([values, more]), spent + done
-            fast = worth_transforming(scaled, done / len(more))
+        more, done = _real_part(scaled, k[len(values) :] * step, where, mass)
+        values, spent = np.concatenate([values, more]), spent + done
         value, error = _sum_up(k, values, period, total)
-        error += period * (4 * EPS * total + fast_error * math.log(points))
-        error += _phase_rounding(scaled, k, values, shift)
-        if unit * error <= target or 2 * points > MOST_POINTS or (not fast and spent + 2 * done > EVALUATIONS):
+        error += period * 4 * EPS * total + _phase_rounding(scaled, k, values, shift)
+        if unit * error <= target or 2 * points > MOST_POINTS or spent + 2 * done > EVALUATIONS:
             return unit * value, unit * error + beyond * (1 + total)
-        points *= 4 if fast else 2
+        points *= 2
 
 
 def _sum_up(k: np.ndarray, values: np.ndarray, period: float, total: float) -> tuple[float, float]:
