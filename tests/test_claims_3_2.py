@@ -1,18 +1,19 @@
 """The ledger's rows on §3.2 and the second flaw: a wrong formula planted behind a row changes its verdict."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
 from allora_analysis import hessian
-from allora_analysis.claims import s3_2_first_steps, s3_2_in_a_and_b, s3_2_in_v, s3_2_real_networks
+from allora_analysis.claims import s3_2_first_steps, s3_2_in_a_and_b, s3_2_in_v, s3_2_real_networks, s3_2_starts
 from allora_analysis.claims.cases import Cases
 from allora_analysis.hessian import network, network_inertia
 from allora_analysis.lora.layers import ALLoRALinear
 from tests.ledger_rows import Rows
 
-ROWS = Rows(s3_2_in_v, s3_2_in_a_and_b, s3_2_first_steps, s3_2_real_networks)
+ROWS = Rows(s3_2_in_v, s3_2_in_a_and_b, s3_2_first_steps, s3_2_real_networks, s3_2_starts)
 verdict = ROWS.verdict
 COUNT, SPECTRUM = network_inertia.negative_directions, network.network_spectrum
 KNOWN = {}
@@ -55,7 +56,6 @@ PLANTED = [  # row, function, wrong formula, the verdict that it must lead to
     ("3.2-hessian", "product_hessian", halved, "refuted"),
     ("3.2-hessian", "product_hessian", lambda x, c: np.kron(2 * x.T @ x, np.eye(c)), "refuted"),
     ("3.2-hessian", "product_hessian", lambda x, c: 2 * np.kron(np.eye(min(len(x), 9)), x.T @ x), "refuted"),
-    ("3.2-convex", "product_spectrum", lambda right, x, c: right(x, c) - 1, "refuted"),
     ("3.2-convex-in-lora", "factor_spectrum", halved, "refuted"),
     ("3.2-semidefinite", "product_spectrum", lambda right, x, c: right(x, c) - 1, "refuted"),
     ("3.2-start-conditioning", "product_gradient", steeper_away_from_zero, "holds"),
@@ -93,8 +93,9 @@ HELPERS = [
     ("3.2-gradient", s3_2_in_v, "loss", lambda right, *args: 2 * right(*args), "refuted"),
     ("3.2-vectorisation", s3_2_in_v, "loss", lambda right, *args: 2 * right(*args), "refuted"),
     ("3.2-vectorisation", s3_2_in_v, "columns", lambda matrices: matrices.reshape(*matrices.shape[:-2], -1), "refuted"),
-    ("3.2-convex", s3_2_in_a_and_b, "third_difference", lambda *args: 1.0, "refuted"),
-    ("3.2-convex", s3_2_in_a_and_b, "second_difference", lambda *args: -1.0, "refuted"),
+    # A loss that is not quadratic; one that curves down.
+    ("3.2-semidefinite", s3_2_in_a_and_b, "along", lambda right, one: right(one) ** 2, "refuted"),
+    ("3.2-semidefinite", s3_2_in_a_and_b, "dense_hessian", lambda right, one: -right(one), "refuted"),
     # A start without slope would be a saddle as printed.
     ("3.2-saddle-lora", s3_2_in_a_and_b, "loss_gradient", lambda x, g, b, a: (0 * b, 0 * a), "holds"),
     ("3.2-escape", s3_2_in_a_and_b, "escape_times", lambda case: [1.0, 1.0], "refuted"),
@@ -279,6 +280,36 @@ def test_a_step_as_long_as_vs_once_away_from_zero_would_make_zero_the_cause(monk
     assert ROWS.finding("3.2-slow-start").at_paper == "mixed"
     monkeypatch.setattr(s3_2_first_steps, "away_from_zero", lambda one, rng: 1.5)
     assert ROWS.finding("3.2-slow-start").at_paper is True
+
+
+def test_fewer_samples_than_inputs_at_the_papers_setting_would_make_it_degenerate_there(monkeypatch):
+    """All three rows on the section's last sentence halve the same training set."""
+    rows = ("3.2-degenerate-rank", "3.2-degenerate-condition", "3.2-b-degenerate")
+    assert [ROWS.finding(row).at_paper for row in rows] == [False, True, False]
+    assert all(s3_2_in_v.SETTING in ROWS[row].reading for row in rows)
+    right = s3_2_in_v.papers_own
+    few = [one._replace(few=one.few[:20]) for one in right(np.random.default_rng(0))]
+    monkeypatch.setattr(s3_2_in_v, "papers_own", lambda rng: few)
+    assert ROWS.finding(rows[0]).at_paper is True
+
+
+def test_the_answer_names_each_width_of_a_real_model():
+    """In at most 15 words, as the README shows it."""
+    found = ROWS.finding("3.2-factor-conditioning")
+    low, high = map(int, re.search("conditioned ([0-9]+) to ([0-9]+) times worse", found.answer).groups())
+    assert found.size.low < low < found.size.value < high < found.size.high
+    assert f"n₁ = 128: {high}, n₁ = 4864: {low}" in found.size.of
+    assert len(found.answer.split()) <= 15
+
+
+def test_what_is_called_the_papers_setting_has_loras_shapes():
+    """A's rank from 8 to 32, at least 32 inputs."""
+    for row in ("3.2-factor-conditioning", "3.2-most-negative", "3.2-b-degenerate"):
+        cases = Cases(0, row)
+        ROWS[row].check(cases)
+        shapes = [one.inputs.a.shape for one in cases.judged.cases if one.paper]
+        assert shapes
+        assert all(8 <= rank <= 32 <= n2 for rank, n2 in shapes), row
 
 
 @pytest.mark.parametrize("optimizer", s3_2_first_steps.OPTIMIZERS)

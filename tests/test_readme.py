@@ -12,7 +12,7 @@ import pytest
 from allora_analysis.claims.claim import Claim, Evidence, Finding
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import markdown
-from allora_analysis.render.view import BEYOND, LESS_KIND, PARTS, REPORTED, View, recorded, view
+from allora_analysis.render.view import BEYOND, LESS_KIND, NOT_THERE, PARTS, REPORTED, View, recorded, view
 from tests import versions, warm
 
 ROOT = Path(__file__).parents[1]
@@ -202,6 +202,10 @@ def test_the_page_has_every_claim_under_its_part():
     assert re.findall("^## (.*)", page, re.MULTILINE) == [PARTS["3.1"], PARTS["4"], REPORTED]
     assert page.startswith("# The ledger\n\n**Of 3 claims on 1 printed statements 0 fail.** 0 hold as printed, ")
     assert "| statement | what came out | true at the paper's setting |" in page
+    told = [one.partition("### ")[2] for one in re.findall(rf"### \S+\n[^#]*– \({NOT_THERE}\)", page)]
+    assert [one.split()[0] for one in told] == ["3.1-a", "4-c"]  # no setting is asked of a check that failed
+    assert f'"–": {NOT_THERE} (' in page.partition("## ")[0]
+    assert NOT_THERE not in markdown.in_full(row("3.1-a", dataclasses.replace(CONDITIONAL, at_paper=False)))
     assert counts_of(page)[0] == ["", "claims", "conditional", "error"]
     assert counts_of(page)[-1] == ["all", "3", "2", "1"]
 

@@ -1,4 +1,4 @@
-"""§3.2 in the parameters that LoRA trains, (B, A) with V = (BA)ᵀ: is it convex, is the start a saddle point?
+"""§3.2 in V and in the parameters that LoRA trains, (B, A) with V = (BA)ᵀ: is it convex, is the start a saddle point?
 
 B is n₁×r, A is r×n₂, G = ∂L/∂(BA) (n₁×n₂), S = XᵀX, κ a condition number. A paper case has n₂ = 48 or 64 inputs with a
 power-law spectrum and r = 8 or 16. Judged by differences of the loss and by integrated gradient flow. Checked by
@@ -17,7 +17,8 @@ import numpy as np
 from allora_analysis import hessian
 from allora_analysis.claims.cases import Case, Cases, Judged, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
-from allora_analysis.claims.s3_2_in_v import Problem, loss, power_law, problem
+from allora_analysis.claims.s3_2_in_v import ROUNDING as EXACT
+from allora_analysis.claims.s3_2_in_v import ROUNDING_SOURCE, Problem, curvatures, loss, power_law, problem
 from allora_analysis.hessian.factors import loss_gradient
 
 ROUNDING = 1e-8
@@ -28,7 +29,7 @@ DIFFICULT = "the zero-initialization which is difficult to escape from"
 
 
 class Space(NamedTuple):
-    """A problem in one of three sets of variables: V, the V of rank at most r, or (B, A) at B = 0."""
+    """A problem in one of two sets of variables: the V of rank at most r, or (B, A) at B = 0."""
 
     name: str
     one: Problem
@@ -109,9 +110,8 @@ def second_difference(function: Callable[[np.ndarray], float], point: np.ndarray
     return float(up + down - 2 * function(point)) / STEP**2
 
 
-def third_difference(function: Callable[[np.ndarray], float], point: np.ndarray, direction: np.ndarray) -> float:
-    """Third difference over three steps, relative to the largest of the four values: 0 for a quadratic."""
-    values = np.array([function(point + step * direction) for step in range(4)])
+def third_difference(values: np.ndarray) -> float:
+    """Of a function's values at four points in a row, relative to the largest: 0 for a quadratic."""
     return float(values @ [-1, 3, -3, 1] / values.max())
 
 
@@ -121,24 +121,16 @@ def _shape_of(space: Space, rng: np.random.Generator) -> dict[str, float]:
     if space.name == LOW_RANK:
         ends = [rng.standard_normal((d, space.rank)) @ rng.standard_normal((space.rank, c)) for _ in range(2)]
         return {"midpoint's rank": float(np.linalg.matrix_rank(ends[0] + ends[1]))}
-    if space.name == "V":
-        point, lowest = np.zeros(d * c), np.zeros((d, c))
-        lowest[:, 0] = np.linalg.svd(one.x)[2][-1]
-        spectrum = hessian.product_spectrum(one.x, c)
+    g, split = space.slope, c * space.rank
+    point = np.concatenate([np.zeros(split), space.a.ravel()])
+    lowest = np.linalg.eigh(hessian.dense_factor_hessian(one.x, g, space.a))[1][:, 0]
+    spectrum = hessian.factor_spectrum(one.x, g, space.a)
 
-        def function(flat: np.ndarray) -> float:
-            return float(loss(one, flat.reshape(d, c)))
-    else:
-        g, split = space.slope, c * space.rank
-        point = np.concatenate([np.zeros(split), space.a.ravel()])
-        lowest = np.linalg.eigh(hessian.dense_factor_hessian(one.x, g, space.a))[1][:, 0]
-        spectrum = hessian.factor_spectrum(one.x, g, space.a)
+    def function(flat: np.ndarray) -> float:
+        return float(loss(one, (flat[:split].reshape(c, -1) @ flat[split:].reshape(space.a.shape)).T))
 
-        def function(flat: np.ndarray) -> float:
-            return float(loss(one, (flat[:split].reshape(c, -1) @ flat[split:].reshape(space.a.shape)).T))
-
-    curvature, highest = second_difference(function, point, lowest.ravel()), float(spectrum[-1])
-    third = third_difference(function, point, np.ones(point.size))
+    curvature, highest = second_difference(function, point, lowest), float(spectrum[-1])
+    third = third_difference(np.array([function(point + step) for step in range(4)]))
     return {
         "lowest curvature": curvature / highest,
         "third difference": third,
@@ -146,28 +138,61 @@ def _shape_of(space: Space, rng: np.random.Generator) -> dict[str, float]:
     }
 
 
-@factor_claim(
-    "3.2-convex",
+def dense_hessian(one: Problem) -> np.ndarray:
+    """∇²L at V by second differences along every pair of coordinates."""
+    size = one.v.size
+    return curvatures(one._replace(directions=np.eye(size).reshape(size, *one.v.shape)))
+
+
+def along(one: Problem) -> np.ndarray:
+    """L at four points in a row, from V in the first direction."""
+    return loss(one, one.v + np.arange(4)[:, None, None] * one.directions[0])
+
+
+@claim(
+    "3.2-semidefinite",
     where="§3.2, below Eq. (2)",
-    says="as expected given the convex quadratic nature of the optimization problem",
-    reading="In V, in which §3.2 takes the Hessian; as LoRA has it is row 3.2-convex-in-lora.",
-    depends_on=("3.2-semidefinite",),
+    says="The Hessian is semidefinite positive, as expected given the convex quadratic nature of the optimization "
+    "problem",
+    reading="In V, in which §3.2 takes the Hessian; as LoRA has the problem is row 3.2-convex-in-lora.",
+    command="python -m allora_analysis.hessian",
+    test="tests/test_hessian_product.py",
 )
-def convexity(cases: Cases) -> Finding:
-    """Lowest curvature and third differences of the loss in V."""
-    judged = on_spaces(cases, ("V",))
+def semidefinite(cases: Cases) -> Finding:
+    """All eigenvalues of the Hessian by differences, for N above and below D, and the loss's third difference."""
+
+    def draw(rng: np.random.Generator) -> Problem:
+        n, d, c = (int(size) for size in rng.integers(1, 7, size=3))
+        return problem(rng.standard_normal((n, d)), c, rng)
+
+    def told(one: Problem) -> np.ndarray:
+        return hessian.product_spectrum(one.x, one.y.shape[1])
+
+    own = Case("power-law X, N = 48, D = 24, C = 3", problem(power_law(48, 24, cases.rng), 3, cases.rng), True)
+
+    def passes(one: Problem, seen: dict[str, np.ndarray]) -> bool:
+        values, third = seen["eigenvalues"], third_difference(seen["L along a line"])
+        convex = values[0] >= -EXACT * values[-1] and abs(third) <= EXACT
+        return bool(convex and relative_error(told(one), values) <= EXACT)
+
+    judged = cases.judge(
+        [own, *cases.draw(draw, 12)],
+        lambda one: {"eigenvalues": np.linalg.eigvalsh(dense_hessian(one)), "L along a line": along(one)},
+        printed=passes,
+    )
     return judged.finding(
-        holds="Yes, in V, in which §3.2 takes the Hessian; not in LoRA's A and B.",
-        evidence=judged.evidence(DIFFERENCES, tolerance=CURVATURE),
-        flips_if="a direction of V along which the loss curves down, or is not quadratic",
+        holds="Yes, in V: no direction has negative curvature, the loss is quadratic; not so in LoRA's A and B.",
+        evidence=judged.evidence(ROUNDING_SOURCE, told, tolerance=EXACT),
+        flips_if="one eigenvalue below 0 beyond rounding, or a third difference of the loss that is not 0",
     )
 
 
 DIFFERENCES = f"differences of step {STEP:g}, relative to the highest curvature"
 
 
-def on_spaces(cases: Cases, names: Sequence[str]) -> Judged:
+def on_spaces(cases: Cases) -> Judged:
     """Whether the problem is convex and quadratic over each space; LoRA's shapes first."""
+    names = (LOW_RANK, FACTORS)
 
     def draw(rng: np.random.Generator) -> Space:
         n, (d, c) = int(rng.integers(3, 13)), (int(size) for size in rng.integers(2, 7, size=2))
@@ -177,12 +202,7 @@ def on_spaces(cases: Cases, names: Sequence[str]) -> Judged:
     def passes(one: Space, seen: dict[str, float]) -> bool:
         if one.name == LOW_RANK:
             return seen["midpoint's rank"] <= one.rank
-        if one.name == FACTORS:
-            bent = max(-seen["lowest curvature"], abs(seen["third difference"]))
-        else:
-            spectrum = hessian.product_spectrum(one.one.x, one.one.v.shape[1])
-            bent = max(abs(seen["lowest curvature"] - spectrum[0] / spectrum[-1]), abs(seen["third difference"]))
-        return bool(bent <= CURVATURE)
+        return max(-seen["lowest curvature"], abs(seen["third difference"])) <= CURVATURE
 
     own = [
         Case(f"{name}: r = 8, D = 32, C = 12", a_space(name, power_law(64, 32, cases.rng), 12, 8, cases.rng), True)
@@ -205,11 +225,11 @@ def on_spaces(cases: Cases, names: Sequence[str]) -> Judged:
     where="beyond the paper: §3.2, below Eq. (2), the problem as LoRA has it",
     says="LoRA's optimization problem is convex and quadratic.",
     reading="Over the V of rank at most r, which a LoRA module is, and in (B, A), which it trains.",
-    depends_on=("3.2-convex",),
+    depends_on=("3.2-semidefinite",),
 )
 def convexity_in_lora(cases: Cases) -> Finding:
     """Lowest curvature and third differences in (B, A), and whether midpoints of low-rank matrices have low rank."""
-    judged = on_spaces(cases, (LOW_RANK, FACTORS))
+    judged = on_spaces(cases)
     return judged.finding(
         conditional="Only if V may have full rank: over LoRA's low-rank V, or in A and B, it is not convex.",
         evidence=judged.evidence(DIFFERENCES, tolerance=CURVATURE),

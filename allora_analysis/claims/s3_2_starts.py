@@ -203,15 +203,16 @@ def flat_or_not(rng: np.random.Generator) -> _Begin:
     where="beyond the paper: Abstract, of the way from the start to the solution",
     says="LoRA's start is the worst conditioned point of its training.",
     reading="In (A, B) together, without the rescalings, from B = 0, r below the number of inputs n₂: at no point of "
-    "gradient descent's way is κ larger, by more than a hundredfold. κ is ∞ where an eigenvalue is 0, here as there.",
+    "gradient descent's way is κ larger, by more than a hundredfold. κ is ∞ where an eigenvalue is 0, here as there: "
+    "where the start has flat directions no point can be worse.",
     depends_on=("3.2-factor-conditioning", "3.2-saddle-lora"),
 )
 def worst_place(cases: Cases) -> Finding:
     """κ at the start, at the end, and where an eigenvalue passes 0 between them."""
-    own = [Case(f"power-law X, n₂ = 12, n₁ = {n1}, r = 2", usual(n1, n1, cases.rng), True) for n1 in (12, 8)]
+    usuals = [Case(f"power-law X, n₂ = 12, n₁ = {n1}, r = 2", usual(n1, n1, cases.rng)) for n1 in (12, 8)]
     judged = cases.judge(
         [
-            *own,
+            *usuals,
             Case("power-law X, n₂ = n₁ = 12, r = 2, M of rank 1", usual(12, 1, cases.rng)),
             Case("XᵀX = I, r = 1, M's singular values equal", tied(4, 4, 1, 0.0, cases.rng)),
             *cases.draw(flat_or_not, 8),
@@ -299,10 +300,10 @@ def start_has_most(cases: Cases) -> Finding:
         left, right = (np.linalg.qr(rng.standard_normal((size, rank_g)))[0] for size in (n1, len(seen)))
         return _Anywhere(x, left * rng.uniform(2, 8, rank_g) @ right.T @ seen, rng.standard_normal((rank, n2)))
 
-    x = power_law(96, 16, cases.rng)
-    g, a = -2 * cases.rng.standard_normal((8, 96)) @ x, cases.rng.standard_normal((4, 16)) / 4
+    x = power_law(128, 32, cases.rng)
+    g, a = -2 * cases.rng.standard_normal((16, 128)) @ x, cases.rng.standard_normal((8, 32)) / math.sqrt(32)
     judged = cases.judge(
-        [Case("power-law X, n₁ = 8, n₂ = 16, r = 4", _Anywhere(x, g, a), True), *cases.draw(draw, 14)],
+        [Case("power-law X, n₁ = 16, n₂ = 32, r = 8", _Anywhere(x, g, a), True), *cases.draw(draw, 14)],
         lambda one: _most_negative(one, cases.rng),
         printed=lambda one, seen: seen["most"] <= seen["start"],
         corrected=lambda one, seen: (

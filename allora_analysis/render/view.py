@@ -46,6 +46,7 @@ MEANINGS = {
 }
 BRACKETS = f"Brackets hold a size's {USUAL} interval, or what they name; intervals are rounded outwards."
 SETTING = "true at the paper's setting"  # the heading of `at_paper`: of sentences, too, that are not in the paper
+NOT_THERE = "no case of the row is the paper's own setting, or its test is open"  # what "–" says under that heading
 CUT = 76  # characters of a statement in a table or a list
 LESS_KIND = "A less kind reading"  # so begins a reading of which a kinder one is a row of its own
 COPYS = "a misprint, the copy's perhaps"  # so says a reading of what is no fault of the paper's if it is our copy's
@@ -119,9 +120,10 @@ class View:
     @property
     def told(self) -> dict[str, str]:
         """What stands below the answer, by label, but the evidence and other rows."""
+        why = f" ({NOT_THERE})" if self.at_paper is None else ""
         facts = {
             "Read as": self.reading,
-            SETTING[0].upper() + SETTING[1:]: None if self.at_paper is None else self.setting,
+            SETTING[0].upper() + SETTING[1:]: None if self.error else self.setting + why,
             "Size": f"{size_text(self.size)}: {self.size.of}" if self.size else None,
             "Would decide it" if self.verdict == "undecided" else "Corrected": self.corrected,
             "True when": self.condition,

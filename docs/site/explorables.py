@@ -47,7 +47,7 @@ EXPLORABLES = {
         "curvature all the same: q ± √(q² + σ²) for every curvature q of B's block and singular value σ of the "
         "gradient. Here q and σ fall off as 1, 1/2, 1/3, …; B and A have 12 rows and columns.",
         ("hessian.factors.factor_spectrum",),
-        ("3.2-saddle-lora", "3.2-saddle-starts", "3.2-convex", "3.2-escape"),
+        ("3.2-saddle-lora", "3.2-saddle-starts", "3.2-semidefinite", "3.2-escape"),
     ),
     "leaving": Explorable(
         "Leaving zero",
