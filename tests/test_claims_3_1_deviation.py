@@ -115,6 +115,19 @@ def test_few_masks_leave_more_where_entries_have_both_signs():
     assert "twelve in all, up to about 0.25" in ROWS.finding("3.1-benefit-few-masks").condition
 
 
+def test_few_masks_leave_more_where_one_entry_outweighs_the_rest():
+    """Ten of 200 dropped, one of which counts a hundred times: about what is left of a single entry, by simulation."""
+    rng, deviations = np.random.default_rng(0), []
+    for n in (4, 1):
+        dropped = rng.binomial(199 * n, 0.05, 200_000) + 100 * rng.binomial(n, 0.05, 200_000)
+        deviations.append(np.mean(np.abs(dropped - 0.05 * 299 * n)) / n)
+    left = s3_1_few_masks.left_of_one_large(100, s3_1_few_masks.Alike(200, 0.05))
+    assert left == pytest.approx(deviations[0] / deviations[1], rel=0.02)
+    assert 0.75 < left < 0.95**3
+    alike = s3_1_few_masks.Alike(200, 0.05)
+    assert s3_1_few_masks.left_of_one_large(1, alike) == pytest.approx(s3_1_few_masks.left_of_one(alike)) < 0.6
+
+
 def test_few_dropped_on_a_grid():
     """(1 − q)³ᵐ > 3/4 exactly where four masks leave more than 3/4, by sums over the binomial law."""
 

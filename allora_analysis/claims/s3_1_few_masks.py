@@ -1,4 +1,4 @@
-"""§3.1, after the bound: how far an average over a few masks is off, where §3.1 asks for a few steps.
+"""§3.1, after the bound: how far an average over a few masks is off, where §3.1 asks for a few steps, and in training.
 
 L = ‖Y − (XW) ⊙ V‖²_F, masks on the output; Z = XW, p the keep probability. The rows are judged by `deviation`. Checked
 by `tests/test_claims_3_1_deviation.py`, which plants wrong formulas.
@@ -95,8 +95,8 @@ def benefit_large_n(cases: Cases) -> Finding:
     )
     one_mask, without = (100 * off_by(one, 1) for one in (own[0].inputs, layer(cases.rng, 512, 896, 0.0)))
     return judged.finding(
-        conditional=f"Only where rows × outputs are few: ten masks are {100 * judged.measured[3]:.0f} % off at 16 "
-        f"labels, {100 * judged.measured[0]:.1f} % in layers.",
+        conditional=f"Only for few rows × outputs: ten masks are {100 * judged.measured[3]:.0f} % off at "
+        f"{LABELS[1][0]} × {LABELS[1][1]}, {100 * judged.measured[0]:.1f} % in layers.",
         evidence=judged.evidence(
             "a factor of 1.15 about the boundary: six standard errors of a mean of fourth powers over 40,000 entries",
             masks_needed,
@@ -136,6 +136,15 @@ def left_of_one(one: Alike, lowering: int = 0) -> float:
     return four / single
 
 
+def left_of_one_large(large: float, one: Alike) -> float:
+    """The same where one of the entries changes the loss `large` times as much as each other."""
+    x = np.ones((one.entries, 1))
+    x[0] = math.sqrt(large)  # Z(Z/p − 2Y) is large/p
+    given = (x, np.zeros_like(x), np.ones((1, 1)), 1 - one.drop_rate)
+    four, single = (deviation.mean_absolute_deviation(*given, n) for n in (FOUR, 1))
+    return four / single
+
+
 def few_dropped(one: Alike) -> float:
     """ln(4/3)/(−3m ln(1 − q)), q the drop or the keep rate, the smaller one: above 1 where (1 − q)³ᵐ > 3/4.
 
@@ -153,7 +162,8 @@ def few_dropped(one: Alike) -> float:
     reading="A less kind reading: a few masks in the place of steps; of steps row 3.1-benefit-not-early has it. Most "
     f"(above {MOST:g}) of one mask's mean deviation is left after {FOUR} masks, for entries that all "
     "change the loss by the same amount, sign included; a share s > 1/2 is left where a mask drops fewer than about "
-    f"ln(1/s)/{FOUR - 1} entries. Where as many raise the loss as lower it, more is left: see the evidence.",
+    f"ln(1/s)/{FOUR - 1} entries. Where as many raise the loss as lower it, or one outweighs the rest, more is left: "
+    "see the evidence.",
     depends_on=("3.1-bound-order",),
 )
 def benefit_few_masks(cases: Cases) -> Finding:
@@ -178,17 +188,22 @@ def benefit_few_masks(cases: Cases) -> Finding:
     own = judged.measured[0]
     both = {float(n): left_of_one(Alike(12, n / 12), 6) for n in np.arange(0.12, 0.31, 0.01).round(2)}
     turn = max((dropped for dropped, left in both.items() if left > MOST), default=0.0)
+    unlike = left_of_one_large(100, Alike(200, 0.05))
     return judged.finding(
-        conditional=f"Only if a mask drops under {ALONE:.1f} entries on average; where it drops many, four masks "
-        "already halve the deviation.",
+        conditional=f"Only, of entries alike, if a mask drops under {ALONE:.1f} on average; where it drops many, four "
+        "masks halve the deviation.",
         evidence=judged.evidence(
             "exact deviations to 1e-9",
             {"share": f"above {MOST:g} where (1 − q)³ᵐ is"},
-            more={"by entries dropped, of 12 of which six lower the loss": both},
+            more={
+                "by entries dropped, of 12 of which six lower the loss": both,
+                "200 entries, ten dropped, one of them changing the loss 100 times as much as each other": unlike,
+            },
         ),
         size=Size(own, "of one mask's deviation", "what four masks leave, 4,096 entries, drop rate 0.05"),
         condition=f"(1 − q)³ᵐ > {MOST:g}, m the entries and q the drop rate (or the keep rate, if that is "
         f"smaller): about fewer than {ALONE:.3f} dropped (kept); where as many entries raise the loss as lower it, "
-        f"twelve in all, up to about {turn:.2f}",
+        f"twelve in all, up to about {turn:.2f}; where one entry outweighs the rest, at any number ({unlike:.2f} left of "
+        "200 entries, ten dropped, one of them changing the loss 100 times as much)",
         flips_if=f"four masks that leave more than {MOST:g} where (1 − q)³ᵐ is below it, or less where above",
     )
