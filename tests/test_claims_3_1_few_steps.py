@@ -226,6 +226,15 @@ def test_dropout_is_ahead_from_where_it_is_told_as_rates_fall(seed):
     assert off[1] < 0.4 * off[0] < 0.1
 
 
+def test_what_is_off_by_masks_that_are_drawn_is_above_their_scatter():
+    """Of 512 rows W by plain SGD is on the path; Adam is off by more than twice what is asked."""
+    rng = np.random.default_rng(2)
+    one = masked_descent.many_rows(rng)
+    on_it = s3_1_in_the_mean.distance(one._replace(a=None, optimizer="SGD"), rng)
+    off_it = s3_1_in_the_mean.distance(one, rng)
+    assert on_it < s3_1_in_the_mean.SAMPLED / 2 < 2 * s3_1_in_the_mean.SAMPLED < off_it
+
+
 def test_the_sampled_distance_is_that_of_all_masks_and_0_on_the_path():
     one = s3_1_in_the_mean.rank_8(np.random.default_rng(1), 2, 2)._replace(keep_prob=0.5)
     mean, path = masked_descent.enumerated_mean(one), masked_descent.regularised_descent(one)

@@ -136,7 +136,7 @@ def a_feature_a_row(rng: np.random.Generator) -> Run:
     "half and a quarter of it for the last iterate, a rate as 1/√t, and the average. With rates of finite sum, "
     "l/(1 + t)² here, weights come to rest, at random places. A rate that falls linearly to 0 in T steps, Trainer's "
     "default, is none of these; its covariance falls as 1/√T. Noise in Y is 0 or at least about a thousandth of the "
-    "signal: less would show only later.",
+    "signal: less would show only later. " + NOT_THE_PAPERS,
 )
 def convergence(cases: Cases) -> Finding:
     """The trace of Cov W_t at a constant rate, at falling rates, of the average, and with and without noise in Y."""
@@ -363,9 +363,9 @@ def reliable(cases: Cases) -> Finding:
             },
         ),
         size=outgrown(first, many_rows),
-        condition=f"few rows a step or low rates, so that noise leads up to step t = {FEW}, and labels so clean that bias "
-        "leads in the long run. To leading order in lt‖X‖²/p: l(t − 1)√(kt)·‖PXᵀY‖ < √(Σ_n Y_n²‖X_n‖²), so that at a "
-        "fixed share of the largest rate the step at which bias outgrows noise falls as (rows a step)^(−1/3). In "
+        condition=f"few rows a step or low rates, so that noise leads up to step t = {FEW}, and labels so clean that "
+        "bias leads in the long run. To leading order in lt‖X‖²/p: l(t − 1)√(kt)·‖PXᵀY‖ < √(Σ_n Y_n²‖X_n‖²), so that "
+        "at a fixed share of the largest rate the step at which bias outgrows noise falls as (rows a step)^(−1/3). In "
         f"formulas, judged: ‖E W_t − W_t without masks‖² < tr Γ_t for t = 1 … {FEW}, and ‖W̄ − "
         "X⁺Y‖² > l tr (H − lH²)⁺Q̄, where Γ_0 = 0, Γ_{t+1} = FΓ_tF + 4l²Q_t, F = I − 2lH, H = S + kP, P = S (masks on "
         "the output) or diag S (on the input), W̄ = H⁺XᵀY, E W_t = (I − Fᵗ)W̄, and Q_t or Q̄ is the covariance over "
