@@ -157,7 +157,7 @@ IN_TRAINING = "3.1-benefit-in-training"
         ("off_at_end", lambda right: lambda one: 1.001 * right(one)),
         ("random_start", lambda right: lambda one: right(one._replace(scale=2 * one.scale))),
         ("end_over_start", lambda right: lambda those: 2.0),  # always rises
-        ("end_over_start", lambda right: lambda those: min(right(those), 10 * those[0].of.keep_prob)),  # by p
+        ("end_over_start", lambda right: lambda those: those[0].of.keep_prob / 0.9),  # by p
         ("end_over_start", lambda right: lambda those: 1 / those[0].scale if those[0].scale else math.inf),  # by size
     ],
 )

@@ -130,8 +130,8 @@ def expectation(cases: Cases) -> Finding:
             "% of BA",
             "how far its mean is from Adam's path after two steps (1e-4, rank 8, drop rate 0.05, 512 rows of 64 "
             f"inputs); W itself {100 * judged.measured[2]:.0f} % after one; BA by plain SGD, such a layer, drop "
-            f"rate 0.05, half of the rate 1/λ, λ the curvature at the start, less than {bound} % after 60 steps, of a toy at 0.01 "
-            f"{100 * by_sgd:.2g} % after two",
+            f"rate 0.05, half of the rate 1/λ, λ the curvature at the start, less than {bound} % after 60 steps, of a "
+            f"toy at 0.01 {100 * by_sgd:.2g} % after two",
         ),
         condition=OFF_ITS_PATH,
         flips_if="under plain SGD an E W_t off regularized descent with W trained directly, or A and B drawn whose "
