@@ -115,6 +115,20 @@ def test_few_masks_leave_more_where_entries_have_both_signs():
     assert "twelve in all, up to about 0.25" in ROWS.finding("3.1-benefit-few-masks").condition
 
 
+def test_few_masks_leave_more_where_one_entry_outweighs_the_rest():
+    """Ten of 200 dropped, one of which counts a hundred times: about what is left of a single entry, by simulation."""
+    rng, deviations = np.random.default_rng(0), []
+    for n in (4, 1):
+        dropped = rng.binomial(199 * n, 0.05, 200_000) + 100 * rng.binomial(n, 0.05, 200_000)
+        deviations.append(np.mean(np.abs(dropped - 0.05 * 299 * n)) / n)
+    left = s3_1_few_masks.left_of_one_large(100, s3_1_few_masks.Alike(200, 0.05))
+    assert left == pytest.approx(deviations[0] / deviations[1], rel=0.02)
+    assert 0.75 < left < 0.95**3
+    alike = s3_1_few_masks.Alike(200, 0.05)
+    assert s3_1_few_masks.left_of_one_large(1, alike) == pytest.approx(s3_1_few_masks.left_of_one(alike))
+    assert s3_1_few_masks.left_of_one(alike) < 0.6
+
+
 def test_few_dropped_on_a_grid():
     """(1 − q)³ᵐ > 3/4 exactly where four masks leave more than 3/4, by sums over the binomial law."""
 
@@ -131,6 +145,44 @@ def test_the_bound_is_attained_by_one_mask_alone():
     known = {name: seen for name, seen in ROWS.finding("3.1-bound").evidence.measured.items() if "one entry" in name}
     shares = [seen["mean |·|"] / seen["√ mean square"] for seen in known.values()]
     assert shares == pytest.approx([1, 0.5**0.5, 0.75**0.5])
+
+
+IN_TRAINING = "3.1-benefit-in-training"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("off_at_start", lambda right: lambda one: 1.001 * right(one)),
+        ("off_at_end", lambda right: lambda one: 1.001 * right(one)),
+        ("random_start", lambda right: lambda one: right(one._replace(scale=2 * one.scale))),
+        ("end_over_start", lambda right: lambda those: 2.0),  # always rises
+        ("end_over_start", lambda right: lambda those: those[0].of.keep_prob / 0.9),  # by p
+        ("end_over_start", lambda right: lambda those: 1 / those[0].scale if those[0].scale else math.inf),  # by size
+    ],
+)
+def test_in_training_notices_a_wrong_formula(monkeypatch, name, wrong):
+    monkeypatch.setattr(s3_1_few_masks, name, wrong(getattr(s3_1_few_masks, name)))
+    assert verdict(IN_TRAINING) == "refuted"
+
+
+def test_a_deviation_that_falls_from_the_papers_starts_would_be_seen(monkeypatch):
+    """Planted: descent ends where masks all but do not change the loss."""
+    monkeypatch.setattr(s3_1_few_masks, "trained", lambda one: 1e-9 * one.x.T @ one.y)
+    found = ROWS.finding(IN_TRAINING)
+    assert (found.verdict, found.at_paper) == ("refuted", "mixed")  # from zero it still rises
+
+
+def test_the_starts_deviation_over_their_loss_is_that_of_many():
+    rng = np.random.default_rng(0)
+    one = s3_1_in_training.Random(s3_1_in_training.training(0.5, 0.7, rng), 2.0)
+    (x, y, p, _), d = one.of, one.of.x.shape[1]
+    starts = 2.0 / math.sqrt(d) * rng.standard_normal((20_000, d, y.shape[1]))
+    means, stds = np.transpose([deviation.loss_moments(x, y, w, p) for w in starts])
+    told = math.sqrt(np.mean(stds**2)) / np.mean(means)
+    assert s3_1_few_masks.off_at_start(one) == pytest.approx(told, rel=0.02)
+    (measured,) = s3_1_few_masks.measured_ends([one])
+    assert measured == pytest.approx([s3_1_few_masks.off_at_start(one), s3_1_few_masks.off_at_end(one.of)])
 
 
 LOSS, GRADIENT = "3.1-loss-std", "3.1-gradient-std"

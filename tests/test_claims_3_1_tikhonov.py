@@ -44,6 +44,8 @@ PLANTED = [
     ("3.1-equal-spectrum", "ridge_solution", scaled(tikhonov.ridge_solution)),
     ("3.1-unit-eigenvalue", "nearest_ridge", moved(tikhonov.nearest_ridge, penalty=1.001)),
     ("3.1-implicit-regularizer", "enumerated_solution", scaled(tikhonov.enumerated_solution)),
+    ("3.1-implicit-regularizer", "dropout_solution", scaled(tikhonov.dropout_solution)),
+    ("3.1-implicit-regularizer", "ridge_solution", scaled(tikhonov.ridge_solution)),
     ("3.1-general-spectrum", "nearest_ridge", moved(tikhonov.nearest_ridge, distance=1.001)),
     ("3.1-placement-latent", "bottleneck_factors", moved(tikhonov.bottleneck_factors, a=1.05)),
     ("3.1-placement-latent", "bottleneck_minimum", scaled(tikhonov.bottleneck_minimum)),
@@ -61,6 +63,7 @@ test_a_planted_wrong_formula_is_refuted = ROWS.plants([(row, tikhonov, *rest, "r
     ("claim_id", "module", "name", "of_x_alone"),
     [
         ("3.1-general-spectrum", s3_1_tikhonov, "one_singular_value", lambda x: tikhonov.is_exact_ridge(x, "output")),
+        ("3.1-implicit-regularizer", s3_1_tikhonov, "white", lambda x: np.allclose(x.T @ x, diagonal(x))),
         ("3.1-placement-latent", s3_1_placement, "keeps_the_shape", lambda x: False),
         ("3.1-placement-input", s3_1_placement, "correlations_cancel", lambda x: np.allclose(x.T @ x, diagonal(x))),
     ],
@@ -123,6 +126,14 @@ def test_a_layer_that_masks_its_latent_space_would_hold(monkeypatch):
 
     monkeypatch.setattr(s3_1_placement, "adapter_output", masked_inside)
     assert verdict("3.1-placement-in-code") == "holds"
+
+
+def test_pefts_layer_and_ours_are_struck_alike(monkeypatch):
+    one = s3_1_placement.Layer(24, 40, 6, 0.4)
+    seen = s3_1_placement.struck(s3_1_placement.adapter_output(one, 3), 6)
+    monkeypatch.setattr(s3_1_placement, "find_spec", lambda name: None)
+    assert s3_1_placement.struck(s3_1_placement.adapter_output(one, 3), 6) == seen
+    assert seen["whole"] > 5
 
 
 def test_pefts_own_layer_masks_what_ours_does():

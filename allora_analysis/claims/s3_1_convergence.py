@@ -22,7 +22,7 @@ from allora_analysis.claims.masked_descent import (
     row_masks,
     turned,
 )
-from allora_analysis.claims.s3_1_few_steps import DROPOUT_GUIDE, EXACT, ROUNDING, sgd_claim
+from allora_analysis.claims.s3_1_few_steps import DROPOUT_GUIDE, EXACT, NOT_THE_PAPERS, ROUNDING, sgd_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, on_both_sides
 
 
@@ -136,7 +136,7 @@ def a_feature_a_row(rng: np.random.Generator) -> Run:
     "half and a quarter of it for the last iterate, a rate as 1/√t, and the average. With rates of finite sum, "
     "l/(1 + t)² here, weights come to rest, at random places. A rate that falls linearly to 0 in T steps, Trainer's "
     "default, is none of these; its covariance falls as 1/√T. Noise in Y is 0 or at least about a thousandth of the "
-    "signal: less would show only later.",
+    "signal: less would show only later. " + NOT_THE_PAPERS,
 )
 def convergence(cases: Cases) -> Finding:
     """The trace of Cov W_t at a constant rate, at falling rates, of the average, and with and without noise in Y."""
@@ -332,7 +332,7 @@ def measured_signal(one: Labelled) -> dict[str, float]:
     f"step {FEW}, above it in the long run, at learning rates up to {HIGHEST:g} of the largest, on labels of one "
     "column; for 5 (20) steps rates may be about three times as high (low) with masks on the output. Whether the paper "
     "proves it is not judged: its Appendix A bounds, from above, how far an average of losses at fixed W is off "
-    "(row 3.1-bound), and no failure follows from that.",
+    "(row 3.1-bound). " + NOT_THE_PAPERS,
     depends_on=("3.1-sgd-expectation",),
     relied_on_by=(DROPOUT_GUIDE,),
 )
@@ -353,8 +353,7 @@ def reliable(cases: Cases) -> Finding:
         for n, rows in ((20, 8), (3, ROWS))
     )
     return judged.finding(
-        conditional="Depends on learning rate, data: at low rates dropout's effect outgrows its noise late, at high "
-        "ones early or never.",
+        conditional="Depends: at low rates, few rows, its effect outgrows noise late; else early or never.",
         evidence=judged.evidence(
             f"{EXACT}; draws keep a factor of 1.1 away from the boundary, which leaves out what masks do to deviations",
             early_and_late,
@@ -364,8 +363,10 @@ def reliable(cases: Cases) -> Finding:
             },
         ),
         size=outgrown(first, many_rows),
-        condition=f"dropout's effect on the mean of the weights is below their standard deviation up to step {FEW} and "
-        f"above it in the long run. In formulas: ‖E W_t − W_t without masks‖² < tr Γ_t for t = 1 … {FEW}, and ‖W̄ − "
+        condition=f"few rows a step or low rates, so that noise leads up to step t = {FEW}, and labels so clean that "
+        "bias leads in the long run. To leading order in lt‖X‖²/p: l(t − 1)√(kt)·‖PXᵀY‖ < √(Σ_n Y_n²‖X_n‖²), so that "
+        "at a fixed share of the largest rate the step at which bias outgrows noise falls as (rows a step)^(−1/3). In "
+        f"formulas, judged: ‖E W_t − W_t without masks‖² < tr Γ_t for t = 1 … {FEW}, and ‖W̄ − "
         "X⁺Y‖² > l tr (H − lH²)⁺Q̄, where Γ_0 = 0, Γ_{t+1} = FΓ_tF + 4l²Q_t, F = I − 2lH, H = S + kP, P = S (masks on "
         "the output) or diag S (on the input), W̄ = H⁺XᵀY, E W_t = (I − Fᵗ)W̄, and Q_t or Q̄ is the covariance over "
         "masks of X̃ᵀ(Y − X̃W) at E W_t or W̄; as l → 0 the second is, with masks on the output, (1 − p)‖X⁺Y‖² > lΣ_n "

@@ -1,18 +1,31 @@
-"""§3.1, after the bound: how far an average over a few masks is off, where §3.1 asks for a few steps.
+"""§3.1, after the bound: how far an average over a few masks is off, where §3.1 asks for a few steps, and in training.
 
 L = ‖Y − (XW) ⊙ V‖²_F, masks on the output; Z = XW, p the keep probability. The rows are judged by `deviation`. Checked
 by `tests/test_claims_3_1_deviation.py`, which plants wrong formulas.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import deviation
-from allora_analysis.claims.cases import Case, Cases
-from allora_analysis.claims.claim import Finding, Size
+from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.s3_1_deviation import AFTER, BENEFIT, Masked, deviation_claim
+from allora_analysis.claims.s3_1_in_training import (
+    EXACT,
+    SCALES,
+    SENTENCE,
+    Random,
+    Training,
+    any_training,
+    mean_square_start,
+    random_start,
+    trained,
+    training,
+)
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, design, on_both_sides
 
 LARGE, CLOSE = 10, 0.1  # masks that are not yet many; how close to E L is close
@@ -95,8 +108,8 @@ def benefit_large_n(cases: Cases) -> Finding:
     )
     one_mask, without = (100 * off_by(one, 1) for one in (own[0].inputs, layer(cases.rng, 512, 896, 0.0)))
     return judged.finding(
-        conditional=f"Only where rows × outputs are few: ten masks are {100 * judged.measured[3]:.0f} % off at 16 "
-        f"labels, {100 * judged.measured[0]:.1f} % in layers.",
+        conditional=f"Only for few rows × outputs: ten masks are {100 * judged.measured[3]:.0f} % off at "
+        f"{LABELS[1][0]} × {LABELS[1][1]}, {100 * judged.measured[0]:.1f} % in layers.",
         evidence=judged.evidence(
             "a factor of 1.15 about the boundary: six standard errors of a mean of fourth powers over 40,000 entries",
             masks_needed,
@@ -136,6 +149,15 @@ def left_of_one(one: Alike, lowering: int = 0) -> float:
     return four / single
 
 
+def left_of_one_large(large: float, one: Alike) -> float:
+    """The same where one of the entries changes the loss `large` times as much as each other."""
+    x = np.ones((one.entries, 1))
+    x[0] = math.sqrt(large)  # Z(Z/p − 2Y) is large/p
+    given = (x, np.zeros_like(x), np.ones((1, 1)), 1 - one.drop_rate)
+    four, single = (deviation.mean_absolute_deviation(*given, n) for n in (FOUR, 1))
+    return four / single
+
+
 def few_dropped(one: Alike) -> float:
     """ln(4/3)/(−3m ln(1 − q)), q the drop or the keep rate, the smaller one: above 1 where (1 − q)³ᵐ > 3/4.
 
@@ -153,7 +175,8 @@ def few_dropped(one: Alike) -> float:
     reading="A less kind reading: a few masks in the place of steps; of steps row 3.1-benefit-not-early has it. Most "
     f"(above {MOST:g}) of one mask's mean deviation is left after {FOUR} masks, for entries that all "
     "change the loss by the same amount, sign included; a share s > 1/2 is left where a mask drops fewer than about "
-    f"ln(1/s)/{FOUR - 1} entries. Where as many raise the loss as lower it, more is left: see the evidence.",
+    f"ln(1/s)/{FOUR - 1} entries. Where as many raise the loss as lower it, or one outweighs the rest, more is left: "
+    "see the evidence.",
     depends_on=("3.1-bound-order",),
 )
 def benefit_few_masks(cases: Cases) -> Finding:
@@ -178,17 +201,129 @@ def benefit_few_masks(cases: Cases) -> Finding:
     own = judged.measured[0]
     both = {float(n): left_of_one(Alike(12, n / 12), 6) for n in np.arange(0.12, 0.31, 0.01).round(2)}
     turn = max((dropped for dropped, left in both.items() if left > MOST), default=0.0)
+    unlike = left_of_one_large(100, Alike(200, 0.05))
     return judged.finding(
-        conditional=f"Only if a mask drops under {ALONE:.1f} entries on average; where it drops many, four masks "
-        "already halve the deviation.",
+        conditional=f"Only, of entries alike, if masks drop under {ALONE:.1f} on average; if many, four masks halve "
+        "the deviation.",
         evidence=judged.evidence(
             "exact deviations to 1e-9",
             {"share": f"above {MOST:g} where (1 − q)³ᵐ is"},
-            more={"by entries dropped, of 12 of which six lower the loss": both},
+            more={
+                "by entries dropped, of 12 of which six lower the loss": both,
+                "200 entries, ten dropped, one of them changing the loss 100 times as much as each other": unlike,
+            },
         ),
         size=Size(own, "of one mask's deviation", "what four masks leave, 4,096 entries, drop rate 0.05"),
         condition=f"(1 − q)³ᵐ > {MOST:g}, m the entries and q the drop rate (or the keep rate, if that is "
         f"smaller): about fewer than {ALONE:.3f} dropped (kept); where as many entries raise the loss as lower it, "
-        f"twelve in all, up to about {turn:.2f}",
+        f"twelve in all, up to about {turn:.2f}; where one entry outweighs the rest, at any number "
+        f"({unlike:.2f} left of 200 entries, ten dropped, one of them changing the loss 100 times as much)",
         flips_if=f"four masks that leave more than {MOST:g} where (1 − q)³ᵐ is below it, or less where above",
+    )
+
+
+def off_at_start(one: Random) -> float:
+    """√(k Σ (3s⁴m_n²/p² + 4Y²s²m_n))/Σ (Y² + s²m_n/p), m_n = ‖X_n‖²/D: Std[L]/E L over the starts; 0 from zero."""
+    (x, y, p, _), scale = one.of, one.scale
+    mean = float(np.sum(y**2 + scale**2 * np.mean(x**2, axis=1, keepdims=True) / p))
+    return math.sqrt((1 - p) / p * mean_square_start(one.of, scale)) / mean
+
+
+def off_at_end(one: Training) -> float:
+    """√(kp² Σ F²(F − 2Y)²)/(Σ Y² − p Σ F²), F = XX⁺Y: Std[L]/E L where training ends, at Z = pF."""
+    (_, y, p, _), fit = one, one.fit
+    return math.sqrt(p * (1 - p) * np.sum(fit**2 * (fit - 2 * y) ** 2)) / float(np.sum(y**2) - p * np.sum(fit**2))
+
+
+def end_over_start(those: Sequence[Random]) -> float:
+    """The median over data sets of `off_at_end` over `off_at_start`: above 1 where it rises, ∞ from zero."""
+    starts = [off_at_start(one) for one in those]
+    ratios = [off_at_end(one.of) / start if start else math.inf for one, start in zip(those, starts, strict=True)]
+    return float(np.median(ratios))
+
+
+def measured_ends(those: Sequence[Random]) -> list[list[float]]:
+    """Std[L]/E L of each data set over the starts and where descent ends."""
+    found = []
+    for one in those:
+        x, y, p, _ = one.of
+        square = one.scale**2 * float(np.sum(x**2)) * y.shape[1] / x.shape[1]  # E‖XW‖²
+        mean, std = deviation.loss_moments(x, y, trained(one.of), p)
+        found.append([random_start(one) / (float(np.sum(y**2)) + square / p), std / mean])
+    return found
+
+
+def rises(seen: Sequence[Sequence[float]]) -> bool:
+    """Whether the end is above the start, in the median over data sets."""
+    return float(np.median([end / start if start else math.inf * end for start, end in seen])) > 1
+
+
+def needs(rng: np.random.Generator, keep_prob: float, scale: float) -> float:
+    """How many times as many masks the end needs as one start at random, for the same Std[L]/(√n E L)."""
+    one = training(0.5, keep_prob, rng, scale)
+    mean, std = deviation.loss_moments(one.x, one.y, one.start, keep_prob)
+    return (off_at_end(one) * mean / std) ** 2
+
+
+def from_one_start(rng: np.random.Generator) -> tuple[list[float], Size]:
+    """In how many % of starts the end `needs` more, at drop rates 0.05 and 0.5; and how many times as many."""
+    more = {p: [[needs(rng, p, scale) for _ in range(60)] for scale in SCALES] for p in (PAPER_KEEP, 0.5)}
+    often = {p: [100 * float(np.mean(np.greater(of, 1))) for of in by_scale] for p, by_scale in more.items()}
+    told = [", ".join(f"{part:.0f}" for part in parts) for parts in often.values()]
+    size = ranged(
+        more[PAPER_KEEP][1],
+        "times as many masks",
+        "needed at the end as at one start of the true weights' size, drop rate 0.05, noise half of the signal; from "
+        f"60 starts each of a third, one and three times it more are in {told[0]} %, at drop rate 0.5 in {told[1]} %",
+    )
+    return [float(np.mean(parts)) for parts in often.values()], size
+
+
+def any_start(rng: np.random.Generator) -> list[Random]:
+    """Any training, from matrices of a thirtieth to five times the true weights' size."""
+    return [Random(any_training(rng), float(10 ** rng.uniform(-1.5, 0.7)))]
+
+
+@deviation_claim(
+    "3.1-benefit-in-training",
+    where=AFTER,
+    says=SENTENCE,
+    reading="Its main clause, that a benefit of N only for large N is particularly true as training progresses: more "
+    "masks are needed at the end than at the start for the average loss to be within a given share of E L, as "
+    "Std[L]/E L rises, root mean square over E L of normal matrices at the start, LoRA's zero being those of size 0. "
+    "What it says of Std[L] itself is row 3.1-loss-std. The paper's: drop rate 0.05, noise half of the signal, zero "
+    "and matrices of a third, one and three of the true weights' size, the median of nine data sets.",
+    depends_on=("3.1-benefit-large-n",),
+)
+def benefit_in_training(cases: Cases) -> Finding:
+    """Std[L]/E L where descent ends over that of the starts, near where they are equal and from LoRA's zero."""
+    own = [
+        Case(
+            f"p = 0.95, start of scale {scale:.2g}, the median of nine data sets",
+            [Random(training(0.5, PAPER_KEEP, cases.rng), scale) for _ in range(9)],
+            paper=True,
+        )
+        for scale in (0.0, *SCALES)
+    ]
+    zero = cases.draw(lambda rng: [Random(any_training(rng), 0.0)], 4, "from zero,")
+    judged = cases.judge(
+        own + zero + on_both_sides(cases.rng, any_start, end_over_start, 8),
+        measure=measured_ends,
+        printed=lambda those, seen: rises(seen),
+        corrected=lambda those, seen: (
+            relative_error(seen, [[off_at_start(one), off_at_end(one.of)] for one in those]) < 1e-6
+        ),
+        condition=end_over_start,
+    )
+    often, size = from_one_start(cases.rng)
+    return judged.finding(
+        conditional=f"Yes from LoRA's zero; from random matrices in {often[0]:.0f} % at drop rate 0.05, {often[1]:.0f} "
+        "% at 0.5.",
+        evidence=judged.evidence(EXACT, end_over_start, tolerance=1e-6),
+        size=size,
+        condition="the start is LoRA's zero, or random matrices so small, or p so near 1, that dropout's noise over "
+        "the loss is less there than at the end. In formulas: p²Σ F²(F − 2Y)²/(Σ Y² − pΣ F²)² > Σ (3s⁴m_n²/p² + "
+        "4Y²s²m_n)/(Σ (Y² + s²m_n/p))², sums over n and c, s the start's standard deviation times √D, "
+        "m_n = ‖X_n‖²/D, F = XX⁺Y",
+        flips_if="a start at which that says more and Std[L]/E L falls, or less and it rises",
     )

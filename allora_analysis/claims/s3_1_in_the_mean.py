@@ -53,6 +53,19 @@ def off_regularised(one: Tiny) -> float:
     return relative_error(enumerated_mean(one), regularised_descent(one))
 
 
+SAMPLED = 0.03  # how far off the path is off, where masks are drawn
+
+
+def distance(one: Tiny, rng: np.random.Generator) -> float:
+    """`off_regularised` where masks are few enough to sum over, `sampled_distance` where not."""
+    return off_regularised(one) if one.x.size <= 6 else sampled_distance(one, rng)
+
+
+def is_off(one: Tiny, seen: float) -> bool:
+    """Whether that is more than rounding, or than the scatter of masks that are drawn."""
+    return seen > (ROUNDING if one.x.size <= 6 else SAMPLED)
+
+
 def leaves_the_path(one: Tiny) -> bool:
     """Under Adam from step 1: there its path moves an entry by l, E W by at most l(1 − (1 − p)ᴺ), as all may drop.
 
@@ -77,44 +90,48 @@ OFF_ITS_PATH = (
     "training steps.",
     reading="Of the mean over masks, which the sentence does not name; one run is off by its noise at every step: row "
     "3.1-sgd-variance. After finitely many steps of an optimizer that mean is not its path on the regularized "
-    "objective: of W, which §3.1 trains, and of LoRA's A and B, under Adam, which the paper is taken to use (at 1e-4), "
-    "and under plain SGD; on layers so small that all sequences of masks can be summed.",
+    "objective, off it by anything above rounding: of W, which §3.1 trains, and of LoRA's A and B, under Adam, which "
+    "the paper is taken to use (at 1e-4), and under plain SGD; on layers so small that all sequences of masks can be "
+    f"summed, and on one of 512 rows, the paper's, where {100 * SAMPLED:.0f} % is asked (of half and of twice it the "
+    "same): its masks are drawn, which scatters by up to 1 %.",
     depends_on=("3.1-expectation",),
 )
 def expectation(cases: Cases) -> Finding:
     """E W_t and E[BA]_t over all sequences of masks of 1 to 3 steps, against the path on the regularized objective."""
-    lora = rank_8(cases.rng, 1, 2)
+    lora, many = rank_8(cases.rng, 1, 2), [many_rows(cases.rng) for _ in range(6)]
     agrees, slowly = library_off(cases.rng) < ROUNDING, lora._replace(rate=0.01, optimizer="SGD")
     judged = cases.judge(
         [
-            *(Case(f"A and B, r = 8, Adam, step {t}", lora._replace(steps=t), True) for t in (1, 2)),
-            Case("W, Adam, step 1", lora._replace(a=None, steps=1), True),
+            *(Case(f"512 rows, A and B, r = 8, Adam, step {t}", many[0]._replace(steps=t), True) for t in (1, 2)),
+            Case("512 rows, W, Adam, step 1", many[0]._replace(a=None, steps=1), True),
             Case("A and B, r = 8, SGD at 0.01, step 2", slowly),
             Case("W, SGD at 0.01, step 2", slowly._replace(a=None)),
+            Case("512 rows, W, SGD, step 2", many[0]._replace(a=None, optimizer="SGD")),
+            *(Case(f"one row, A and B, r = 8, Adam, step {t}", lora._replace(steps=t)) for t in (1, 2)),
+            Case("one row, W, Adam, step 1", lora._replace(a=None, steps=1)),
             *cases.draw(any_tiny, 40),
         ],
-        measure=off_regularised,
-        printed=lambda one, seen: agrees and seen > 1e-9,
+        measure=lambda one: distance(one, cases.rng),
+        printed=lambda one, seen: agrees and is_off(one, seen),
         condition=leaves_the_path,
     )
-    many, by_sgd = [many_rows(cases.rng) for _ in range(6)], judged.measured[3]
+    by_sgd, distances = judged.measured[3], [100 * sampled_distance(one, cases.rng) for one in many]
     bound = max(1, math.ceil(100 * sampled_distance(many_rows_by_sgd(cases.rng), cases.rng)))  # in %
-    direct = sampled_distance(many[0]._replace(a=None, steps=1), cases.rng)
     return judged.finding(
-        conditional="Yes under Adam; under plain SGD W's mean follows regularized descent at every step, BA's (512 "
-        f"samples) within {bound} %.",
+        conditional=f"Yes under Adam: BA's mean is off by {np.median(distances):.0f} %; under plain SGD W's by 0, BA's "
+        f"under {bound} %.",
         evidence=judged.evidence(
-            "float64 rounding, 1e-16, against 1e-9",
+            f"float64 rounding, 1e-16, against 1e-9; of 512 rows the scatter of 60 draws, 1 %, against {SAMPLED:g}",
             {"E W_t off by": "0 under plain SGD for W, and for BA at step 1"},
             tolerance=1e-9,
         ),
         size=ranged(
-            [100 * sampled_distance(one, cases.rng) for one in many],
+            distances,
             "% of BA",
             "how far its mean is from Adam's path after two steps (1e-4, rank 8, drop rate 0.05, 512 rows of 64 "
-            f"inputs); W itself {100 * direct:.0f} % after one; BA by plain SGD, such a layer, drop rate 0.05, half of "
-            f"the rate 1/λ, λ the curvature at the start, less than {bound} % after 60 steps, of a toy at 0.01 "
-            f"{100 * by_sgd:.2g} % after two",
+            f"inputs); W itself {100 * judged.measured[2]:.0f} % after one; BA by plain SGD, such a layer, drop "
+            f"rate 0.05, half of the rate 1/λ, λ the curvature at the start, less than {bound} % after 60 steps, of a "
+            f"toy at 0.01 {100 * by_sgd:.2g} % after two",
         ),
         condition=OFF_ITS_PATH,
         flips_if="under plain SGD an E W_t off regularized descent with W trained directly, or A and B drawn whose "

@@ -159,11 +159,12 @@ def loss_turns(rng: np.random.Generator) -> Size:
     "3.1-loss-std",
     where=AFTER,
     says=SENTENCE,
-    reading="Std of the loss over masks ends below the root mean square over normal matrices at the start, LoRA's zero "
-    "being those of size 0, and above their worst case, a matrix near zero, where it is near 0. Random matrices of any "
-    "size reach that, so that the first half decides. Entry by entry, a less kind reading, both halves are seldom true "
-    "at once (size). Of the gradient, which Figure 1 shows in its place, our network shows on MNIST what its caption "
-    "says, average down and worst up, and on CIFAR-10 not: rows 3.1-figure-1 and 3.1-figure-1-cifar10.",
+    reading="Of its relative clause; its main one is row 3.1-benefit-in-training. Std of the loss over masks ends "
+    "below the root mean square over normal matrices at the start, LoRA's zero being those of size 0, and above their "
+    "worst case, a matrix near zero, where it is near 0. Random matrices of any size reach that, so that the first "
+    "half decides. Entry by entry, a less kind reading, both halves are seldom true at once (size). Of the gradient, "
+    "which Figure 1 shows in its place, our network shows on MNIST what its caption says, average down and worst up, "
+    "and on CIFAR-10 not: rows 3.1-figure-1 and 3.1-figure-1-cifar10.",
 )
 def loss_std(cases: Cases) -> Finding:
     """Std[L] after training between that at W = 0, exactly 0, and the starts', with the scale at which it turns."""

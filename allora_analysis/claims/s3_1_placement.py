@@ -6,7 +6,8 @@ wrong formulas and looks at PEFT's own layer.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, ROUNDING, TOLERANCE, Regression, design
 from allora_analysis.tikhonov import masks as enumeration
+
+if TYPE_CHECKING:
+    import torch
 
 SEARCH_TOLERANCE = 1e-6
 STARTS = 4
@@ -32,19 +36,35 @@ class Layer(NamedTuple):
     drop_rate: float
 
 
-def adapter_output(one: Layer, seed: int) -> np.ndarray:
-    """What LoRA's adapter adds for each unit input while it trains, (n₂, n₁); A's entries are not 0, B = [I; 0]."""
+def lora_layer(one: Layer) -> "torch.nn.Module":
+    """A layer with W* = 0 and B = [I; 0]: PEFT's own where it is installed, this toolkit's where not."""
     import torch
 
-    from allora_analysis.lora.layers import ALLoRALinear
+    base = torch.nn.Linear(one.n2, one.n1, bias=False)
+    torch.nn.init.zeros_(base.weight)
+    if find_spec("peft"):
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=one.rank, lora_alpha=one.rank, lora_dropout=one.drop_rate, target_modules=["0"])
+        layer = get_peft_model(torch.nn.Sequential(base), config).base_model.model[0]
+        b = layer.lora_B["default"].weight
+    else:
+        from allora_analysis.lora.layers import ALLoRALinear
+
+        layer = ALLoRALinear(base, one.rank, 1.0, variant="lora_x_eta", drop_rate=one.drop_rate)
+        b = layer.b
+    b.data.copy_(torch.eye(one.n1, one.rank))
+    return layer.train()
+
+
+def adapter_output(one: Layer, seed: int) -> np.ndarray:
+    """What LoRA's adapter adds for each unit input while it trains, (n₂, n₁); A's entries are not 0."""
+    import torch
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        base = torch.nn.Linear(one.n2, one.n1, bias=False, dtype=torch.float64)
-        layer = ALLoRALinear(base, one.rank, 1.0, variant="lora_x_eta", drop_rate=one.drop_rate)
-        layer.b.copy_(torch.eye(one.n1, one.rank))
-        unit = torch.eye(one.n2, dtype=torch.float64)
-        return (layer.train()(unit) - base(unit)).numpy()
+        layer = lora_layer(one)
+        torch.manual_seed(seed)  # both layers draw the same mask
+        return layer(torch.eye(one.n2)).numpy()
 
 
 def struck(output: np.ndarray, rank: int) -> dict[str, int]:
@@ -59,7 +79,8 @@ def struck(output: np.ndarray, rank: int) -> dict[str, int]:
     says="LoRA's regularization hinges on using Dropout Srivastava et al. (2014), i.e., on applying a multiplicative "
     "binary mask to the latent space of the matrix factorization.",
     reading="As a fact about LoRA's code: a mask strikes single entries of Ax, r numbers between A and B; measured on "
-    "this toolkit's layer, whose test looks at PEFT's own, where lora_B(lora_A(dropout(x))) is computed too.",
+    "PEFT's own layer where it is installed, else on this toolkit's, which computes lora_B(lora_A(dropout(x))) too. "
+    "That a mask acts inside LoRA's branch and nowhere else is true; where in it is what is judged.",
     test="tests/test_claims_3_1_tikhonov.py",
 )
 def placement_in_code(cases: Cases) -> Finding:
@@ -79,10 +100,11 @@ def placement_in_code(cases: Cases) -> Finding:
     )
     whole = sum(seen["whole"] for seen in judged.own)
     return judged.finding(
-        refuted="No: LoRA's code, as PEFT has it, masks A's input, n₂ numbers a token.",
+        refuted="No: LoRA's code (PEFT) masks the branch's input, A's, n₂ numbers a token, not the r between A and B.",
         evidence=judged.evidence(
             "none: masks on Ax leave every input whole or strike it whole with a chance below 1e-6 a case",
             lambda one: {"whole": f"{one.drop_rate:g} of {one.n2}", "in part": 0},
+            more={"measured on": "PEFT's layer" if find_spec("peft") else "this toolkit's layer"},
         ),
         size=Size(100 * whole / (512 * len(own)), "%", "inputs struck as a whole at drop rate 0.05"),
         corrected="the mask acts on A's input: x ↦ W*x + ηBA(x ⊙ V)",

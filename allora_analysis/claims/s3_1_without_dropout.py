@@ -12,7 +12,7 @@ from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases, each_above, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size, ranged
 from allora_analysis.claims.masked_descent import PLACEMENTS, Sgd, falling_spectra, gap_at_worst, worst_gap
-from allora_analysis.claims.s3_1_few_steps import RISK, ROUNDING, sgd_claim
+from allora_analysis.claims.s3_1_few_steps import NOT_THE_PAPERS, RISK, ROUNDING, sgd_claim
 from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
 from allora_analysis.statistics import one_sided
 from allora_analysis.study import bound
@@ -80,7 +80,7 @@ def less(log_ratio: float) -> float:
     f"inputs' variances, at most {100 * (AS_GOOD - 1):.0f} % above dropout's lowest, each problem at its worst noise, "
     "from a tenth to five of the signal. The margin is the drop rate; the evidence has half of it. Narrowed once: of "
     "every problem it was read before, with a margin of 10 % chosen after looking; that is row "
-    "3.1-not-a-must-have-always, with this margin. Whether the paper proved it is not judged.",
+    "3.1-not-a-must-have-always, with this margin. Whether the paper proved it is not judged. " + NOT_THE_PAPERS,
     depends_on=("3.1-sgd-benefits-vanish", "3.1-sgd-crossover"),
 )
 def not_a_must_have(cases: Cases) -> Finding:
@@ -133,7 +133,7 @@ def not_a_must_have(cases: Cases) -> Finding:
     says=NOT_A_MUST,
     reading="A less kind reading: on every such problem, at drop rates to 0.4, on collinear inputs, and near the "
     f"largest rate, the risk is at most {100 * (AS_GOOD - 1):.0f} % above dropout's. On average, at the paper's drop "
-    "rate, row 3.1-not-a-must-have has it.",
+    "rate, row 3.1-not-a-must-have has it. " + NOT_THE_PAPERS,
     depends_on=("3.1-not-a-must-have",),
 )
 def not_a_must_have_always(cases: Cases) -> Finding:
