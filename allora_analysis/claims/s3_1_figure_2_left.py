@@ -212,7 +212,8 @@ def alone_pairs() -> dict[str, Pairs]:
     reading=f"By test loss, masks at A's input (LoRA's code) and between A and B (§3.1): above that without dropout "
     f"after one epoch, below it after {ALONE_EPOCHS}, the model's own dropout off. One rate for all, the best for LoRA "
     "without dropout after one epoch (the model's own on), which favors both halves. By accuracy, on three seeds and "
-    "beside the model's own, row 3.1-figure-2-left could not tell; the rule was written before these runs.",
+    "beside the model's own, row 3.1-figure-2-left could not tell; the rule was written before these runs. 'At most' is "
+    "the higher end of a case's 90 % interval.",
     command=command("dropout_alone", LISTS["dropout_alone"]["desk"]),
     test=TEST,
     reads=STUDY,
@@ -239,7 +240,8 @@ def dropout_alone(cases: Cases, folder: Path | None = None) -> Finding:
     return tested.finding(
         holds=f"Yes: {told}.",
         refuted=f"No: {told}.",
-        undecided=f"Undecided: {told}.",
+        undecided=f"Undecided: {HIGH:g} {_bounded(family, 1)} nats of test loss after one epoch, "
+        f"{_bounded(family, ALONE_EPOCHS)} after {ALONE_EPOCHS}.",
         evidence=Evidence(
             {"difference": "above 0 in each"},
             {case: dataclasses.asdict(one) for case, one in family.items()}
@@ -253,6 +255,15 @@ def dropout_alone(cases: Cases, folder: Path | None = None) -> Finding:
         wanted=units_wanted(family.values(), "seeds"),
         flips_if="seeds in which one of the four differences is clearly the other way",
     )
+
+
+def _bounded(family: Mapping[str, Judgement], epoch: int) -> str:
+    # What dropout costs early or gains late at each place: its means where all are clear, or else what it is at most.
+    of = [family[f"{place}, epoch {epoch}"] for place in PLACES.values()]
+    word = "costs" if DIRECTIONS[epoch] > 0 else "gains"
+    if all(one.verdict == "holds" for one in of):
+        return f"{word} {' and '.join(f'{one.mean:.3f}' for one in of)}"
+    return f"{word} at most {max(one.interval[1] for one in of):.3f}"
 
 
 def as_said(runs: Runs, pairs: Mapping[str, Pairs], endpoint: str) -> dict[str, list[float]]:
