@@ -212,8 +212,8 @@ def alone_pairs() -> dict[str, Pairs]:
     reading=f"By test loss, masks at A's input (LoRA's code) and between A and B (§3.1): above that without dropout "
     f"after one epoch, below it after {ALONE_EPOCHS}, the model's own dropout off. One rate for all, the best for LoRA "
     "without dropout after one epoch (the model's own on), which favors both halves. By accuracy, on three seeds and "
-    "beside the model's own, row 3.1-figure-2-left could not tell; the rule was written before these runs. 'At most' is "
-    "the higher end of a case's 90 % interval.",
+    "beside the model's own, row 3.1-figure-2-left could not tell; the rule was written before these runs. 'At most' "
+    "is the higher end of a case's 90 % interval.",
     command=command("dropout_alone", LISTS["dropout_alone"]["desk"]),
     test=TEST,
     reads=STUDY,
