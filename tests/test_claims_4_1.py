@@ -180,6 +180,9 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
         (name, dropped, "product_gradient", lambda case: case.one.upstream.T @ case.one.x, "refuted")
         for name in ("4-dropout-gradient", f"4-dropout-gradient{BATCH}")
     ),
+    ("4-dropout-gradient", dropped, "input_derivative", lambda case: case.one.b @ case.one.a, "refuted"),  # unscaled
+    # As if the formula were right as printed.
+    ("4-dropout-gradient", dropped, "change_over", lambda right, case, below: right(case, dropped.STEP), "holds"),
     (f"4-dropout-rate{BATCH}", adaptive, "masked_field", b_unscaled, "refuted"),
     (f"4-dropout-rate{BATCH}", layer_training, "lora", cut_off_from_a, "refuted"),
     (f"4-dropout-rate{BATCH}", layer_training, "optimizer", without_buffers, "refuted"),
@@ -214,6 +217,9 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-three-limitations", limits, "mask_spread", lambda case, arm, drop_rate: 1.0, "refuted"),
     ("4-three-limitations", limits, "growth", lambda case, arm, eta: 1.0, "refuted"),
     ("4-three-limitations", limits, "SMALLER", 1.01, "refuted"),
+    # As if BA's size did not matter to the ripple, or lengths added up at random as in aligned layers.
+    ("4-three-limitations", limits, "rippled", lambda right, case: right(case._replace(ratio=1.0)), "refuted"),
+    ("4-three-limitations", limits, "rippled", lambda right, case: right(case._replace(aligned=True)), "refuted"),
     ("4-adapted-gradient", functional, "allora", lora_instead, "holds"),
     ("4-adapted-gradient", adaptive, "update_jacobian", without_the_factors_slope, "refuted"),
     ("4-adapted-gradient", adaptive, "layer_double_backward", adaptive.update_jacobian, "refuted"),

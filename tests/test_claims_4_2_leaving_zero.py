@@ -9,9 +9,9 @@ import torch
 from allora_analysis import adaptors, escape
 from allora_analysis.claims import (
     layer_training,
+    s4_2_effective_rate,
     s4_2_factor,
     s4_2_first_steps,
-    s4_2_hyper_parameters,
     s4_2_noise_at_rest,
 )
 from allora_analysis.claims import s4_2_leaving_zero as section
@@ -22,7 +22,7 @@ from allora_analysis.lora import functional
 from tests.ledger_rows import Rows
 
 NOISE = s4_2_noise_at_rest
-ROWS = Rows(NOISE, section, s4_2_first_steps, s4_2_hyper_parameters)
+ROWS = Rows(NOISE, section, s4_2_first_steps, s4_2_effective_rate)
 
 
 def lora_everywhere(right, run, arm, *args, **options):
@@ -151,12 +151,20 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-escape-optimisers", layer_training, "products", sgd_always, "holds"),
     ("4-escape-optimisers", layer_training, "products", never_clipped, "refuted"),
     ("4-escape-optimisers", escape, "drift", drift_of_sgd, "refuted"),
-    ("4-effective-rate", functional, "allora", never_tapering, "refuted"),
-    ("4-effective-rate", functional, "allora", tapering_too_fast, "refuted"),
-    ("4-effective-rate", layer_training, "pairs", lora_everywhere, "refuted"),
-    ("4-effective-rate", s4_2_hyper_parameters, "splits", never_clipped_at_zero, "refuted"),
-    ("4-effective-rate", s4_2_hyper_parameters, "splits", of_sgd_alone, "refuted"),
-    ("4-effective-rate", s4_2_hyper_parameters, "clip_factor", lambda norm, clip: 1.0, "refuted"),
+    ("4-effective-rate-throughout", functional, "allora", never_tapering, "refuted"),
+    ("4-effective-rate-throughout", functional, "allora", tapering_too_fast, "refuted"),
+    ("4-effective-rate-throughout", s4_2_effective_rate, "splits", never_clipped_at_zero, "refuted"),
+    *(
+        (name, module, function, wrong, "refuted")
+        for name in ("4-effective-rate", "4-effective-rate-throughout")
+        for module, function, wrong in (
+            (layer_training, "pairs", lora_everywhere),
+            (s4_2_effective_rate, "splits", of_sgd_alone),
+            (s4_2_effective_rate, "clip_factor", lambda norm, clip: 1.0),
+        )
+    ),
+    ("4-effective-rate", s4_2_effective_rate, "splits", lambda one: one.optimizer != "adamw", "refuted"),
+    ("4-effective-rate", s4_2_effective_rate, "row_rates", lambda one: np.ones(3), "holds"),
 ]
 
 
@@ -250,7 +258,7 @@ def test_rows_are_far_below_the_bend_and_at_a_large_rate_soon_beyond_it():
 
 def test_at_eta_1_nothing_is_split():
     """The reading leaves η = 1 out: there AdamW's first step is l_b times signs, which is η·l_b times them."""
-    knobs, rng = s4_2_hyper_parameters, np.random.default_rng(0)
+    knobs, rng = s4_2_effective_rate, np.random.default_rng(0)
     for eta, rate in ((1.0, 1.0), (2.0, 0.5)):
         one = knobs._OneStep(problem(), "adamw", eta, 1e-3, 0.1, rng.standard_normal((5, 2)))
         np.testing.assert_allclose(knobs.row_rates(one), rate, rtol=1e-3)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from allora_analysis import adaptive
-from allora_analysis.claims import layer_training, s4_3_asf_lora, s4_3_family
+from allora_analysis.claims import layer_training, s4_3_asf_lora, s4_3_family, s4_3_in_framework
 from allora_analysis.lora import functional, layers
 from tests.ledger_rows import Rows
 
 family, asf = s4_3_family, s4_3_asf_lora
-ROWS = Rows(family, asf)
+ROWS = Rows(s4_3_in_framework, family, asf)
 ALLORA, ASF, PAIRS, PRODUCTS = functional.allora, functional.asf_lora, layer_training.pairs, layer_training.products
 
 
@@ -70,9 +70,12 @@ def lora_for_asf(run, arm, *args, **options):
 
 
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
-    ("4-family-in-framework", functional, "allora", frozen_factor, "refuted"),
-    ("4-family-in-framework", functional, "allora_od", by_row, "refuted"),
-    ("4-family-in-framework", functional, "asf_lora", with_a, "refuted"),
+    *(
+        (name, functional, arm, wrong, "refuted")
+        for name in ("4-family-in-framework", "4-family-in-framework-of-g-alone")
+        for arm, wrong in (("allora_od", by_row), ("asf_lora", with_a))
+    ),
+    ("4-family-in-framework-of-g-alone", functional, "allora", frozen_factor, "refuted"),
     ("4-define-each-other", layer_training, "lora", lambda x, a, b: x @ a.mT @ b.mT + 1e-3, "refuted"),
     ("4-define-each-other-in-training", np.linalg, "matrix_rank", lambda x, *args: x.shape[1], "refuted"),
     ("4-od-noise", functional, "allora_od", by_row, "refuted"),

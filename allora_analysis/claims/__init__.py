@@ -51,6 +51,8 @@ SECTIONS = (
     "s4_2_at_rest",
     "s4_2_convergence_and_width",
     "s4_2_hyper_parameters",
+    "s4_2_effective_rate",
+    "s4_3_in_framework",
     "s4_3_family",
     "s4_3_asf_lora",
     "s4_4_our_runs",

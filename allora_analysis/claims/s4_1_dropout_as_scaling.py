@@ -199,18 +199,50 @@ def one_factor_on_gradients(case: Masked) -> np.ndarray:
     return nearest(kept_tokens(case), case.one.upstream.T @ case.one.x)
 
 
-GRADIENT = "η_i = 0 is implicitly applied to the i-th row of the gradient g_i = (∂L/∂(BA))_{i,:}"
+GRADIENT = (
+    "Since dη·f(x)/dx = η df(x)/x, η_i = 0 is implicitly applied to the i-th row of the gradient g_i = (∂L/∂(BA))_{i,:}"
+)
+STEP = 1e-3  # dx; f is linear, so that any does
+
+
+def input_derivative(case: Masked) -> np.ndarray:
+    """d(η·f(x))/dx of the one x by autograd, η the mask: n₁×n₂."""
+    import torch
+
+    a, b, mask = (torch.tensor(part) for part in (case.one.a, case.one.b, case.mask[0]))
+    masked = lambda x: mask * layer_training.lora(x[None, :], a, b)[0]  # noqa: E731
+    return torch.autograd.functional.jacobian(masked, torch.tensor(case.one.x[0])).numpy()
+
+
+def change_over(case: Masked, below: np.ndarray | float) -> np.ndarray:
+    """η df(x) over what stands below it, df(x) the change of f where one entry of x changes by dx; n₁×n₂."""
+    near = case.one.x + STEP * np.eye(case.one.x.shape[1])
+    change = plain_output(case._replace(one=case.one._replace(x=near))) - plain_output(case)
+    return case.mask[0][:, None] * change.T / below
 
 
 @framework_claim(
-    "4-dropout-gradient", says=GRADIENT, reading="x is one vector, as in §4.1.", depends_on=("4-dropout-forward",)
+    "4-dropout-gradient",
+    says=GRADIENT,
+    reading="x is one vector, as in §4.1; the formula as well as what is concluded from it.",
+    depends_on=("4-dropout-forward",),
 )
 def dropout_gradient(cases: Cases) -> Finding:
-    """Autograd's gradient of BA under a masked output against η_i g_i, for one token."""
-    judged, evidence = scaled_rows(one_vector(cases), cases, product_gradient, masked_rows)
+    """Autograd's gradient of BA under a masked output against η_i g_i, and its derivative in x, for one token."""
+    judged = cases.judge(
+        one_vector(cases),
+        measure=lambda case: [product_gradient(case), input_derivative(case)],
+        printed=lambda case, seen: close(seen, [masked_rows(case), change_over(case, case.one.x[0])], TOLERANCE),
+        corrected=lambda case, seen: close(seen, [masked_rows(case), change_over(case, STEP)], TOLERANCE),
+    )
     return judged.finding(
         holds="Yes, for one x, and exactly.",
-        evidence=evidence,
+        holds_corrected="Yes, for one x, and exactly, but for a misprint: the right side is η df(x)/dx.",
+        evidence=layer_training.deviations(
+            judged, lambda case: [masked_rows(case), change_over(case, STEP)], ROUNDING, TOLERANCE
+        ),
+        corrected="dη·f(x)/dx = η df(x)/dx; the factor reaches g by the chain rule through f: "
+        "∂L(ηf)/∂(BA)_i = η_i (∂L/∂(ηf)_i) xᵀ",
         flips_if="an autograd gradient of BA with a row i that is not 0 where output i is dropped",
     )
 
@@ -218,7 +250,7 @@ def dropout_gradient(cases: Cases) -> Finding:
 @framework_claim(
     "4-dropout-gradient-in-training",
     says=GRADIENT,
-    reading="A less kind reading: one number η_i serves all tokens of a batch.",
+    reading="A less kind reading: one number η_i serves all tokens of a batch. The formula: 4-dropout-gradient.",
     depends_on=("4-dropout-gradient", "4-dropout-forward-in-training"),
 )
 def dropout_gradient_in_training(cases: Cases) -> Finding:

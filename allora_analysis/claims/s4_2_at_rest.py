@@ -66,13 +66,20 @@ def targets(rng: np.random.Generator) -> _Target:
     return _Target(target, 1, log_uniform(rng, 0, 1.2), 0.3 * rng.standard_normal((1, 4)))
 
 
-def power_law(rng: np.random.Generator) -> list[_Target]:
-    """A spectrum that falls, 16×16, rank 8, rows near 0.1 and near 0.5; drawn again where singular values tie."""
+WIDTH, SPREADS = 64, (0.0, 0.5, 1.0)
+
+
+def power_law(rng: np.random.Generator, spread: float) -> list[_Target]:
+    """A spectrum that falls, rank 8, rows near 0.1 and near 0.5; drawn again where singular values tie.
+
+    Rows are then multiplied by numbers whose logarithms have this standard deviation.
+    """
     while True:
-        left, right = (np.linalg.qr(rng.standard_normal((16, 16)))[0] for _ in range(2))
-        target = left * np.arange(1, 17) ** -0.5 @ right
+        left, right = (np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0] for _ in range(2))
+        target = left * np.arange(1, WIDTH + 1) ** -0.5 @ right
+        target *= np.exp(spread * rng.standard_normal((WIDTH, 1)))
         small = 0.1 * target / np.linalg.norm(target, axis=1).mean()
-        one = _Target(small, 8, 2.0, 0.1 * rng.standard_normal((8, 16)), 6000, 1.0)
+        one = _Target(small, 8, 2.0, 0.1 * rng.standard_normal((8, WIDTH)), 6000, 1.0)
         pair = [one, one._replace(target=5 * small)]
         with contextlib.suppress(ArgumentError):
             for each in pair:
@@ -131,10 +138,13 @@ discovery_claim = functools.partial(
 
 def discovered(cases: Cases, further: Sequence[Case] = (), **predicates: Callable) -> tuple[Judged, Size]:
     """ALLoRA's own steps, run to rest, and what its rest points leave above the best fit at a layer's spectrum."""
-    at_layer = [power_law(cases.rng) for _ in range(10)]
-    first = Case("power-law T, 16×16, row norms near 0.1, r = 8, η² = 4", at_layer[0][0], paper=True)
+    at_layer = [power_law(cases.rng, spread) for spread in 4 * SPREADS]
+    first = Case(f"power-law T, {WIDTH}×{WIDTH}, row norms near 0.1, r = 8, η² = 4", at_layer[0][0], paper=True)
     above = [excess(each, rest(each)) for pair in at_layer for each in pair]
-    of = "loss at rest above the least, r = 8, row norms of 0.1 to 0.5"
+    of = (
+        f"loss at rest above the least, width {WIDTH}, r = 8, row norms near 0.1 and 0.5, equal or up to 1 apart "
+        "(standard deviation of their logarithms)"
+    )
     size = ranged(above, "of ‖T‖²/2", of, float(np.median(above[::2])))
     at_rest = lambda one: adaptive.run_to_rest(one.target, one.a, one.eta, one.rate, one.steps)  # noqa: E731
     return cases.judge([first, *cases.draw(targets, 12), *further], at_rest, **predicates), size
@@ -160,7 +170,7 @@ def optimal_direction(cases: Cases) -> Finding:
         condition=nearly_best,
     )
     return judged.finding(
-        conditional=f"Mostly: within {bound(100 * size.high, 1, True):g} % of ‖target‖²/2 at a layer's spectrum; "
+        conditional=f"Mostly: within {bound(100 * size.high, 1, True):g} % of ‖target‖²/2 at width {WIDTH}; "
         f"{100 * row.inputs.tied:.0f} % where one long row meets many short ones.",
         evidence=judged.evidence(f"{CENT:.0%}; the excess to 1e-5", foretold, shown=excess, tolerance=CENT),
         size=size,

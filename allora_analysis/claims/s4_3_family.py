@@ -1,4 +1,4 @@
-"""§4.3, the family and ALLoRA-OD: what each member depends on, and ALLoRA-OD's noise and update.
+"""§4.3, ALLoRA-OD: its output and a row of BA, its noise and its update.
 
 The layers are run. ALLoRA-OD puts d = 1/√(|f(x)_i| + 1/η²) on each token's gradient. ASF-LoRA: `s4_3_asf_lora`.
 Checked by `tests/test_claims_4_3.py`, which plants wrong formulas.
@@ -29,76 +29,6 @@ from allora_analysis.claims.layer_training import ROUNDING, Pass, close
 TOLERANCE = 1e-9
 TOKENS = 4000
 family_claim = functools.partial(claim, where="§4.3", test="tests/test_adaptive_variants.py")
-
-
-class _Member(NamedTuple):
-    """A member of the family, a pass of one token, and what turns (A, B) into others of one f, or of one BA."""
-
-    arm: str
-    one: Pass
-    eta: float
-    other: Pass
-    same: Pass
-
-
-def applied(arm: str, one: Pass, eta: float) -> np.ndarray:
-    """An output adaptor's output f̃, or a gradient adaptor's factor on each row of g, through the layer."""
-    from allora_analysis.lora import functional
-
-    if arm in ("scaled", "asf"):
-        return layer_training.backward(lambda *parts: layer_training.forward(arm, *parts, eta), one)[0]
-    rule = functional.allora_od if arm == "od" else functools.partial(layer_training.forward, arm)
-    found = layer_training.backward(rule, one, eta)[3]
-    return np.divide(found, layer_training.backward(layer_training.lora, one)[3])[:, 0]
-
-
-def members(rng: np.random.Generator, arm: str | None = None) -> _Member:
-    """A pass; one of the same g, or f for an output adaptor; one that keeps BA or f as well."""
-    one = layer_training.draw_pass(rng, n2=4, rank=2, tokens=1)
-    arm = arm or str(rng.choice(["scaled", "asf", "constant", "allora", "od"]))
-    across = rng.standard_normal(4)
-    across -= across @ one.x[0] / (one.x[0] @ one.x[0]) * one.x[0]
-    same_f = one._replace(a=one.a + np.outer(rng.standard_normal(2), across))
-    turn = rng.standard_normal((2, 2)) + 3 * np.eye(2)
-    same_product = one._replace(a=turn @ one.a, b=one.b @ np.linalg.inv(turn))
-    moved = one._replace(a=one.a + rng.standard_normal(one.a.shape))
-    other = same_f if arm in ("scaled", "asf") else moved
-    return _Member(arm, one, log_uniform(rng, 0.2, 1), other, same_product if arm == "allora" else same_f)
-
-
-@family_claim(
-    "4-family-in-framework",
-    says="We adopt a principled approach to explore other reasonable designs that fall into the adaptive learning "
-    "framework defined by Definition 2.",
-    reading="As Definition 2 has it, f_o is a function of f alone and f_g one of g alone; the two designs and ALLoRA.",
-    depends_on=("4-subsumes",),
-)
-def in_framework(cases: Cases) -> Finding:
-    """The same f or g twice, all else changed, through the layers."""
-    own = [Case(f"{name}, η² = 4", members(cases.rng, arm)._replace(eta=2.0), True) for name, arm in NAMED.items()]
-    judged = cases.judge(
-        [*own, *cases.draw(members, 20)],
-        measure=lambda one: [applied(one.arm, part, one.eta) for part in (one.other, one.same)],
-        printed=lambda one, seen: relative_error(seen[0], applied(one.arm, one.one, one.eta)) <= TOLERANCE,
-        corrected=lambda one, seen: (
-            relative_error(seen[1], now := applied(one.arm, one.one, one.eta)) <= TOLERANCE
-            and (relative_error(seen[0], now) <= TOLERANCE) == (one.arm in ("scaled", "asf", "constant"))
-        ),
-    )
-    return judged.finding(
-        holds_corrected="Yes if f_g may change from step to step; to the letter only ASF-LoRA is in it.",
-        evidence=judged.evidence(
-            ROUNDING,
-            {"distance at one f or g": 0.0},
-            shown=lambda one, seen: relative_error(seen[0], applied(one.arm, one.one, one.eta)),
-            tolerance=TOLERANCE,
-        ),
-        corrected="f_g may take BA (ALLoRA) or f(x) (ALLoRA-OD) beside g, as f_o may be drawn anew for dropout",
-        flips_if="ALLoRA's factor on g being the same at two BA, or not the same at one",
-    )
-
-
-NAMED = {"ALLoRA": "allora", "ALLoRA-OD": "od", "ASF-LoRA": "asf"}
 
 
 DEFINES = "First notice that in (f(x))_i = (BA)_{i,:}x, (f(x))_i and (BA)_{i,:} define each other."
