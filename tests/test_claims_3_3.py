@@ -311,7 +311,7 @@ def test_what_counts_is_the_enlarged_input_over_the_target():
     one = s3_3_interactions.at_gain(1.65, 2.0, 0)
     twice = s3_3_interactions.trained_loss(one._replace(after=2 * one.after, y=2 * one.y))
     assert twice == pytest.approx(s3_3_interactions.trained_loss(one), rel=1e-6)
-    assert s3_3_interactions.trained_loss(one._replace(after=2 * one.after)) > 2 * twice
+    assert s3_3_interactions.trained_loss(one._replace(after=2 * one.after)) > 1.2 * twice
 
 
 def test_all_layers_train_as_torch_trains_them(monkeypatch):
