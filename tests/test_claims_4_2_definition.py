@@ -77,6 +77,11 @@ def masked_always(x, weight, bias, a, b, eta, adaptor, per_token):
     return LINEAR(DROPOUT(x, 0.05, True), weight, bias, a, b, eta, adaptor, per_token)
 
 
+def by_row(x, a, b, eta, adaptor="inverse_sqrt"):
+    """ALLoRA in ALLoRA-OD's place."""
+    return functional.allora(x, a, b, eta)
+
+
 FOLLOWS, LINEAR, DROPOUT = scaled.follows_the_gradient, layers.allora_linear, layers.nn.functional.dropout
 
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
@@ -100,6 +105,10 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-per-sample", adaptive, "row_factor", lambda a, b, eta: np.full(len(b), eta), "refuted"),
     ("4-definition", functional, "allora", lora_instead, "refuted"),
     ("4-definition", adaptive, "update_field", twice_for_a, "refuted"),
+    ("4-definition", functional, "allora_od", by_row, "refuted"),
+    ("4-definition", adaptors, "inverse_sqrt", INVERSE, "refuted"),
+    ("4-definition", functional, "asf_lora", lora_instead, "refuted"),
+    ("4-definition", adaptive, "asf_derivative", lambda f, eta: (abs(f) + eta**-2) ** -0.5, "refuted"),
     ("4-not-back-propagated", functional, "allora", scaled_input_gradient, "refuted"),
     ("4-two-hyper-parameters", layers, "allora_linear", scaled_output, "refuted"),
     ("4-two-hyper-parameters", layers, "allora_linear", masked_always, "refuted"),

@@ -62,6 +62,28 @@ def test_on_either_side_of_the_boundary(optimizer, low, high):
     assert 0.4 < below < section.HALF < above < 0.62
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "ratio", "power"), [("adam", 0.0, 1 / 4), ("sgd", 0.0, 1 / 4), ("sgd", 1.0, 1 / 8)]
+)
+def test_an_eta_that_grows_so_keeps_the_fall(optimizer, ratio, power):
+    """The condition's powers, (1 − ρ)/4 under Adam and (2 − ρ)/8 under SGD: at 16 times the width the fall is as large.
+
+    With one η it is not; nor, under SGD at ρ = 1, with Adam's power, 0.
+    """
+    assert power == -section.exponents(section.Method(0, ratio, "gradient"), optimizer).row_norm.width / 2
+    rng, method, falls = np.random.default_rng(0), section.Method(0, ratio, "gradient"), []
+    for n in section.WIDTHS:
+        layers = section.width.layer(n, section.RANK, 8, rng)
+        rates = section.width.largest_rate(layers, method, optimizer) / 2
+        for eta in (2.0, 2.0 * (n / section.WIDTHS[0]) ** power):  # η multiplies SGD's rate
+            slower = rates * 2 / eta if optimizer == "sgd" else rates
+            norms = section.width.train(layers, method, optimizer, slower, section.STEPS[optimizer], eta).norms
+            falls.append(float(np.mean(1 - (1 + eta**2 * norms) ** -0.5)))
+    first, _, with_one, grown = falls
+    assert with_one < 0.7 * first
+    assert 0.85 * first < grown < 1.15 * first
+
+
 def test_a_factor_that_keeps_falling_would_hold(monkeypatch):
     monkeypatch.setattr(section, "fall", lambda one, rng: 0.9)
     assert verdict(section.factor_at_width) == "holds"

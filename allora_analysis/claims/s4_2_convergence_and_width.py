@@ -240,7 +240,8 @@ def factor_at_width(cases: Cases) -> Finding:
         condition="A's rate falls fast enough beside B's as width grows. In formulas: l_A = l_B/n^ρ with, from n = 128 "
         f"to 2,048 4^(ρ − 1) ≥ {REACHED:.2f} under Adam (ρ ≥ {1 + math.log(REACHED, 4):.2f}), 2^(ρ − 2) under SGD (ρ ≥ "
         f"{2 + math.log(REACHED, 2):.2f}); as n → ∞ ½ in place of {REACHED:.2f}: ρ ≥ ½ under Adam, ρ ≥ 1 under SGD (at "
-        "every width a share stays only under Adam at ρ = 1; else η must grow as n^((1 − ρ)/4))",
+        "every width a share stays only under Adam at ρ = 1; else η must grow: as n^((1 − ρ)/4) under Adam, "
+        "n^((2 − ρ)/8) under SGD)",
         flips_if="row norms after training with one rate for A and B that do not shrink as n grows",
     )
 

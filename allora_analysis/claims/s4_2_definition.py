@@ -163,31 +163,53 @@ def per_sample(cases: Cases) -> Finding:
     )
 
 
+class Member(NamedTuple):
+    """A rule of the family, "allora", "allora_od" or "asf_lora", and the layer that it is put in."""
+
+    rule: str
+    layer: Layer
+
+
+def defined(member: Member) -> list[np.ndarray]:
+    """A member's output and its gradients of A and B, by the definitions."""
+    (x, upstream, a, b), eta = member.layer
+    f = x @ a.T @ b.T
+    if member.rule == "allora":
+        return [f, *adaptive.update_field(a, b, upstream.T @ x, eta)]
+    od = member.rule == "allora_od"
+    through = upstream * (adaptors.inverse_sqrt(np.abs(f), eta) if od else adaptive.asf_derivative(f, eta))
+    return [f if od else adaptive.asf(f, eta), (through @ b).T @ x, through.T @ (x @ a.T)]
+
+
 @definition_claim(
     "4-definition",
-    where="beyond the paper: §4.2, definition of ALLoRA, in this toolkit",
-    says="This toolkit's layer is ALLoRA as defined: f̃ = I∘f, g̃_i = 1/√(‖(BA)_i‖ + 1/η²)·g_i.",
-    reading="Its output is f, the gradients of A and B are those through g̃.",
+    where="beyond the paper: §4.2 and §4.3, definitions, in this toolkit",
+    says="This toolkit's layers are ALLoRA, ALLoRA-OD and ASF-LoRA as defined.",
+    reading="ALLoRA and ALLoRA-OD: the output is f, the gradients of A and B are those through g̃, g̃_i = "
+    "1/√(‖(BA)_i‖ + 1/η²)·g_i and, token by token, 1/√(|(f(x))_i| + 1/η²)·g_i. ASF-LoRA: the output is f̃ = f/√(|f| + "
+    "1/η²), the gradients are a loss of f̃'s.",
 )
 def definition(cases: Cases) -> Finding:
-    """The layer's output and gradients against f, BᵀD_dG and D_dGAᵀ."""
+    """Each layer's output and gradients against f, BᵀD_dG and D_dGAᵀ, and their likes in §4.3."""
     from allora_analysis.lora import functional
 
-    def told(case: Layer) -> list[np.ndarray]:
-        x, upstream, a, b = case.one
-        return [x @ a.T @ b.T, *adaptive.update_field(a, b, upstream.T @ x, case.eta)]
+    def seen_of(member: Member) -> list[np.ndarray]:
+        found = layer_training.backward(getattr(functional, member.rule), *member.layer)
+        return [found[index] for index in (0, 2, 3)]
 
     judged = cases.judge(
-        layers(cases),
-        measure=lambda case: [
-            layer_training.backward(functional.allora, case.one, case.eta)[index] for index in (0, 2, 3)
+        [
+            Case(f"{case.name}, {rule}", Member(rule, case.inputs), case.paper)
+            for rule in ("allora", "allora_od", "asf_lora")
+            for case in layers(cases)
         ],
-        printed=lambda case, seen: close(seen, told(case), TOLERANCE),
+        measure=seen_of,
+        printed=lambda member, seen: close(seen, defined(member), TOLERANCE),
     )
     return judged.finding(
-        holds="Yes: the layer of this toolkit implements exactly this.",
-        evidence=layer_training.deviations(judged, told, ROUNDING, TOLERANCE),
-        flips_if="an output or a gradient of the layer other than the definition's",
+        holds="Yes: the layers of this toolkit implement exactly this.",
+        evidence=layer_training.deviations(judged, defined, ROUNDING, TOLERANCE),
+        flips_if="an output or a gradient of a layer other than its definition's",
     )
 
 

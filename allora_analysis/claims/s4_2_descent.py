@@ -17,7 +17,7 @@ from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import ADAM, Pass, Problem
 
 TOLERANCE, NOTHING = 1e-9, 1e-10
-DRAWS = 4000
+DRAWS, RATIO = 4000, 30  # B's entries over A's where steps climb most often
 LORA = [Fraction(1)] * len(adaptive.EXAMPLE.b)
 descent_claim = functools.partial(claim, test="tests/test_adaptive_descent.py")
 
@@ -125,7 +125,13 @@ def example() -> State:
 def shares(rng: np.random.Generator) -> dict[str, tuple[float, float]]:
     """How often a random step ascends, with its standard error, η = 2: by rank, B's entries over A's, tokens."""
     found = {}
-    for rank, n, ratio, tokens in ((1, 16, 30, 1), (4, 16, 30, 1), (4, 16, 30, 32), (1, 16, 1, 1), (8, 64, 30, 1)):
+    for rank, n, ratio, tokens in (
+        (1, 16, RATIO, 1),
+        (4, 16, RATIO, 1),
+        (4, 16, RATIO, 32),
+        (1, 16, 1, 1),
+        (8, 64, RATIO, 1),
+    ):
         scales, draws = (n**-0.5, ratio * n**-0.5), DRAWS // (4 if n > 16 else 1)
         one = adaptive.ascent_frequency((n, n, rank), 2.0, *scales, samples=tokens, draws=draws, generator=rng)
         found[f"r = {rank}, {n}×{n}, B {ratio} times A, tokens {tokens}"] = one.total, one.total_stderr
@@ -178,6 +184,11 @@ def states(rng: np.random.Generator) -> State:
     return State(task, b, log_uniform(rng, -1, 1), str(rng.choice(["sgd", "adamw"])))
 
 
+def _of_draws(most: float, error: float) -> Size:
+    of = f"random steps that ascend at rank 1, B's entries {RATIO} times A's: outside LoRA's use"
+    return Size(most, "of draws", of, most - 1.96 * error, most + 1.96 * error, "95 %")
+
+
 def _own(rng: np.random.Generator) -> list[Case]:
     # At LoRA's shapes, in training and at its start.
     return [
@@ -207,12 +218,11 @@ def descent(cases: Cases) -> Finding:
         condition=surely,
     )
     found = shares(cases.rng)
-    (most, error), *_, (at_eight, _) = found.values()
-    ends = (most - 1.96 * error, most + 1.96 * error)
+    (most, error), _, _, (as_long, _), _ = found.values()
     rational = [adaptive.loss_after_step(adaptive.EXAMPLE, d)[1] for d in (adaptive.EXAMPLE.factor(), LORA)]
     return judged.finding(
-        conditional=f"Mostly: certain only with equally long rows; {100 * most:.1f} % of random steps climb at rank 1, "
-        f"{100 * at_eight:.1f} % at 8.",
+        conditional=f"Mostly: certain with equally long rows; of random rank-1 steps {100 * as_long:.1f} % climb, "
+        f"{100 * most:.1f} % with B {RATIO} times A.",
         evidence=judged.evidence(
             f"a step of 1e-7, to {ADAM:g}, Adam's ε over small gradients, and {NOTHING:g} of ‖G‖(‖A‖ + ‖B‖) or, under "
             "SGD, of its square; the example exactly",
@@ -223,7 +233,7 @@ def descent(cases: Cases) -> Finding:
             },
             n=DRAWS,
         ),
-        size=Size(most, "of draws", "random steps that ascend at rank 1: outside LoRA's use", *ends, "95 %"),
+        size=_of_draws(most, error),
         corrected="dL/dl = −⟨BᵀG, u_A⟩ − ⟨GAᵀ, u_B⟩, (u_A, u_B) = (BᵀD_dG, D_dGAᵀ) under SGD, their signs in AdamW's "
         "first step, L = ½‖XPᵀ − Y‖²: the second part, B's, is never above 0",
         condition="rows of BA are equally long, as at B = 0, or nearly so for r ≥ n₂. In formulas: under SGD ½(BBᵀD_d "

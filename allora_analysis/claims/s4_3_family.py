@@ -14,7 +14,6 @@ from allora_analysis import adaptive
 from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import (
-    PAPER_ETAS,
     Case,
     Cases,
     at_etas,
@@ -283,46 +282,12 @@ def keeps_direction(one: Batch) -> bool:
     return bool(np.ptp(sizes) <= TOLERANCE * (1 + sizes.max()) or np.linalg.matrix_rank(x, TOLERANCE) == 1)
 
 
-def _one_token(rng: np.random.Generator) -> Batch:
-    """One token at random."""
-    return Batch(rng.standard_normal((1, 3)), rng.standard_normal(3), rng.standard_normal(3), log_uniform(rng, 0, 1))
-
-
-@family_claim(
-    "4-od-update",
-    where="beyond the paper: §4.3, definition of ALLoRA-OD, in this toolkit",
-    says="For one x this toolkit's layer is ALLoRA-OD as defined: g̃_i = 1/√(|(f(x))_i| + 1/η²)·g_i.",
-    reading="x is one vector, as in §4.1; the layer's backward pass is compared with the formula.",
-)
-def od_update(cases: Cases) -> Finding:
-    """The layer's gradient of a row for one token against the factor of its output times g_i."""
-
-    def told(one: Batch) -> np.ndarray:
-        return inverse_sqrt(one.x @ one.row, one.eta) * _row_gradient(one)
-
-    x, row, target = layer_training.inputs(cases.rng, 1, 64, 0.5), *cases.rng.standard_normal((2, 64))
-    own = [
-        Case(f"n₂ = 64, ‖(BA)_i‖ near 0.1, η² = {eta**2:.3g}", Batch(x, 0.1 * row / 8, target, eta), True)
-        for eta in PAPER_ETAS
-    ]
-    judged = cases.judge(
-        [*own, *cases.draw(_one_token, 24)],
-        measure=lambda one: _od_samples(one)[0],
-        printed=lambda one, seen: relative_error(seen, told(one)) <= 1e-7,
-    )
-    return judged.finding(
-        holds="Yes: for one x the layer's gradient of every row is g_i times this factor.",
-        evidence=judged.evidence("a backward pass in float64: 1e-7", told, tolerance=1e-7),
-        flips_if="a backward pass of ALLoRA-OD with another factor at f(x)",
-    )
-
-
 @family_claim(
     "4-od-update-in-training",
     where="beyond the paper: §4.3, definition of ALLoRA-OD, over a batch",
     says="For a batch, too, ALLoRA-OD's g̃_i is a multiple of g_i.",
     reading="g_i and g̃_i are sums over the batch's tokens, each token with its own factor.",
-    depends_on=("4-od-update", "4-od-noise"),
+    depends_on=("4-definition", "4-od-noise"),
 )
 def expected_update(cases: Cases) -> Finding:
     """The row's gradient over a batch against g_i; for white Gaussian inputs, its expectation."""
