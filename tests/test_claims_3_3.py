@@ -330,12 +330,12 @@ def test_all_layers_train_as_torch_trains_them(monkeypatch):
             h, plain = h @ (w[at] + eta * b[at] @ a[at]).mT, plain @ w[at].mT
         return (h - plain - y).square().sum()
 
-    adam, start = torch.optim.Adam([b], lr=1e-4), float(loss())
+    adam, start = torch.optim.Adam([b], lr=1e-4), loss().item()
     for _ in range(4):
         adam.zero_grad()
         loss().backward()
         adam.step()
-    assert s3_3_interactions.together(gain, eta, 3) == pytest.approx(float(loss()) / start, rel=1e-9)
+    assert s3_3_interactions.together(gain, eta, 3) == pytest.approx(loss().item() / start, rel=1e-9)
 
 
 def test_in_one_layer_doubling_eta_multiplies_curvature_by_four_and_adds_no_ripple(monkeypatch):
