@@ -381,8 +381,8 @@ def factor_conditioning(cases: Cases) -> Finding:
     times = {n1: each[:, 1] / each[:, 2] for n1, each in found.items()}
     typical = {n1: one_digit(each) for n1, each in times.items()}
     return judged.finding(
-        holds=f"Yes: conditioned {min(typical.values())} to {max(typical.values())} times worse near B = 0 "
-        "than at A's size.",
+        holds=f"Yes: near B = 0 conditioned {min(typical.values())} to {max(typical.values())} times worse than at a B "
+        "of A's size.",
         evidence=judged.evidence(
             "counts: none may differ; κ up by more than 20 times where B shrinks 10 times, to 0.1 % by its spectrum",
             lambda one: {"flat": flat_directions(one), "κ": "∝ 1/‖B‖² near 0"},
