@@ -366,6 +366,9 @@ def test_mistakes_are_one_line():
     for other in ("Rprop", "RAdam", "NAdam", "Adamax", "Adagrad"):
         with pytest.raises(ArgumentError, match=f"ALLoRAAdamW wanted, received {other}$"):
             threshold(getattr(torch.optim, other)([x]))
+    accelerate = pytest.importorskip("accelerate")
+    with pytest.raises(ArgumentError, match=r"received AcceleratedOptimizer; give what it wraps, its \.optimizer$"):
+        largest_stable_rate([x], accelerate.Accelerator(cpu=True).prepare(sgd), lambda: x.sum())
     for dampening in (1.0, 2.0):
         with pytest.raises(ArgumentError, match="dampening below 1 wanted, received"):
             threshold(torch.optim.SGD([x], lr=0.1, momentum=0.9, dampening=dampening))

@@ -41,7 +41,7 @@ def as_adamw(params):
 CASES = {
     # code: (level, words, model, optimizer, max_grad_norm)
     "undone": (
-        "problem", r"SGD without clipping \(max_grad_norm=0\), or plain LoRA layers", toy,
+        "problem", r"SGD without clipping \(max_grad_norm=0\) at a rate of its own, .* or plain LoRA layers", toy,
         lambda m: torch.optim.AdamW(m.parameters()), None,
     ),
     "partly undone": (
@@ -88,6 +88,37 @@ def test_only_where_it_is_called_for():
     plain = toy(None)
     optimizer = ALLoRAAdamW(param_groups(plain), 0.1, ETA)
     assert set(lines(backward(plain), optimizer, 1e-3)) == {"on the update"} | at_start
+
+
+@pytest.mark.parametrize("maximum", [0, 1.0])
+def test_who_says_how_gradients_are_clipped_is_not_asked_to(maximum):
+    """Planted: "pass max_grad_norm to see" to whoever passed 0, or asked before the first backward pass."""
+    model = toy()
+    assert "max_grad_norm" in lines(model, sgd(model))
+    assert "max_grad_norm" not in lines(model, sgd(model), maximum)
+    assert "max_grad_norm" not in lines(backward(model), sgd(model), maximum)
+
+
+@pytest.mark.parametrize("eta", [1.0, 2.0])
+def test_a_constant_factor_is_loras_rate_and_of_one_plain_lora(eta):
+    """Planted: "ALLoRA is on" at η = 1, where it is LoRA to the last bit."""
+    layers, lora = toy(), toy(None)
+    layers[0] = ALLoRALinear(layers[0].base, 2, eta, adaptor="constant")
+    for model, optimizer in (
+        (layers, sgd(layers)),
+        (lora, ALLoRAAdamW(param_groups(lora), 0.1, eta, adaptor="constant")),
+    ):
+        found = doctor(backward(model), optimizer, 0)
+        told = {line.code: line.text for line in found.advice}
+        assert found.verdict == ("plain" if eta == 1 else "on")
+        assert ("constant factor" in told, "factor 1" in told) == (eta != 1, eta == 1)
+        assert not [line for line in found.advice if line.level == "problem"]
+        assert not {"factor", "factor at this width"} & set(told)
+    found = doctor(layers, torch.optim.AdamW(layers.parameters()), 0)
+    assert found.verdict == ("plain" if eta == 1 else "off")
+    assert str(doctor(lora, ALLoRAAdamW(param_groups(lora), 0.1, eta, adaptor="constant"))).startswith(
+        "Plain LoRA." if eta == 1 else "ALLoRA is on."
+    )
 
 
 def test_the_worst_comes_first():

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from allora_analysis.adaptive.recipe import Recipe, rates
+from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.pairs import lora_pairs
@@ -166,9 +167,11 @@ def test_whether_the_factor_tapers_or_is_a_constant(size, word):
 def test_the_callback_for_plain_lora_logs_and_does_not_warn(recwarn):
     from types import SimpleNamespace
 
+    from transformers import TrainerState
+
     from allora_analysis.lora.callback import DoctorCallback
 
-    made, state = model(), SimpleNamespace(global_step=0, log_history=[], is_world_process_zero=True)
+    made, state = model(), TrainerState(is_world_process_zero=True)
     optimizer = torch.optim.AdamW(made.parameters(), lr=1e-3)
     for allora, warnings in ((False, 0), (True, 1)):
         callback = DoctorCallback(allora=allora)
@@ -202,6 +205,31 @@ def test_start_width_and_stable_step_are_told_where_the_live_model_shows_them():
     assert not {"start", "factor at this width"} & set(told)
     assert "on it is below nine tenths" in told["factor"]
     assert "stable step" not in lines(doctor(nn.Sequential(layer), torch.optim.AdamW([layer.lora_A, layer.lora_B])))
+
+
+@pytest.mark.parametrize("size", [0.0, 0.5])
+@pytest.mark.parametrize("adaptor", ["inverse", "exponential", "constant"])
+def test_what_is_told_of_a_factor_is_of_the_layers_own_adaptor(adaptor, size):
+    """Planted: 1/√(x + 1/η²), whatever the adaptor."""
+    torch.manual_seed(0)
+    layer = ALLoRALinear(nn.Linear(7, 5), 3, 2.0, adaptor=adaptor)
+    with torch.no_grad():
+        layer.b.copy_(size * torch.arange(1.0, 6)[:, None])
+    found = doctor(nn.Sequential(layer), torch.optim.SGD([layer.a, layer.b], lr=0.1))
+    told = lines(found)
+    norms = (layer.b @ layer.a).detach().norm(dim=1)
+    d = ADAPTORS[adaptor](norms, 2.0)
+    if size == 0 or adaptor == "constant":
+        assert "is 1/η = 0.5 of LoRA's, as the factor is η" in told["stable step"]
+    else:
+        assert f"is {1 / float(d.max()):.3g} to {1 / float(d.min()):.3g} of LoRA's here" in told["stable step"]
+    assert ("factor" in told) == (adaptor != "constant")
+    if adaptor != "constant":
+        word = "tapers" if size else "is a constant so far"
+        assert told["factor"] == f"the factor {word}: d is {float(d.min()) / 2:.3g} to {float(d.max()) / 2:.3g} of η"
+    assert "factor at this width" not in told
+    assert not any("1/η²" in text or "from η" in text for code, text in told.items() if code != "scaling")
+    assert f"allora, η = 2, {adaptor}" in str(found)
 
 
 @pytest.mark.parametrize(("width", "told_of"), [(2, set()), (3, {"start", "factor at this width"})])

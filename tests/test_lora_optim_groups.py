@@ -203,11 +203,27 @@ def test_closure_and_schedulers():
 def test_a_rate_of_zero_moves_nothing_and_no_gradient_is_no_step():
     params, optimizer = built(lr=0.0)
     before = [parameter.detach().clone() for parameter in params]
-    assert optimizer.step() is None
+    with pytest.warns(UserWarning, match=r"no parameter of its groups has a gradient.*: param_groups.model"):
+        assert optimizer.step() is None
     assert not optimizer.state
     step(optimizer, 0)
     assert all(torch.equal(x, y) for x, y in zip(before[:2], params[:2], strict=True))
     assert not torch.equal(before[2], params[2])
+
+
+def test_groups_of_another_model_are_named_once():
+    """Planted: a cell that makes the model anew and keeps the groups trained nothing, in silence."""
+    params, optimizer = built()
+    loss = sum((parameter.detach().clone().requires_grad_() ** 2).sum() for parameter in params)
+    loss.backward()
+    with pytest.warns(UserWarning, match="this step trains nothing; are they another model's") as told:
+        optimizer.step()
+    assert len(told) == 1
+    optimizer.step()  # a warning is an error here
+    _, later = built()
+    step(later, 0)
+    later.zero_grad()
+    later.step()  # no warning of a step without gradients that is not the first
 
 
 def test_under_a_gradient_scaler_infinite_gradients_skip_the_step():

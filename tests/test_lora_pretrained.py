@@ -122,7 +122,7 @@ def test_saved_equals_loaded_here_by_peft_and_exported(trained, tmp_path):
     loaded = load(base(), tmp_path / "adapter")
     torch.testing.assert_close(logits(loaded), wanted, rtol=1e-5, atol=1e-6)
     assert {m.lora_variant["default"].name for m in loaded.modules() if isinstance(m, ALLoRALinearLayer)} == {variant}
-    # PEFT's own loading keeps the rule where this package is imported; plain PEFT is tested in a process of its own.
+    # PEFT's own loading keeps the rule where `lora.peft` is imported; plain PEFT is tested in a process of its own.
     by_peft = PeftModel.from_pretrained(base(), tmp_path / "adapter")
     assert {m.lora_variant["default"].name for m in by_peft.modules() if isinstance(m, ALLoRALinearLayer)} == {variant}
     torch.testing.assert_close(logits(by_peft), wanted, rtol=1e-5, atol=1e-6)

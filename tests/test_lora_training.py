@@ -203,13 +203,29 @@ def test_the_callback_sees_the_gradients_before_the_trainer_clips_them(tmp_path)
     assert logged(one)[1]["allora/clipped"] == pytest.approx(1 - 1e-3 / norm, rel=1e-3)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_callback_sees_the_clipping_of_a_run_that_is_short_or_resumed(tmp_path, steps):
+    """Planted: it looked at the tenth step from the very first alone, so that these were "on", with no warning."""
+    trainer(adapted(seed=0), tmp_path, 12).train()
+    callback = DoctorCallback(step=2)
+    for last in (steps, 12 + steps):
+        start = last - steps
+        one = trainer(
+            adapted(seed=0), tmp_path / "short" if last < 12 else tmp_path, last, [callback], max_grad_norm=1e-3
+        )
+        with pytest.warns(
+            UserWarning, match=rf"clipping undoes it, .* \(step {start + min(steps, 2) - 1}\): clipping at"
+        ):
+            one.train(resume_from_checkpoint=start > 0)
+        assert [row["allora/on"] for row in logged(one)] == [1.0, 0.5]
+
+
 def test_the_callback_does_not_call_on_in_part_what_it_cannot_tell():
     model = adapted()
     optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], 0.1)
     model(input_ids=torch.ones(2, 4, dtype=torch.int64), labels=torch.tensor([0, 1])).loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
-    args, state = SimpleNamespace(max_grad_norm=1e-3), SimpleNamespace(global_step=0, log_history=[])
-    state.is_world_process_zero = True
+    args, state = SimpleNamespace(max_grad_norm=1e-3), TrainerState(is_world_process_zero=True)
     with pytest.warns(UserWarning, match=r"^Whether ALLoRA is on is not known \(step 0\): the gradient's norm"):
         DoctorCallback().on_train_begin(args, state, None, model=model, optimizer=optimizer)
 

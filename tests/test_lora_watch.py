@@ -15,7 +15,7 @@ from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.pairs import lora_pairs
 
 # What SGD is worth nothing without: the Trainer clips unless it is told not to.
-NO_CLIPPING = r"torch.optim.SGD without clipping \(max_grad_norm=0\), or"
+NO_CLIPPING = r"torch.optim.SGD without clipping \(max_grad_norm=0\) at a rate of its own, usually far above Adam's, or"
 
 
 def adapted(variant: str = "allora") -> nn.Module:
@@ -54,6 +54,12 @@ def test_what_divides_the_factor_out_is_named_once(made, kind):
 @pytest.mark.parametrize("variant", ["asf_lora", "lora_x_eta"])
 def test_a_factor_of_the_forward_pass_is_not_undone(variant):
     model = adapted(variant)
+    step(model, torch.optim.AdamW(trained(model), lr=1e-3))
+
+
+def test_a_factor_of_one_is_not_undone():
+    """Planted: adaptor "constant" and η = 1, which is LoRA as asked, was named."""
+    model = nn.Sequential(ALLoRALinear(nn.Linear(6, 5), 2, 1.0, adaptor="constant"), nn.Tanh(), nn.Linear(5, 3))
     step(model, torch.optim.AdamW(trained(model), lr=1e-3))
 
 

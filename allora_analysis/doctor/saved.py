@@ -119,9 +119,11 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
     stacked = _stacked(whole, config)
     pairs = tuple(_pair(name, part, config, alphas.get(part["layer"]), stacked) for name, part in whole.items())
     if not pairs:
+        several = len(tensors) + len(beside)
         raise ArgumentError(
-            f"{path}: no LoRA pair (lora_A and lora_B, lora_down and lora_up, …) among {len(tensors)} tensors"
+            f"{path}: no LoRA pair (lora_A and lora_B, lora_down and lora_up, …) among {several} tensors"
             + (f"; {left_out} with no other half or no matrix (a convolution's) are not read" if left_out else "")
+            + ("" if tensors else "; a whole or merged model? give the adapter's folder")
         )
     own = all(part["layer"] in alphas for part in whole.values())
     assumed = unsaid and alpha is None and not own

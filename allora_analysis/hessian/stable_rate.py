@@ -91,8 +91,9 @@ def _threshold(optimizer: Any, group: dict[str, Any]) -> float:
                 f"optimizer: dampening below 1 wanted, received {1 - damped:g}; its steps stop or climb"
             )
         return 2 * (1 + beta) / ((1 + 2 * beta) if group.get("nesterov") else damped)
+    way = "; give what it wraps, its .optimizer" if hasattr(optimizer, "optimizer") else ""
     raise ArgumentError(
-        f"optimizer: torch's SGD, Adam or AdamW, or ALLoRAAdamW wanted, received {type(optimizer).__name__}"
+        f"optimizer: torch's SGD, Adam or AdamW, or ALLoRAAdamW wanted, received {type(optimizer).__name__}{way}"
     )
 
 

@@ -1,7 +1,7 @@
 """§4, the doctor in transformers' Trainer: under its defaults (AdamW, clipping at 1) `allora_config` trains plain LoRA.
 
-`Trainer(…, callbacks=[DoctorCallback()])` asks before the first step and at the n-th, logs what it finds, and warns
-where ALLoRA is off. Checked by `tests/test_lora_training.py`.
+`Trainer(…, callbacks=[DoctorCallback()])` asks before a run's first step and at its n-th or its last, logs what it
+finds, and warns where ALLoRA is off. Checked by `tests/test_lora_training.py`.
 """
 
 import importlib.util
@@ -30,7 +30,9 @@ _SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # accelerate's words
 
 
 class DoctorCallback(TrainerCallback):
-    """Runs `doctor` before the first step and at step n, on that step's gradients as they are before clipping.
+    """Runs `doctor` before the first step and at the n-th, on that step's gradients as they are before clipping.
+
+    Steps are counted from where the run begins, resumed or not; a run of fewer is looked at in its last.
 
     Each finding is an entry of the Trainer's `state.log_history`, of numbers named `allora/…`: `allora/on` (1, 0, or ½
     for what is neither), the share of trained layers where the factor acts, and of the trained layers the median row
@@ -52,24 +54,27 @@ class DoctorCallback(TrainerCallback):
     def __init__(self, step: int = 10, log: Callable[[dict[str, float]], Any] | None = None, *, allora: bool = True):
         self.step, self.log, self.allora = count("step", step), log, allora
         self.diagnoses: dict[int, Diagnosis] = {}
+        self._looks_after = self.step - 1  # steps, a resumed run's earlier ones too
         self._unclipped: dict[nn.Parameter, Tensor] = {}
         self._hooks: list[Any] = []
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
         """Before the first step, where there are no gradients yet."""
         self._forget()  # what a run left that ended within its step n
+        left = state.max_steps - state.global_step
+        self._looks_after = state.global_step + (min(self.step, left) if left > 0 else self.step) - 1
         with _going_on(state):
             self._examine(args, state, model, optimizer)
 
     def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
-        """At step n: keep each gradient as the backward pass leaves it, because the Trainer clips in place."""
-        if state.global_step != self.step - 1 or self._hooks:
+        """At the n-th step: keep each gradient as the backward pass leaves it, because the Trainer clips in place."""
+        if state.global_step != self._looks_after or self._hooks:
             return
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._hooks = [parameter.register_post_accumulate_grad_hook(self._keep) for parameter in trained]
 
     def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs) -> None:
-        """At step n: the doctor, on the gradients that were kept."""
+        """At the n-th step: the doctor, on the gradients that were kept."""
         if not self._hooks:
             return
         for hook in self._hooks:  # the doctor names those of others

@@ -16,7 +16,6 @@ a stack of pairs of one shape at a time; with `cpp_kernel=True` what `row_kernel
 `tests/test_lora_optim_state.py` and `tests/test_lora_row_kernel.py`; timed by `benchmarks/optimizer.py`.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +26,13 @@ from torch.optim import Optimizer
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora import kernels
 from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
+from allora_analysis.lora.findings import (
+    MOMENTS,
+    check_same,
+    warn_of_another_rule,
+    warn_of_left_out,
+    warn_of_no_gradients,
+)
 from allora_analysis.lora.functional import check_eta
 from allora_analysis.lora.kernels import Hyper, Tensors, adamw_on, but, hyper_of, move_one_by_one, move_together
 from allora_analysis.lora.pairs import (
@@ -34,7 +40,6 @@ from allora_analysis.lora.pairs import (
     as_matrices,
     in_order_of,
     is_pair,
-    looks_like_a_pair,
     param_groups,
     stacked,
     tensors_of,
@@ -43,7 +48,6 @@ from allora_analysis.validation import ArgumentError, choice, count, non_negativ
 
 __all__ = ["ALLoRAAdamW", "param_groups"]
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _CACHED = 2**14  # factors at a time
 
 
@@ -96,6 +100,7 @@ class ALLoRAAdamW(Optimizer):
 
     cpp_kernel = False
     _in_making = False
+    _told = False
 
     def __init__(
         self,
@@ -129,7 +134,7 @@ class ALLoRAAdamW(Optimizer):
         acts = any(group["eta"] != 1 or group["adaptor"] != "constant" for group in self.param_groups)
         if acts and not any(group["pair"] for group in self.param_groups):
             raise ArgumentError(f"params: no group is a pair (A, B), so eta = {eta:g} would do nothing; call {RECIPE}")
-        _warn_of_left_out([self.param_groups[k] for k in unsaid], f"call {RECIPE}")
+        warn_of_left_out([self.param_groups[k] for k in unsaid], f"call {RECIPE}")
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes with it; torch's own leaves out all but the state and the groups."""
@@ -147,7 +152,7 @@ class ALLoRAAdamW(Optimizer):
         super().add_param_group(group)
         if not self._in_making and param_group.get("pair") is None:
             alone = 'add each as a group, {"params": [A, B], "pair": True, "scaling": s}'
-            _warn_of_left_out([group], alone)
+            warn_of_left_out([group], alone)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict()` gave; from torch.optim.AdamW's, what it lacks (η, the pairs) stays as it is here.
@@ -164,10 +169,10 @@ class ALLoRAAdamW(Optimizer):
         state_dict = {**state_dict, "param_groups": saved}
         if [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]:
             for theirs, ours in zip(saved, own, strict=True):
-                _check_same(theirs, ours, state_dict["state"])
+                check_same(theirs, ours, state_dict["state"])
             names = [{key: group[key] for key in ("name", "names") if key in group} for group in own]
             merged = [_checked_options({**a, **b, **c}) for a, b, c in zip(own, saved, names, strict=True)]
-            _warn_of_another_rule(merged, own)
+            warn_of_another_rule(merged, own)
             state_dict = {**state_dict, "param_groups": merged}
         super().load_state_dict(state_dict)
 
@@ -222,6 +227,9 @@ class ALLoRAAdamW(Optimizer):
                 eta = group["eta"]
                 hyper = but(hyper, lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
             plain.setdefault(hyper, []).extend(trained)
+        if not (torch.compiler.is_compiling() or self.state or self._told):
+            self._told = True
+            warn_of_no_gradients()
         for hyper, parameters in plain.items():
             own = self._tensors(parameters, hyper.amsgrad)
             adamw_on(own.parameters, own, hyper)
@@ -241,7 +249,7 @@ class ALLoRAAdamW(Optimizer):
             if not state:
                 on_device = {"device": parameter.device} if group["fused"] else {}
                 state["step"] = torch.zeros((), dtype=_count_dtype(group["fused"]), **on_device)
-                for moment in _MOMENTS[: 3 if group["amsgrad"] else 2]:
+                for moment in MOMENTS[: 3 if group["amsgrad"] else 2]:
                     state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         return trained
 
@@ -397,52 +405,3 @@ def _checked_group(group: dict[str, Any]) -> dict[str, Any]:
     if pair and tensors[0].shape[0] % experts:
         raise ArgumentError(f"experts: a divisor of A's {tensors[0].shape[0]} rows wanted, received {experts}")
     return _checked_options(group) | {"params": params, "pair": pair, "scaling": scaling, "experts": experts}
-
-
-def _warn_of_left_out(groups: list[dict[str, Any]], way_out: str) -> None:
-    """Counts in a warning the pairs in larger groups that do not say `"pair"`, which get plain AdamW."""
-    count = 0
-    for tensors in (tensors_of(group["params"]) for group in groups):
-        place = 0 if not is_pair(tensors, None) else len(tensors)
-        while place < len(tensors) - 1:
-            found = looks_like_a_pair(*tensors[place : place + 2])
-            count, place = count + found, place + 1 + found
-    if count:
-        warnings.warn(
-            f"ALLoRAAdamW: {count} pair{'s' if count > 1 else ''} (A, B) in groups of more than two parameters get "
-            f'plain AdamW; {way_out}, or say "pair": False in the group',
-            stacklevel=3,
-        )
-
-
-def _warn_of_another_rule(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> None:
-    """Says in a warning that a pair trains on by the saved η, adaptor or scaling, not by this optimizer's."""
-    for name in ("eta", "adaptor", "scaling"):
-        pairs = [(theirs, ours) for theirs, ours in zip(saved, own, strict=True) if ours["pair"]]
-        differ = [(theirs[name], ours[name]) for theirs, ours in pairs if theirs[name] != ours[name]]
-        if differ:
-            theirs, ours = differ[0]
-            warnings.warn(
-                f"ALLoRAAdamW: {len(differ)} of {len(pairs)} pairs go on with the saved {name} {theirs!r}, not with "
-                f'{ours!r}; to train on with that, set group["{name}"] in optimizer.param_groups after loading (in a '
-                "Trainer: a callback's on_train_begin)",
-                stacklevel=3,
-            )
-
-
-def _check_same(theirs: dict[str, Any], ours: dict[str, Any], state: dict[Any, Any]) -> None:
-    """A saved group fits this one: torch would load moments of another shape and fail at the next step."""
-    if bool(theirs.get("pair", ours["pair"])) != ours["pair"]:
-        words = {True: "a pair", False: "no pair"}
-        raise ArgumentError(
-            f"state_dict: a group is {words[not ours['pair']]} there and {words[ours['pair']]} here; "
-            "build the groups in the same way and order"
-        )
-    for key, parameter in zip(theirs["params"], ours["params"], strict=True):
-        for moment in _MOMENTS:
-            saved = state.get(key, {}).get(moment)
-            if saved is not None and saved.shape != parameter.shape:
-                raise ArgumentError(
-                    f"state_dict: {moment} of shape {tuple(saved.shape)} for a parameter of shape "
-                    f"{tuple(parameter.shape)}; build the groups in the same way and order"
-                )

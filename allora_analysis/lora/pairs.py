@@ -26,6 +26,7 @@ _PRODUCTS = (*PLAIN, "allora", "allora_0", "allora_od", "asf_lora", "ALoraLinear
 WITHOUT_RULE = (*PLAIN, *_DORA, *_MICA)
 # What PEFT's layers have whose own ΔW is no BA: one with a diagonal (AdaLoRA).
 _OTHERS = ("lora_E",)
+_BASES = ("base_layer.", "base.")  # where PEFT and the toolkit keep the layer that is adapted
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _QUANTISED_WORDS = ("4bit", "8bit", "quant", "gptq", "awq", "hqq", "eetq", "aqlm")
 
@@ -77,6 +78,11 @@ class Pair:
     def trainable(self) -> bool:
         """A or B is trained."""
         return self.a.requires_grad or self.b.requires_grad
+
+    @property
+    def factor_is_one(self) -> bool:
+        """The rule's factor is 1 whatever A and B are: LoRA, as asked."""
+        return self.eta == 1 and self.adaptor == "constant"
 
     @property
     def matrices(self) -> tuple[Tensor, Tensor]:
@@ -201,15 +207,16 @@ def param_groups(
 
     Each pair (per layer and adapter; of PEFT's LoRA layers, or of modules with matrices `a` and `b`) is a group with
     its LoRA scaling; what else the adapted layers train (PEFT's lora_bias, DoRA's magnitude) is a plain group at the
-    pairs' rate; all the rest (a classifier head, modules_to_save) is a plain group at a rate of its own: LoRA at
-    learning rate η·l would train the head at η·l too, ALLoRA does not. Every trainable parameter is in exactly one
-    group. A pair of which one matrix is frozen keeps both: the norms need them.
+    pairs' rate, and so are their own biases (PEFT's bias="lora_only"), which do not decay: they are pretrained; all the
+    rest (a classifier head, modules_to_save) is a plain group at a rate of its own: LoRA at learning rate η·l would
+    train the head at η·l too, ALLoRA does not. Every trainable parameter is in exactly one group. A pair of which
+    one matrix is frozen keeps both: the norms need them.
 
     Args:
         model: a model with LoRA adapters whose forward is plain LoRA's.
         lr: the pairs' learning rate; None leaves it to the optimizer's.
         head_lr: the rest's; None leaves it to the optimizer's.
-        weight_decay: of all groups; None leaves it to the optimizer's.
+        weight_decay: of all groups but the adapted layers' own biases; None leaves it to the optimizer's.
 
     Returns:
         The groups, pairs first.
@@ -231,11 +238,13 @@ def param_groups(
         said = {"pair": True, "scaling": pair.scaling, "experts": pair.experts}
         groups.append(_group([pair.a, pair.b], pair.label, rates) | said)
     inside = {parameter for pair in pairs for parameter in _adapter_parameters(pair.module)}
+    biases = {parameter for pair in pairs for parameter in _base_biases(pair.module)} - inside
     named = model.named_parameters()
     rest = {name: parameter for name, parameter in named if parameter.requires_grad and parameter not in taken}
-    for title, is_inside, own in (("adapters", True, rates), ("head", False, rates | {"lr": head_lr})):
-        names = [name for name, parameter in rest.items() if (parameter in inside) == is_inside]
-        if names:
+    homes = {name: "adapters" if one in inside else "biases" if one in biases else "head" for name, one in rest.items()}
+    settings = {"adapters": rates, "biases": rates | {"weight_decay": 0.0}, "head": rates | {"lr": head_lr}}
+    for title, own in settings.items():
+        if names := [name for name, home in homes.items() if home == title]:
             groups.append(_group([rest[name] for name in names], title, own) | {"pair": False, "names": names})
     return groups
 
@@ -277,12 +286,12 @@ def _group(params: list[Tensor], name: str, rates: dict[str, float | None]) -> d
 
 
 def _adapter_parameters(module: nn.Module) -> list[Tensor]:
-    """What a layer holds beside its pair and its base: PEFT keeps that in `base_layer`, the toolkit in `base`."""
-    return [
-        parameter
-        for name, parameter in module.named_parameters()
-        if not name.startswith(("base_layer.", "base.")) and name not in ("a", "b")
-    ]
+    """What a layer holds beside its pair and its base."""
+    return [one for name, one in module.named_parameters() if not name.startswith(_BASES) and name not in ("a", "b")]
+
+
+def _base_biases(module: nn.Module) -> list[Tensor]:
+    return [one for name, one in module.named_parameters() if name.startswith(_BASES) and name.endswith("bias")]
 
 
 def _is_empty(tensor: Tensor) -> bool:

@@ -98,12 +98,14 @@ def _layer_of(one: Tensor) -> nn.Module | None:
 def scaled_by(pair: Pair, homes: dict[int, Any]) -> bool:
     """The layer is in use and scales a gradient of what an optimizer trains; `homes`: its groups by parameters' ids."""
     acts = pair.active and not (pair.merged or pair.disabled)
-    return acts and bool(_trained(pair, homes)) and pair.eta is not None and pair.variant not in IN_FORWARD
+    scales = pair.eta is not None and pair.variant not in IN_FORWARD and not pair.factor_is_one
+    return acts and scales and bool(_trained(pair, homes))
 
 
 def _said(optimizer: Optimizer, homes: dict[int, Any], pairs: Sequence[Pair], new: Sequence[bool]) -> str | None:
     # Of all pairs, where one of the new ones loses its factor.
-    from allora_analysis.lora.doctor.effects import Effect, effects_on, of_response, weakest
+    from allora_analysis.lora.doctor.effects import effects_on, of_response, weakest
+    from allora_analysis.lora.doctor.words import Effect
 
     with torch.no_grad():
         found = effects_on(optimizer, homes, pairs)

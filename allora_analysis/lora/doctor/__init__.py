@@ -6,8 +6,8 @@ out. It trains nothing and leaves model, gradients and random state as they were
 Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping models) and
 `tests/test_lora_doctor_advice.py`.
 
-- `effects.py`: what can become of a factor, in a word, for the verdict and as advice; what an optimizer makes of a row
-  factor, and a factor of its own
+- `words.py`: what can become of a factor, in a word, for the verdict and as advice
+- `effects.py`: what an optimizer makes of a row factor, and a factor of its own
 - `measured.py`: what clipping makes of the gradients, what a layer's backward pass does; one adapter's line
 - `advice.py`: what to say about it, with the way out; what the rates come to, in any LoRA; all of it as text
 """
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.lora.doctor.advice import Advice, advise, table
-from allora_analysis.lora.doctor.effects import Effect, OptimizerEffect, effects_on, weakest
+from allora_analysis.lora.doctor.effects import OptimizerEffect, effects_on, weakest
 from allora_analysis.lora.doctor.measured import (
     Clipping,
     LayerReport,
@@ -33,6 +33,7 @@ from allora_analysis.lora.doctor.measured import (
     rows_of_b,
     unwrapped,
 )
+from allora_analysis.lora.doctor.words import Effect
 from allora_analysis.lora.foreign import any_pairs
 from allora_analysis.lora.pairs import WITHOUT_RULE, Pair
 from allora_analysis.lora.watch import judged, scaled_by
@@ -41,7 +42,7 @@ from allora_analysis.validation import ArgumentError, non_negative
 __all__ = ["Advice", "Clipping", "Diagnosis", "LayerReport", "OptimizerEffect", "doctor"]
 
 # Where no rule acts on A and B.
-_NO_RULE = {effect for effect in Effect if effect.idle} | {Effect.OFF, Effect.UNKNOWN, Effect.IN_FORWARD}
+_NO_RULE = {effect for effect in Effect if effect.idle} | {Effect.OFF, Effect.ONE, Effect.UNKNOWN, Effect.IN_FORWARD}
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Diagnosis:
 
     Attributes:
         verdict: "on", "clipped" (on, and clipping undoes it), "off", "partly" or "unknown", over the layers that are
-            trained; "plain" where none has a rule and none was meant.
+            trained; "plain" where none has a rule and none was meant, or all factors are 1, as asked.
         layers: one report for each adapter of each layer.
         optimizer: what the optimizer makes of a row factor, where groups differ in the one that leaves least of it;
             None if none was given.
@@ -113,7 +114,7 @@ def doctor(
     effects = [layer.effect for layer in layers]
     plain = not allora and all(pair.variant in WITHOUT_RULE for pair in pairs) and set(effects) <= _NO_RULE
     verdict = "plain" if plain else _verdict(effects)
-    advice = advise(pairs, layers, effect, clipping, homes, configs, allora)
+    advice = advise(pairs, layers, effect, clipping, homes, configs, allora, max_grad_norm is None)
     return Diagnosis(verdict, layers, effect, clipping, advice)
 
 
@@ -130,6 +131,8 @@ def _verdict(effects: list[Effect]) -> str:
         return "unknown"
     if "partly" in said or {"on", "off"} <= said:
         return "partly"
+    if said - {"idle"} == {"plain"}:
+        return "plain"
     return "clipped" if Effect.CLIPPED in effects else "on" if "on" in said else "off"
 
 

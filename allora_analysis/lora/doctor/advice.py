@@ -16,8 +16,9 @@ from torch import Tensor
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe, rates
 from allora_analysis.arms import ON_ROWS
-from allora_analysis.lora.doctor.effects import ALLORA_ADAMW, Effect, OptimizerEffect
+from allora_analysis.lora.doctor.effects import OptimizerEffect
 from allora_analysis.lora.doctor.measured import Clipping, LayerReport, holds, share
+from allora_analysis.lora.doctor.words import ALLORA_ADAMW, Effect
 from allora_analysis.lora.pairs import PLAIN, Pair
 
 # Where nobody meant ALLoRA to be on.
@@ -57,6 +58,10 @@ _LAYER_TEXTS = {
         "the gradient of {layers} is not finite, and a step would ruin the weights; leave this step out (a GradScaler "
         "does), and look at the loss, the data and the learning rate",
     ),
+    "constant factor": (
+        "note",
+        "the factor of {layers} is η at every row (adaptor 'constant'): LoRA at η times the rate, weight decay aside",
+    ),
     "dropout not applied": (
         "problem",
         "{layers} state a dropout, and two passes in training are the same (measured): it is never applied; look where "
@@ -74,6 +79,8 @@ _NO_GRADIENTS = (
 
 _LEVELS = ("problem", "note", "ok")
 _ON_GRADIENT = (Effect.ON_GRADIENT, Effect.CLIPPED, Effect.CLIPPED_BEFORE)
+_WHOLE = (Effect.ON_GRADIENT, Effect.ON_UPDATE)
+_PAPERS = "inverse_sqrt"  # the adaptor 1/√(x + 1/η²)
 
 
 @dataclass(frozen=True)
@@ -99,14 +106,15 @@ def advise(
     homes: dict[int, dict[str, Any]],
     configs: dict[str, Any],
     allora: bool,
+    unasked: bool,
 ) -> tuple[Advice, ...]:
-    """All that there is to say."""
+    """All that there is to say; `unasked`: of clipping the doctor was told nothing."""
     lines = [
         *_on_effects(layers, allora),
         *(Advice(*told) for told in _on_rates(pairs, layers, homes, optimizer)),
         *_on_layers(pairs, layers, configs),
         *_on_groups(pairs, homes, optimizer),
-        *_on_gradients(pairs, layers, optimizer, clipping),
+        *_on_gradients(pairs, layers, clipping, unasked),
     ]
     return tuple(sorted(lines, key=lambda line: _LEVELS.index(line.level)))
 
@@ -150,6 +158,7 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
         "hooks": [any(getattr(x, "_post_accumulate_grad_hooks", None) for x in (p.a, p.b)) for p in pairs],
         "not finite": [row.norms is not None and not math.isfinite(sum(row.norms)) for row in layers],
         "gradient not finite": [not (_finite(pair.a.grad) and _finite(pair.b.grad)) for pair in pairs],
+        "constant factor": [row.adaptor == "constant" and row.effect in _WHOLE for row in layers],
         "dropout not applied": [row.dropout_applied is False for row in layers],
         "dropout": [row.drop_rate > 0 and row.dropout_applied is not False for row in layers],
         "quantised": [row.quantised for row in layers],
@@ -204,14 +213,14 @@ def _on_groups(
 
 
 def _on_gradients(
-    pairs: Sequence[Pair], layers: Sequence[LayerReport], optimizer: OptimizerEffect | None, clipping: Clipping | None
+    pairs: Sequence[Pair], layers: Sequence[LayerReport], clipping: Clipping | None, unasked: bool
 ) -> Iterator[Advice]:
     if all(pair.a.grad is None and pair.b.grad is None for pair in pairs):
         yield Advice("note", "no gradients", _NO_GRADIENTS)
     some_left = (*_ON_GRADIENT, Effect.UNKNOWN, Effect.UNTRIED, Effect.PARTLY_UNDONE)
     scaling = [layer for layer in layers if layer.effect in some_left]
     acting = scaling and any(pair.variant not in PLAIN for pair in pairs)
-    if acting and clipping is None:
+    if acting and unasked:
         text = "transformers' Trainer clips the gradient's norm at 1 unless max_grad_norm=0; pass max_grad_norm to see"
         yield Advice("note", "max_grad_norm", text)
     if clipping is not None and acting and clipping.removed > 0 and not clipping.done:
@@ -293,7 +302,8 @@ def _rule(layer: LayerReport) -> str:
     if layer.variant == "lora_x_eta":  # its η is the scaling; another is ALLoRAAdamW's
         own = f"lora_x_eta, η = {layer.scaling:g}"
         return own if layer.eta is None else f"{own}; update's η = {layer.eta:g}"
-    return layer.variant if layer.eta is None else f"{layer.variant}, η = {layer.eta:g}"
+    by = "" if layer.adaptor in (None, _PAPERS) else f", {layer.adaptor}"
+    return layer.variant if layer.eta is None else f"{layer.variant}, η = {layer.eta:g}{by}"
 
 
 def _spread(values: tuple[float, float, float] | None) -> str:
@@ -312,6 +322,8 @@ def _on_rates(
     if told := _taper(layers):
         yield "note", "factor", told
     yield from _at_width(pairs, layers)
+    if told := _stable_step(layers):
+        yield "note", "stable step", f"the largest stable step is {told}"
     if len(shares := [found for pair in pairs if (found := share(pair))]) > 1:
         yield "note", "ripple", recipes.ripple(shares)
     # A rank above the layer's width has no rates of this kind.
@@ -325,26 +337,28 @@ def _on_rates(
 
 
 def _taper(layers: Sequence[LayerReport]) -> str | None:
-    # How far rows are from 1/η²: there d is η/√2.
-    ruled = [row for row in layers if row.factors is not None and row.norms is not None and row.eta]
+    # How far d is from η, and under the paper's adaptor rows from 1/η²: there d is η/√2.
+    ruled = [row for row in layers if None not in (row.factors, row.norms, row.eta) and row.adaptor != "constant"]
     if not ruled or any(not math.isfinite(row.norms[2]) for row in ruled):
         return None
-    share = median(row.norms[1] * row.eta**2 for row in ruled)
     low, high = min(row.factors[0] / row.eta for row in ruled), max(row.factors[2] / row.eta for row in ruled)
     word = "is a constant so far" if low > recipes.CONSTANT else "tapers"
+    if any(row.adaptor != _PAPERS for row in ruled):
+        return f"the factor {word}: d is {low:.3g} to {high:.3g} of η"
+    share = median(row.norms[1] * row.eta**2 for row in ruled)
     told = f"the factor {word}: rows are {share:.3g} of 1/η² in the median, and d {low:.3g} to {high:.3g} of η"
     etas, norms = {row.eta for row in ruled}, [row.norms[1] for row in ruled]
     return f"{told}; {recipes.eta_to_taper(norms, etas.pop())}" if len(etas) == 1 and all(norms) else told
 
 
 def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[tuple[str, str, str]]:
-    # Before the first step, of the most frequent kind of layer; stable steps of SGD, at the rows as they are.
+    # Before the first step, of the most frequent kind of layer.
     at_start = [
         (
             row.rank,
             math.prod(pair.a.shape[1:]),
             (abs(row.scaling), row.rates[1] / row.rates[0] if all(row.rates) else 1.0),
-            row.eta if row.variant in ON_ROWS or row.effect == Effect.ON_UPDATE else None,
+            row.eta if row.adaptor == _PAPERS and (row.variant in ON_ROWS or row.effect == Effect.ON_UPDATE) else None,
         )
         for pair, row in zip(pairs, layers, strict=True)
         if pair.is_product
@@ -362,15 +376,21 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
                 "factor at this width",
                 f"the factor at this width: {recipes.factor_at_width(knobs, rank, width, eta)}",
             )
+
+
+def _stable_step(layers: Sequence[LayerReport]) -> str | None:
+    # Of SGD, at the rows as they are.
     ruled = [row for row in layers if row.variant in ON_ROWS and row.effect in _ON_GRADIENT]
-    if len({row.eta for row in ruled}) != 1:
-        return
-    shortest, longest = min(row.norms[0] for row in ruled), max(row.norms[2] for row in ruled)
-    if math.isfinite(longest):
-        eta = ruled[0].eta
-        least, most = (eta * (1 + eta**2 * norm) ** -0.5 for norm in (longest, shortest))
-        told = recipes.stable_step_at(least, most) if longest else recipes.stable_step(eta)
-        yield "note", "stable step", f"the largest stable step is {told}"
+    if len({row.eta for row in ruled}) != 1 or not all(math.isfinite(row.norms[2]) for row in ruled):
+        return None
+    eta, adaptors = ruled[0].eta, {row.adaptor for row in ruled}
+    least, most = min(row.factors[0] for row in ruled), max(row.factors[2] for row in ruled)
+    if any(row.norms[2] for row in ruled) and adaptors != {"constant"}:
+        return recipes.stable_step_at(least, most)
+    if adaptors == {_PAPERS}:
+        return recipes.stable_step(eta)
+    where = "everywhere" if adaptors == {"constant"} else "while rows of BA are short"
+    return f"1/η = {1 / eta:.3g} of LoRA's, as the factor is η {where}"
 
 
 def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]]) -> str | None:

@@ -1,5 +1,4 @@
-"""What becomes of ALLoRA's factor when a layer's A and B move: one word, what that means for the verdict, what to say;
-what an optimizer makes of a factor, tried: a fresh one of the class steps with and without factors on a gradient.
+"""What an optimizer makes of a factor, tried: a fresh one of the class steps with and without factors on a gradient.
 
 Checked case by case by `tests/test_lora_doctor_advice.py` and `tests/test_lora_doctor_measured.py`.
 """
@@ -13,182 +12,15 @@ from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from allora_analysis.lora.doctor.words import Effect
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import Pair
 from allora_analysis.lora.watch import known
-
-SGD = "torch.optim.SGD without clipping (max_grad_norm=0), or "
-_LAYERS = "plain LoRA layers (peft.LoraConfig) with"
-ALLORA_ADAMW = f"{_LAYERS} allora_analysis.lora.optim.ALLoRAAdamW(param_groups(model), lr, eta)"
-
-
-class Effect(StrEnum):
-    """A word, equal to its string.
-
-    Attributes:
-        verdict: what a layer with this effect says of the model: "on", "partly", "off" or "unknown"; "idle" says
-            nothing, because the adapter is not trained.
-        level: of the advice, "problem", "note" or "ok".
-        text: of the advice, or ""; {layers} and {variants} say which, {optimizer} and {response} what the optimizer
-            does.
-    """
-
-    verdict: str
-    level: str
-    text: str
-
-    UNDONE = (
-        "undone",
-        "off",
-        "problem",
-        "{optimizer} divides a gradient by its own size ({response}), so {layers} train as LoRA: the first step is "
-        "LoRA's at the same rate, later ones drift from it slowly; use " + SGD + ALLORA_ADAMW,
-    )
-    PARTLY_UNDONE = (
-        "partly undone",
-        "partly",
-        "problem",
-        "{optimizer} undoes a part of the factor ({response}) in {layers}; use " + SGD + ALLORA_ADAMW,
-    )
-    TWICE = (
-        "twice",
-        "on",
-        "problem",
-        "ALLoRAAdamW puts its factor on the update of {layers}, which scale their gradients already: Adam undoes that "
-        "at the first step, but remembers earlier factors in its moments, so a part acts a second time; use "
-        + ALLORA_ADAMW,
-    )
-    OFF = (
-        "off",
-        "off",
-        "problem",
-        "{layers} are plain LoRA and {optimizer} knows no factor; use peft.get_peft_model with allora_config(eta=…) "
-        "and " + SGD + ALLORA_ADAMW,
-    )
-    OF_OWN_ROWS = (
-        "factor of p",
-        "off",
-        "problem",
-        "{optimizer} multiplies the step of {layers} by {factor}, not of BA: no ALLoRA; with B = 0 at the start all "
-        "rows of B have the same, a learning rate under another name; use " + ALLORA_ADAMW,
-    )
-    NO_PAIR = (
-        "no pair",
-        "off",
-        "problem",
-        "ALLoRAAdamW does not hold A and B of {layers} together as a pair, so the factor on their update is none or "
-        "another layer's; build the groups with param_groups(model)",
-    )
-    NOT_BA = (
-        "not BA",
-        "off",
-        "problem",
-        "what {layers} add to the weight is not s·BA ({variants}), so ALLoRA has no row norms there; adapt "
-        "nn.Linear layers by allora_config or plain LoRA (no target_parameters)",
-    )
-    NOT_HELD = (
-        "not in the optimizer",
-        "off",
-        "problem",
-        "{optimizer} does not hold A and B of {layers}, which will not move; build the optimizer after the adapters",
-    )
-    HALF_HELD = (
-        "half in the optimizer",
-        "partly",
-        "problem",
-        "{optimizer} holds only one of A and B of {layers}, and the other will not move; build the optimizer from all "
-        "trainable parameters, or freeze what is to stay (requires_grad_(False))",
-    )
-    LORAS_BACKWARD = (
-        "backward is LoRA's",
-        "off",
-        "problem",
-        "{layers} state a factor that their backward pass does not apply (measured): something replaced the layer's "
-        "forward; call the layer's own, or use " + ALLORA_ADAMW,
-    )
-    MERGED = (
-        "merged",
-        "idle",
-        "problem",
-        "{layers} are merged into the base weight and get no gradient; call unmerge_adapter()",
-    )
-    DISABLED = (
-        "disabled",
-        "idle",
-        "problem",
-        "{layers} are disabled and get no gradient; call enable_adapter_layers()",
-    )
-    NO_GRADIENT = (
-        "no gradient",
-        "idle",
-        "note",
-        "no gradient reached {layers}, though others have one: never called, detached, or no token was routed there",
-    )
-    UNKNOWN = (
-        "unknown",
-        "unknown",
-        "note",
-        "what becomes of the factor in {layers} depends on the optimizer; call doctor(model, optimizer)",
-    )
-    UNTRIED = (
-        "optimizer not known",
-        "unknown",
-        "problem",
-        "{optimizer} could not be tried alone, so what becomes of the factor in {layers} is not known; compare a step "
-        "with LoRA's, or use " + SGD + ALLORA_ADAMW,
-    )
-    ON_GRADIENT = (
-        "on the gradient",
-        "on",
-        "ok",
-        "{optimizer} hands the factor of {layers} on to the step as it is ({response})",
-    )
-    ON_UPDATE = (
-        "on the update",
-        "on",
-        "ok",
-        "ALLoRAAdamW puts the factor on the update of {layers}; clipping does not touch it",
-    )
-    IN_FORWARD = (
-        "in the forward",
-        "on",
-        "ok",
-        "the rule of {layers} is in the forward pass, where no optimizer undoes it",
-    )
-    CLIPPED_BEFORE = (
-        "clipped before",
-        "unknown",
-        "problem",
-        "the gradient's norm is max_grad_norm already, so that what clipping left of the factor of {layers} cannot be "
-        "told; call doctor before clip_grad_norm_",
-    )
-    ANOTHERS_BACKWARD = ("another backward", "unknown", "problem", "")  # the line on the backward pass says it
-    CLIPPED = ("clipped", "on", "problem", "")  # the line on clipping says it, with numbers
-    INACTIVE = ("inactive", "idle", "ok", "")
-    FROZEN = ("frozen", "idle", "ok", "")
-
-    def __new__(cls, word: str, verdict: str, level: str, text: str) -> Effect:
-        """A string with attributes."""
-        one = str.__new__(cls, word)
-        one._value_, one.verdict, one.level, one.text = word, verdict, level, text
-        return one
-
-    @property
-    def idle(self) -> bool:
-        """The adapter is not trained."""
-        return self.verdict == "idle"
-
-    @property
-    def acts(self) -> bool:
-        """The factor reaches the step, whole and once."""
-        return self.verdict == "on" and self.level == "ok"
-
 
 _NO_SETTINGS = ("params", "param_names", "names", "initial_lr")
 _RATE = 1e-4  # the rows stay what they are

@@ -15,7 +15,8 @@ from torch import Tensor
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.arms import IN_FORWARD, ON_OUTPUTS, ON_ROWS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
-from allora_analysis.lora.doctor.effects import Effect, OptimizerEffect, of_response
+from allora_analysis.lora.doctor.effects import OptimizerEffect, of_response
+from allora_analysis.lora.doctor.words import Effect
 from allora_analysis.lora.foreign import dropout_applied, in_mode, wants_gradient
 from allora_analysis.lora.pairs import PLAIN, Pair, stacked
 
@@ -357,18 +358,23 @@ def _effect(
 def _factors_effect(
     pair: Pair, variant: str, backward: str | None, optimizer: OptimizerEffect | None, homes: dict[int, dict[str, Any]]
 ) -> Effect:
-    if variant in IN_FORWARD:
+    if variant in IN_FORWARD and not pair.factor_is_one:
         return Effect.IN_FORWARD
-    scales = variant not in PLAIN and pair.eta is not None
+    scales = variant not in PLAIN and pair.eta is not None and not pair.factor_is_one
     if scales and backward == "lora's":
         return Effect.LORAS_BACKWARD
     if optimizer is None:
         return Effect.UNKNOWN
     group = homes.get(id(pair.b), homes.get(id(pair.a)))
     if optimizer.on_update and group["pair"]:
-        return Effect.NO_PAIR if not holds(group, pair) else Effect.TWICE if scales else Effect.ON_UPDATE
+        if not holds(group, pair):
+            return Effect.NO_PAIR
+        one = group["eta"] == 1 and group["adaptor"] == "constant"
+        return Effect.TWICE if scales else Effect.ONE if one else Effect.ON_UPDATE
     if not scales and optimizer.row_factor is not None:
         return Effect.OF_OWN_ROWS
+    if not scales and not optimizer.on_update and pair.factor_is_one:
+        return Effect.ANOTHERS_BACKWARD if backward == "another" else Effect.ONE
     if not scales:
         return Effect.NO_PAIR if optimizer.on_update else Effect.OFF
     if (response := optimizer.response) is None:

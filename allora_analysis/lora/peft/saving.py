@@ -1,8 +1,8 @@
 """Adapters on disk: loading the rule again, training LoRA's adapters on, and exporting ALLoRA's as LoRA's (§4).
 
 `PeftModel.save_pretrained` writes `adapter_model.safetensors` and an `adapter_config.json` that holds the rule. Where
-this package is imported, PEFT's own loading keeps the rule; elsewhere PEFT loads the file as LoRA, which is the same
-function (it warns of the fields it does not know); ASF-LoRA is another function, and there PEFT raises on its file.
+`allora_analysis.lora.peft` is imported, PEFT's own loading keeps the rule; elsewhere PEFT loads the file as LoRA, which
+is the same function (it warns of the fields it does not know); ASF-LoRA is another, and there PEFT raises on its file.
 PiSSA and OLoRA change the base weight: their file is read over the changed one, and is LoRA's once it is converted.
 Checked by `tests/test_lora_peft_saving.py` and `tests/test_lora_peft_saving_refusals.py`.
 """
@@ -231,12 +231,17 @@ def export_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name: 
         adapter_name: which adapter.
 
     Raises:
-        ArgumentError: no such adapter, ASF-LoRA, a start that changed the base weight (PiSSA, OLoRA), NaN weights,
-            offloaded ones, a folder that cannot be written.
+        ArgumentError: no such adapter, plain LoRA, ASF-LoRA, a start that changed the base weight (PiSSA, OLoRA), NaN
+            weights, offloaded ones, a folder that cannot be written.
     """
     _checked(model, folder)
     configs = model.peft_config if isinstance(model, PeftModel) else {}
     config = configs.get(adapter_name)
+    if type(config) is LoraConfig:
+        raise ArgumentError(
+            f"adapter {adapter_name!r}: an ALLoRA adapter wanted, received plain PEFT's: model.save_pretrained(folder) "
+            "writes that as it is"
+        )
     if not isinstance(config, ALLoRAConfig):
         raise ArgumentError(
             f"adapter_name must name an ALLoRA adapter of a PeftModel, received {adapter_name!r}; it has {[*configs]}"

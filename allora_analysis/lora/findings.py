@@ -1,0 +1,70 @@
+"""§4, beyond the paper: what `ALLoRAAdamW` finds in its groups, a saved state or its first step, and says of it.
+
+Checked by `tests/test_lora_optim_groups.py` and `tests/test_lora_optim_state.py`.
+"""
+
+import warnings
+from typing import Any
+
+from allora_analysis.lora.pairs import is_pair, looks_like_a_pair, tensors_of
+from allora_analysis.validation import ArgumentError
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+
+def warn_of_left_out(groups: list[dict[str, Any]], way_out: str) -> None:
+    """Counts in a warning the pairs in larger groups that do not say `"pair"`, which get plain AdamW."""
+    count = 0
+    for tensors in (tensors_of(group["params"]) for group in groups):
+        place = 0 if not is_pair(tensors, None) else len(tensors)
+        while place < len(tensors) - 1:
+            found = looks_like_a_pair(*tensors[place : place + 2])
+            count, place = count + found, place + 1 + found
+    if count:
+        warnings.warn(
+            f"ALLoRAAdamW: {count} pair{'s' if count > 1 else ''} (A, B) in groups of more than two parameters get "
+            f'plain AdamW; {way_out}, or say "pair": False in the group',
+            stacklevel=3,
+        )
+
+
+def warn_of_no_gradients() -> None:
+    """Says in a warning that the first step moves nothing."""
+    warnings.warn(
+        "ALLoRAAdamW: no parameter of its groups has a gradient, so this step trains nothing; are they another "
+        "model's, or of before it was made anew? Build them from the one that is trained: param_groups(model)",
+        stacklevel=5,
+    )
+
+
+def warn_of_another_rule(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> None:
+    """Says in a warning that a pair trains on by the saved η, adaptor or scaling, not by this optimizer's."""
+    for name in ("eta", "adaptor", "scaling"):
+        pairs = [(theirs, ours) for theirs, ours in zip(saved, own, strict=True) if ours["pair"]]
+        differ = [(theirs[name], ours[name]) for theirs, ours in pairs if theirs[name] != ours[name]]
+        if differ:
+            theirs, ours = differ[0]
+            warnings.warn(
+                f"ALLoRAAdamW: {len(differ)} of {len(pairs)} pairs go on with the saved {name} {theirs!r}, not with "
+                f'{ours!r}; to train on with that, set group["{name}"] in optimizer.param_groups after loading (in a '
+                "Trainer: a callback's on_train_begin)",
+                stacklevel=3,
+            )
+
+
+def check_same(theirs: dict[str, Any], ours: dict[str, Any], state: dict[Any, Any]) -> None:
+    """A saved group fits this one: torch would load moments of another shape and fail at the next step."""
+    if bool(theirs.get("pair", ours["pair"])) != ours["pair"]:
+        words = {True: "a pair", False: "no pair"}
+        raise ArgumentError(
+            f"state_dict: a group is {words[not ours['pair']]} there and {words[ours['pair']]} here; "
+            "build the groups in the same way and order"
+        )
+    for key, parameter in zip(theirs["params"], ours["params"], strict=True):
+        for moment in MOMENTS:
+            saved = state.get(key, {}).get(moment)
+            if saved is not None and saved.shape != parameter.shape:
+                raise ArgumentError(
+                    f"state_dict: {moment} of shape {tuple(saved.shape)} for a parameter of shape "
+                    f"{tuple(parameter.shape)}; build the groups in the same way and order"
+                )
