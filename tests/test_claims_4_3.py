@@ -12,7 +12,7 @@ from tests.ledger_rows import Rows
 
 family, asf = s4_3_family, s4_3_asf_lora
 ROWS = Rows(s4_3_in_framework, family, asf)
-PARTING = s4_3_asf_lora.parting
+SHORT = s4_3_asf_lora.short
 ALLORA, ASF, PAIRS, PRODUCTS = functional.allora, functional.asf_lora, layer_training.pairs, layer_training.products
 
 
@@ -89,10 +89,9 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-asf-similar", functional, "asf_lora", with_a, "refuted"),
     ("4-asf-similar", asf, "QUARTER", 0.01, "refuted"),
     ("4-asf-similar", asf, "QUARTER", 0.5, "holds"),  # twice of it, where rows are no longer than here
-    ("4-asf-similar", asf, "parting", lambda task, pair, eta: 0.5 * PARTING(task, pair, eta), "refuted"),
+    ("4-asf-similar", asf, "short", lambda case: 2.5 * SHORT(case), "refuted"),
     ("4-asf-similar", asf, "short", lambda case: case.run.optimizer == "adamw" or case.run.steps == 1, "refuted"),
     ("4-asf-similar", asf, "short", lambda case: 2 / case.run.eta, "refuted"),  # as if it hung on η alone
-    ("4-asf-similar", adaptive, "asf_derivative", lambda f, eta: (abs(f) + eta**-2) ** -1.5, "refuted"),
     ("4-asf-similar", layer_training, "pairs", allora_for_asf, "holds"),
     ("4-asf-similar-output", layer_training, "pairs", long_for_asf, "refuted"),
     ("4-asf-similar-output", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
