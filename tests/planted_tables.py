@@ -63,7 +63,7 @@ def raised_on_llama_7b(by, ranks=(16, 32)):
 
 LLAMA_7B_RAISED = raised_on_llama_7b(1)
 NO_MAJORITY = {n: dataclasses.replace(c, majority_percent=-200.0) for n, c in reported.PERCEPTION_LABELS.items()}
-UP, DOWN = (1.0, 2.0, 3.0, 4.0, 5.0), (5.0, 4.0, 3.0, 2.0, 1.0)
+UP = (1.0, 2.0, 3.0, 4.0, 5.0)
 MIXED = (1.0, 5.0, 2.0, 4.0, 3.0)
 LORA_AHEAD = {key: (*[v + 99 * (key[1] == "LoRA") for v in row],) for key, row in reported.DORA_PUBLISHED.items()}
 DORA_AHEAD = {key: (*[v + 9 * (key[1] == "DoRA") for v in row],) for key, row in reported.DORA_PUBLISHED.items()}

@@ -45,7 +45,6 @@ PLANTED = [
     ("3.1-unit-eigenvalue", "nearest_ridge", moved(tikhonov.nearest_ridge, penalty=1.001)),
     ("3.1-implicit-regularizer", "enumerated_solution", scaled(tikhonov.enumerated_solution)),
     ("3.1-implicit-regularizer", "dropout_solution", scaled(tikhonov.dropout_solution)),
-    ("3.1-implicit-regularizer", "ridge_solution", scaled(tikhonov.ridge_solution)),
     ("3.1-general-spectrum", "nearest_ridge", moved(tikhonov.nearest_ridge, distance=1.001)),
     ("3.1-placement-latent", "bottleneck_factors", moved(tikhonov.bottleneck_factors, a=1.05)),
     ("3.1-placement-latent", "bottleneck_minimum", scaled(tikhonov.bottleneck_minimum)),
@@ -63,7 +62,7 @@ test_a_planted_wrong_formula_is_refuted = ROWS.plants([(row, tikhonov, *rest, "r
     ("claim_id", "module", "name", "of_x_alone"),
     [
         ("3.1-general-spectrum", s3_1_tikhonov, "one_singular_value", lambda x: tikhonov.is_exact_ridge(x, "output")),
-        ("3.1-implicit-regularizer", s3_1_tikhonov, "white", lambda x: np.allclose(x.T @ x, diagonal(x))),
+        ("3.1-implicit-regularizer", s3_1_tikhonov, "uncorrelated", lambda x: tikhonov.is_exact_ridge(x, "output")),
         ("3.1-placement-latent", s3_1_placement, "keeps_the_shape", lambda x: False),
         ("3.1-placement-input", s3_1_placement, "correlations_cancel", lambda x: np.allclose(x.T @ x, diagonal(x))),
     ],

@@ -319,10 +319,10 @@ def test_the_first_step_of_clipped_sgd(clip, head, ratio):
 def test_growth_at_scaling_one_is_the_librarys():
     """The layers' forward passes against `ripple.log_output_growth`."""
     rng = np.random.default_rng(0)
-    layers = limits.layers(rng, 16, 4)
-    case = limits.Depth(2.0, layers, None, rng.standard_normal((1, 16)))
+    case = limits.at_random(rng, 2.0, 4, 1.0)
+    case = case._replace(x=case.x[:1])
     found = limits.growth(case, "lora", 1.0)
-    assert np.log(found) == pytest.approx(ripple.log_output_growth(layers, case.x[0], 1.0)[0])
+    assert np.log(found) == pytest.approx(ripple.log_output_growth(case.layers, case.x[0], 1.0)[0])
 
 
 @pytest.mark.parametrize("seed", [0, 1])

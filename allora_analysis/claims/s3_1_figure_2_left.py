@@ -240,7 +240,7 @@ def dropout_alone(cases: Cases, folder: Path | None = None) -> Finding:
     return tested.finding(
         holds=f"Yes: {told}.",
         refuted=f"No: {told}.",
-        undecided=f"Undecided: {HIGH:g} {_bounded(family, 1)} nats of test loss after one epoch, "
+        undecided=f"Undecided: drop rate {HIGH:g} {_bounded(family, 1)} nats after one epoch, "
         f"{_bounded(family, ALONE_EPOCHS)} after {ALONE_EPOCHS}.",
         evidence=Evidence(
             {"difference": "above 0 in each"},

@@ -92,8 +92,8 @@ OFF_ITS_PATH = (
     "3.1-sgd-variance. After finitely many steps of an optimizer that mean is not its path on the regularized "
     "objective, off it by anything above rounding: of W, which §3.1 trains, and of LoRA's A and B, under Adam, which "
     "the paper is taken to use (at 1e-4), and under plain SGD; on layers so small that all sequences of masks can be "
-    f"summed, and on one of 512 rows, the paper's, where {100 * SAMPLED:.0f} % is asked (of half and of twice it the "
-    "same): its masks are drawn, which scatters by up to 1 %.",
+    f"summed, and under Adam on one of 512 rows, the paper's, where {100 * SAMPLED:.0f} % is asked (of half and of "
+    "twice it the same): its masks are drawn, which scatters by up to 1 %, more than SGD's distance there (size).",
     depends_on=("3.1-expectation",),
 )
 def expectation(cases: Cases) -> Finding:
@@ -106,7 +106,6 @@ def expectation(cases: Cases) -> Finding:
             Case("512 rows, W, Adam, step 1", many[0]._replace(a=None, steps=1), True),
             Case("A and B, r = 8, SGD at 0.01, step 2", slowly),
             Case("W, SGD at 0.01, step 2", slowly._replace(a=None)),
-            Case("512 rows, W, SGD, step 2", many[0]._replace(a=None, optimizer="SGD")),
             *(Case(f"one row, A and B, r = 8, Adam, step {t}", lora._replace(steps=t)) for t in (1, 2)),
             Case("one row, W, Adam, step 1", lora._replace(a=None, steps=1)),
             *cases.draw(any_tiny, 40),
@@ -118,8 +117,8 @@ def expectation(cases: Cases) -> Finding:
     by_sgd, distances = judged.measured[3], [100 * sampled_distance(one, cases.rng) for one in many]
     bound = max(1, math.ceil(100 * sampled_distance(many_rows_by_sgd(cases.rng), cases.rng)))  # in %
     return judged.finding(
-        conditional=f"Yes under Adam: BA's mean is off by {np.median(distances):.0f} %; under plain SGD W's by 0, BA's "
-        f"under {bound} %.",
+        conditional=f"Yes under Adam: BA's mean is {np.median(distances):.0f} % off; plain SGD keeps W's on the path, "
+        f"BA's within {bound} %.",
         evidence=judged.evidence(
             f"float64 rounding, 1e-16, against 1e-9; of 512 rows the scatter of 60 draws, 1 %, against {SAMPLED:g}",
             {"E W_t off by": "0 under plain SGD for W, and for BA at step 1"},

@@ -226,6 +226,9 @@ def start_conditioning(cases: Cases) -> Finding:
     )
 
 
+SENTENCES, WIDEST = 8530, 4864  # of rotten_tomatoes; inputs of Qwen2-0.5B's down_proj
+
+
 class Fewer(NamedTuple):
     """A training set and a smaller one: rows drawn afresh (i.i.d.), or so rescaled that XᵀX stays what it is."""
 
@@ -271,7 +274,8 @@ def _flat(x: np.ndarray) -> int:
     where="§3.2, last sentence",
     says=DEGENERATE,
     reading="Degenerate: as samples are taken away the Hessian in V has flat directions from some n on. "
-    f"{SETTING} (With a row for each sentence, half is 4,265: fewer than the widest layer's 4,864 inputs.)",
+    f"{SETTING} With a row for each sentence, half is {SENTENCES // 2:,}, fewer than the widest layer's {WIDEST:,} "
+    "inputs: so counted, true there.",
     depends_on=("3.2-hessian",),
 )
 def flat_directions(cases: Cases) -> Finding:
@@ -288,14 +292,15 @@ def flat_directions(cases: Cases) -> Finding:
         printed=lambda x, seen: seen == {n: 2 * max(0, x.shape[1] - n) for n in seen},
     )
     halved = [_flat(one.few) for one in papers_own(cases.rng)]
+    by_sentence = 2 * (WIDEST - SENTENCES // 2)
     return judged.finding(
-        holds="Yes, once samples are fewer than inputs, n < D; at fine-tuning's own n not yet.",
+        holds="Yes, once rows are fewer than inputs; at half of rotten_tomatoes only if each sentence is one row.",
         evidence=judged.evidence(
             "counts: none may differ",
             {"flat directions": "C·(D − n) for n < D, else 0"},
-            more={"at half of the least training set": halved},
+            more={"at half of the least training set, a row for each word": halved, "for each sentence": by_sentence},
         ),
-        at_paper=any(halved),
+        at_paper="mixed" if any(halved) != (by_sentence > 0) else any(halved),
         flips_if="a design with n ≥ D independent rows and a flat direction, or with n < D and none",
     )
 

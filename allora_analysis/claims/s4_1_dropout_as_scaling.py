@@ -237,7 +237,8 @@ def dropout_gradient(cases: Cases) -> Finding:
     )
     return judged.finding(
         holds="Yes, for one x, and exactly.",
-        holds_corrected="Yes, for one x, and exactly, but for a misprint: the right side is η df(x)/dx.",
+        holds_corrected="Not as printed, a misprint: its right side should be η df(x)/dx; what follows from it is "
+        "right.",
         evidence=layer_training.deviations(
             judged, lambda case: [masked_rows(case), change_over(case, STEP)], ROUNDING, TOLERANCE
         ),

@@ -139,7 +139,10 @@ discovery_claim = functools.partial(
 def discovered(cases: Cases, further: Sequence[Case] = (), **predicates: Callable) -> tuple[Judged, Size]:
     """ALLoRA's own steps, run to rest, and what its rest points leave above the best fit at a layer's spectrum."""
     at_layer = [power_law(cases.rng, spread) for spread in 4 * SPREADS]
-    first = Case(f"power-law T, {WIDTH}×{WIDTH}, row norms near 0.1, r = 8, η² = 4", at_layer[0][0], paper=True)
+    own = [
+        Case(f"power-law T, {WIDTH}×{WIDTH}, row norms near 0.1, {kind}, r = 8, η² = 4", each[0], paper=True)
+        for kind, each in zip(("equal rows", "uneven rows"), (at_layer[0], at_layer[len(SPREADS) - 1]), strict=True)
+    ]
     above = [excess(each, rest(each)) for pair in at_layer for each in pair]
     of = (
         f"loss at rest above the least, width {WIDTH}, r = 8, row norms near 0.1 and 0.5, equal or up to 1 apart "
@@ -147,7 +150,7 @@ def discovered(cases: Cases, further: Sequence[Case] = (), **predicates: Callabl
     )
     size = ranged(above, "of ‖T‖²/2", of, float(np.median(above[::2])))
     at_rest = lambda one: adaptive.run_to_rest(one.target, one.a, one.eta, one.rate, one.steps)  # noqa: E731
-    return cases.judge([first, *cases.draw(targets, 12), *further], at_rest, **predicates), size
+    return cases.judge([*own, *cases.draw(targets, 12), *further], at_rest, **predicates), size
 
 
 @discovery_claim(

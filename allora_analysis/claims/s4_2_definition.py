@@ -207,7 +207,7 @@ def definition(cases: Cases) -> Finding:
         printed=lambda member, seen: close(seen, defined(member), TOLERANCE),
     )
     return judged.finding(
-        holds="Yes: the layers of this toolkit implement exactly this.",
+        holds="Yes: all three layers match the paper's formulas, output and gradients.",
         evidence=layer_training.deviations(judged, defined, ROUNDING, TOLERANCE),
         flips_if="an output or a gradient of a layer other than its definition's",
     )

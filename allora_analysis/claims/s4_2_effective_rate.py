@@ -122,7 +122,7 @@ def effective_rate(cases: Cases) -> Finding:
     judged, evidence = stepped(cases, (0.0,), start=True)
     return judged.finding(
         holds="Yes, at the start.",
-        conditional="Only under SGD, unclipped, at the start; AdamW's first step has l_b.",
+        conditional="Only under SGD, unclipped; AdamW's first step has rate l_b.",
         evidence=evidence,
         size=Size(float(np.mean(judged.own[-1])), "of η·l_b", "AdamW's rate for a row at zero, η² = 4"),
         corrected="η·l_b·min(1, c/n) under SGD, n the norm of all of ALLoRA's gradients, c that they are clipped at; "
@@ -142,16 +142,13 @@ def effective_rate(cases: Cases) -> Finding:
 def effective_rate_throughout(cases: Cases) -> Finding:
     """The rate that a row's gradient of B is multiplied with in one step of the layer from any B, over η·l_b."""
     judged, evidence = stepped(cases, (0.0, 0.1), start=False)
-    size = 0.1
+    size, later = 0.1, (1 + PAPER_ETAS[-1] ** 2 * 0.1) ** -0.5
     return judged.finding(
-        conditional="Only under SGD, unclipped, at BA = 0, and lower later; AdamW's first step has l_b.",
+        conditional=f"Only at BA = 0 under SGD, unclipped; a row of norm {size:g} has {later:.2f} of it.",
         evidence=evidence,
-        size=Size(
-            (1 + PAPER_ETAS[-1] ** 2 * size) ** -0.5, "of η·l_b", f"SGD's rate for a row of norm {size:g}, η² = 4"
-        ),
+        size=Size(later, "of η·l_b", f"SGD's rate for a row of norm {size:g}, η² = 4"),
         corrected="η·l_b·min(1, c/n)/√(1 + η²‖(BA)_i‖) under SGD, n the norm of all of ALLoRA's gradients, c that "
         "they are clipped at; l_b in AdamW's first step, its ε aside",
         condition="SGD, or momentum in its first step, (BA)_i = 0 and c ≥ n (∞ without clipping)",
         flips_if="a step under AdamW of η·l_b, or under SGD at BA ≠ 0",
-        assumes="AdamW",
     )

@@ -29,6 +29,7 @@ def most_falls(folder: Path | None = None) -> float | None:
 
 LONG = ("row_norms", "perception", "learning_rates", "own_best_rate")  # the lists whose runs note row norms
 BEST = OWN_BEST["minilm-adamw"].rates["allora_0"]  # SmolLM2's too
+AT_BEST = "the factor's mean fall at ALLoRA's best rate under AdamW (1e-3), η² = 4, two models"
 TOLD = (RATE, BEST, 3e-3)
 SWEPT = [one for one in LISTS["learning_rates"]["desk"] if one.model == MINILM and one.arm == "allora_0"]
 LABELS = {"adamw": "AdamW", "sgd": "SGD"}
@@ -102,7 +103,7 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
     means = _means_by_rate(norms)
     told = ", ".join(f"{100 * most:.0f} % at {_rate(rate)}" for rate in TOLD if (most := _most(means, rate)))
     above, beyond = _falls_on_the_curve(runs, curves)
-    at_best = [of for (_, rate), of in means.items() if rate == BEST]
+    at_best, worst = [of for (_, rate), of in means.items() if rate == BEST], max(judged.measured)
     least = _least_rate(curves["adamw"]) if "adamw" in curves else None
     return judged.finding(
         conditional=f"Only at {f'rates from {_rate(least)}' if least else 'high rates'} (AdamW): on average {told}.",
@@ -121,12 +122,7 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
             },
             n=len(norms),
         ),
-        size=ranged(
-            at_best or [max(judged.measured)],
-            "of η",
-            "the factor's mean fall at ALLoRA's best rate under AdamW (1e-3), η² = 4, two models",
-            max(at_best, default=max(judged.measured)),
-        ),
+        size=ranged(at_best or [worst], "of η", AT_BEST, max(at_best, default=worst)),
         condition=_condition_in_words(curves),
         flips_if=f"a run whose factor falls by {FALL:g} of η at a rate below those, or by less at one above (of the "
         "curve's own runs, their average over seeds)",

@@ -84,7 +84,7 @@ def in_framework(cases: Cases) -> Finding:
         printed=lambda one, seen: relative_error(seen, applied(one.arm, one.one, one.eta)) <= TOLERANCE,
     )
     return judged.finding(
-        holds="Yes: their f_g are functions of g once BA, or for ALLoRA-OD f(x), is given.",
+        holds="Yes, if f_g may depend on BA (ALLoRA) or f(x) (ALLoRA-OD); ALLoRA-OD's for one x only.",
         evidence=judged.evidence(
             ROUNDING,
             {"distance at one BA or f(x)": 0.0},

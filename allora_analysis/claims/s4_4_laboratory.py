@@ -281,7 +281,12 @@ def fresh(table: Table, question: str) -> dict[str, np.ndarray]:
 
 
 def _beside(
-    table: Table, question: str, known: Samples, control: Samples, rule: Callable[[Samples, Mapping[str, float]], str]
+    table: Table,
+    question: str,
+    known: Samples,
+    control: Samples,
+    rule: Callable[[Samples, Mapping[str, float]], str],
+    again: bool,
 ) -> dict[str, Any]:
     # What the seeds that judged first say, by their own margins, test loss, and all pairs of the controls' arms.
     margins, losses = margins_of_one(control), in_units(table, named(question), "loss")
@@ -289,7 +294,7 @@ def _beside(
     found[AT_FIRST] = at_first(table, named(question), lambda of, same: rule(of, margins_of_one(same)))
     first = {"the first seeds": in_words(known)[1], "their margins": margins, "their verdict": rule(known, margins)}
     wider = {"margins from all four arms": {n: WIDER * of for n, of in wider_noise(table).items()}}
-    return found | (first if fresh(table, question) else {}) | wider
+    return found | (first if again else {}) | wider
 
 
 def best_of(
@@ -304,8 +309,8 @@ def best_of(
     known, control = (in_units(table, named(of), "accuracy") for of in (question, "control"))
     if table is None or known is None or control is None:
         return not_run("the laboratory's contrasts are not recorded")
-    beside = _beside(table, question, known, control, rule)
     again = fresh(table, question)
+    beside = _beside(table, question, known, control, rule, bool(again))
     known, control = ({name: again.get(name, gaps) for name, gaps in of.items()} for of in (known, control))
     margins = margins_of_one(control)
     tested = cases.test(known, lambda of: rule(of, margins))

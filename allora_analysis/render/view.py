@@ -46,7 +46,9 @@ MEANINGS = {
 }
 BRACKETS = f"Brackets hold a size's {USUAL} interval, or what they name; intervals are rounded outwards."
 SETTING = "true at the paper's setting"  # the heading of `at_paper`: of sentences, too, that are not in the paper
-NOT_THERE = "no case of the row is the paper's own setting, or its test is open"  # what "–" says under that heading
+NOT_THERE = (
+    "the sentence has no setting, no case is the paper's, or its test is open"  # what "–" says under that heading
+)
 CUT = 76  # characters of a statement in a table or a list
 LESS_KIND = "A less kind reading"  # so begins a reading of which a kinder one is a row of its own
 COPYS = "a misprint, the copy's perhaps"  # so says a reading of what is no fault of the paper's if it is our copy's

@@ -274,8 +274,16 @@ def table(
             f"clipping at {clipping.max_norm:g}: {clipping.removed:.0%} of the gradient's norm, {clipping.norm:.3g}"
         )
     said = [f"[{line.level}] {line.text}" for line in advice]
-    plain = verdict != "plain" or all(layer.variant in PLAIN for layer in layers)
-    return "\n".join([VERDICTS[verdict] if plain else "No ALLoRA, and none is meant.", "", *lines, "", *said])
+    as_asked = all(layer.variant in PLAIN or layer.effect == Effect.ONE for layer in layers)
+    return "\n".join(
+        [
+            VERDICTS[verdict] if verdict != "plain" or as_asked else "No ALLoRA, and none is meant.",
+            "",
+            *lines,
+            "",
+            *said,
+        ]
+    )
 
 
 def _optimizer(effect: OptimizerEffect) -> str:

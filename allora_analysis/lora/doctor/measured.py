@@ -350,9 +350,8 @@ def _effect(
         return Effect.NOT_BA
     found = _factors_effect(pair, variant, backward, optimizer, homes)
     half = optimizer is not None and len(held) < len(trained)
-    return (
-        Effect.HALF_HELD if half and found in (Effect.ON_GRADIENT, Effect.IN_FORWARD, Effect.PARTLY_UNDONE) else found
-    )
+    acts = found in (Effect.ON_GRADIENT, Effect.IN_FORWARD, Effect.PARTLY_UNDONE, Effect.ONE)
+    return Effect.HALF_HELD if half and acts else found
 
 
 def _factors_effect(
@@ -370,7 +369,9 @@ def _factors_effect(
         if not holds(group, pair):
             return Effect.NO_PAIR
         one = group["eta"] == 1 and group["adaptor"] == "constant"
-        return Effect.TWICE if scales else Effect.ONE if one else Effect.ON_UPDATE
+        if scales:
+            return Effect.UNDONE if one else Effect.TWICE
+        return Effect.ONE if one else Effect.ON_UPDATE
     if not scales and optimizer.row_factor is not None:
         return Effect.OF_OWN_ROWS
     if not scales and not optimizer.on_update and pair.factor_is_one:
