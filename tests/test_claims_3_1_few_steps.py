@@ -247,7 +247,7 @@ def test_the_sampled_distance_is_that_of_all_masks_and_0_on_the_path():
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("3.1-sgd-benefits-vanish", "ten at higher rates pay in {} % at noise 0.1, {} % at 3"),
+        ("3.1-sgd-benefits-vanish", "ten at higher rates pay in {} (noise 0.1) to {} % (3)"),
         ("3.1-sgd-first-step", "at higher rates after ten in 100 % (512 rows), {} % (few rows, noise 3)"),
     ],
 )

@@ -62,7 +62,7 @@ test_a_planted_wrong_formula_is_refuted = ROWS.plants([(row, tikhonov, *rest, "r
     ("claim_id", "module", "name", "of_x_alone"),
     [
         ("3.1-general-spectrum", s3_1_tikhonov, "one_singular_value", lambda x: tikhonov.is_exact_ridge(x, "output")),
-        ("3.1-implicit-regularizer", s3_1_tikhonov, "uncorrelated", lambda x: tikhonov.is_exact_ridge(x, "output")),
+        ("3.1-implicit-regularizer", s3_1_tikhonov, "orthogonal", lambda x: tikhonov.is_exact_ridge(x, "output")),
         ("3.1-placement-latent", s3_1_placement, "keeps_the_shape", lambda x: False),
         ("3.1-placement-input", s3_1_placement, "correlations_cancel", lambda x: np.allclose(x.T @ x, diagonal(x))),
     ],

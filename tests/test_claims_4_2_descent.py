@@ -211,9 +211,9 @@ def test_the_text_quotes_the_exact_derivative_and_how_the_draws_were_made(monkey
     assert 0.05 < shares["r = 1, 16×16, B 30 times A, tokens 1"] < 0.08
     assert shares["r = 1, 16×16, B 1 times A, tokens 1"] < 0.005
     assert shares["r = 4, 16×16, B 30 times A, tokens 32"] < 0.01
-    most, at_8 = shares["r = 1, 16×16, B 30 times A, tokens 1"], shares["r = 8, 64×64, B 30 times A, tokens 1"]
-    assert found.size.value == most
-    assert f"with B 30 times A {100 * most:.1f} % climb at rank 1, {100 * at_8:.1f} % at 8" in found.answer
+    most = shares["r = 1, 16×16, B 30 times A, tokens 1"]
+    assert found.size.value == most == max(shares.values())
+    assert f"up to {100 * most:.1f} % of random steps climb (rank 1, B 30 times A)" in found.answer
 
 
 def test_a_step_of_allora_adamw_that_is_not_small_can_raise_the_loss():

@@ -203,8 +203,8 @@ def benefit_few_masks(cases: Cases) -> Finding:
     turn = max((dropped for dropped, left in both.items() if left > MOST), default=0.0)
     unlike = left_of_one_large(100, Alike(200, 0.05))
     return judged.finding(
-        conditional=f"Only if masks drop under {ALONE:.1f} entries on average or one dominates; where many drop, four "
-        "masks halve the deviation.",
+        conditional=f"Only, for entries alike, if masks drop under {ALONE:.1f} on average; where many drop, four masks "
+        "halve the deviation.",
         evidence=judged.evidence(
             "exact deviations to 1e-9",
             {"share": f"above {MOST:g} where (1 − q)³ᵐ is"},
@@ -317,8 +317,8 @@ def benefit_in_training(cases: Cases) -> Finding:
     )
     often, size = from_one_start(cases.rng)
     return judged.finding(
-        conditional="Yes: at drop rate 0.05 training's end needs more masks, from zero and from "
-        f"{often[0]:.0f} % of random starts.",
+        conditional=f"Yes from LoRA's zero; of random starts {often[0]:.0f} % need more masks at the end (drop rate "
+        f"0.5: {often[1]:.0f} %).",
         evidence=judged.evidence(EXACT, end_over_start, tolerance=1e-6),
         size=size,
         condition="the start is LoRA's zero, or random matrices so small, or p so near 1, that dropout's noise over "

@@ -218,8 +218,8 @@ def benefits_vanish(cases: Cases) -> Finding:
     on_many = by_noise(np.array([np.less(*(told_risks(one, p) for p in (one.keep_prob, 1.0))) for one in many]))
     quiet, noisy = (by_noise(ahead)[of(NOISES)][FEW[-1]] for of in (min, max))
     return judged.finding(
-        conditional=f"Depends: one step costs; ten at higher rates pay in {quiet:.0f} % at noise {min(NOISES):g}, "
-        f"{noisy:.0f} % at {max(NOISES):g}.",
+        conditional=f"Depends: one step costs; ten at higher rates pay in {quiet:.0f} (noise {min(NOISES):g}) to "
+        f"{noisy:.0f} % ({max(NOISES):g}) of small problems.",
         evidence=judged.evidence(
             f"float64 rounding, against moments summed over masks; {OFF}",
             cost_over_saving,

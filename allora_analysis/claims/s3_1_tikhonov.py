@@ -299,7 +299,7 @@ def few_inputs(rng: np.random.Generator) -> Regression:
     return Regression(x, rng.standard_normal((n, 2)), float(rng.choice([0.3, 0.8, PAPER_KEEP, 1.0])))
 
 
-def uncorrelated(one: Regression) -> bool:
+def orthogonal(one: Regression) -> bool:
     """Whether XᵀX is diagonal, or p = 1."""
     gram = one.x.T @ one.x
     return one.keep_prob == 1.0 or float(np.abs(gram - np.diag(np.diag(gram))).max()) < TOLERANCE * float(gram.max())
@@ -311,8 +311,8 @@ def uncorrelated(one: Regression) -> bool:
     "regularizer.",
     reading="The known analysis, Wager et al.'s (row 3.1-normalised-inputs), has masks on the inputs: those and "
     "masks on the output have one minimizer. Ridge: row 3.1-equal-spectrum. That W is p times "
-    "least squares is row 3.1-minimiser; of masks on inputs alone, row 3.1-placement-input.",
-    depends_on=("3.1-equal-spectrum", "3.1-normalised-inputs"),
+    "least squares is row 3.1-minimiser; at one Y it is row 3.1-placement-input.",
+    depends_on=("3.1-minimiser", "3.1-normalised-inputs"),
 )
 def implicit_regularizer(cases: Cases) -> Finding:
     """The minimizers over all masks of inputs and of outputs."""
@@ -334,11 +334,11 @@ def implicit_regularizer(cases: Cases) -> Finding:
         corrected=lambda one, seen: (
             max(relative_error(formula, seen[place]) for place, formula in of_formulas(one).items()) < TOLERANCE
         ),
-        condition=uncorrelated,
+        condition=orthogonal,
     )
     return judged.finding(
-        conditional="Only for uncorrelated inputs do masks on the output regularize as the known ones, on inputs, do; "
-        "in practice no.",
+        conditional="Only for orthogonal inputs do masks on the output regularize as the known ones, on inputs; in "
+        "practice no.",
         evidence=judged.evidence(ROUNDING, of_formulas, tolerance=TOLERANCE),
         size=ranged(
             [apart(case.inputs) for _ in range(20) for case in papers_own(cases.rng)],
@@ -348,7 +348,7 @@ def implicit_regularizer(cases: Cases) -> Finding:
         corrected="masks on the output shrink every direction alike, W = pX⁺Y; on the inputs W = (S + k diag S)⁻¹XᵀY, "
         "ridge on columns of norm 1: each a regularizer, the same one for diagonal S",
         condition="S = XᵀX is diagonal, or p = 1; of other X for almost no Y",
-        flips_if="an X of uncorrelated columns on which the two differ, or another on which they agree",
+        flips_if="an X of orthogonal columns on which the two differ, or another on which they agree",
     )
 
 

@@ -274,8 +274,8 @@ def _flat(x: np.ndarray) -> int:
     where="§3.2, last sentence",
     says=DEGENERATE,
     reading="Degenerate: as samples are taken away the Hessian in V has flat directions from some n on. "
-    f"{SETTING} With a row for each sentence, half is {SENTENCES // 2:,}, fewer than the widest layer's {WIDEST:,} "
-    "inputs: so counted, true there.",
+    f"{SETTING} With a row for each sentence, half is {SENTENCES // 2:,}, fewer than the {WIDEST:,} inputs of "
+    "Qwen2-0.5B's down_proj, not than the 896 of others: so counted, true there.",
     depends_on=("3.2-hessian",),
 )
 def flat_directions(cases: Cases) -> Finding:
@@ -294,7 +294,8 @@ def flat_directions(cases: Cases) -> Finding:
     halved = [_flat(one.few) for one in papers_own(cases.rng)]
     by_sentence = 2 * (WIDEST - SENTENCES // 2)
     return judged.finding(
-        holds="Yes, once rows are fewer than inputs; at half of rotten_tomatoes only if each sentence is one row.",
+        holds="Yes, once rows are fewer than inputs; at half of rotten_tomatoes only in the widest layer, a row a "
+        "sentence.",
         evidence=judged.evidence(
             "counts: none may differ",
             {"flat directions": "C·(D − n) for n < D, else 0"},

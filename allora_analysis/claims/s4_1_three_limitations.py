@@ -201,8 +201,8 @@ def three_limitations(cases: Cases) -> Finding:
     )
     zero = judged.measured[3]["ALLoRA"]
     return judged.finding(
-        conditional="Partly: dropout's, as LoRA without it; slow starts not under AdamW; the ripple in eight layers "
-        "only if aligned.",
+        conditional="Partly: dropout's, as LoRA without it; slow starts not under AdamW; ripple of recorded size, "
+        "eight layers, only if aligned.",
         evidence=judged.evidence(
             f"{SAME:g}: Adam's ε over small gradients, clipping's 1e-6, what 150 steps leave",
             {"ALLoRA": "LoRA so set"},

@@ -141,7 +141,9 @@ def discovered(cases: Cases, further: Sequence[Case] = (), **predicates: Callabl
     at_layer = [power_law(cases.rng, spread) for spread in 4 * SPREADS]
     own = [
         Case(f"power-law T, {WIDTH}×{WIDTH}, row norms near 0.1, {kind}, r = 8, η² = 4", each[0], paper=True)
-        for kind, each in zip(("equal rows", "uneven rows"), (at_layer[0], at_layer[len(SPREADS) - 1]), strict=True)
+        for kind, each in zip(
+            ("nearly equal rows", "uneven rows"), (at_layer[0], at_layer[len(SPREADS) - 1]), strict=True
+        )
     ]
     above = [excess(each, rest(each)) for pair in at_layer for each in pair]
     of = (

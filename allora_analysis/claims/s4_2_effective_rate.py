@@ -144,7 +144,7 @@ def effective_rate_throughout(cases: Cases) -> Finding:
     judged, evidence = stepped(cases, (0.0, 0.1), start=False)
     size, later = 0.1, (1 + PAPER_ETAS[-1] ** 2 * 0.1) ** -0.5
     return judged.finding(
-        conditional=f"Only at BA = 0 under SGD, unclipped; a row of norm {size:g} has {later:.2f} of it.",
+        conditional=f"Only at BA = 0 under SGD, unclipped; a row of {size:g} has {later:.2f} of it (η² = 4).",
         evidence=evidence,
         size=Size(later, "of η·l_b", f"SGD's rate for a row of norm {size:g}, η² = 4"),
         corrected="η·l_b·min(1, c/n)/√(1 + η²‖(BA)_i‖) under SGD, n the norm of all of ALLoRA's gradients, c that "

@@ -72,8 +72,8 @@ def by_the_letter(one: _Member) -> bool:
     "4-family-in-framework",
     says=FRAMEWORK,
     reading="As in 4-subsumes f_o may be drawn anew for every x, f_g may be another function at every step and x: one "
-    "of g once BA (ALLoRA) or f(x) (ALLoRA-OD) is given, whatever else A and B are; x is one vector. Over a batch "
-    "ALLoRA-OD's is no function of the summed g: 4-od-update-in-training.",
+    "of g once BA (ALLoRA) or f(x) (ALLoRA-OD) is given, whatever else A and B are; x is one vector, at the "
+    "paper's setting, too. Over a batch ALLoRA-OD's is no function of the summed g: 4-od-update-in-training.",
     depends_on=("4-subsumes",),
 )
 def in_framework(cases: Cases) -> Finding:

@@ -350,7 +350,7 @@ def _effect(
         return Effect.NOT_BA
     found = _factors_effect(pair, variant, backward, optimizer, homes)
     half = optimizer is not None and len(held) < len(trained)
-    acts = found in (Effect.ON_GRADIENT, Effect.IN_FORWARD, Effect.PARTLY_UNDONE, Effect.ONE)
+    acts = found in (Effect.ON_GRADIENT, Effect.IN_FORWARD, Effect.PARTLY_UNDONE)
     return Effect.HALF_HELD if half and acts else found
 
 
