@@ -50,7 +50,7 @@ PLANTED = [
     ),
     ("3.3-transformer-gradient-at-random", section, "added", without_normalisation, "holds"),
     *(
-        (name, section, "derivatives", lambda model, x, v, eta: [(1 + eta) * v] * 20, "refuted")
+        (name, section, "derivatives", lambda model, x, v, eta: [(1 + eta) * v] * 25, "refuted")
         for name in ("3.3-transformer-gradient", "3.3-transformer-gradient-at-random")
     ),
     # The output's worst case, whose stream grows: no block multiplies a direction across it as the first does.

@@ -273,17 +273,9 @@ def table(
         lines.append(
             f"clipping at {clipping.max_norm:g}: {clipping.removed:.0%} of the gradient's norm, {clipping.norm:.3g}"
         )
-    said = [f"[{line.level}] {line.text}" for line in advice]
     as_asked = any(layer.effect == Effect.ONE for layer in layers) or all(layer.variant in PLAIN for layer in layers)
-    return "\n".join(
-        [
-            VERDICTS[verdict] if verdict != "plain" or as_asked else "No ALLoRA, and none is meant.",
-            "",
-            *lines,
-            "",
-            *said,
-        ]
-    )
+    heading = VERDICTS[verdict] if verdict != "plain" or as_asked else "No ALLoRA, and none is meant."
+    return "\n".join([heading, "", *lines, "", *(f"[{line.level}] {line.text}" for line in advice)])
 
 
 def _optimizer(effect: OptimizerEffect) -> str:
