@@ -1,9 +1,23 @@
-"""The paper's tables with planted errors, for the tests of the rows that read them."""
+"""The rows that read the paper's tables, and the tables with planted errors, for the tests of both."""
 
 import dataclasses
 from decimal import Decimal
 
-from allora_analysis.claims.tables import cited_works, contrasts, reported
+from allora_analysis.claims.tables import (
+    beyond_chance,
+    cited_works,
+    contrasts,
+    procedures,
+    prose_of_results,
+    reported,
+    table_1,
+    tables_2_to_4,
+    universally,
+)
+from tests.ledger_rows import Rows
+
+CLAIMS = Rows(table_1, cited_works, tables_2_to_4, procedures, prose_of_results, universally, beyond_chance)
+del CLAIMS["T3-procedure"]  # tests/test_claims_tables_procedures.py
 
 
 def of(by):

@@ -7,20 +7,26 @@ import numpy as np
 import pytest
 
 from allora_analysis.claims.tables import (
-    beyond_chance,
-    cited_works,
     contrasts,
-    procedures,
     prose_of_results,
     reported,
     table_1,
     tables_2_to_4,
     universally,
 )
-from tests.ledger_rows import Rows
-from tests.planted_tables import DORA_AHEAD, LLAMA_7B_RAISED, MIXED, OF, UP, at_the_last_rate, of, shifted, table_2
+from tests.planted_tables import (
+    CLAIMS,
+    DORA_AHEAD,
+    LLAMA_7B_RAISED,
+    MIXED,
+    OF,
+    UP,
+    at_the_last_rate,
+    of,
+    shifted,
+    table_2,
+)
 
-CLAIMS = Rows(table_1, cited_works, tables_2_to_4, procedures, prose_of_results, universally, beyond_chance)
 finding = CLAIMS.finding
 
 

@@ -18,8 +18,8 @@ from allora_analysis.claims.tables import (
     tables_2_to_4,
     universally,
 )
-from tests.ledger_rows import Rows
 from tests.planted_tables import (
+    CLAIMS,
     DORA_AHEAD,
     FIRST,
     LATE,
@@ -44,8 +44,6 @@ from tests.planted_tables import (
     wrong_mean,
 )
 
-CLAIMS = Rows(table_1, cited_works, tables_2_to_4, procedures, prose_of_results, universally, beyond_chance)
-del CLAIMS["T3-procedure"]  # tests/test_claims_tables_procedures.py
 finding = CLAIMS.finding
 
 

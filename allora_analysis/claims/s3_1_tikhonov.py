@@ -309,9 +309,9 @@ def orthogonal(one: Regression) -> bool:
     "3.1-implicit-regularizer",
     says="The above results recovers known theoretical analysis of Dropout–showing its benefits as an implicit "
     "regularizer.",
-    reading="The known analysis, Wager et al.'s (row 3.1-normalised-inputs), has masks on the inputs: those and "
-    "masks on the output have one minimizer. Ridge: row 3.1-equal-spectrum. That W is p times "
-    "least squares is row 3.1-minimiser; at one Y it is row 3.1-placement-input.",
+    reading="The known analysis, Wager et al.'s (row 3.1-normalised-inputs), has masks on the inputs: those and masks "
+    "on the output have one minimizer, whatever Y (for one Y it is row 3.1-placement-input). Ridge is row "
+    "3.1-equal-spectrum, and that W is p times least squares row 3.1-minimiser.",
     depends_on=("3.1-minimiser", "3.1-normalised-inputs"),
 )
 def implicit_regularizer(cases: Cases) -> Finding:
@@ -325,7 +325,7 @@ def implicit_regularizer(cases: Cases) -> Finding:
         return {place: tikhonov.dropout_solution(*one, place) for place in places}
 
     def apart(one: Regression) -> float:
-        return 100 * relative_error(*(one.x @ tikhonov.dropout_solution(*one, place) for place in places))
+        return 100 * relative_error(*(one.x @ formula for formula in of_formulas(one).values()))
 
     judged = cases.judge(
         [*papers_own(cases.rng), *cases.draw(few_inputs, 24)],

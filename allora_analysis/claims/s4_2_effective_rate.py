@@ -141,8 +141,9 @@ def effective_rate(cases: Cases) -> Finding:
 )
 def effective_rate_throughout(cases: Cases) -> Finding:
     """The rate that a row's gradient of B is multiplied with in one step of the layer from any B, over η·l_b."""
-    judged, evidence = stepped(cases, (0.0, 0.1), start=False)
-    size, later = 0.1, (1 + PAPER_ETAS[-1] ** 2 * 0.1) ** -0.5
+    size = 0.1
+    judged, evidence = stepped(cases, (0.0, size), start=False)
+    later = (1 + PAPER_ETAS[-1] ** 2 * size) ** -0.5
     return judged.finding(
         conditional=f"Only at BA = 0 under SGD, unclipped; a row of {size:g} has {later:.2f} of it (η² = 4).",
         evidence=evidence,
