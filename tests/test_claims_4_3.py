@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from allora_analysis import adaptive
-from allora_analysis.claims import layer_training, s4_3_asf_lora, s4_3_family, s4_3_in_framework
+from allora_analysis.claims import layer_training, s4_3_allora_od, s4_3_asf_lora, s4_3_in_framework
 from allora_analysis.lora import functional, layers
 from tests.ledger_rows import Rows
 
-family, asf = s4_3_family, s4_3_asf_lora
-ROWS = Rows(s4_3_in_framework, family, asf)
+od, asf = s4_3_allora_od, s4_3_asf_lora
+ROWS = Rows(s4_3_in_framework, od, asf)
 SHORT = s4_3_asf_lora.short
 ALLORA, ASF, PAIRS, PRODUCTS = functional.allora, functional.asf_lora, layer_training.pairs, layer_training.products
 
@@ -83,8 +83,8 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-od-noise", adaptive, "output_factor", doubled_variance, "refuted"),
     ("4-od-update-in-training", adaptive, "output_factor", isotropic, "refuted"),
     ("4-od-update-in-training", functional, "allora_od", by_row, "holds"),
-    ("4-od-update-in-training", family, "keeps_direction", of_all_tokens, "refuted"),
-    ("4-od-update-in-training", family, "inverse_sqrt", lambda m, eta: eta, "refuted"),
+    ("4-od-update-in-training", od, "keeps_direction", of_all_tokens, "refuted"),
+    ("4-od-update-in-training", od, "inverse_sqrt", lambda m, eta: eta, "refuted"),
     ("4-asf-similar", layer_training, "pairs", lora_for_asf, "refuted"),
     ("4-asf-similar", functional, "asf_lora", with_a, "refuted"),
     ("4-asf-similar", asf, "QUARTER", 0.01, "refuted"),

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from allora_analysis.lora.callback import DoctorCallback
 from allora_analysis.lora.doctor import doctor
-from allora_analysis.lora.doctor.effects import optimizer_effect
+from allora_analysis.lora.doctor.trial import optimizer_effect
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.lora.watch import FactorUndone

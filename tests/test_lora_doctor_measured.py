@@ -9,9 +9,9 @@ from torch import nn
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.hessian import LowRankLinear
-from allora_analysis.lora.doctor import effects
-from allora_analysis.lora.doctor.effects import effects_on, optimizer_effect
+from allora_analysis.lora.doctor import trial
 from allora_analysis.lora.doctor.measured import backward_word, clipping_effect, unwrapped
+from allora_analysis.lora.doctor.trial import effects_on, optimizer_effect
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import lora_pairs
@@ -223,8 +223,8 @@ def test_a_step_of_one_length_undoes_the_factor_that_all_rows_share():
 
 def test_an_optimizer_is_tried_once_for_its_settings(monkeypatch):
     tried, found = [], effect_of(torch.optim.SGD)
-    monkeypatch.setattr(effects, "_tried", lambda *given: tried.append(given) or found)
-    monkeypatch.setattr(effects, "_TRIED", {})
+    monkeypatch.setattr(trial, "_tried", lambda *given: tried.append(given) or found)
+    monkeypatch.setattr(trial, "_TRIED", {})
     for eps in (0.1, 0.2, 0.1):
         effect_of(torch.optim.AdamW, eps=eps)
         effect_of(torch.optim.AdamW, eps=eps, lr=0.5)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from allora_analysis.lora.doctor import doctor
-from allora_analysis.lora.doctor.effects import RowFactor, row_factor
+from allora_analysis.lora.doctor.trial import RowFactor, row_factor
 from allora_analysis.lora.foreign import Trial, _passes, any_pairs, dropout_applied, rule
 from allora_analysis.lora.optim import ALLoRAAdamW
 from tests import foreign_lora as foreign

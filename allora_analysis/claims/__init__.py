@@ -53,7 +53,7 @@ SECTIONS = (
     "s4_2_hyper_parameters",
     "s4_2_effective_rate",
     "s4_3_in_framework",
-    "s4_3_family",
+    "s4_3_allora_od",
     "s4_3_asf_lora",
     "s4_4_our_runs",
     "s4_4_own_best_rate",

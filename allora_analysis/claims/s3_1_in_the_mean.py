@@ -56,14 +56,19 @@ def off_regularised(one: Tiny) -> float:
 SAMPLED = 0.03  # how far off the path is off, where masks are drawn
 
 
+def summable(one: Tiny) -> bool:
+    """Whether its masks are few enough to sum over all of them."""
+    return one.x.size <= 6
+
+
 def distance(one: Tiny, rng: np.random.Generator) -> float:
-    """`off_regularised` where masks are few enough to sum over, `sampled_distance` where not."""
-    return off_regularised(one) if one.x.size <= 6 else sampled_distance(one, rng)
+    """`off_regularised` where masks are `summable`, `sampled_distance` where not."""
+    return off_regularised(one) if summable(one) else sampled_distance(one, rng)
 
 
 def is_off(one: Tiny, seen: float) -> bool:
     """Whether that is more than rounding, or than the scatter of masks that are drawn."""
-    return seen > (ROUNDING if one.x.size <= 6 else SAMPLED)
+    return seen > (ROUNDING if summable(one) else SAMPLED)
 
 
 def leaves_the_path(one: Tiny) -> bool:

@@ -15,7 +15,7 @@ from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_u
 from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Layer, Pass, Problem, Run
 from allora_analysis.claims.s4_2_definition import frame
-from allora_analysis.claims.s4_3_family import family_claim
+from allora_analysis.claims.s4_3_allora_od import family_claim
 
 TOLERANCE = 1e-9
 

@@ -12,7 +12,7 @@ from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import Case, Cases, log_uniform, relative_error
 from allora_analysis.claims.claim import Finding
 from allora_analysis.claims.layer_training import ROUNDING, Pass
-from allora_analysis.claims.s4_3_family import TOLERANCE, family_claim
+from allora_analysis.claims.s4_3_allora_od import TOLERANCE, family_claim
 
 
 class _Member(NamedTuple):

@@ -26,15 +26,15 @@ from torch.optim import Optimizer
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora import kernels
 from allora_analysis.lora.autograd import norms_of_pairs, without_autocast
-from allora_analysis.lora.findings import (
+from allora_analysis.lora.functional import check_eta
+from allora_analysis.lora.kernels import Hyper, Tensors, adamw_on, but, hyper_of, move_one_by_one, move_together
+from allora_analysis.lora.optim_checks import (
     MOMENTS,
     check_same,
     warn_of_another_rule,
     warn_of_left_out,
     warn_of_no_gradients,
 )
-from allora_analysis.lora.functional import check_eta
-from allora_analysis.lora.kernels import Hyper, Tensors, adamw_on, but, hyper_of, move_one_by_one, move_together
 from allora_analysis.lora.pairs import (
     RECIPE,
     as_matrices,

@@ -104,8 +104,8 @@ def scaled_by(pair: Pair, homes: dict[int, Any]) -> bool:
 
 def _said(optimizer: Optimizer, homes: dict[int, Any], pairs: Sequence[Pair], new: Sequence[bool]) -> str | None:
     # Of all pairs, where one of the new ones loses its factor.
-    from allora_analysis.lora.doctor.effects import effects_on, of_response, weakest
-    from allora_analysis.lora.doctor.words import Effect
+    from allora_analysis.lora.doctor.effect import Effect
+    from allora_analysis.lora.doctor.trial import effects_on, of_response, weakest
 
     with torch.no_grad():
         found = effects_on(optimizer, homes, pairs)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.lora.doctor.advice import Advice, advise, table
-from allora_analysis.lora.doctor.effects import OptimizerEffect, effects_on, weakest
+from allora_analysis.lora.doctor.effect import Effect
 from allora_analysis.lora.doctor.measured import (
     Clipping,
     LayerReport,
@@ -33,7 +33,7 @@ from allora_analysis.lora.doctor.measured import (
     rows_of_b,
     unwrapped,
 )
-from allora_analysis.lora.doctor.words import Effect
+from allora_analysis.lora.doctor.trial import OptimizerEffect, effects_on, weakest
 from allora_analysis.lora.foreign import any_pairs
 from allora_analysis.lora.pairs import WITHOUT_RULE, Pair
 from allora_analysis.lora.watch import judged, scaled_by

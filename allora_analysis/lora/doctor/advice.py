@@ -16,9 +16,9 @@ from torch import Tensor
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe, rates
 from allora_analysis.arms import ON_ROWS
-from allora_analysis.lora.doctor.effects import OptimizerEffect
+from allora_analysis.lora.doctor.effect import ALLORA_ADAMW, Effect
 from allora_analysis.lora.doctor.measured import Clipping, LayerReport, holds, share
-from allora_analysis.lora.doctor.words import ALLORA_ADAMW, Effect
+from allora_analysis.lora.doctor.trial import OptimizerEffect
 from allora_analysis.lora.pairs import PLAIN, Pair
 
 # Where nobody meant ALLoRA to be on.

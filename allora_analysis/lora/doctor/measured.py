@@ -15,8 +15,8 @@ from torch import Tensor
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.arms import IN_FORWARD, ON_OUTPUTS, ON_ROWS
 from allora_analysis.lora.autograd import norms_of_rows, without_autocast
-from allora_analysis.lora.doctor.effects import OptimizerEffect, of_response
-from allora_analysis.lora.doctor.words import Effect
+from allora_analysis.lora.doctor.effect import Effect
+from allora_analysis.lora.doctor.trial import OptimizerEffect, of_response
 from allora_analysis.lora.foreign import dropout_applied, in_mode, wants_gradient
 from allora_analysis.lora.pairs import PLAIN, Pair, stacked
 

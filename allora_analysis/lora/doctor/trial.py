@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from allora_analysis.lora.doctor.words import Effect
+from allora_analysis.lora.doctor.effect import Effect
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import Pair
 from allora_analysis.lora.watch import known
