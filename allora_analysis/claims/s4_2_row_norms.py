@@ -72,7 +72,7 @@ def beside(runs: Runs, own: Sequence[Setting]) -> dict[str, np.ndarray]:
 
 def gap(differences: np.ndarray) -> Gap:
     """Their mean and its 95 % interval, Student's."""
-    found = paired_test(differences, np.zeros(len(differences)), method="t")
+    found = paired_test(differences, np.zeros(len(differences)))
     return found.mean_difference, found.interval
 
 

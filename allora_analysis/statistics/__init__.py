@@ -2,7 +2,7 @@
 
 | file | object |
 | --- | --- |
-| `paired` | paired tests: Wilcoxon, sign, t; exact sign flips, over units and over clusters |
+| `paired` | paired tests: Student's t; exact sign flips, over units and over clusters |
 | `families` | power of the paired t-test, the n it needs, the effect it sees; comparisons tested together, Holm's way |
 | `directional` | one-sided tests, equivalence, families of both: the rule by which the ledger judges a comparison |
 | `e_values` | sequential tests of paired differences, valid whenever one stops |

@@ -1,11 +1,9 @@
-"""Paired tests: Wilcoxon's signed ranks, signs, Student's t; exact sign flips, over units and over clusters of cells.
+"""Paired tests: Student's t; exact sign flips, over units and over clusters of cells.
 
-The ranks' null distribution is exact (conditional on the differences' sizes, ties included) wherever that is feasible;
-that of the sign flips is counted, not approximated, up to `EXACT_FLIPS` units. Checked by
+The sign flips' null distribution is counted, not approximated, up to `EXACT_FLIPS` units. Checked by
 `tests/test_statistics_paired.py` against enumeration of all signs.
 """
 
-import dataclasses
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,6 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.validation import (
     ArgumentError,
-    choice,
     count,
     non_negative,
     probability,
@@ -28,23 +25,21 @@ from allora_analysis.validation import (
 
 # Differences this close, relative to the largest value, are ties: 90.4 − 90.1 and 60.3 − 60.0 are one number.
 TIE = 1e-12
-# Above this many non-zero differences the signed ranks' distribution is replaced by its normal limit.
-EXACT_RANKS = 300
 # Up to this many non-zero units all sign patterns are counted, by halves of at most 2²⁰ patterns.
 EXACT_FLIPS = 40
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Outcome of a paired test of "no difference", two-sided.
+    """Outcome of a paired test of "no difference" by Student's t, two-sided.
 
     Attributes:
-        statistic: of wilcoxon the sum of the positive differences' ranks, of sign their number, of t Student's t.
+        statistic: Student's t.
         p_value: two-sided.
         mean_difference: mean of first − second.
-        interval: Student's t interval of the mean difference, whatever the method.
+        interval: of the mean difference.
         n: number of pairs.
-        n_nonzero: number of pairs that differ; the ranks and signs rest on these alone.
+        n_nonzero: number of pairs that differ.
     """
 
     statistic: float
@@ -56,31 +51,22 @@ class PairedTest:
 
 
 @representable("first", "second", infinite=True)
-def paired_test(first: ArrayLike, second: ArrayLike, method: str = "wilcoxon", confidence: float = 0.95) -> PairedTest:
-    """Two-sided test that paired values differ only by chance.
+def paired_test(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> PairedTest:
+    """Two-sided test that paired values differ only by chance, by Student's t.
 
-    "wilcoxon": zeros dropped, tied sizes given their mean rank, p-value from the exact distribution of the rank sum
-    over all 2^n signs (normal limit with tie correction above `EXACT_RANKS`); assumes differences symmetric about 0
-    under the null. "sign": binomial(n_nonzero, ½), assumes only a median of 0. "t": assumes normal differences; a
-    constant non-zero difference has t = ±∞ and p = 0. All assume independent pairs; `clustered_test` does not.
+    Assumes independent pairs (`clustered_test` does not) and normal differences; a constant non-zero difference has
+    t = ±∞ and p = 0.
 
     Args:
         first: one arm's values, at least two.
         second: the other's, in the same order.
-        method: "wilcoxon", "sign" or "t".
         confidence: of the interval.
 
     Returns:
         The outcome; p = 1 where no pair differs.
     """
-    choice("method", method, ("wilcoxon", "sign", "t"))
     differences, grain = _differences(first, second)
-    by_t = difference_test(differences, probability("confidence", confidence), grain)
-    if method == "t":
-        return by_t
-    nonzero = differences[np.abs(differences) > grain]
-    statistic, p_value = _signed_ranks(nonzero, grain) if method == "wilcoxon" else _signs(nonzero)
-    return dataclasses.replace(by_t, statistic=statistic, p_value=p_value, n_nonzero=nonzero.size)
+    return difference_test(differences, probability("confidence", confidence), grain)
 
 
 def difference_test(differences: Float[np.ndarray, " n"], confidence: float, grain: float) -> PairedTest:
@@ -126,36 +112,6 @@ def student(
     with np.errstate(over="ignore"):
         low, high = np.ldexp([mean - half, mean + half], exponent)
     return (float(low), float(high)), mean / stderr, float(2 * stdtr(n - 1, -abs(mean) / stderr))
-
-
-def _signs(nonzero: Float[np.ndarray, " m"]) -> tuple[float, float]:
-    from scipy.special import bdtr
-
-    positive = int((nonzero > 0).sum())
-    fewer = min(positive, nonzero.size - positive)
-    return float(positive), min(1.0, 2 * float(bdtr(fewer, nonzero.size, 0.5)))
-
-
-def _signed_ranks(nonzero: Float[np.ndarray, " m"], grain: float) -> tuple[float, float]:
-    # Mean ranks are multiples of ½: twice the rank sum is an integer, its distribution over all signs is the product of
-    # (1 + z^{2·rank})/2, and the two-sided p-value min(1, 2·P(sum ≤ min(observed, total − observed))).
-    from scipy.special import ndtr
-
-    nonzero = nonzero[np.argsort(np.abs(nonzero))]
-    group = np.cumsum(np.diff(np.abs(nonzero), prepend=0.0) > grain) - 1  # a step within the grain is a tie
-    sizes = np.bincount(group)
-    doubled = (2 * np.cumsum(sizes) - sizes + 1)[group]
-    total, observed = int(doubled.sum()), int(doubled[nonzero > 0].sum())
-    smaller = min(observed, total - observed)
-    if nonzero.size > EXACT_RANKS:
-        deviation = float(np.sqrt(np.square(doubled).sum())) / 2
-        return observed / 2, 2 * float(ndtr((smaller - total / 2) / deviation))
-    share = np.zeros(total + 1)
-    share[0] = 1.0
-    for rank in doubled:
-        share[rank:] += share[:-rank].copy()
-        share /= 2
-    return observed / 2, min(1.0, 2 * float(share[: smaller + 1].sum()))
 
 
 @dataclass(frozen=True)

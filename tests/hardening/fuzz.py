@@ -68,7 +68,7 @@ USUAL: dict[str, Any] = {
 # Where several are usual: under a name, or under a package's name for it.
 CHOICES: dict[str, tuple[Any, ...]] = {
     "placement": ("input", "output"), "of": ("weights", "fit"), "architecture": ("linear", "relu", "prelayernorm"),
-    "adaptor": tuple(adaptors.ADAPTORS), "statistics.method": ("wilcoxon", "sign", "t"),
+    "adaptor": tuple(adaptors.ADAPTORS),
     "ripple.method": ("matrices", "isotropy", "chi_square"), "width.method": tuple(width.METHODS),
     "test": ("sign flips", "t"), "damped": (False, True), "shared_mask": (False, True), "closed": (False, True),
     "orthonormal": (False, True), "batch_size": (None, 1, 3), "repeats": (1, 2), "risk_covariance": (None, X.T @ X),

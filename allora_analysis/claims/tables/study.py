@@ -22,7 +22,6 @@ from allora_analysis.statistics import (
     Judgement,
     clustered_test,
     holm,
-    paired_test,
     required_n,
     sign_flip_test,
     units_to_reject,
@@ -75,10 +74,6 @@ class Summary:
     smallest_p_value: float  # the least that this many clusters can give, before adjustment
     smallest_adjusted_p_value: float  # the least after that adjustment, whatever the gaps of this and the others
     t_p_value: float  # Student's t over clusters
-    wilcoxon_clusters: float  # signed ranks over clusters
-    sign_clusters: float  # signs over clusters
-    wilcoxon_cells: float  # signed ranks over cells, as if these were independent
-    sign_cells: float  # signs over cells, likewise
     clusters_needed: int | None  # `clusters_needed` at Holm's first step; None where the mean gap is 0
     by_the_rule: Judgement  # one-sided and within its question, as the ledger judges it
 
@@ -153,7 +148,6 @@ def smallest_adjusted(clusters: Sequence[int]) -> list[float]:
 def _summary(name: str, item: Gaps, adjusted: tuple, sizes: tuple, rule: Judgement) -> Summary:
     level, power = sizes
     means = np.array(list(item.by_cluster().values()))
-    zeros, cell_zeros = np.zeros_like(means), np.zeros_like(item.values)
     clustered = clustered_test(item.values, item.clusters, 1 - level)
     return Summary(
         contrast=name,
@@ -169,10 +163,6 @@ def _summary(name: str, item: Gaps, adjusted: tuple, sizes: tuple, rule: Judgeme
         smallest_p_value=sign_flip_test(means).smallest_p_value,
         smallest_adjusted_p_value=adjusted[1],
         t_p_value=clustered.t_p_value,
-        wilcoxon_clusters=paired_test(means, zeros, "wilcoxon").p_value,
-        sign_clusters=paired_test(means, zeros, "sign").p_value,
-        wilcoxon_cells=paired_test(item.values, cell_zeros, "wilcoxon").p_value,
-        sign_cells=paired_test(item.values, cell_zeros, "sign").p_value,
         clusters_needed=clusters_needed(means, level, power),
         by_the_rule=rule,
     )
