@@ -86,7 +86,7 @@ class Setting:
     seed: int = 0
     """Seed of adapters, classifier, order of the data and dropout masks."""
     own_dropout: bool = field(default=True, metadata=LATER)
-    """Whether the model's own dropout (a BERT's is 0.1) stays on in training; off, the arm's is the only one."""
+    """Keep the model's own dropout (a BERT's is 0.1) on in training; without it the arm's is the only one."""
 
     @property
     def eta(self) -> float | None:

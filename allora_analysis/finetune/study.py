@@ -157,5 +157,6 @@ STUDY = Study(
     run,
     table,
     plot,
-    "--model FOLDER --data FOLDER --arm allora --eta2 4 --optimizer sgd --learning-rate 3 --results FOLDER",
+    "--model FOLDER --data FOLDER --arm allora --eta2 4 --optimizer sgd --learning-rate 0.5 --head-learning-rate 0.1 "
+    "--max-grad-norm 0 --results FOLDER",
 )
