@@ -44,7 +44,7 @@ Series = dict[str, np.ndarray]  # (seeds, epochs) by statistic
 
 
 def load_data(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> Loaded[dict[Arm, Series]]:
-    """The recorded series at the grid's main drop rate and, for the control, at drop rate 0.
+    """The recorded series of the first seeds at the grid's main drop rate and, for the control, at drop rate 0.
 
     Args:
         folder: the folder of records.
@@ -56,7 +56,8 @@ def load_data(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> Loaded[dic
         variance).
     """
     shown = (grid.drop_rate, 0.0)
-    wanted = [run for data in grid.data for run in grid.runs(data) if run[0].drop_rate in shown]
+    runs = [(arm, seed) for data in grid.data for arm, seed in grid.runs(data) if seed not in grid.fresh]
+    wanted = [(arm, seed) for arm, seed in runs if arm.drop_rate in shown]
     records = found(folder, grid)
     lacking = sum(seed not in records.get(arm, {}) for arm, seed in wanted)
     arms = {arm: records[arm] for arm in dict.fromkeys(arm for arm, _ in wanted) if arm in records}

@@ -140,7 +140,7 @@ def test_only_some_optimizers_and_seeds(tmp_path, capsys):
 # -- the grid
 
 
-SMALL = dataclasses.replace(FIGURE_1, seeds=2, optimizers=("sgd", "adam"), extra_drop_rates=(0.0,))
+SMALL = dataclasses.replace(FIGURE_1, seeds=2, fresh_seeds=1, optimizers=("sgd", "adam"), extra_drop_rates=(0.0,))
 
 
 def test_the_grid_is_what_the_issue_asks_for():
@@ -162,12 +162,14 @@ def test_the_statement_of_the_experiment_says_the_grid_s_numbers():
     assert "Inputs-{}-{}-classes".format(*FIGURE_1.hidden) in text
     assert re.search(r"\*\*Seeds\.\*\* " + ", ".join(map(str, range(FIGURE_1.seeds))), text)
     assert f"all {2 * len(FIGURE_1.arms())} cases" in text
+    assert f"The seeds {FIGURE_1.fresh[0]} to {FIGURE_1.fresh[-1]}, which nothing has used" in text
 
 
-def test_every_optimizer_runs_before_the_second_seed_and_extras_come_last():
+def test_every_optimizer_runs_before_the_next_seed_extras_and_fresh_seeds_come_last():
     runs = [(arm.optimizer, arm.drop_rate, seed) for arm, seed in SMALL.runs("mnist")]
     main = [("sgd", 0.5, 0), ("adam", 0.5, 0), ("sgd", 0.5, 1), ("adam", 0.5, 1)]
-    assert runs == main + [(optimizer, 0.0, seed) for optimizer, _, seed in main]
+    fresh = [("sgd", 0.5, 2), ("adam", 0.5, 2)]
+    assert runs == main + [(optimizer, 0.0, seed) for optimizer, _, seed in main] + fresh
     assert len(list(FIGURE_1.runs("cifar10"))) == 4 * 5 + 2 * 2 * 5
 
 

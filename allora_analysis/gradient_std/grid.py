@@ -82,7 +82,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class Grid:
-    """The runs: data × optimizers × seeds at the main drop rate, then the extra drop rates for some optimizers.
+    """The runs: data × optimizers × seeds at the main drop rate, then the extra drop rates for some optimizers, then
+    fresh seeds of some data at the main one.
 
     Attributes:
         data: names of the data sets.
@@ -91,6 +92,8 @@ class Grid:
         extra_drop_rates: the others.
         extra_optimizers: those that run at the others too.
         seeds: 0, …, seeds − 1.
+        fresh_data: the data sets that have fresh seeds too.
+        fresh_seeds: how many, from `seeds` on; they judge the change from epoch 1.
         hidden, epochs, batch_size, masks, control_minibatches, nested_minibatches, nested_masks: as in `Setting`.
     """
 
@@ -100,6 +103,8 @@ class Grid:
     extra_drop_rates: tuple[float, ...] = (0.0, 0.2)
     extra_optimizers: tuple[str, ...] = ("sgd", "adam")
     seeds: int = 5
+    fresh_data: tuple[str, ...] = ("mnist",)
+    fresh_seeds: int = 13
     hidden: tuple[int, ...] = (512, 512)
     epochs: int = 10
     batch_size: int = 128
@@ -113,11 +118,18 @@ class Grid:
         return tuple(Arm(data, optimizer, self.drop_rate) for data in self.data for optimizer in self.optimizers)
 
     def runs(self, data: str) -> Iterator[tuple[Arm, int]]:
-        """All runs on one data set, in the order in which they are run: every optimizer before the second seed."""
+        """All runs on one data set, in the order in which they are run: every optimizer before the next seed."""
         main = [Arm(data, optimizer, self.drop_rate) for optimizer in self.optimizers]
         extra = [Arm(data, name, rate) for rate in self.extra_drop_rates for name in self.extra_optimizers]
         for arms in (main, extra):
             yield from ((arm, seed) for seed in range(self.seeds) for arm in arms)
+        if data in self.fresh_data:
+            yield from ((arm, seed) for seed in self.fresh for arm in main)
+
+    @property
+    def fresh(self) -> range:
+        """The fresh seeds."""
+        return range(self.seeds, self.seeds + self.fresh_seeds)
 
     def setting(self, arm: Arm, seed: int) -> Setting:
         """A run in full: what its record's config holds."""
@@ -138,18 +150,22 @@ class Grid:
 FIGURE_1 = Grid()
 
 
-def found(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> dict[Arm, dict[int, records.Record]]:
-    """The records of a grid. Others, and those of an older protocol, are left alone."""
-    runs = {run: grid.setting(*run) for data in grid.data for run in grid.runs(data)}
+def found(
+    folder: Path | str = RESULTS, grid: Grid = FIGURE_1, fresh: bool = False
+) -> dict[Arm, dict[int, records.Record]]:
+    """The records of a grid, of its first seeds or its fresh ones. Others, and those of an older protocol, are left."""
+    runs = {run: grid.setting(*run) for data in grid.data for run in grid.runs(data) if (run[1] in grid.fresh) == fresh}
     one_each: dict[Arm, dict[int, records.Record]] = {}
     for (arm, seed), record in records.find_each(folder, STUDY, PROTOCOL, runs).items():
         one_each.setdefault(arm, {})[seed] = record
     return one_each
 
 
-def recorded(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> dict[Arm, dict[int, list[dict[str, Any]]]]:
-    """What is recorded of a grid; refuses what `found` refuses."""
+def recorded(
+    folder: Path | str = RESULTS, grid: Grid = FIGURE_1, fresh: bool = False
+) -> dict[Arm, dict[int, list[dict[str, Any]]]]:
+    """What is recorded of a grid, of its first seeds or its fresh ones; refuses what `found` refuses."""
     return {
         arm: {seed: record.result["epochs"] for seed, record in runs.items()}
-        for arm, runs in found(folder, grid).items()
+        for arm, runs in found(folder, grid, fresh).items()
     }
