@@ -133,12 +133,12 @@ def test_not_run_without_a_table(tmp_path):
 def plant_gaps(monkeypatch, gap, control=0.0):
     """Differences of two cells, the `gap` of both on average; of two names of one arm the control's."""
 
-    def differences(self, first, second, endpoint, fine=False):
+    def by_seed(self, first, second, endpoint, fine=False):
         noise = np.random.default_rng([first.steps, int(first.eta2 or 0)]).normal(0, 1e-3, 40)
         same = all(one.rule == "lora" or one.adaptor == "constant" for one in (first, second))
-        return list(noise - noise.mean() + (control if same else gap(first, second)))
+        return dict(enumerate(noise - noise.mean() + (control if same else gap(first, second))))
 
-    monkeypatch.setattr(Table, "differences", differences)
+    monkeypatch.setattr(Table, "by_seed", by_seed)
 
 
 @pytest.mark.parametrize("question", ["rule", "control", "eta2", "adaptor"])
