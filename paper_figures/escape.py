@@ -66,8 +66,8 @@ def first_step(measured: Mapping[str, Any]) -> str:
     """Which LoRA's first step ALLoRA's is under an optimizer, in words."""
     for key, arm in DISTANCES.items():
         if measured[key][1] < EXACT:
-            return f"starts as {LABELS[arm]}"
-    return "starts as neither"
+            return f"ALLoRA starts as\n{LABELS[arm]}"
+    return "ALLoRA starts as neither"
 
 
 def _norms(axis: Axes, measured: dict[str, Any]) -> None:

@@ -80,7 +80,7 @@ def finding(data: Contrasts) -> str:
     signs = [one.sign for one in flat]
     return (
         f"ALLoRA's accuracy is clearly below LoRA's in {signs.count(-1)} of {len(signs)} contrasts, above in "
-        f"{signs.count(1)}\n(neither with dropout; by seeds alone; each arm at its best rate, {seeds})"
+        f"{signs.count(1)}\n(neither with dropout; by seeds alone; each arm at its best rate, {seeds} in these)"
     )
 
 

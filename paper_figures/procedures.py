@@ -86,7 +86,7 @@ def _predictions(axis: Axes, data: Rises) -> None:
     ring = {"marker": "o", "ls": "", "mfc": "none", "color": ARMS["allora"].colour}
     square = {"marker": "s", "ms": 3, "color": COLOURS["bound"]}
     axis.plot([], [], label="foretold, a linear layer", **ring)
-    axis.plot([], [], label="measured, a network on digits", **square)
+    axis.plot([], [], label="measured on digits, 95 % interval", **square)
     for place, (name, draws) in enumerate(data.predicted.items()):
         trained = [one.ratio for one in draws if one.progress > TRAINED]
         axis.plot(trained, [-place] * len(trained), **ring)

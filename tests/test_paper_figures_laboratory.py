@@ -49,7 +49,7 @@ def test_it_is_drawn_from_the_table_and_its_title_says_the_finding(tmp_path):
     # Planted: after few steps and many ALLoRA is 1 point behind LoRA; ALLoRAAdamW, not counted, 3 ahead.
     told, of = title.splitlines()
     assert told == "ALLoRA's accuracy is clearly below LoRA's in 6 of 6 contrasts, above in 0"
-    assert of == "(neither with dropout; by seeds alone; each arm at its best rate, 100 to 200 seeds)"
+    assert of == "(neither with dropout; by seeds alone; each arm at its best rate, 100 to 200 seeds in these)"
     left, right = figure.axes
     names = [label.get_text() for label in left.get_yticklabels()]
     assert "LoRA+ − LoRA, AdamW" in names

@@ -157,7 +157,7 @@ def test_escape():
     loaded = escape.load_data(EscapeConfig(steps=20, seeds=2))
     figure = escape.make_figure(loaded)
     titles = [axis.get_title() for axis in figure.axes[:4]]
-    fast, slow = "starts as LoRA at η·l", "starts as LoRA at l"
+    fast, slow = "ALLoRA starts as\nLoRA at η·l", "ALLoRA starts as\nLoRA at l"
     found = {"SGD": (fast, 0.02), "momentum": (fast, 0.002), "AdamW": (slow, 0.005), "ALLoRAAdamW": (fast, 0.005)}
     assert titles == [f"{name}\n{start}\n(l = {rate:g})" for name, (start, rate) in found.items()]
     measured = loaded.data.result.measured
@@ -172,7 +172,7 @@ def test_escape():
         assert min(rings) < escape.EXACT < 0.1 < max(rings)  # ALLoRA's first step is the one LoRA's, and is seen at 0
         assert below.get_ylim()[0] == 0
         assert below.get_lines()[0].get_xdata()[0] == 1
-    assert escape.first_step({"to_lora": [0, 0.5], "to_lora_eta": [0, 0.5]}) == "starts as neither"
+    assert escape.first_step({"to_lora": [0, 0.5], "to_lora_eta": [0, 0.5]}) == "ALLoRA starts as neither"
     assert_readable(figure)
 
 

@@ -330,9 +330,9 @@ def measured_signal(one: Labelled) -> dict[str, float]:
     "training for short training episodes, e.g., finetuning.",
     reading="Under plain SGD what dropout adds to the mean of the weights is below their standard deviation up to "
     f"step {FEW}, above it in the long run, at learning rates up to {HIGHEST:g} of the largest, on labels of one "
-    "column; for 5 (20) steps rates may be about three times as high (low) with masks on the output. Whether the paper "
-    "proves it is not judged: its Appendix A bounds, from above, how far an average of losses at fixed W is off "
-    "(row 3.1-bound). " + NOT_THE_PAPERS,
+    "column; for 5 (20) steps rates may be about three times as high (low) with masks on the output. That it may pay "
+    "all the same is row 3.1-sgd-crossover. Whether the paper proves it is not judged: its Appendix A bounds, from "
+    "above, how far an average of losses at fixed W is off (row 3.1-bound). " + NOT_THE_PAPERS,
     depends_on=("3.1-sgd-expectation",),
     relied_on_by=(DROPOUT_GUIDE,),
 )
@@ -353,8 +353,8 @@ def reliable(cases: Cases) -> Finding:
         for n, rows in ((20, 8), (3, ROWS))
     )
     return judged.finding(
-        conditional="Depends: dropout's effect outgrows its noise late at low rates or in small batches, else early; "
-        "never with noisy labels.",
+        conditional="Depends: its effect outgrows its noise late at low learning rates or in small batches, else "
+        "early; never with noisy labels.",
         evidence=judged.evidence(
             f"{EXACT}; draws keep a factor of 1.1 away from the boundary, which leaves out what masks do to deviations",
             early_and_late,

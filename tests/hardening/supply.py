@@ -104,7 +104,7 @@ def main() -> int:
     audit = {"default": "", "help": "pip-audit's executable"}
     arguments = command_line(COMMAND, __doc__, "", {"--audit": audit})
     core, whole = closure(()), closure(("llm", "cluster"))
-    odd = [f"{name} ({licence(one)[:60]!r})" for name, one in sorted(whole.items()) if not FREE.search(licence(one))]
+    odd = [f"{name} ({licence(one)!r})" for name, one in sorted(whole.items()) if not FREE.search(licence(one))]
     direct = {
         canonicalize_name(Requirement(text).name) for text in importlib.metadata.requires("allora-analysis") or []
     }
@@ -112,7 +112,7 @@ def main() -> int:
     alone = [name for name, where in needed.items() if len(where) == 1]
     rows = [["dependency", "version", "licence", "modules that import it"]]
     rows += [
-        [name, whole[name].version, licence(whole[name])[:60], where[0] if len(where) == 1 else len(where)]
+        [name, whole[name].version, licence(whole[name]), where[0] if len(where) == 1 else len(where)]
         for name, where in needed.items()
     ]
     told = (
