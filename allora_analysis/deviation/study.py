@@ -159,6 +159,7 @@ def plot(config: Config, result: Result) -> Figure:
     left.set(xscale="log", xlabel="masks in the average, n", ylabel="E|mean loss − expected loss|")
     left.set_yscale("log" if bound.min() > 0 else "linear")
     left.legend()
+    left.set_title(f"At n = {n[-1]:g} the mean loss is off\nby {100 * ratio[-1]:.0f} % of the paper's bound")
     right.plot(n, ratio, color=COLOURS["predicted"], label="exact / bound")
     if bound.min() > 0:
         right.errorbar(n, mean / bound, 2 * error / bound, fmt="o", ms=4, color=COLOURS["measured"])

@@ -37,7 +37,12 @@ def plot(config: Any, result: Result) -> Figure:
             axes.set_xscale("log")
         axes.set_xticks(eta, [f"{value:g}" for value in eta])
         axes.xaxis.set_minor_locator(NullLocator())
-    figure.suptitle(f"{config.architecture} stack: L = {config.depth}, n = {config.width}, r = {config.rank}")
+    worst, typical = (result.predicted[name][order[-1]] / DECADE for name in ("log_bound", "log_typical"))
+    told = (
+        f"At η = {eta[-1]:g} the output grows 10$^{{{worst:.0f}}}$-fold at worst, 10$^{{{typical:.0f}}}$-fold at random"
+    )
+    stack = f"{config.architecture} stack: L = {config.depth}, n = {config.width}, r = {config.rank}"
+    figure.suptitle(f"{told}\n({stack})")
     return figure
 
 
