@@ -102,6 +102,12 @@ def bound(value: float, places: int, up: bool) -> float:
     return float(Decimal(f"{value:.12g}").quantize(Decimal(1).scaleb(-places), rounding)) + 0.0
 
 
+def signed(value: float, places: int) -> str:
+    """A difference with its sign and so many decimals, "+0.3"; what rounds to 0 has none, "0.0"."""
+    told = f"{value:+.{places}f}"
+    return told if float(told) else told[1:]
+
+
 def plain(value: Any) -> Any:
     """A value as JSON has it: arrays as lists, NumPy scalars as numbers, infinity as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from allora_analysis.claims.tables.reported import ETA_SQUARED, Panel, panel_cells
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.plotting import ARMS, COLOURS, page
+from allora_analysis.study import signed
 from paper_figures.cells import Case, accuracies
 from paper_figures.numbers import over_seeds
 from paper_figures.sources import Loaded, Missing, Runs
@@ -112,8 +113,7 @@ def finding(comparison: Comparison) -> str:
 
     def mean(of: Gaps) -> str:
         gaps = [gap.value for cell, by_eta2 in of.items() if cell != AVERAGE for gap in by_eta2.values()]
-        value = round(statistics.fmean(gaps), 1)
-        return f"{value:+.1f}".replace("-", "−") if value else "0.0"
+        return signed(statistics.fmean(gaps), 1).replace("-", "−")
 
     panel, ours = comparison.panel, comparison.ours.get("")
     here = f", {mean(ours)} here" if ours else ""

@@ -19,6 +19,7 @@ from allora_analysis.claims.tables.reported import (
     table_1_parameters,
     trainable_percent,
 )
+from allora_analysis.study import signed
 from paper_figures.sources import Loaded
 from paper_figures.tables import NONE, Table
 
@@ -71,7 +72,9 @@ def make_table(loaded: Loaded[tuple[Row, ...]]) -> Table:
         f"Ours: {NONE}, no list of runs here has models of this size; one run of one model is "
         "`python -m allora_analysis.finetune --task multiple_choice --model FOLDER --data FOLDER`.",
     )
-    caption = "Accuracy (%) on eight commonsense tasks as printed (one run a cell, the best of several settings)."
+    caption = (
+        "Accuracy (%) on eight commonsense tasks as printed (number of runs not printed, the best of several settings)."
+    )
     groups = (("", 3), ("the paper", 2 + len(TASKS)), ("recomputed", 2), ("ours", 1))
     columns = ("model", "r", "method", "params %", *TASKS, "avg", "params %", "avg", "avg")
     return Table("Table 1", caption, groups, columns, lines, notes, _finding(rows))
@@ -85,5 +88,5 @@ def _finding(rows: Sequence[Row]) -> str:
     for arm in ("ALLoRA", "ALLoRA-0"):
         gaps = [average - by_arm["DoRA"][setting] for setting, average in by_arm[arm].items()]
         ahead = sum(gap > 0 for gap in gaps)
-        told.append(f"{arm} {mean(gaps):+.2f} points, ahead in {ahead} of {len(gaps)} settings")
+        told.append(f"{arm} {signed(mean(gaps), 2)} points, ahead in {ahead} of {len(gaps)} settings")
     return f"Minus DoRA, on average in print: {'; '.join(told)}."

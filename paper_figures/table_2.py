@@ -15,6 +15,7 @@ from allora_analysis.claims.s3_1_figure_2_left import EARLY, LATE
 from allora_analysis.claims.tables.reported import TABLE_2, DropoutColumn
 from allora_analysis.finetune.setting import Setting
 from allora_analysis.grid.presets import LISTS
+from allora_analysis.study import signed
 from paper_figures.numbers import Curve, accuracy_by_epoch
 from paper_figures.sources import Loaded, runs
 from paper_figures.tables import NONE, Table, with_half
@@ -87,14 +88,14 @@ def _finding(data: Rates) -> str:
     first, last = data.reported[low], data.reported[high]
     early, late = last.at_epoch_3 - first.at_epoch_3, last.at_epoch_10 - first.at_epoch_10
     told = (
-        f"From drop rate {low:g} to {high:g} accuracy moves in print by {early:+.1f} points after epoch {EARLY} and by "
+        f"From drop rate {low:g} to {high:g} accuracy moves in print by {signed(early, 1)} points after epoch {EARLY}"
     )
-    told += f"{late:+.1f} after epoch {PAPER_LATE}"
+    told += f" and by {signed(late, 1)} after epoch {PAPER_LATE}"
     curves = [data.ours.get(("input", rate)) for rate in (low, high)]
     if None in curves:
         return f"{told}."
     one, other = ([curve.average.mean[list(curve.x).index(epoch)] for epoch in (EARLY, LATE)] for curve in curves)
-    ours = f"in ours by {other[0] - one[0]:+.1f} and, after epoch {LATE}, by {other[1] - one[1]:+.1f}"
+    ours = f"in ours by {signed(other[0] - one[0], 1)} and, after epoch {LATE}, by {signed(other[1] - one[1], 1)}"
     return f"{told}; {ours} (intervals below)."
 
 

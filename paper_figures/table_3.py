@@ -9,6 +9,7 @@ from pathlib import Path
 
 from allora_analysis.claims.tables.reported import COLUMNS_3, ETA_SQUARED, TABLE_3
 from allora_analysis.grid.presets import LISTS
+from allora_analysis.study import signed
 from paper_figures.cells import OWN_HEAD, Cells, both, difference, side_by_side
 from paper_figures.sources import Loaded, runs
 from paper_figures.tables import Table
@@ -44,7 +45,8 @@ def _finding(data: Cells) -> str:
         for method in ("ALLoRA", "LoRA")
     }
     (allora, ours), (lora, theirs) = gains["ALLoRA"], gains["LoRA"]
-    told = f"From η² = 1 to {last:g} ALLoRA's accuracy moves in print by {allora:+.1f} points, LoRA's by {lora:+.1f}"
-    return (
-        f"{told}." if ours is None or theirs is None else f"{told}; in ours, AdamW's, by {ours:+.1f} and {theirs:+.1f}."
-    )
+    told = f"From η² = 1 to {last:g} ALLoRA's accuracy moves in print by {signed(allora, 1)} points"
+    told += f", LoRA's by {signed(lora, 1)}"
+    if ours is None or theirs is None:
+        return f"{told}."
+    return f"{told}; in ours, AdamW's, by {signed(ours, 1)} and {signed(theirs, 1)}."

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 from allora_analysis.claims.tables.reported import COLUMNS_4, ETA_SQUARED, TABLE_4
+from allora_analysis.study import signed
 from paper_figures.cells import Cells, both, difference, side_by_side
 from paper_figures.figure_4 import ARM_OF, lists, missing
 from paper_figures.sources import Loaded, runs
@@ -41,9 +42,9 @@ def _finding(data: Cells) -> str:
         for other in others
     ]
     printed = [mean(one for one, _ in lead) for lead in leads]
-    told = "ALLoRA minus " + ", ".join(f"{other} {gap:+.1f}" for other, gap in zip(others, printed, strict=True))
+    told = "ALLoRA minus " + ", ".join(f"{other} {signed(gap, 1)}" for other, gap in zip(others, printed, strict=True))
     ours = [[own for _, own in lead if own is not None] for lead in leads]
     if any(len(lead) < len(ETA_SQUARED) for lead in ours):
         return f"{told} points in print on average."
-    own = ", ".join(f"{round(mean(lead), 1) + 0.0:+.1f}" for lead in ours)
+    own = ", ".join(signed(mean(lead), 1) for lead in ours)
     return f"{told} points in print on average; in ours, on one pair, {own}."

@@ -1,6 +1,7 @@
 """The ledger's rows on Listing 1: what other listings would get; autograd and a batched gradient."""
 
 import numpy as np
+import pytest
 import torch
 
 from allora_analysis import adaptive
@@ -53,6 +54,13 @@ PLANTED = [  # row, module, name, what takes its place, verdict
     ("4-listing-inputs", section, "LISTING", section.LISTING.replace("norms +", "norms ** 2 +"), "refuted"),
     ("4-listing-inputs", section, "three_axes", lambda call: call.one.x.ndim == 3, "refuted"),
     ("4-listing-eta", section, "LISTING", section.LISTING.replace("norms +", "norms ** 2 +"), "refuted"),
+    (
+        "4-listing-eta",
+        section,
+        "LISTING",
+        section.LISTING.replace("norms +", "norms.clamp(1) +"),
+        "refuted",
+    ),  # short rows
     ("4-listing-eta", section, "with_scale", lambda eta: section.mended(), "refuted"),  # left at η² = 4
     (
         "4-listing-cost",
@@ -90,3 +98,10 @@ def test_names_can_be_handed_in():
     found = section.layer_training.backward(function.apply, call.one)
     assert section.is_allora(found, call) < 1e-12
     assert np.isfinite(found[2]).all()
+
+
+def test_what_a_scale_left_at_its_default_costs_is_told_of_short_rows():
+    """At η² = 1 the factor is 2 for 1 at the start, and √(1.1/0.35) for 1 at rows of 0.1."""
+    size = ROWS.finding("4-listing-eta").size
+    assert (size.value, size.high) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert size.low == pytest.approx((1.1 / 0.35) ** 0.5 - 1, abs=0.03)

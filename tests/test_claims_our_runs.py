@@ -90,7 +90,23 @@ def test_table_4(runs_folder):
     assert found.evidence.measured["over ASF-LoRA, rotten_tomatoes, η² = 1"]["verdict"] == "refuted"
     assert found.evidence.measured["over LoRA × η, rotten_tomatoes, η² = 1"]["mean"] == pytest.approx(0.02)
     assert found.evidence.measured["mean over the cases"]["n"] == 3
-    assert "+2.0 points against ALLoRA-OD, -8.0 against ASF-LoRA, +2.0 against LoRA × η on average" in found.answer
+    told = "clearly behind ASF-LoRA (-8.0 points) at η² = 1, 2, 4; ALLoRA-OD, LoRA × η not clearly."
+    assert found.answer == f"No: on rotten_tomatoes {told}"
+    assert (found.size.value, found.size.of.rpartition(", ")[2]) == (pytest.approx(-8.0), "against ASF-LoRA")
+
+
+def test_table_4_tells_the_cases_that_are_clear_and_no_gain_where_there_is_a_loss(runs_folder):
+    """Planted: behind LoRA × η at η² = 4, behind ASF-LoRA at two η² and by 0.04 points behind ALLoRA-OD."""
+
+    def accuracy(run):
+        ahead = run.eta2 is not None and {"lora_x_eta": run.eta2 == 4, "asf_lora": run.eta2 > 1}.get(run.arm, False)
+        return [0.8 + 0.0004 * (run.arm == "allora_od") + (0.02 + wiggle(run)) * ahead]
+
+    plant(runs_folder, [*PERCEIVED, *ABLATED], accuracy)
+    found = finding("4-table-4-desk")
+    told = "ASF-LoRA (-1.3 points), LoRA × η (-0.7) in 3 of 9 cases; ALLoRA-OD not clearly."
+    assert found.answer == f"No: on rotten_tomatoes clearly behind {told}"
+    assert section._points(found.evidence.measured["mean over ALLoRA-OD's cases"]["mean"]) == "0.0"
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def test_every_row_reads_its_own_list(runs_folder, identifier):
 
 def test_an_arm_that_failed_is_named():
     """As one that stays at chance; 9 points off is no failure."""
-    assert section._failed_in_words([0.0, 0.01, -0.01, 0.36]) == "1 failed LoRA run makes 9.0"
-    assert section._failed_in_words([0.0, 0.01, -0.4, 0.36]) == "2 failed runs make -1.0"
+    assert section._failed_in_words([0.0, 0.01, -0.01, 0.36]) == "9.0 from 1 failed LoRA run"
+    assert section._failed_in_words([0.0, 0.01, -0.4, 0.36]) == "-1.0 from 2 failed runs"
     assert section._failed_in_words([0.0, 0.01, 0.09, -0.09]) == ""
 
 
@@ -259,7 +259,7 @@ def test_failures_factor_and_machines_stand_beside_and_decide_nothing(runs_folde
 
     seeds_of_a_list(runs_folder, "minilm-adamw", 30, 0.002, 0.02, cpu=cpu, fails=(20,))
     found = finding("4-own-best-rate")
-    assert found.answer.endswith("if normal); 1 failed LoRA run makes 0.8.")
+    assert found.answer.endswith("if normal); 0.8 from 1 failed LoRA run.")
     told = found.evidence.measured["looked at afterwards"]
     assert told["factor at the end, of η"] == pytest.approx((1 + 4 * 0.05) ** -0.5)
     assert {kind: one["n"] for kind, one in told["by CPU"].items()} == {"one": 29, "one and other": 1}

@@ -53,6 +53,14 @@ def test_text_of_a_number(value, digits, expected):
     assert study.text(value, digits) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "places", "expected"),
+    [(-0.04, 1, "0.0"), (0.04, 1, "0.0"), (-0.06, 1, "-0.1"), (0.25001, 1, "+0.3"), (-0.0, 2, "0.00"), (12, 0, "+12")],
+)
+def test_a_difference_that_rounds_to_0_has_no_sign(value, places, expected):
+    assert study.signed(value, places) == expected
+
+
 def test_plain_takes_everything_a_result_holds():
     value = {
         "array": np.array([[1.0, np.inf], [-np.inf, 2.0]]),

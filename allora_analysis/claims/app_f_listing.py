@@ -11,13 +11,14 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, on_either_side, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim
+from allora_analysis.claims.cases import Case, Cases, at_etas, log_uniform, on_either_side, relative_error
+from allora_analysis.claims.claim import Finding, claim, ranged
 from allora_analysis.claims.layer_training import Layer, Pass
 
 TOLERANCE = 1e-9
 ROUNDING = "float64 rounding where it runs; seen: 1e-15"
 CLASS_ETA = 2.0  # rsq_scale = 1/4, 1/η²
+ROWS = 0.1  # about the longest mean norm of BA's rows in our fine-tuning
 LISTING = """
 class ALLoRA(torch.autograd.Function):
   rsq_scale = 1. / 4. # 1 / \\eta^2
@@ -69,6 +70,12 @@ def with_axes(rng: np.random.Generator, leading: tuple[int, ...], n1: int, n2: i
     """A pass of inputs with these leading axes."""
     shapes = ((*leading, n2), (*leading, n1), (rank, n2), (n1, rank))
     return Pass(*(rng.standard_normal(shape) for shape in shapes))
+
+
+def _batched(one: Pass) -> Pass:
+    """A pass's tokens as four sentences."""
+    x, upstream = (part.reshape(4, -1, part.shape[-1]) for part in (one.x, one.upstream))
+    return one._replace(x=x, upstream=upstream)
 
 
 def calls(cases: Cases) -> list[Case]:
@@ -182,7 +189,7 @@ def mended_inputs(cases: Cases) -> Finding:
     "4-listing-eta",
     says="Listing 1: ALLoRA Code",
     reading="With its class name mended, and rsq_scale set to 1/η² as the comment beside it says, it implements ALLoRA "
-    "at the paper's η² of 1, 2 and 4.",
+    f"at the paper's η² of 1, 2 and 4, at B = 0 and at rows of BA of {ROWS:g}, as long as our fine-tuning has them.",
     depends_on=("4-listing-1",),
 )
 def fixed_eta(cases: Cases) -> Finding:
@@ -190,21 +197,30 @@ def fixed_eta(cases: Cases) -> Finding:
 
     def draw(rng: np.random.Generator) -> Layer:
         eta = CLASS_ETA * on_either_side(rng, 1e-3, 1)
-        return Layer(with_axes(rng, (3, 4), 4, 5, 2), eta)
+        one = with_axes(rng, (3, 4), 4, 5, 2)
+        return Layer(one._replace(b=log_uniform(rng, -7, 2) * one.b), eta)
 
-    own = [Case(f"η² = {eta**2:.3g}", Layer(with_axes(cases.rng, (4, 16), 48, 64, 8), eta), True) for eta in PAPER_ETAS]
+    at_start, later = (
+        at_etas(name, lambda eta, size=size: Layer(_batched(layer_training.paper_pass(cases.rng, size)), eta))
+        for name, size in (("B = 0", 0.0), (f"rows of {ROWS:g}", ROWS))
+    )
     judged = cases.judge(
-        [*own, *cases.draw(draw, 12)],
+        [*at_start, *later, *cases.draw(draw, 12)],
         measure=lambda call: outcome(with_scale(call.eta), call)["found"],
         printed=lambda call, seen: is_allora(seen, call) <= TOLERANCE,
     )
-    unset = is_allora(outcome(mended(), own[0].inputs)["found"], own[0].inputs)
+    unset = [is_allora(outcome(mended(), one.inputs)["found"], one.inputs) for one in (at_start[0], later[0])]
     return judged.finding(
         holds="Yes, with rsq_scale set to 1/η²; as listed it is η² = 4, whatever η is meant.",
         evidence=judged.evidence(
             ROUNDING, {"relative error": 0.0}, shown=lambda call, seen: is_allora(seen, call), tolerance=TOLERANCE
         ),
-        size=Size(unset, "of their size", "error of its gradients at η² = 1 if rsq_scale is left at 1/4"),
+        size=ranged(
+            unset,
+            "of their size",
+            f"error of its gradients at η² = 1 if rsq_scale is left at 1/4, at B = 0; least: at rows of {ROWS:g}",
+            unset[0],
+        ),
         flips_if="gradients at some η that are not ALLoRA's with rsq_scale = 1/η²",
     )
 

@@ -27,6 +27,7 @@ from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part
 from allora_analysis.laboratory.design import AGAIN, ETA2, STEPS, Cell, Contrast, contrasts, judged_again, reference
 from allora_analysis.laboratory.table import ALL_SEEDS, STUDY, Table, recorded
 from allora_analysis.statistics import OneSided, decide, judge_family, one_sided
+from allora_analysis.study import signed
 
 laboratory_claim = functools.partial(
     claim,
@@ -248,12 +249,12 @@ def averaged(
     told = {
         "by_length": _by_length_in_words(means),
         "by_length_of_least": _by_length_in_words(means, f" (with {least.split(', ')[1]} {known[least].mean():.1f})"),
-        "beside": f"{np.mean([of.mean() for of in by_length(more).values()]) + 0.0:+.1f}" if more else "",
+        "beside": signed(float(np.mean([of.mean() for of in by_length(more).values()])), 1) if more else "",
     }
     seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
-        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **judged}),
+        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **judged}, n=len(gaps)),
         size=Size(
             first.mean,
             "points",
@@ -327,7 +328,7 @@ def best_of(
     alone = {"the controls' means by their seeds alone": of_seeds_alone(control)}
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
-        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **alone, **beside}),
+        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **alone, **beside}, n=len(known[name])),
         size=Size(best.mean, "points", f"test accuracy on digits, {name}{seeds}", *best.interval),
         flips_if=f"a difference clearly above its margin ({words}), or all clearly below it",
         wanted=f"{seeds_wanted(known, margins, name)}, or a narrower margin, by more seeds of the controls",
@@ -360,7 +361,7 @@ def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
 
 @laboratory_claim(
     "4.5-better-than-dora-laboratory",
-    where="beyond the paper: §1, second contribution, on a small network",
+    where="beyond the paper: §1, 'Second, we demonstrate …', on a small network",
     says="On digits, too, ALLoRA improves performance over DoRA.",
     reading="On the same network: ALLoRA at η² = 4 minus PEFT's DoRA, both under AdamW and each at its best rate, "
     "after 50 steps or 300 (no control is under AdamW: its margin is that of SGD and momentum); beside it LoRA minus "
@@ -399,7 +400,7 @@ def no_eta_is_better(cases: Cases, folder: Path | None = None) -> Finding:
 
 @laboratory_claim(
     "6-other-adaptors-laboratory",
-    where="beyond the paper: §6, last item, on a small network",
+    where="beyond the paper: §6, second item, on a small network",
     says="On digits another adaptor function is more accurate than the inverse square root.",
     reading="Under SGD at η² = 4, each at its best rate: the inverse, the exponential or the constant adaptor (LoRA at "
     "η times the rate) is better than the inverse square root, after few steps or many. A thousand fresh seeds judge "
@@ -410,7 +411,7 @@ def another_adaptor_is_better(cases: Cases, folder: Path | None = None) -> Findi
     answers = {
         "holds": "Yes: the {name} is {best} points better after {steps} on a small network.",
         "refuted": "No, on a small network: no other adaptor is {margin} points better.",
-        "undecided": "Undecided: after {steps} the {name} is {best} points ahead; one differs from itself by up to "
-        "{margin}.",
+        "undecided": "Undecided: after {steps} the {name} is {best} points ahead; the same factor twice differs by up "
+        "to {margin}.",
     }
     return best_of(cases, folder, "adaptor", in_some, answers)

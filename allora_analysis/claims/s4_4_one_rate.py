@@ -32,6 +32,7 @@ from allora_analysis.laboratory.one_rate import (
 )
 from allora_analysis.laboratory.table import STUDY, Table, recorded, validation
 from allora_analysis.statistics import decide, mean_ratio, one_sided
+from allora_analysis.study import signed
 
 one_rate_claim = functools.partial(
     claim, command="python -m experiments.one_rate", test="tests/test_claims_one_rate.py", reads=STUDY
@@ -147,9 +148,9 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
     verdicts = [one.verdict for one in decide({name: (values,) for name, values in known.items()}, test="t").values()]
     overall = one_sided(np.mean(list(known.values()), axis=0), "t")
     told = {"better": verdicts.count("holds"), "worse": verdicts.count("refuted"), "n": len(known)}
-    told["mean"], means = f"{overall.mean:+.1f}", over_each(known, pairs)
+    told["mean"], means = signed(overall.mean, 1), over_each(known, pairs)
     unlike = len(means) > 1
-    told["over"] = ", ".join(f"over {other} {values.mean():+.1f}" for other, values in means.items())
+    told["over"] = ", ".join(f"over {other} {signed(values.mean(), 1)}" for other, values in means.items())
     least = min(means, key=lambda other: means[other].mean())
     size, size_of = one_sided(means[least], "t"), f"test accuracy on digits, ALLoRA minus {least}"
     return tested.finding(
@@ -198,7 +199,7 @@ def on_average(
     means, tested = averages(above(0.0)), cases.test(above(margin), rule)
     one = one_sided(means[name], "t")
     level = {} if not margin else {f"margin {m:g}": rule(above(m)) for m in (margin / 2, 2 * margin)}
-    told = {"mean": f"{one.mean:+.1f}", "gap": f"{abs(one.mean):.1f}"}
+    told = {"mean": signed(one.mean, 1), "gap": f"{abs(one.mean):.1f}"}
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence(

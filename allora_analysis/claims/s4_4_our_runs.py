@@ -31,7 +31,7 @@ from allora_analysis.grid.reading import (
 )
 from allora_analysis.statistics import Judgement, decide, in_every
 from allora_analysis.statistics.paired import TIE
-from allora_analysis.study import bound
+from allora_analysis.study import bound, signed
 
 CHANGED = "One-sided, Holm over the cases run, since the runs; before them two-sided over all planned."
 our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads=STUDY)
@@ -62,8 +62,8 @@ def on_runs(
     """The first of each pair is better, case by case, by accuracy; test loss, the mean over cases and `more` beside it.
 
     `answers`, by verdict, may hold {better}, {worse}, {n} cases, {mean} points, the {most} that the mean may be, {data}
-    sets, {names} of the worse, and {parts}, the means by what a case's name begins with;
-    `own` gives the differences by endpoint, where they are not those of `pairs`.
+    sets, and {behind}, those of several rivals ("over ASF-LoRA, …") that the first is behind; the size is then the
+    worst rival's. `own` gives the differences by endpoint, where they are not those of `pairs`.
     """
     of = own or (lambda endpoint: differences(runs, pairs, endpoint))
     complete, stopped = of("test_accuracy"), diverged(runs, pairs)
@@ -81,40 +81,53 @@ def on_runs(
     told = {"better": signs.count("holds"), "worse": signs.count("refuted"), "n": len(family)}
     told["data"] = " and ".join(dict.fromkeys(one.data for case in complete for one, _ in pairs.get(case, ())))
     told["mean"] = _points(overall.mean)
-    parts: dict[str, list[float]] = {}
-    for case, values in complete.items():
-        parts.setdefault(case.partition(",")[0], []).append(statistics.fmean(values))
-    told["parts"] = _in_parts(parts)
+    rivals = _by_rival(complete)
+    told["behind"], one = _behind(rivals, family), overall
+    if rivals:
+        least, one = min(rivals.items(), key=lambda item: item[1].mean)
+        size_of = f"{size_of}, against {least}"
     told["most"] = f"{bound(100 * overall.interval[1], 2, True):.2f}"
-    told["names"] = "; ".join(case for case, one in family.items() if one.verdict == "refuted")
     left = 0 if own else len(pairs) - len(complete)
     planned = f"; {left} more case{'s' * (left > 1)} planned" if left else ""
-    measured = shown(family | {"mean over the cases": overall}) | {
+    means = {"mean over the cases": overall} | {f"mean over {name}'s cases": mean for name, mean in rivals.items()}
+    measured = shown(family | means) | {
         "test loss, its fall": shown(judged(of("test_loss"))),
         "covers": ", ".join(complete) + planned,
         "a run diverged in": stopped,
     }
     wanted = units_wanted(family.values(), "seeds") if tested.verdict == "undecided" else None
-    ends = [100 * end for end in overall.interval]
+    ends = [100 * end for end in one.interval]
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
-        evidence=Evidence(
-            {"difference": "above 0"}, measured | dict(more or {}), RULE, interval=overall.interval, n=overall.n
-        ),
-        size=Size(round(100 * overall.mean, 10) + 0.0, "percentage points", size_of, *ends),
+        evidence=Evidence({"difference": "above 0"}, measured | dict(more or {}), RULE, interval=one.interval, n=one.n),
+        size=Size(round(100 * one.mean, 10) + 0.0, "percentage points", size_of, *ends),
         corrected=wanted,
         flips_if=wanted or "seeds in which the cases that decide are no longer clear",
     )
 
 
-def _in_parts(parts: Mapping[str, Sequence[float]]) -> str:
-    # "+0.0 points against ALLoRA-OD, -0.4 against ASF-LoRA", of parts named "over ALLoRA-OD" and so on.
-    first, *others = (f"{_points(statistics.fmean(of))} {name}" for name, of in parts.items())
-    return ", ".join([first.replace(" over", " points over"), *others]).replace(" over ", " against ")
+def _by_rival(complete: Mapping[str, list[float]]) -> dict[str, Judgement]:
+    # The mean over a rival's cases, seed by seed, where cases are named "over ASF-LoRA, …" of several.
+    cases: dict[str, dict[str, list[float]]] = {}
+    for case, values in complete.items():
+        if case.startswith("over "):
+            cases.setdefault(case.partition(",")[0].removeprefix("over "), {})[case] = values
+    return {rival: judged({rival: over_seeds(of)})[rival] for rival, of in cases.items() if len(cases) > 1}
+
+
+def _behind(rivals: Mapping[str, Judgement], family: Mapping[str, Judgement]) -> str:
+    # "LoRA × η (-0.5 points) at η² = 2, 4; ASF-LoRA not clearly"; of several rivals in how many cases.
+    clear = [case.partition(",") for case, one in family.items() if one.verdict == "refuted"]
+    names = [rival for rival in rivals if any(part[0] == f"over {rival}" for part in clear)]
+    told = ", ".join(f"{name} ({_points(rivals[name].mean)}{' points' * (name == names[0])})" for name in names)
+    etas = ", ".join(part[2].rpartition(" = ")[2] for part in clear)
+    where = f"at η² = {etas}" if len(names) == 1 else f"in {len(clear)} of {len(family)} cases"
+    others = ", ".join(rival for rival in rivals if rival not in names)
+    return f"{told} {where}{f'; {others} not clearly' * bool(others)}"
 
 
 def _points(share: float) -> str:
-    return f"{round(100 * share, 1) + 0.0:+.1f}"
+    return signed(100 * share, 1)
 
 
 def _no_case(runs: Runs, stopped: Sequence[str]) -> Finding:
@@ -202,7 +215,7 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
         for case, those in by_case(wanted, {"arm": "allora"}, _arm(arm)).items()
     }
     answers = {
-        "refuted": "No: on {data} {parts} on average.",
+        "refuted": "No: on {data} clearly behind {behind}.",
         "undecided": "Undecided: on {data} alone, clearly better in {better}, clearly worse in {worse} of {n} cases.",
         "holds": "Yes: clearly better in all {n} cases on {data}, {mean} points on average.",
     }

@@ -46,7 +46,7 @@ from allora_analysis.statistics.e_values import CAP, EFFECT, THRESHOLD, Sequenti
 from allora_analysis.statistics.e_values import bounds as bounds_of
 from allora_analysis.statistics.e_values import decide as decide_by_e_values
 from allora_analysis.statistics.paired import TIE
-from allora_analysis.study import bound
+from allora_analysis.study import bound, signed
 
 decide_sequentially = functools.partial(decide_by_e_values, grain=TIE)
 our_claim = functools.partial(claim, test="tests/test_claims_own_best_rate.py", reads=STUDY)
@@ -111,8 +111,8 @@ def _failed_in_words(differences: Sequence[float]) -> str:
     if not (off := [place for those in arms.values() for place in those]):
         return ""
     part, which = 100 * sum(differences[place] for place in off) / len(differences), f"{next(iter(arms))} "
-    runs = f"failed {which if len(arms) == 1 else ''}{'runs make' if len(off) > 1 else 'run makes'}"
-    return f"{len(off)} {runs} {part:.1f}"
+    runs = f"failed {which if len(arms) == 1 else ''}run{'s' * (len(off) > 1)}"
+    return f"{part:.1f} from {len(off)} {runs}"
 
 
 def _seed_by_seed(
@@ -222,22 +222,22 @@ def _in_words(
     name: str, one: Sequential, spent: Sequence[float], whole: Mapping[str, Any], ends: Sequence[float]
 ) -> dict[str, str]:
     # The answers by verdict; seeds after the decision are told beside it.
-    n, mean = one.n, f"{100 * one.mean + 0.0:+.2f}"
+    n, mean = one.n, signed(100 * one.mean, 2)
     where = f"{mean} points on {OWN_BEST[name].model}, each at its best rate, {n} seeds."
     near = f"less than {100 * one.margin:g} points either way"
     said = {"holds": f"Yes: {where}", "refuted": f"No: {where}"}
     said |= {"refuted": f"No, {near}: {where}"} if one.verdict == "equivalent" else {}
     if len(spent) > n:
-        later = f"{mean} points; over all {len(spent)} {100 * whole['mean']:+.2f}, {whole['they say']}."
+        later = f"{mean} points; over all {len(spent)} {signed(100 * whole['mean'], 2)}, {whole['they say']}."
         stopped = f"when the rule stopped, {n} seeds: {later}"
         said = {"holds": f"Yes {stopped}", "refuted": f"No {stopped}"}
     low, high = bound(ends[0], 1, False), bound(ends[1], 1, True)
     after = f"after {'all' if one.at_cap else f'{n} of'} {CAP} seeds"
     excluded = f"leads above {high:.1f} and deficits beyond {-low:.1f} points are excluded"
     if None in (whole["low"], whole["high"]):
-        excluded = f"{100 * whole['mean']:+.1f} points ({low:.1f} to {high:.1f})"
+        excluded = f"{signed(100 * whole['mean'], 1)} points ({low:.1f} to {high:.1f})"
     if off := _failed_in_words(spent):
-        excluded = f"{100 * whole['mean']:+.1f} points ({low:.1f} to {high:.1f} if normal); {off}"
+        excluded = f"{signed(100 * whole['mean'], 1)} points ({low:.1f} to {high:.1f} if normal); {off}"
     return said | {"undecided": f"Undecided {after}: {excluded}."}
 
 

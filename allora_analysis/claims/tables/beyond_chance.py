@@ -19,6 +19,7 @@ from allora_analysis.claims.tables.prose_of_results import FAMILY, exchanged
 from allora_analysis.claims.tables.table_1 import reported_claim
 from allora_analysis.claims.tables.tables_2_to_4 import LEVEL, TRENDS, changes
 from allora_analysis.statistics import Judgement, holm, in_every, judge_family
+from allora_analysis.study import bound, signed
 
 
 def by_more_than_chance(cases: Cases, name: str, units: str) -> Finding:
@@ -151,7 +152,7 @@ def asf_not_better(cases: Cases) -> Finding:
         "verdict at another margin": other,
         "ASF-LoRA ahead": {", ".join(pair): -value for pair, value in pairs.items() if value < 0},
     }
-    told = f"the fixed one is {mean:+.2f} points ahead"
+    told = f"the fixed one is {signed(mean, 2)} points ahead"
     shown = f"that it trails by under {MARGIN:g}"
     needed = units_wanted([one], "pairs of model and data set")
     return tested.finding(
@@ -220,6 +221,17 @@ def trends_judged(samples: Mapping[str, np.ndarray]) -> dict[str, dict[str, floa
     }
 
 
+def _further_out_of_order() -> str:
+    # What would make a trend that is more than chance one that may be: so many pairs more in another order.
+    needed: dict[int, list[str]] = {}
+    for name in TRENDS:
+        score = float(sum(map(np.sign, changes(name).values())))
+        more = next(k for k in itertools.count(1) if _order_p(name, score - 2 * k) > LEVEL + 1e-12)
+        needed.setdefault(more, []).append(name)
+    told = (f"{k} in {' or '.join(names)}" for k, names in sorted(needed.items()))
+    return f"so many pairs more in another order: {'; '.join(told)}"
+
+
 @reported_claim(
     "T2-beyond-chance",
     where="beyond the paper: Table 2, of more than the numbers printed",
@@ -241,13 +253,14 @@ def trends(cases: Cases) -> Finding:
     tested, found = cases.test(samples, verdict), trends_judged(samples)
     shown = [name for name, one in found.items() if one["verdict"] == "holds"]
     adjusted, alone = (max(one[p] for one in found.values()) for p in ("adjusted_p_value", "p_value"))
+    most = f"{bound(alone, 3, True):.2g}"
     by_holm = sum(one["adjusted_p_value"] <= LEVEL + 1e-12 for one in found.values())
     together = f"{len(found) - by_holm} of them may be chance" if by_holm < len(found) else "too"
     least = 1 / math.factorial(len(reported.TABLE_2))
     told = f"{len(shown)} of {len(found)} trends {'is' if len(shown) == 1 else 'are'} more than chance"
     return tested.finding(
-        undecided=f"Undecided: {told}; the others may be chance (p = {alone:.2g} at most).",
-        holds=f"Yes, each alone (p at most {alone:.2g}); as four findings, {together} (Holm's p {adjusted:.2g}).",
+        undecided=f"Undecided: {told}; the others may be chance (p = {most} at most).",
+        holds=f"Yes, each alone (p at most {most}); as four findings, {together} (Holm's p {adjusted:.2g}).",
         refuted=f"No: {told}, and one goes the other way.",
         evidence=Evidence(
             {"trend": "more than chance, each of the four"},
@@ -263,6 +276,6 @@ def trends(cases: Cases) -> Finding:
         wanted="more drop rates",
         flips_if="more drop rates, or all pairs of the five in order in each trend"
         if tested.verdict == "undecided"
-        else "a trend with a pair more in another order",
+        else _further_out_of_order(),
         at_paper=told_by(tested.verdict),
     )

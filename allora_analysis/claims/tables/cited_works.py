@@ -126,7 +126,8 @@ def dora_setup(cases: Cases) -> Finding:
     says="Note that we run experiments with various η² ∈ {1, 2, 4} and report the best accuracy, this follows DoRA's "
     "practices to run with various learning rate l ∈ {1e−4, 2e−4} and report the best.",
     reading="What is published: each of DoRA's rows in Table 1 with one learning rate of the two, and both occur. Its "
-    'authors write that they adjust "only the learning rate"; whether a row is the best of several, they do not.',
+    'authors write that they adjust "only the learning rate"; whether a row is the best of several, they do not. For '
+    "LLaMA-13B, r = 16, which is not in Table 1, they publish a third, 3e-4 (evidence).",
     depends_on=("T1-dora-rows",),
 )
 def dora_rates(cases: Cases) -> Finding:

@@ -21,7 +21,7 @@ from allora_analysis.claims.cases import Case, Cases, Judged
 from allora_analysis.claims.claim import Evidence, Finding, Size, ranged, units_wanted
 from allora_analysis.claims.tables.reported import TABLE_1, TABLES, TASKS, Cell, by_key, exact
 from allora_analysis.statistics import Decision, Judgement, decide, in_every, judge_family, sides
-from allora_analysis.study import bound
+from allora_analysis.study import bound, signed
 from allora_analysis.validation import ArgumentError
 
 Label = tuple[str, ...]
@@ -231,8 +231,8 @@ def by_the_rule(
     tested = cases.test(split(means, {EQUAL.name: MARGIN}), rule)
     one = judged({name: means[name]} if alone else means)[name]
     told = {
-        "mean": f"{one.mean:+.2f}",
-        "interval": " and ".join(f"{bound(end, 2, bool(up)):+.2f}" for up, end in enumerate(one.interval or ())),
+        "mean": signed(one.mean, 2),
+        "interval": " and ".join(signed(bound(end, 2, bool(up)), 2) for up, end in enumerate(one.interval or ())),
         "p": f"{one.adjusted_p_value:.2g}",
         "cells": f"{int((found.values > 0).sum())} of {found.values.size}",
         "clusters": f"{int((means[name] > 0).sum())} of {one.n}",
@@ -320,10 +320,20 @@ def everywhere(
         holds=yes.format(n=len(values)),
         evidence=Evidence({"above 0": len(values)}, measured, source, n=len(values)),
         size=size or Size(float(passed), f"of {len(values)} gaps or means", "above 0, as printed"),
-        flips_if=f"{'one' if tested.verdict == 'holds' else 'none'} of these {len(values)} gaps or means not above 0",
+        flips_if=_flips(tested.verdict, len(values), words),
         corrected=words if tested.verdict == "holds_corrected" else None,
         at_paper="mixed" if tested.verdict == "holds_corrected" else at_paper(passed == len(values)),
     )
+
+
+def _flips(verdict: str, n: int, words: str | None) -> str:
+    # What would change the verdict of `everywhere`.
+    if verdict == "holds":
+        return f"one of these {n} gaps or means not above 0"
+    every = f"all {n} above 0"
+    if verdict == "holds_corrected":
+        return f"{every} as printed, or one not above 0 {words}, too"
+    return f"{every}, as printed or {words}" if words else every
 
 
 def against_print(
@@ -368,10 +378,10 @@ def ahead_on_average(
     judged = against_print(cases, (name,), printed, lambda seen: seen["mean"] > 0, paper=True)
     mean = judged.measured[0]["mean"]
     ahead = f"{above(clusters)} of {len(clusters)}"
-    told = {"mean": f"{mean:+.2f}", "clusters": ahead, "chance": chance(name).removeprefix("is ")}
+    told = {"mean": signed(mean, 2), "clusters": ahead, "chance": chance(name).removeprefix("is ")}
     return judged.finding(
         holds=yes.format(**told),
-        refuted=refusal(judged, f"No: {mean:+.2f} points on average, better in {ahead}."),
+        refuted=refusal(judged, f"No: {signed(mean, 2)} points on average, better in {ahead}."),
         evidence=judged.evidence(
             f"sign of the mean; clusters as printed, within {PRINTED_BY:g}", lambda one: one[1], more=more
         ),

@@ -393,9 +393,10 @@ def subpar(cases: Cases) -> Finding:
         ],
     }
     source = "(accuracy − majority)/(100 − majority) below ½; majority rates from the test splits"
+    low_models = {pair.partition(", ")[0] for pair in low}
     names = "; ".join(low).replace(",", " on")
     return tested.finding(
-        holds=f"Yes, in {len(low)} of {len(used)} pairs of model and data set: {names}.",
+        holds=f"Yes, with {len(low_models)} of {len(MODELS)} models, in {len(low)} of {len(used)} pairs: {names}.",
         evidence=Evidence({"pairs below the bar": "1 at least"}, measured, source, n=len(cells)),
         size=Size(float(len(low)), "pairs", f"of {len(used)} stay nearer to the majority label's rate"),
         flips_if="every pair past the bar at some arm and η²",
