@@ -272,9 +272,14 @@ def several(name: str, values: Iterable[Any], size: int | None = None) -> tuple[
 
 def named(name: str, values: Mapping[Any, ArrayLike]) -> dict[Any, Float[np.ndarray, " size"]]:
     """At least one vector, each under its key."""
+    return {key: vector(name, values[key]) for key in several(name, mapping(name, values, "vectors"))}
+
+
+def mapping(name: str, values: Mapping[Any, Any], what: str) -> Mapping[Any, Any]:
+    """A mapping of names to what the words say; their values are not looked at."""
     if not isinstance(values, Mapping):
-        raise ArgumentError(f"{name} must be a mapping of names to vectors, received {shown(values)}")
-    return {key: vector(name, values[key]) for key in several(name, values)}
+        raise ArgumentError(f"{name} must be a mapping of names to {what}, received {shown(values)}")
+    return values
 
 
 def ending(path: Path) -> Path:

@@ -205,6 +205,16 @@ def test_only_what_needs_a_gradient_gets_one(rng):
         assert not functional.allora(*leaves, 2.0).requires_grad
 
 
+@pytest.mark.parametrize("name", sorted(TWINS))
+def test_an_adapter_of_rank_0_adds_nothing(name):
+    x, a, b = (torch.ones(shape, requires_grad=True) for shape in ((2, 3, 7), (0, 7), (5, 0)))
+    output = getattr(functional, name)(x, a, b, 2.0)
+    output.sum().backward()
+    assert not output.any()
+    assert not x.grad.any()
+    assert (a.grad.shape, b.grad.shape) == (a.shape, b.shape)
+
+
 def test_on_a_device_without_data():
     x, a, b = (torch.empty(shape, device="meta", requires_grad=True) for shape in ((2, 3, 7), (2, 7), (5, 2)))
     output = functional.allora(x, a, b, 2.0)

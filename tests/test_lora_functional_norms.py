@@ -38,6 +38,13 @@ def test_small_products_keep_their_digits_in_float32(dtype, method, rng):
     np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
+def test_the_range_of_float32_is_as_documented(rng):
+    a, b = pair(rng, dtype=torch.float32)
+    b /= row_norms(a.double(), b.double())[:, None]  # every norm is 1
+    for size, found in ((1e-24, 0.0), (1e-19, 1e-19), (1e19, 1e19), (4e19, float("inf"))):
+        np.testing.assert_allclose(row_norms(a, size * b), found, rtol=1e-4)
+
+
 def nearly_vanishing(rng, dtype):
     """BA ≈ 0 where neither B nor A is: B's rows lie along a direction that A nearly annihilates."""
     a, _ = pair(rng, rank=4)

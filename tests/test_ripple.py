@@ -75,6 +75,8 @@ def test_residual_bound_is_attained_and_respected(rng):
         bound = bounds.residual_bound_of(np.array(weights), np.array(adapters), eta)
         reached = np.linalg.norm(brute.forward(network.layers, start, eta, "prelayernorm")) / math.sqrt(6)
         assert math.log(reached) == pytest.approx(bound, abs=1e-10)
+        of_a_unit = ripple.log_output_growth(network.layers, network.x, [eta], architecture="prelayernorm")[0]
+        assert of_a_unit == pytest.approx(math.log1p(math.sqrt(6) * math.expm1(bound)), abs=1e-10)
         layers = random_layers((6,) * 4, 2, rng)
         x = rng.standard_normal(6)
         x *= math.sqrt(6) / np.linalg.norm(x)

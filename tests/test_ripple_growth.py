@@ -2,6 +2,7 @@
 
 import math
 
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -154,13 +155,18 @@ def test_growth_names_bad_input(arguments, words):
 
 
 @pytest.mark.bad_input
-def test_other_bad_input():
+def test_other_bad_input(request):
     with pytest.raises(ArgumentError, match="architecture must be"):
         ripple.growth_exponent(4, 1, 1.0, 1.0, 1.0, 1.0, architecture="prelayernorm")
     with pytest.raises(ArgumentError, match="w_std must be a finite number above 0"):
         ripple.adapter_gain(1, 1.0, 0.0, 1.0, 1.0)
     with pytest.raises(ArgumentError, match="coverage must be in"):
         ripple.fluctuation_band(ripple.Growth(0.0, 1.0), 1.0)
+    with pytest.raises(ArgumentError, match=r"growth.mean must be a finite number, received nan"):
+        ripple.fluctuation_band(ripple.Growth(math.nan, 1.0))
+    error = ArgumentError if request.config.option.untyped else jaxtyping.TypeCheckError
+    with pytest.raises(error, match=r"growth"):
+        ripple.fluctuation_band((0.0, 1.0))
     with pytest.raises(ArgumentError, match="depth must be"):
         ripple.log_survival(0, 3)
     assert ripple.growth_exponent(10**9 + 1, 1, 0.0, 1.0, 1.0, 1.0).mean > 10

@@ -181,10 +181,12 @@ def test_detectable_effect_inverts_power(n, deviation, wanted):
     assert detectable_effect(n + 1, deviation, wanted) < effect
 
 
-@pytest.mark.parametrize("level", [1e-8, 1e-12, 1e-16])
+@pytest.mark.parametrize("level", [1e-8, 1e-12, 1e-16, 1e-20, 1e-100])
 def test_very_small_levels(level):
     """Many pairs see what few do not; at level 1e-12 two pairs would once have been enough for anything."""
-    assert power(2, 0.1, 1.0, level) < 2 * level
+    for n in (2, 3, 145, 146):
+        assert power(n, 0.0, 1.0, level) == pytest.approx(level, rel=1e-9)
+    assert level < power(2, 0.1, 1.0, level) < 2 * level
     n = required_n(0.1, 1.0, 0.8, level)
     expected = (scipy.stats.norm.isf(level / 2) + scipy.stats.norm.isf(0.2)) ** 2 / 0.1**2
     assert expected < n < 1.02 * expected
@@ -281,6 +283,8 @@ def test_without_a_correction_there_would_be_more_findings():
         (CASES, {"level": 0.0}, "level"),
         (CASES, {"cases": 2}, "cases"),
         (CASES, {"grain": -1.0}, "grain"),
+        ({"a": [1.7e308, -1.7e308, 1e308]}, {}, "differences .* leaves double precision"),
+        ({"a": [1.7e308, 1.6e308]}, {}, "differences .* leaves double precision"),
     ],
 )
 def test_a_family_that_is_none(cases, options, says):

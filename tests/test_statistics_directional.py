@@ -1,7 +1,9 @@
 """The ledger's rule for comparisons: against enumeration of all signs, SciPy's tests, and by simulation."""
 
 import itertools
+import math
 
+import jaxtyping
 import numpy as np
 import pytest
 from scipy import stats
@@ -208,9 +210,29 @@ def test_an_unadjusted_test_is_found_out(monkeypatch, rng):
         (lambda: one_sided([1.0, 2.0], grain=-1.0), "grain must be"),
         (lambda: judge_family({}), "differences must have at least one"),
         (lambda: judge_family({"a": [1.0, 2.0]}, margins={"a": 0.0}), "margins must be"),
+        (lambda: judge_family({"a": [1.0, 2.0]}, power=2.0), "power must be a probability .* received 2.0"),
+        (lambda: judge_family({"a": [1.0, 2.0]}, power=math.nan), "power must be a probability .* received nan"),
+        (lambda: judge_family({"a": [1.7e308, -1.7e308]}), "differences .* leaves double precision's range"),
+        (lambda: directional.decide({"a": []}), r"sentences\['a'\] must have at least one value, received none"),
+        (lambda: directional.decide({}), "sentences must have at least one value"),
         (lambda: units_to_reject(1.0), "level must be"),
     ],
 )
 def test_bad_input(call, words):
     with pytest.raises(ArgumentError, match=words):
+        call()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: judge_family({"a": [1.0, 2.0]}, margins=[0.1]), r"margins must be a mapping .* received \[0.1\]"),
+        (lambda: judge_family({"a": [1.0, 2.0]}, power=None), "power must be a probability .* received None"),
+        (lambda: directional.decide([[1.0, 2.0]]), "sentences must be a mapping of names to their sides"),
+    ],
+)
+def test_a_wrong_type_is_one_line_too(call, words, request):
+    untyped = request.config.option.untyped
+    with pytest.raises(ArgumentError if untyped else jaxtyping.TypeCheckError, match=words if untyped else "violates"):
         call()

@@ -3,6 +3,7 @@
 import math
 import sys
 
+import mpmath as mp
 import numpy as np
 import pytest
 import scipy.stats
@@ -240,13 +241,30 @@ def test_open_equal_and_at_the_cap():
         (([1.0], 0.1, 1.0), "threshold must be a number above 1"),
         (([1.0], 0.1, 20.0, 0), "cap"),
         (([1.0], 0.1, 20.0, 60, -0.5), "effect"),
-        (([1.0, 2.0], 0.1, 20.0, 60, 1e160), r"effect 1e\+160: the result leaves"),
+        (([1.0, 2.0], 0.1, 20.0, 60, 1e160), r"effect must be at most 1e\+06 standard deviations, received 1e\+160"),
+        (([1.0, 2.0], 0.1, 20.0, 60, 1.1e6), r"effect must be at most 1e\+06 standard deviations"),
         (([1.0], 0.1, 20.0, 60, 0.5, -1.0), "grain"),
     ],
 )
 def test_refusals(arguments, words):
     with pytest.raises(ArgumentError, match=words):
         decide(*arguments)
+
+
+def test_the_largest_effect_keeps_five_digits():
+    """Of two pairs, in fifty digits: e = exp(−δ²) · (1 + a√(2π) exp(a²/2) Φ(a)), a = δz, z² = 2t²/(1 + t²)."""
+    t, delta = module._critical_t(2, 20.0, module.MOST_EFFECT), mp.mpf(module.MOST_EFFECT)
+    with mp.workdps(50):
+
+        def e_value(t):
+            a = delta * mp.sqrt(2 * t**2 / (1 + t**2))
+            return mp.exp(-(delta**2)) + a * mp.sqrt(2 * mp.pi) * mp.exp(a**2 / 2 - delta**2) * mp.ncdf(a)
+
+        assert e_value(mp.mpf(t) * (1 - 1e-5)) < 20 < e_value(mp.mpf(t) * (1 + 1e-5))
+    with pytest.raises(ArgumentError, match="effect must be at most"):
+        bounds([1.0, 2.0, 4.0], effect=1e8)
+    with pytest.raises(ArgumentError, match="effect must be at most"):
+        e_values([1.0, 2.0, 4.0], effect=1e20)
 
 
 def test_an_e_value_beyond_the_largest_number_is_finite():

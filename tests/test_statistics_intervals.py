@@ -38,6 +38,7 @@ def test_a_denominator_that_may_be_0_bounds_nothing():
     found = mean_ratio([1.0, 1.1, 0.9], [-1.0, 0.5, 1.0])
     assert (found.low, found.high) == (-math.inf, math.inf)
     assert mean_ratio([1.0, 1.1, 0.9], [0.0, 0.0, 0.0])[1:] == (-math.inf, math.inf)
+    assert math.isnan(mean_ratio([1.0, 1.1, 0.9], [-1.0, 0.0, 1.0]).value)
     assert mean_ratio([0.0, 1e299, 3e159], [1.0, 2.0, 4.0]) == (pytest.approx(1e299 / 7), -math.inf, math.inf)
 
 

@@ -3,9 +3,11 @@
 import itertools
 import re
 
+import jaxtyping
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -196,6 +198,12 @@ def test_one_cell_a_cluster_is_the_plain_sign_flip(rng):
     assert clustered_test(differences, range(9)).p_value == sign_flip_test(differences).p_value
 
 
+def test_labels_of_a_tensor_are_its_numbers():
+    cells, labels = [1.0, 2.0, 4.0, 3.0], [0, 0, 1, 1]
+    for dressed in (torch.tensor(labels), np.array(labels), np.array(labels, float)):
+        assert clustered_test(cells, dressed) == clustered_test(cells, labels)
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("call", "words"),
@@ -204,6 +212,8 @@ def test_one_cell_a_cluster_is_the_plain_sign_flip(rng):
         (lambda: paired_test([1.0], [2.0]), "at least 2 pairs"),
         (lambda: paired_test([1.0, np.nan], [2.0, 1.0]), "first: every entry must be finite"),
         (lambda: paired_test([1.0, 2.0], [2.0, 1.0], confidence=95), "confidence must be a probability"),
+        (lambda: paired_test([1e308, 0.0, 1.0], [-1e308, 0.0, 2.0]), "first of up to 1e+308, second of up to 1e+308"),
+        (lambda: paired_test([1.7e308, 1.6e308], [0.0, 1.0]), "leaves double precision's range"),
         (lambda: sign_flip_test([]), "differences: shape"),
         (lambda: sign_flip_test([1.0], draws=0), "draws must be a whole number"),
         (lambda: sign_flip_test(np.ones(EXACT_FLIPS + 1)), "generator: give one, 41 non-zero units"),
@@ -211,8 +221,25 @@ def test_one_cell_a_cluster_is_the_plain_sign_flip(rng):
         (lambda: clustered_test([1.0, 2.0], ["a", "b"], grain=-1.0), "grain must be"),
         (lambda: clustered_test([1.0, 2.0], ["a"]), "clusters: 1 labels received, 2 wanted"),
         (lambda: clustered_test([1.0, 2.0], ["a", "a"]), "at least 2 distinct labels"),
+        (lambda: clustered_test([1.0, 2.0, 3.0], [1.0, np.nan, np.nan]), "clusters: nan is no label; give one number"),
     ],
 )
 def test_bad_input(call, words):
     with pytest.raises(ArgumentError, match=re.escape(words)):
         call()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.array([[0], [1]]), "clusters: array([0]) is no label"),
+        ([[0], [1]], "clusters: [0] is no label; give one number, word or tuple for each difference"),
+        (np.array([0, 0, 1]), "clusters: 3 labels received"),
+    ],
+)
+def test_labels_that_cannot_be_looked_up(labels, words, request):
+    untyped = request.config.option.untyped
+    errors = ArgumentError if untyped else (ArgumentError, jaxtyping.TypeCheckError)
+    with pytest.raises(errors, match=re.escape(words) if untyped else "clusters"):
+        clustered_test([1.0, 2.0], labels)

@@ -179,7 +179,7 @@ def _row_gradients(grad: Tensor, saved, eta: float, adaptor: str, needs: tuple[b
         return _Gradients(grad @ b.to(grad.dtype), None, None)
     factor = factor_of_rows(a, b, eta, adaptor)[:, None]
     both = grad @ torch.cat([b.to(grad.dtype), (factor * b).to(grad.dtype)], 1)
-    through, scaled = both.split(a.shape[0], 1)
+    through, scaled = both.split([a.shape[0]] * 2, 1)  # a list: of rank 0, too
     return _Gradients(
         through if needs[0] else None,
         (scaled.mT @ x).to(a.dtype) if needs[1] else None,

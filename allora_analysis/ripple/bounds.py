@@ -180,7 +180,7 @@ def residual_bound_of(weights: Float[np.ndarray, " L"], adapters: Float[np.ndarr
 
     h_l = h_{l−1} + (W_l + ηB_lA_l) LN(h_{l−1}) and ‖h₀‖ = ‖LN(·)‖ = √n (ε = 0, unit gain), so ‖h_l‖ ≤ ‖h_{l−1}‖ +
     √n(‖W_l‖ + η‖B_lA_l‖): the bound is *additive*, linear in L where the plain stack's is exponential. Attained by
-    `aligned_network(..., architecture="prelayernorm")`. Checked by `tests/test_ripple.py`.
+    `aligned_network(..., architecture="prelayernorm")` from √n·x. Checked by `tests/test_ripple.py`.
     """
     with np.errstate(over="ignore"):
         total = (weights + eta * adapters).sum()
@@ -206,7 +206,7 @@ def check_layer_norm(widths: Sequence[int], architecture: str) -> None:
 
 @dataclass(frozen=True)
 class AlignedNetwork:
-    """Layers whose top singular vectors line up, and the unit input x that they stretch the most."""
+    """Layers whose top singular vectors line up, and the unit input x along which they stretch the most."""
 
     layers: tuple[Layer, ...]
     x: Float[np.ndarray, " n0"]
@@ -224,6 +224,9 @@ def aligned_network(
     closed: bool = False,
 ) -> AlignedNetwork:
     """A network with these norms whose output is as long as the bound allows: the worst case of §3.3, attained.
+
+    "linear" and "relu" attain it from any positive multiple of x. "prelayernorm" attains it from √n·x alone, since
+    `residual_bound_of` takes ‖h₀‖ = √n: its branches add the same to any length, and a shorter input grows by more.
 
     Args:
         widths: n₀, …, n_L; need not be equal (except for "prelayernorm").

@@ -256,8 +256,11 @@ def fluctuation_band(growth: Growth, coverage: float = 0.95) -> tuple[float, flo
         coverage: in (0, 1).
 
     Raises:
-        ArgumentError: a coverage outside (0, 1), a variance below 0.
+        ArgumentError: a coverage outside (0, 1), a variance below 0, a bare pair.
     """
+    if not isinstance(growth, Growth):
+        raise ArgumentError(f"growth must be a Growth(mean, variance), received {validation.shown(growth)}")
+    validation.number("growth.mean", growth.mean)
     validation.non_negative("growth.variance", growth.variance)
     if not 0 < validation.number("coverage", coverage) < 1:
         raise ArgumentError(f"coverage must be in (0, 1), received {coverage!r}")

@@ -38,11 +38,13 @@ from allora_analysis.statistics.paired import TIE, standard_deviation, student
 from allora_analysis.validation import (
     ArgumentError,
     choice,
+    mapping,
     named,
     non_negative,
     positive,
     probability,
     representable,
+    several,
     vector,
 )
 
@@ -85,7 +87,8 @@ class Judgement:
             is none.
         family: how many comparisons Holm's correction is over.
         margin: of a sentence of equality; None for one of direction.
-        needed: units that an undecided comparison would need; None where it is decided or no number would do.
+        needed: units that an undecided comparison would need; None where it is decided, no number would do or the power
+            asked for is no more than comes by chance.
         needed_interval: that number at either end of the spread's interval.
     """
 
@@ -161,6 +164,7 @@ def _by_t(values: Float[np.ndarray, " n"], level: float, grain: float) -> OneSid
     return OneSided(float(values.mean()), above, below, interval)
 
 
+@representable("differences", "margins", infinite=True)
 def judge_family(
     differences: Mapping[Case, ArrayLike],
     test: str = "sign flips",
@@ -183,10 +187,12 @@ def judge_family(
         A judgment a comparison, in order.
 
     Raises:
-        ArgumentError: no comparison, or one of too few units; a margin that is not above 0, or of no comparison.
+        ArgumentError: no comparison, or one of too few units; a margin that is not above 0, or of no comparison; a
+            power outside (0, 1).
     """
-    arrays = named("differences", differences)
-    limits = {case: positive("margins", margin) for case, margin in (margins or {}).items()}
+    arrays, power = named("differences", differences), probability("power", power)
+    given = mapping("margins", {} if margins is None else margins, "numbers above 0")
+    limits = {case: positive("margins", margin) for case, margin in given.items()}
     if strange := [case for case in limits if case not in arrays]:
         raise ArgumentError(f"margins: {strange[0]!r} is no comparison; there are {', '.join(map(repr, arrays))}")
     decided = decide({case: sides(array, limits.get(case)) for case, array in arrays.items()}, test, level, grain)
@@ -246,7 +252,9 @@ def decide(
     Returns:
         A decision a sentence, in order.
     """
-    tested = {case: [one_sided(side, test, level, grain) for side in of] for case, of in sentences.items()}
+    families = mapping("sentences", sentences, "their sides")
+    given = {case: several(f"sentences[{case!r}]", families[case]) for case in several("sentences", families)}
+    tested = {case: [one_sided(side, test, level, grain) for side in of] for case, of in given.items()}
     p_values = [max(side.p_above for side in of) for of in tested.values()]
     opposite = [min(1.0, len(of) * min(side.p_below for side in of)) for of in tested.values()]
     found = {}

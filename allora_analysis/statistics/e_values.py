@@ -57,6 +57,7 @@ from allora_analysis.validation import (
 )
 
 EFFECT = 0.5  # δ, in standard deviations
+MOST_EFFECT = 1e6  # beyond, rounding leaves fewer than five digits
 THRESHOLD = 20.0  # 1/level
 CAP = 60  # pairs
 
@@ -98,7 +99,7 @@ def e_values(differences: ArrayLike, effect: float = EFFECT, grain: float = 0.0)
 
     Args:
         differences: of each pair, in the order in which they came, at least one.
-        effect: δ > 0, in standard deviations.
+        effect: δ in (0, 1e6], in standard deviations.
         grain: what rounding may have added to a difference, as in `paired.sign_flip_test`: those that lie no further
             apart are equal.
 
@@ -110,7 +111,7 @@ def e_values(differences: ArrayLike, effect: float = EFFECT, grain: float = 0.0)
         >>> e_values([0.4, 0.1, 0.3, 0.5, 0.2])[-1].round(2).tolist()
         [5.98, 0.08]
     """
-    x, delta = vector("differences", differences), positive("effect", effect)
+    x, delta = vector("differences", differences), _effect(effect)
     apart = non_negative("grain", grain)
     return np.array([_both(x[: n + 1], delta, apart) for n in range(x.size)])
 
@@ -125,7 +126,7 @@ def bounds(
     exclude nothing. Arguments as in `decide`.
     """
     x = vector("differences", differences)
-    return _bounds(x, _threshold(threshold), positive("effect", effect), non_negative("grain", grain))
+    return _bounds(x, _threshold(threshold), _effect(effect), non_negative("grain", grain))
 
 
 @representable("differences", "effect")
@@ -148,14 +149,14 @@ def decide(
         margin: of equivalence, above 0, in the differences' unit.
         threshold: 1/level, above 1.
         cap: pairs after which nothing is used.
-        effect: δ > 0 of the e-value, in standard deviations.
+        effect: δ in (0, 1e6] of the e-value, in standard deviations.
         grain: as in `e_values`.
 
     Returns:
         The decision, or "open" with what is excluded so far.
     """
     x, width = vector("differences", differences), positive("margin", margin)
-    rule = _threshold(threshold), positive("effect", effect), non_negative("grain", grain)
+    rule = _threshold(threshold), _effect(effect), non_negative("grain", grain)
     x = x[: count("cap", cap)]
     for n in range(1, x.size + 1):
         verdict = _verdict(x[:n], width, *rule)
@@ -177,6 +178,13 @@ def _verdict(x: Float[np.ndarray, " n"], margin: float, threshold: float, delta:
         return "below"
     low, high = _bounds(x, threshold, delta, grain)
     return "equivalent" if low is not None and -margin < low and high < margin else "open"
+
+
+def _effect(value: float) -> float:
+    effect = positive("effect", value)
+    if effect > MOST_EFFECT:
+        raise ArgumentError(f"effect must be at most {MOST_EFFECT:g} standard deviations, received {value!r}")
+    return effect
 
 
 def _threshold(value: float) -> float:
@@ -222,10 +230,7 @@ def _log_moment(n: int, a: float) -> float:
 
 
 def _log_e(n: int, z: float, delta: float) -> float:
-    found = _log_moment(n, delta * z) - _log_moment(n, 0.0) - n * delta * delta / 2
-    if math.isnan(found):
-        raise OverflowError("the effect's square")
-    return found
+    return _log_moment(n, delta * z) - _log_moment(n, 0.0) - n * delta * delta / 2
 
 
 @cache

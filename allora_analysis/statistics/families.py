@@ -55,16 +55,19 @@ def _legendre() -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"
 
 
 def _scaled_chi(df: int, breaks: list[float]) -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
-    # Nodes and probabilities of S = √(χ²_df/df) by Gauss–Legendre between breaks, in u = S − 1, exact at large df;
-    # the density ∝ exp((df − 1)·log s − df·s²/2) is normalized over the nodes, so no gamma function cancels.
-    low, high = max(-1.0, -12 / np.sqrt(df)), 12 / np.sqrt(df)
-    edges = np.unique(np.clip([low, 0.0, high, *np.subtract(breaks, 1)], low, high))
+    # Nodes and probabilities of S = √(χ²_df/df) by Gauss–Legendre between breaks, in S where 0 is within reach (at a
+    # small level what counts lies there), else in u = S − 1, exact at large df; the density ∝ exp((df − 1)·log s −
+    # df·s²/2) is normalized over the nodes, so no gamma function cancels.
+    origin, reach = 0.0 if df <= 144 else 1.0, 12 / np.sqrt(df)
+    low, high = max(0.0, 1 - reach) - origin, 1 + reach - origin
+    edges = np.unique(np.clip([low, 1 - origin, high, *np.subtract(breaks, origin)], low, high))
     node, weight = _legendre()
     half = np.diff(edges)[:, None] / 2
-    u = np.maximum((edges[:-1, None] + half * (1 + node)).ravel(), np.nextafter(-1.0, 0.0))
-    log_density = df * (np.log1p(u) - u - u**2 / 2) - np.log1p(u)
+    at = (edges[:-1, None] + half * (1 + node)).ravel()
+    log, s, u = (np.log1p(at), 1 + at, at) if origin else (np.log(at), at, at - 1)
+    log_density = df * (log - u - u**2 / 2) - log
     mass = (half * weight).ravel() * np.exp(log_density - log_density.max())
-    return 1 + u, mass / mass.sum()
+    return s, mass / mass.sum()
 
 
 @representable("n", "effect", "standard_deviation")
@@ -297,13 +300,16 @@ def paired_family(
     for (case, test), raw, p_value in zip(tests.items(), p_values, adjusted, strict=True):
         equal = test.interval[0] == test.interval[1]  # have no deviation but their rounding
         deviation, first = 0.0 if equal else standard_deviation(arrays[case]), level / family
+        detectable = deviation * _unit_effect(test.n, power, first)
+        if detectable == math.inf:
+            raise OverflowError("the detectable difference")
         found[case] = Difference(
             arrays[case],
             test.mean_difference,
             test.interval,
             raw,
             float(p_value),
-            deviation * _unit_effect(test.n, power, first),
+            detectable,
             _needed(test.mean_difference, deviation, power, first) if p_value > level else None,
             level,
         )

@@ -91,7 +91,13 @@ def two_level(differences: ArrayLike) -> TwoLevel:
 
 
 class Ratio(NamedTuple):
-    """A ratio of means and its interval; both ends infinite where the denominator's mean is not told from 0."""
+    """A ratio of means and its interval; both ends infinite where the denominator's mean is not told from 0.
+
+    Attributes:
+        value: the ratio; NaN where the denominator's mean is 0, as there is none.
+        low: lower end.
+        high: upper end.
+    """
 
     value: float
     low: float

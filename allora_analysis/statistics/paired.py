@@ -5,7 +5,7 @@ The sign flips' null distribution is counted, not approximated, up to `EXACT_FLI
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from allora_analysis.validation import (
     probability,
     representable,
     several,
+    shown,
     unit_scaled,
     vector,
 )
@@ -73,9 +74,12 @@ def difference_test(differences: Float[np.ndarray, " n"], confidence: float, gra
     """`paired_test` by Student's t, of differences whose two sides are not at hand."""
     if differences.size < 2:
         raise ArgumentError(f"differences: at least 2 pairs are needed, received {differences.size}")
+    mean = float(differences.mean())
+    if not math.isfinite(mean):
+        raise OverflowError("a difference or their sum")
     interval, statistic, p_value = student(differences, confidence, grain)
     nonzero = int((np.abs(differences) > max(grain, TIE * np.abs(differences).max())).sum())
-    return PairedTest(statistic, p_value, float(differences.mean()), interval, differences.size, nonzero)
+    return PairedTest(statistic, p_value, mean, interval, differences.size, nonzero)
 
 
 def standard_deviation(values: Float[np.ndarray, " n"]) -> float:
@@ -223,10 +227,21 @@ def _flips_drawn(values: Float[np.ndarray, " m"], least: float, generator: np.ra
     return (1 + hits) / (1 + draws)
 
 
+def _label(value: Hashable) -> Hashable:
+    # What is equal must be one cluster: NaN equals nothing, a tensor's entries are looked up by their identity.
+    try:
+        hash(value)
+        if value == value:
+            return value.item() if getattr(value, "shape", None) == () else value
+    except (TypeError, ValueError):
+        pass
+    raise ArgumentError(f"clusters: {shown(value)} is no label; give one number, word or tuple for each difference")
+
+
 @representable("differences", infinite=True)
 def clustered_test(
     differences: ArrayLike,
-    clusters: Sequence[Hashable],
+    clusters: Iterable[Hashable],
     confidence: float = 0.95,
     generator: np.random.Generator | None = None,
     grain: float = 0.0,
@@ -239,7 +254,7 @@ def clustered_test(
 
     Args:
         differences: one a cell.
-        clusters: each cell's cluster, any labels; at least two distinct.
+        clusters: each cell's cluster, any hashable labels but NaN; at least two distinct.
         confidence: of the interval.
         generator: only for more than `EXACT_FLIPS` clusters.
         grain: what rounding may have added to a difference, as in `sign_flip_test`.
@@ -248,14 +263,15 @@ def clustered_test(
         The outcome; both p = 1 where every mean is 0.
 
     Raises:
-        ArgumentError: as many labels as differences are wanted, and two clusters; or a negative grain.
+        ArgumentError: as many labels as differences are wanted, and two clusters; a label that is NaN or cannot be
+            looked up (an array, a list); or a negative grain.
     """
     values, labels = vector("differences", differences), several("clusters", clusters)
     if len(labels) != values.size:
         raise ArgumentError(f"clusters: {len(labels)} labels received, {values.size} wanted, one for each difference")
     groups: dict[Hashable, list[float]] = {}
     for label, value in zip(labels, values, strict=True):
-        groups.setdefault(label, []).append(value)
+        groups.setdefault(_label(label), []).append(value)
     if len(groups) < 2:
         raise ArgumentError("clusters: at least 2 distinct labels are needed, received 1")
     means = np.array([np.mean(group) for group in groups.values()])

@@ -89,12 +89,16 @@ OWN = {
     "ripple.fair_scales": {"b_std": None},
     "gradient_std.changes": {"first": 0},
     "statistics.sign_flip_test": {"draws": 99},
-    "statistics.judge_family": {"differences": {"one": np.array([0.4, 0.1, 0.3]), "two": np.array([0.1, -0.2, 0.3])}},
+    "statistics.judge_family": {
+        "differences": {"one": np.array([0.4, 0.1, 0.3]), "two": np.array([0.1, -0.2, 0.3])},
+        "margins": {"one": 0.3},
+    },
+    "statistics.decide": {"sentences": {"one": (np.array([0.4, 0.1, 0.3]),), "two": (np.array([0.1, -0.2, 0.3]),)}},
     "statistics.two_level": {"differences": np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 1.0]])},
     "statistics.paired_family": {"differences": {"one": np.array([0.4, 0.1, 0.3]), "two": np.array([0.1, -0.2, 0.3])}},
 }
 ELSEWHERE = ("width.row_norms",)  # of many layers at once
-OURS = bool, ripple.Growth  # what is neither number nor word: Python's own error
+OURS = (bool,)  # what is neither number nor word: Python's own error
 RNGS = ("generator",)
 TIMES = ("time", "fast_time", "measured_time", "equal_time_rate")
 # The fields of an answer ("" of a number) that may be ±∞, and those that may be no number: there is no such ratio.
