@@ -26,7 +26,7 @@ from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.sources import resolve
 from allora_analysis.gradient_std import grid as gradient_std
 from allora_analysis.grid import reproduce as makers
-from allora_analysis.grid.reproduce import again, compare, digests_of, lines, named, setting_of
+from allora_analysis.grid.reproduce import again, cell_of, compare, digests_of, lines, named, setting_of
 from allora_analysis.laboratory import features
 from allora_analysis.laboratory.table import RESULTS as TABLES
 from allora_analysis.validation import ArgumentError, count
@@ -154,12 +154,11 @@ def reproduce(arguments: Repetition) -> int:
 
 
 def _words(record: records.Record) -> str:
-    told = ("model", "data", "rule", "arm", "optimizer", "learning_rate", "rate", "layer", "steps", "sentences", "seed")
-    words = [f"{name} {record.config[name]}" for name in told if record.config.get(name) is not None]
     if record.study == TABLES.name:
         first, seeds = record.config["seeds"]
-        words.append(f"seeds {first} to {first + seeds - 1}")
-    return ", ".join(words)
+        return f"{cell_of(record).words()}, rate {record.config['rate']:g}, seeds {first} to {first + seeds - 1}"
+    told = ("model", "data", "arm", "optimizer", "learning_rate", "rate", "layer", "sentences", "seed")
+    return ", ".join(f"{name} {record.config[name]}" for name in told if record.config.get(name) is not None)
 
 
 def _only_one(folders: Sequence[Path], name: str) -> records.Record:

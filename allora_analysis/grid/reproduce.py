@@ -167,9 +167,13 @@ def lines(folder: Path) -> list[records.Record]:
     table = tables.recorded(folder)
     if table is None:
         return []
-    digests = {"data": table.header["digest"]}
+    digests, default = {"data": table.header["digest"]}, dataclasses.asdict(Cell())
+    told = {
+        cell: {name: value for name, value in dataclasses.asdict(cell).items() if value != default[name]}
+        for cell in table.rows
+    }
     return [
-        _line(table, digests, {**dataclasses.asdict(cell), "rate": rate, "seeds": [first, seeds]}, row, folder)
+        _line(table, digests, told[cell] | {"rate": rate, "seeds": [first, seeds]}, row, folder)
         for cell, of in table.rows.items()
         for (rate, first, seeds), row in of.items()
     ]
@@ -186,6 +190,11 @@ def _line(
     return records.Record(tables.STUDY, own, LABORATORY, config, digests, result, begun, path, text)
 
 
+def cell_of(line: records.Record) -> Cell:
+    """The cell of a line."""
+    return Cell(**{name: value for name, value in line.config.items() if name not in ("data", "rate", "seeds")})
+
+
 def named(folder: Path, name: str) -> list[records.Record]:
     """The records that a name stands for, lines of a laboratory's table among them."""
     wanted = name.removesuffix(".json")
@@ -194,6 +203,8 @@ def named(folder: Path, name: str) -> list[records.Record]:
         return path.stem.startswith(wanted) or path.stem.rpartition("-")[2].startswith(wanted)
 
     files = [records.load(path) for path in records.record_files(folder) if fits(path)]
+    if "-" in wanted and not wanted.startswith(tables.STUDY):
+        return files
     return files + [line for line in lines(folder) if fits(line.path)]
 
 
@@ -304,15 +315,13 @@ def _gradient_std(record: records.Record, sources: Mapping[str, str], scratch: P
 def _laboratory(record: records.Record, sources: Mapping[str, str], scratch: Path, trusted: bool) -> dict[str, str]:
     from allora_analysis.laboratory import training
 
-    of = dict(record.config)
-    del of["data"]
-    rate, (first, seeds) = of.pop("rate"), of.pop("seeds")
+    rate, (first, seeds) = record.config["rate"], record.config["seeds"]
     loaded = _images(record, sources)
     digests = {"data": loaded.digest}
     if digests == record.digests:
         with _one_thread():  # as the laboratory has it
             task = training.prepare(loaded)
-            runs = [training.run(task, Cell(**of), rate, seed) for seed in range(first, first + seeds)]
+            runs = [training.run(task, cell_of(record), rate, seed) for seed in range(first, first + seeds)]
             facts = records.provenance(("peft",))
         result = {name: [getattr(one, name) for one in runs] for name in tables.Row._fields}
         records.save(
