@@ -59,12 +59,14 @@ class Agreement:
         """The agreement in lines."""
         lines = [self.verdict]
         if self.first is not None and self.most is not None:
-            lines[0] += (
-                f": first by {self.first[1]:.2g} at {self.first[0]}, most by {self.most[1]:.2g} at {self.most[0]}"
-            )
+            lines[0] += f": first {_by(*self.first)}, most {_by(*self.most)}"
         return lines + [
             f"  {name}: {_told(was)} in the record, {_told(now)} here" for name, (was, now) in self.provenance.items()
         ]
+
+
+def _by(place: str, gap: float) -> str:
+    return f"by {gap:.2g} at {place}" if math.isfinite(gap) else f"altogether at {place}"
 
 
 def _told(value: Any) -> str:
