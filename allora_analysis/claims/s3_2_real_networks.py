@@ -15,6 +15,7 @@ import numpy as np
 from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim, in_part, not_run, ranged
 from allora_analysis.claims.s3_2_in_a_and_b import against, signs
+from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.zero_initialisation import run as lists
 from allora_analysis.zero_initialisation.run import STUDY, Setting, recorded
 
@@ -387,7 +388,8 @@ def _measured(run: Mapping[str, Any]) -> dict[str, Any]:
     "3.2-pretrained-saddle",
     where="beyond the paper: §1, second flaw, in two small pretrained models",
     says=f"In {' and '.join(lists.ENDS)} LoRA's start is a saddle point.",
-    reading="B = 0 and A random, r = 4 or 1, in one layer at a time: critical, with curvature of both signs.",
+    reading="B = 0 and A random, r = 4 or 1, in one layer at a time: critical, with curvature of both signs."
+    + INSTRUCT,
     command="python -m experiments.hessian --model FOLDER --model-name NAME --data FOLDER",
     test="tests/test_claims_pretrained.py",
     reads=STUDY,

@@ -17,6 +17,7 @@ from allora_analysis.claims import pretrained_ripple
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, source_of_errors, standard_errors
 from allora_analysis.claims.claim import Finding, claim, not_run, ranged
 from allora_analysis.claims.s3_3_worst_case import RECORDED
+from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.ripple import mean_field, transformer
 from allora_analysis.ripple.transformer import AdaptedMap, Design, Transformer
 
@@ -385,7 +386,7 @@ def risen(sweep: dict, one: _Swept, name: str = "log_stream") -> dict[str, list[
     where='beyond the paper: §3.3, below Proposition 1, "especially limiting for LLMs", measured',
     says="In two pretrained transformers the output grows with η at the rate of multiplied layers.",
     reading="At some η swept, η at least doubles the last stream, and raises it at half the rate of C(1 + ηm̄)^L or "
-    "more: half of L ηm̄/(1 + ηm̄) a unit of log η. Fixed after MiniLM's sweep, before SmolLM2's.",
+    "more: half of L ηm̄/(1 + ηm̄) a unit of log η. Fixed after MiniLM's sweep, before SmolLM2's." + INSTRUCT,
     command="python -m allora_analysis.claims.pretrained_ripple FOLDER NAME --data FOLDER",
     test="tests/test_claims_pretrained_ripple.py",
     depends_on=("3.3-transformer",),

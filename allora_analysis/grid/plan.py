@@ -10,7 +10,7 @@ import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from allora_analysis import outputs, records
 from allora_analysis.finetune import sources
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
+from allora_analysis.finetune.sources import where_from
 from allora_analysis.records.files import Busy
 from allora_analysis.validation import ArgumentError, choice
 
@@ -195,6 +196,33 @@ def _same_content(grid: Grid, task: Task, record: records.Record) -> bool:
     if Path(task.model).exists() and model_digest(task.model, grid.trust_remote_code) != record.digests["model"]:
         return False
     return not Path(task.data).exists() or data_of(task.data, task.setting.data).digest == record.digests["data"]
+
+
+def refuse_another(grid: Grid, by_default: Container[str]) -> None:
+    """Refuse a model or data set that nobody gave a source, where the hub's is not that of the folder's records.
+
+    Its runs would be recorded beside those under one name, and no row could tell which to read.
+
+    Args:
+        grid: the runs.
+        by_default: names whose source is the hub's because none was given.
+
+    Raises:
+        ArgumentError: the first of such.
+    """
+    recorded_of: dict[tuple[str, str], set[str]] = {}
+    for record in _present(grid) if by_default else ():
+        for kind, digest in record.digests.items():
+            recorded_of.setdefault((kind, record.config[kind]), set()).add(digest)
+    for task in grid.tasks:
+        for kind in ("model", "data"):
+            name = getattr(task.setting, kind)
+            known = recorded_of.get((kind, name))
+            if name in by_default and known and digests(task, grid.trust_remote_code)[kind] not in known:
+                raise ArgumentError(
+                    f"--source: {name}: {getattr(task, kind)} on the hub is not what the runs in {grid.results} were "
+                    f"made with; say --source {name}=FOLDER{where_from(name)}, or --results with another folder"
+                )
 
 
 def forecast(grid: Grid, known: Mapping[Task, records.Record | None]) -> Forecast:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from allora_analysis.finetune.setting import WITH_ETA, Setting
+from allora_analysis.finetune.sources import in_command
 from allora_analysis.grid.reading import paired_differences, recorded
 from allora_analysis.statistics.e_values import CAP, THRESHOLD, Sequential, decide
 from allora_analysis.statistics.paired import TIE
@@ -292,7 +293,7 @@ def command(experiment: str, runs: Iterable[Setting]) -> str:
     names = dict.fromkeys([*(run.model for run in known), *(run.data for run in known)])
     words = _only(known, LISTS[experiment]["desk"])
     narrowed = f" --only {' '.join(words)}" if words else ""
-    return f"python -m experiments.{experiment}{narrowed} --source {' '.join(f'{name}=FOLDER' for name in names)}"
+    return f"python -m experiments.{experiment}{narrowed} --source {' '.join(map(in_command, names))}"
 
 
 def _only(runs: Iterable[Setting], everything: Iterable[Setting]) -> list[str]:
