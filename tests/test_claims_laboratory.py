@@ -133,7 +133,7 @@ def test_not_run_without_a_table(tmp_path):
 def plant_gaps(monkeypatch, gap, control=0.0):
     """Differences of two cells, the `gap` of both on average; of two names of one arm the control's."""
 
-    def differences(self, first, second, endpoint, fine=False):
+    def differences(self, first, second, endpoint, seeds, fine=False):
         noise = np.random.default_rng([first.steps, int(first.eta2 or 0)]).normal(0, 1e-3, 40)
         same = all(one.rule == "lora" or one.adaptor == "constant" for one in (first, second))
         return list(noise - noise.mean() + (control if same else gap(first, second)))
@@ -149,7 +149,7 @@ def test_rows_read_what_the_contrasts_read(monkeypatch, question):
     wanted = [one for one in contrasts() if one.question == question]
     assert {one.fine for one in wanted} == {True, False}
     for one in wanted:
-        assert read[one.name][0] == 100 * (hash((one.first, one.second, "accuracy", one.fine)) % 1000)
+        assert read[one.name][0] == 100 * (hash((one.first, one.second, "accuracy", one.seeds, one.fine)) % 1000)
 
 
 @pytest.mark.parametrize("row", [comparisons.better_than_lora, comparisons.better_than_dora])
@@ -178,7 +178,7 @@ def test_the_means_over_settings_decide_a_length_each(monkeypatch, row, few, man
 def test_all_seeds_of_a_length_judge_it(monkeypatch):
     """Twice as many seeds after 50 steps, in the second half of which all that is gained lies."""
 
-    def differences(self, first, second, endpoint, fine=False):
+    def differences(self, first, second, endpoint, seeds, fine=False):
         noise = np.random.default_rng(first.steps).normal(0, 1e-3, 80 if fine else 40)
         return list(noise - noise.mean() + 0.01 * (np.arange(len(noise)) >= 40))
 
@@ -206,7 +206,7 @@ def test_all_pairs_of_one_arm_s_names_make_wider_margins():
     """LoRA and three names of it: √2 times their standard deviation, here of 0, 0, 0 and 0.4 points."""
 
     class Planted(Table):
-        def differences(self, first, second, endpoint, fine=False):
+        def differences(self, first, second, endpoint, seeds, fine=False):
             return [0.004 if first.eta2 == 16 else 0.0] * 40
 
     assert comparisons.wider_noise(Planted({})) == pytest.approx({"50 steps": 0.4 / 2**0.5, "300 steps": 0.4 / 2**0.5})
@@ -331,8 +331,8 @@ def test_the_first_rule_stands_beside_the_one_that_replaced_it():
 def test_the_first_rule_reads_three_rates(monkeypatch):
     """Planted: ahead with nine rates, behind with three."""
 
-    def differences(self, first, second, endpoint, fine=False):
-        noise = np.random.default_rng(first.steps).normal(0, 1e-4, 220)
+    def differences(self, first, second, endpoint, seeds, fine=False):
+        noise = np.random.default_rng(first.steps).normal(0, 1e-4, seeds)
         same = first.adaptor == "constant"
         return list(noise - noise.mean() + (0.0 if same else 0.01 if fine else -0.01))
 

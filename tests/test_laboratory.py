@@ -247,6 +247,24 @@ def test_contrasts_are_read_at_the_best_rates_and_paired_by_seed():
     assert list(table.contrasts(contrasts(), "accuracy")) == [one.question]
 
 
+def test_seeds_that_judge_again_are_none_of_a_contrast_s():
+    """Planted: of a contrast and of the screening the first twenty seeds, and as many fresh ones a point higher."""
+    one = next(each for each in contrasts() if each.name == "constant − inverse_sqrt, sgd, 50 steps")
+    family = next(cell for cell in screening() if cell.rule in FAMILY)
+    cells = {one.first: 0.8, one.second: 0.8, family: 0.8, reference(family): 0.8}
+    table = filled({cell: (0.1, np.full(20, share)) for cell, share in cells.items()})
+    for cell in (one.first, family):
+        for rate in table.candidates(cell, fine=True):
+            table.rows[cell][rate, 3000, 20] = Row((0.1,) * 20, (900,) * 20, (0.1,) * 20)
+    for cell in (one.second, reference(family)):
+        for rate in table.candidates(cell, fine=True):
+            table.rows[cell][rate, 3000, 20] = Row((0.1,) * 20, (700,) * 20, (0.1,) * 20)
+    assert len(table.by_seed(one.first, one.second, "accuracy", fine=True)) == 40
+    assert table.of(one, "accuracy") == [0.0] * 20
+    assert table.differences(one.first, one.second, "accuracy", 7) == [0.0] * 7
+    assert [level.mean for level in table.marginal([family], "steps", "accuracy").values()] == [0.0]
+
+
 def test_few_steps_are_judged_among_nine_rates():
     """So near to a cliff that three rates of one arm lie below it, and of its twin the best is beyond."""
     by_name = {one.name: one for one in contrasts()}

@@ -206,7 +206,7 @@ def at_first(table: Table, pairs: Mapping[str, Contrast], rule: Callable[[Sample
     """
     gaps, control = (
         {
-            name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: len(ALL_SEEDS)])
+            name: POINTS * np.array(table.differences(one.first, one.second, "accuracy", len(ALL_SEEDS)))
             for name, one in those.items()
         }
         for those in (pairs, named("control"))

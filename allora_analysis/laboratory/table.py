@@ -144,13 +144,13 @@ class Table:
         ours, theirs = self.values(first, endpoint, fine), self.values(second, endpoint, fine)
         return {seed: value - theirs[seed] for seed, value in ours.items() if seed in theirs}
 
-    def differences(self, first: Cell, second: Cell, endpoint: str, fine: bool = False) -> list[float]:
-        """The same without the seeds, in their order."""
-        return list(self.by_seed(first, second, endpoint, fine).values())
+    def differences(self, first: Cell, second: Cell, endpoint: str, seeds: int, fine: bool = False) -> list[float]:
+        """The same of the seeds 0 to `seeds` − 1, in their order: others, which judge again, are none of them."""
+        return [gap for seed, gap in self.by_seed(first, second, endpoint, fine).items() if seed < seeds]
 
     def of(self, one: Contrast, endpoint: str) -> list[float]:
-        """A contrast's differences by seed, of no more seeds than its rule names."""
-        return self.differences(one.first, one.second, endpoint, one.fine)[: one.seeds]
+        """A contrast's differences by seed, of the seeds that its rule names."""
+        return self.differences(one.first, one.second, endpoint, one.seeds, one.fine)
 
     def contrasts(self, wanted: Iterable[Contrast], endpoint: str) -> dict[str, dict[str, Difference]]:
         """By question and name, each recorded contrast with its interval, and Holm's p-values within its question.
@@ -174,9 +174,9 @@ class Table:
         found: dict[Any, list[list[float]]] = {}
         for cell in cells:
             if cell.rule in FAMILY:
-                values = self.differences(cell, reference(cell), endpoint)
-                if len(values) >= len(SCREENING):
-                    found.setdefault(getattr(cell, factor), []).append(values[: len(SCREENING)])
+                values = self.differences(cell, reference(cell), endpoint, len(SCREENING))
+                if len(values) == len(SCREENING):
+                    found.setdefault(getattr(cell, factor), []).append(values)
         means = {level: np.mean(of, axis=0) for level, of in found.items()}
         return paired_family(means, grain=TIE) if means else {}
 
