@@ -26,17 +26,21 @@ from allora_analysis.finetune.sources import resolve
 from allora_analysis.gradient_std import grid as gradient_std
 from allora_analysis.grid.reproduce import MAKERS, again, compare, named
 from allora_analysis.laboratory import features
+from allora_analysis.laboratory import table as laboratory
 from allora_analysis.validation import ArgumentError, count
 from allora_analysis.zero_initialisation import run as hessian
 
 STUDIES = (finetune, gradient_std, hessian, edge, features)
-FOLDERS = tuple(of.RESULTS for of in STUDIES)
+FOLDERS = tuple(of.RESULTS for of in (*STUDIES, laboratory))
 PROTOCOLS = {of.STUDY: of.PROTOCOL for of in STUDIES}
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Count and verify the records, study by study; torn or altered ones are set aside and named (exit status 1)."""
+    """Count and verify the records, study by study; torn or altered ones are set aside and named (exit status 1).
+
+    The laboratory's table is read line by line, and stays where it is.
+    """
 
     results: Annotated[tuple[Path, ...], arg(metavar="[FOLDER ...]", help_behavior_hint="")] = ()
     """Folders of records, or of such folders, as experiments/results is; default: those of this repository."""
@@ -66,7 +70,9 @@ def _one(folder: Path) -> int:
         outputs.say(
             f"  {study}: {number} records" + ("" if study in PROTOCOLS else ", a study that this version has not")
         )
-    if not found.counts:
+    tables = laboratory.within(folder)
+    altered = sum(not _whole(path) for path in tables)
+    if not found.counts and not tables:
         outputs.say("  no records")
     _named("of an older protocol, which no command reads", found.older)
     _named("of a newer protocol: written by a later version", found.newer)
@@ -79,7 +85,17 @@ def _one(folder: Path) -> int:
         found.set_aside,
     )
     _named("TORN or altered, in a folder that cannot be written, so they stay where they are", found.torn)
-    return len(found.set_aside) + len(found.torn)
+    return len(found.set_aside) + len(found.torn) + altered
+
+
+def _whole(path: Path) -> bool:
+    try:
+        table = laboratory.read(path)
+    except ArgumentError as error:
+        outputs.say(f"  ALTERED table {error}")
+        return False
+    outputs.say(f"  {laboratory.STUDY}: {table.runs} runs of {len(table.rows)} cells in the table {path.name}")
+    return True
 
 
 def _named(words: str, names: Sequence[str]) -> None:

@@ -299,8 +299,9 @@ def begun(data: str, root: Path | None, path: Path) -> Bench:
 
 
 def _tell(table: Table) -> None:
-    runs = sum(seeds for of in table.rows.values() for _, _, seeds in of)
-    outputs.say(f"{table.header['data']}: {runs} runs of {len(table.rows)} cells; brackets: 95 % intervals over seeds")
+    outputs.say(
+        f"{table.header['data']}: {table.runs} runs of {len(table.rows)} cells; brackets: 95 % intervals over seeds"
+    )
     for endpoint in ENDPOINTS:
         for question, of in table.contrasts(contrasts(), endpoint).items():
             for name, one in of.items():

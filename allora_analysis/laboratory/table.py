@@ -64,6 +64,11 @@ class Table:
     path: Path | None = None
     last: str = ""
 
+    @property
+    def runs(self) -> int:
+        """How many runs it holds."""
+        return sum(seeds for of in self.rows.values() for _, _, seeds in of)
+
     def _of(self, cell: Cell) -> ItemsView[tuple[float, int, int], Row]:
         return self.rows.get(cell, {}).items()
 
@@ -198,6 +203,19 @@ def read(path: Path) -> Table:
     return _parsed(path, _text(path))
 
 
+def within(folder: Path) -> list[Path]:
+    """The tables of this laboratory in a folder: `read` says whether they are whole."""
+    return [path for path in sorted(folder.glob("*.jsonl")) if _is_table(path)]
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        with ending(path).open("rb") as stream:
+            return f'"study":"{STUDY}"'.encode() in stream.readline(1000)
+    except OSError:
+        return False
+
+
 def _text(path: Path) -> str:
     try:
         return ending(path).read_text(encoding="utf-8")
@@ -231,7 +249,10 @@ def _checked(path: Path, number: int, line: str, last: str) -> tuple[dict[str, A
     size = len(_SUM.format("0" * 16))
     body, own = line[:-size] + "}", _sum(last, line[:-size] + "}")
     if line[-size:] != _SUM.format(own):
-        raise ArgumentError(f"{path}: line {number} was altered; delete the file and run again")
+        raise ArgumentError(
+            f"{path}: line {number} was altered; take the file from git, or keep the {number - 1} lines before it "
+            "(they are whole) and run again"
+        )
     return json.loads(body), own
 
 
