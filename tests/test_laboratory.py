@@ -164,6 +164,32 @@ def test_a_table_goes_on_to_the_same_bytes_and_shows_an_altered_line(task, tmp_p
         tables.read(whole)
 
 
+def test_a_table_says_where_it_was_gone_on_with(task, tmp_path, monkeypatch, capsys):
+    """Planted: another processor and a pretrained network of other accuracy for later seeds, no news for the last."""
+    facts = {"time_utc": "then", "torch": "2.13", "cpu": "one"}
+    monkeypatch.setattr(training, "prepare", lambda _: task)
+    monkeypatch.setattr(training, "run", lambda *_: training.Outcome(1.0, 90, 0.25))
+    monkeypatch.setattr(laboratory.records, "provenance", lambda packages=(): dict(facts))
+    path, command = tmp_path / "digits.jsonl", ["--only", "rslora", "--part", "contrasts", "--results", str(tmp_path)]
+    assert laboratory.main([*command, "--seeds", "10"]) == 0
+    before = tables.read(path)
+    assert before.environments == [{"pretrained_accuracy": task.pretrained_accuracy, **facts}]
+    facts |= {"time_utc": "later", "cpu": "other"}
+    monkeypatch.setattr(training, "prepare", lambda _: dataclasses.replace(task, pretrained_accuracy=0.5))
+    assert laboratory.main([*command, "--seeds", "10"]) == 0
+    assert tables.read(path).environments == before.environments, "nothing was run there"
+    capsys.readouterr()
+    for seeds, at in (("20", "later"), ("30", "later still")):
+        facts["time_utc"] = at
+        assert laboratory.main([*command, "--seeds", seeds]) == 0
+        told = "gone on with at later elsewhere, by pretrained_accuracy, cpu\n"
+        assert told in capsys.readouterr().out
+    after = tables.read(path)
+    gone_on = {"pretrained_accuracy": 0.5, "time_utc": "later", "torch": "2.13", "cpu": "other"}
+    assert after.environments[1:] == [gone_on]
+    assert after.runs > before.runs
+
+
 def test_a_full_disk_takes_no_whole_line_of_a_table_that_was_cut(tmp_path):
     path = tmp_path / "digits.jsonl"
     table = tables.begin(path, tables.header("digits", "0", 5, 100))

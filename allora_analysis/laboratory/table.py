@@ -1,8 +1,10 @@
 """The laboratory's compact table: one JSON line for some seeds of one cell at one rate; and what it says.
 
-The first line names the data by digest and says where it was begun. Every line ends in a checksum of itself and all
-lines before it, so that an altered line shows. A table that was cut off goes on after its last whole line, to the bytes
-of a table that was not. Checked by `tests/test_laboratory.py`.
+The first line names the data by digest and says where it was begun: versions, processor, revision, the pretrained
+network's accuracy. Where it is gone on with elsewhere, a line says so before the first of the lines that this holds
+for. Every line ends in a checksum of itself and all lines before it, so that an altered line shows. A table that was
+cut off goes on after its last whole line, on one machine to the bytes of a table that was not. Checked by
+`tests/test_laboratory.py`.
 """
 
 import dataclasses
@@ -32,6 +34,7 @@ SCREENING = range(10)
 ALL_SEEDS = range(SEEDS)
 START = {"sgd": 0.1, "momentum": 0.01, "adamw": 1e-2}  # the middle of the first five rates, half a decade apart
 ENDPOINTS = ("accuracy", "loss")
+BEGUN, GONE_ON, OF_THE_MOMENT = "begun", "gone_on", "time_utc"
 _SUM = ',"sum":"{}"}}\n'
 
 
@@ -57,12 +60,23 @@ OfCell = dict[tuple[float, int, int], Row]  # by rate, first seed, seeds
 
 @dataclass
 class Table:
-    """A table in memory: by cell its rows; the checksum of its file's last line."""
+    """A table in memory: by cell its rows; the checksum of its file's last line.
+
+    Attributes:
+        header: the first line.
+        rows: by cell.
+        path: of its file.
+        last: the checksum of the last line.
+        environments: where the lines were made, in their order.
+        here: where those to come are made, while the last of these is another.
+    """
 
     header: dict[str, Any]
     rows: dict[Cell, OfCell] = field(default_factory=lambda: defaultdict(dict))
     path: Path | None = None
     last: str = ""
+    environments: list[dict[str, Any]] = field(default_factory=list)
+    here: dict[str, Any] | None = None
 
     @property
     def runs(self) -> int:
@@ -192,6 +206,17 @@ def header(data: str, digest: str, classes: int, test_images: int, **facts: Any)
     return own | {"classes": classes, "test_images": test_images} | facts
 
 
+def environment(first: Mapping[str, Any]) -> dict[str, Any]:
+    """Where lines are made, by a table's first line: its provenance, and how good the pretrained network came out."""
+    known = {name: first[name] for name in ("pretrained_accuracy",) if name in first}
+    return known | first.get(BEGUN, {})
+
+
+def changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """In what two environments differ; their times do not count."""
+    return [name for name in {**one, **other} if name != OF_THE_MOMENT and one.get(name) != other.get(name)]
+
+
 def recorded(folder: Path | None) -> Table | None:
     """The table in a folder of records, or the committed one, to be read only; None where there is none."""
     path = (RESULTS if folder is None else folder) / "digits.jsonl"
@@ -236,9 +261,12 @@ def _parsed(path: Path, text: str) -> Table:
     first = documents[0]
     if (first.get("study"), first.get("protocol")) != (STUDY, PROTOCOL):
         raise ArgumentError(f"{path}: is no table of this laboratory, protocol {PROTOCOL}; give another --results")
-    table = Table(first, path=path, last=last)
-    for key, row in map(_row, documents[1:]):
-        _put(table, key, row)
+    table = Table(first, path=path, last=last, environments=[environment(first)])
+    for document in documents[1:]:
+        if GONE_ON in document:
+            table.environments.append(document[GONE_ON])
+        else:
+            _put(table, *_row(document))
     return table
 
 
@@ -277,9 +305,11 @@ def begin(path: Path, first: dict[str, Any]) -> Table:
             content = path.read_bytes()
             if cut := len(content) - content.rfind(b"\n") - 1:
                 os.truncate(path, len(content) - cut)
+            here = environment(first)
+            table.here = here if changed(table.environments[-1], here) else None
             return table
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = Table(first, path=path)
+        table = Table(first, path=path, environments=[environment(first)])
         _append(table, first)
     except OSError as error:
         raise ArgumentError(f"{path}: cannot be written ({error.strerror or error})") from None
@@ -293,6 +323,10 @@ def add(table: Table, key: Key, row: Row) -> None:
     told = {name: value for name, value in dataclasses.asdict(cell).items() if value != getattr(default, name)}
     columns = {name: list(values) for name, values in zip(Row._fields, row, strict=True)}
     try:
+        if table.here is not None:
+            _append(table, {GONE_ON: table.here})
+            table.environments.append(table.here)
+            table.here = None
         _append(table, {"cell": told, "rate": rate, "seeds": [first, seeds]} | columns)
     except OSError as error:
         raise ArgumentError(f"{table.path}: cannot be written ({error.strerror or error})") from None
