@@ -27,6 +27,7 @@ from allora_analysis.gradient_std import grid as gradient_std
 from allora_analysis.grid.reproduce import MAKERS, again, compare, named
 from allora_analysis.laboratory import features
 from allora_analysis.laboratory import table as laboratory
+from allora_analysis.laboratory.storage import within
 from allora_analysis.validation import ArgumentError, count
 from allora_analysis.zero_initialisation import run as hessian
 
@@ -70,7 +71,7 @@ def _one(folder: Path) -> int:
         outputs.say(
             f"  {study}: {number} records" + ("" if study in PROTOCOLS else ", a study that this version has not")
         )
-    tables = laboratory.within(folder)
+    tables = within(folder)
     altered = sum(not _whole(path) for path in tables)
     if not found.counts and not tables:
         outputs.say("  no records")

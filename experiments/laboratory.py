@@ -84,7 +84,7 @@ beside. Of thousands drawn from the recorded differences, moved to a truth of 0.
 The default data are scikit-learn's embedded digits (191 test images of the second half); `--data mnist --data-root
 FOLDER` has 4,861. What is recorded is skipped; a table that was cut off goes on, on one machine to the same bytes.
 Elsewhere runs may come out otherwise (of 60 made again 7 did, one by 35 test images): a line of the table says where
-those after it were made.
+those after it were made. Lines are appended to digits.jsonl; what completes its list packs them into digits.jsonl.bz2.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from tyro.conf import arg
 
 from allora_analysis import cli, images, outputs, records
+from allora_analysis.laboratory import storage
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import AGAIN, Cell, contrasts, judged_again, screening
 from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, SCREENING, TUNING, Row, Table
@@ -260,7 +261,8 @@ def run(arguments: Arguments) -> int:
             items = list(_work(lists))
             for work in progress(items, f"laboratory, {name}"):
                 work(table)
-    if not path.exists():
+            storage.pack(path)
+    if not storage.present(path):
         outputs.say(f"{path}: nothing is recorded yet")
         return 0
     _tell(tables.read(path))

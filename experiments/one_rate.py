@@ -61,6 +61,7 @@ from tyro.conf import arg
 
 from allora_analysis import cli, outputs
 from allora_analysis.laboratory.one_rate import OPTIMIZERS, SEEDS, lora, points
+from allora_analysis.laboratory.storage import pack, present
 from allora_analysis.laboratory.table import RESULTS, Table, read
 from allora_analysis.study import progress
 from experiments.laboratory import CHUNK, begun, held, table_of
@@ -89,7 +90,8 @@ def run(arguments: Arguments) -> int:
             chunks = [range(start, start + CHUNK) for start in SEEDS[::CHUNK]]
             for chunk, point in progress([(chunk, point) for chunk in chunks for point in points()], "one rate"):
                 bench.ask(point.cell, point.rate(bench.table), chunk)
-    if not path.exists():
+            pack(path)
+    if not present(path):
         outputs.say(f"{path}: nothing is recorded yet")
         return 0
     _tell(read(path))

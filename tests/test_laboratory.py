@@ -13,8 +13,8 @@ import torch
 
 from allora_analysis import images
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.laboratory import storage, training
 from allora_analysis.laboratory import table as tables
-from allora_analysis.laboratory import training
 from allora_analysis.laboratory.design import (
     DROP_RATES,
     ETA2,
@@ -150,15 +150,18 @@ def test_a_table_goes_on_to_the_same_bytes_and_shows_an_altered_line(task, tmp_p
     command = ["--part", "screening", "--only", "lora", "sgd", "--seeds", "12"]
     whole = tmp_path / "whole" / "digits.jsonl"
     assert laboratory.main([*command, "--results", str(whole.parent)]) == 0
-    content, ran = whole.read_bytes(), len(calls)
+    content, ran = storage.content(whole), len(calls)
+    assert [one.name for one in whole.parent.iterdir()] == ["digits.jsonl.bz2"]
     for cut in (1, 700, len(content) // 2, len(content) - 3):
         path = tmp_path / f"cut{cut}" / "digits.jsonl"
         path.parent.mkdir()
         path.write_bytes(content[:cut] if cut > 600 else b"")
         assert laboratory.main([*command, "--results", str(path.parent)]) == 0
-        assert path.read_bytes() == content
+        assert storage.content(path) == content
+        assert storage.packed(path).read_bytes() == storage.packed(whole).read_bytes()
     assert laboratory.main([*command, "--results", str(whole.parent)]) == 0
     assert len(calls) < 5 * ran, "what is recorded was run again"
+    storage.packed(whole).unlink()
     whole.write_bytes(content.replace(b'"rate":0.1,', b'"rate":0.2,', 1))
     with pytest.raises(ArgumentError, match=r"line \d+ was altered"):
         tables.read(whole)

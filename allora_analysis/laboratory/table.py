@@ -3,16 +3,15 @@
 The first line names the data by digest and says where it was begun: versions, processor, revision, the pretrained
 network's accuracy. Where it is gone on with elsewhere, a line says so before the first of the lines that this holds
 for. Every line ends in a checksum of itself and all lines before it, so that an altered line shows. A table that was
-cut off goes on after its last whole line, on one machine to the bytes of a table that was not. Checked by
-`tests/test_laboratory.py`.
+cut off goes on after its last whole line, on one machine to the bytes of a table that was not.
+
+`laboratory.storage` has its files. Checked by `tests/test_laboratory.py`.
 """
 
 import dataclasses
 import functools
-import hashlib
 import json
 import math
-import os
 from collections import defaultdict
 from collections.abc import ItemsView, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,13 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allora_analysis.laboratory.design import FAMILY, FINE_SEEDS, PROTOCOL, SEEDS, Cell, Contrast, reference
+from allora_analysis.laboratory.design import FAMILY, FINE_SEEDS, PROTOCOL, SEEDS, STUDY, Cell, Contrast, reference
+from allora_analysis.laboratory.storage import joined, parts, present, sealed, tidy, unsealed
 from allora_analysis.records import results_folder
 from allora_analysis.statistics import Difference, paired_family
 from allora_analysis.statistics.paired import TIE
-from allora_analysis.validation import ArgumentError, choice, ending
+from allora_analysis.validation import ArgumentError, choice
 
-STUDY = "laboratory"
 RESULTS = results_folder(STUDY)
 TUNING = range(1000, 1005)  # seeds that choose the rates and judge nothing
 SCREENING = range(10)
@@ -35,7 +34,6 @@ ALL_SEEDS = range(SEEDS)
 START = {"sgd": 0.1, "momentum": 0.01, "adamw": 1e-2}  # the middle of the first five rates, half a decade apart
 ENDPOINTS = ("accuracy", "loss")
 BEGUN, GONE_ON, OF_THE_MOMENT = "begun", "gone_on", "time_utc"
-_SUM = ',"sum":"{}"}}\n'
 
 
 class Row(NamedTuple):
@@ -220,37 +218,17 @@ def changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 def recorded(folder: Path | None) -> Table | None:
     """The table in a folder of records, or the committed one, to be read only; None where there is none."""
     path = (RESULTS if folder is None else folder) / "digits.jsonl"
-    return _kept(path, _text(path)) if path.is_file() else None
+    return _kept(path, *parts(path)) if present(path) else None
 
 
 def read(path: Path) -> Table:
-    """A table from its file; a last line that was cut off is left out."""
-    return _parsed(path, _text(path))
+    """A table from its file or the packed one beside it; a last line that was cut off is left out."""
+    return _parsed(path, *parts(path))
 
 
-def within(folder: Path) -> list[Path]:
-    """The tables of this laboratory in a folder: `read` says whether they are whole."""
-    return [path for path in sorted(folder.glob("*.jsonl")) if _is_table(path)]
-
-
-def _is_table(path: Path) -> bool:
-    try:
-        with ending(path).open("rb") as stream:
-            return f'"study":"{STUDY}"'.encode() in stream.readline(1000)
-    except OSError:
-        return False
-
-
-def _text(path: Path) -> str:
-    try:
-        return ending(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{path}: cannot be read ({error})") from None
-
-
-def _parsed(path: Path, text: str) -> Table:
-    lines = text.splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
+def _parsed(path: Path, added: bytes, whole: bytes) -> Table:
+    lines = joined(path, added, whole).splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     if not lines:
         raise ArgumentError(f"{path}: holds no whole line; delete it and run again")
@@ -273,19 +251,15 @@ def _parsed(path: Path, text: str) -> Table:
 _kept = functools.lru_cache(maxsize=1)(_parsed)
 
 
-def _checked(path: Path, number: int, line: str, last: str) -> tuple[dict[str, Any], str]:
-    size = len(_SUM.format("0" * 16))
-    body, own = line[:-size] + "}", _sum(last, line[:-size] + "}")
-    if line[-size:] != _SUM.format(own):
+def _checked(path: Path, number: int, line: bytes, last: str) -> tuple[dict[str, Any], str]:
+    body = unsealed(line)
+    again, own = sealed(last, body)
+    if again != line:
         raise ArgumentError(
             f"{path}: line {number} was altered; take the file from git, or keep the {number - 1} lines before it "
             "(they are whole) and run again"
         )
     return json.loads(body), own
-
-
-def _sum(last: str, body: str) -> str:
-    return hashlib.sha256((last + body).encode("utf-8")).hexdigest()[:16]
 
 
 def _row(document: Mapping[str, Any]) -> tuple[Key, Row]:
@@ -297,14 +271,12 @@ def _row(document: Mapping[str, Any]) -> tuple[Key, Row]:
 def begin(path: Path, first: dict[str, Any]) -> Table:
     """Open a table to add to: a new one, or one of the same data, without the line at which it was cut off."""
     try:
-        if path.exists() and path.stat().st_size:
+        if present(path):
             table = read(path)
             same = ("study", "protocol", "digest", "classes", "test_images")
             if any(table.header[name] != first[name] for name in same):
                 raise ArgumentError(f"{path}: is a table of other data; give another --results")
-            content = path.read_bytes()
-            if cut := len(content) - content.rfind(b"\n") - 1:
-                os.truncate(path, len(content) - cut)
+            tidy(path)
             here = environment(first)
             table.here = here if changed(table.environments[-1], here) else None
             return table
@@ -340,9 +312,9 @@ def _put(table: Table, key: Key, row: Row) -> None:
 
 def _append(table: Table, document: Mapping[str, Any]) -> None:
     body = json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    own = _sum(table.last, body)
+    line, own = sealed(table.last, body.encode("utf-8"))
     with table.path.open("ab") as stream:
-        stream.write((body[:-1] + _SUM.format(own)).encode("utf-8"))
+        stream.write(line)
     table.last = own
 
 
