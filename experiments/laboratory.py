@@ -158,21 +158,27 @@ def _chosen(arguments: Arguments) -> list[Judged]:
     ]
     lists = {"screening": [Judged(screening(), SCREENING)], "contrasts": [*by_kind, *map(_again, AGAIN)]}
     asked = [one for name in PARTS[:2] if arguments.part in (name, "all") for one in lists[name]]
-    known = [dict.fromkeys(getattr(cell, kind) for cell in screening()) for kind in ("rule", "optimizer")]
-    for word in arguments.only:
+    asked_for = selection(arguments.only, screening())
+    most = None if arguments.seeds is None else count("--seeds", arguments.seeds)
+    return [
+        one._replace(cells=[cell for cell in one.cells if asked_for(cell)], seeds=one.seeds[:most]) for one in asked
+    ]
+
+
+def selection(only: Sequence[str], cells: Sequence[Cell]) -> Callable[[Cell], bool]:
+    """Whether a cell is of the rules and optimizers named, among those of some cells: of two kinds both count."""
+    known = [dict.fromkeys(getattr(cell, kind) for cell in cells) for kind in ("rule", "optimizer")]
+    for word in only:
         if not any(word in names for names in known):
             names = "; ".join(", ".join(of) for of in known)
             raise ArgumentError(f"--only: no cell has {word!r}; known are {names}")
-    wanted = [set(arguments.only) & set(names) for names in known]
+    wanted = [set(only) & set(names) for names in known]
 
     def asked_for(cell: Cell) -> bool:
         own = (cell.rule, cell.optimizer)
         return all(not words or name in words for words, name in zip(wanted, own, strict=True))
 
-    most = None if arguments.seeds is None else count("--seeds", arguments.seeds)
-    return [
-        one._replace(cells=[cell for cell in one.cells if asked_for(cell)], seeds=one.seeds[:most]) for one in asked
-    ]
+    return asked_for
 
 
 def _again(question: str) -> Judged:

@@ -165,3 +165,10 @@ def test_the_list_tunes_lora_alone_and_goes_on_to_the_same_bytes(tmp_path, monke
     out = capsys.readouterr().out
     assert out.count("n = 60") == len(points())
     assert set(ETA2) == {1.0, 2.0, 4.0}
+    calls.clear()
+    part = ["--only", "allora_od", "sgd", "--seeds", "12", "--results", str(tmp_path / "part")]
+    assert one_rate.main(part) == 0
+    assert {cell for cell, _, seed in calls if seed >= 1000} == {lora("sgd")}
+    assert {(cell.rule, cell.optimizer) for cell, _, seed in calls if seed < 1000} == {("allora_od", "sgd")}
+    assert {seed for _, _, seed in calls if seed < 1000} == set(range(12))
+    assert one_rate.main(["--only", "dora", "--dry-run"]) == 2
