@@ -28,18 +28,22 @@ from allora_analysis.gradient_std import grid as gradient_std
 from allora_analysis.grid import reproduce as makers
 from allora_analysis.grid.reproduce import again, cell_of, compare, digests_of, lines, named, setting_of
 from allora_analysis.laboratory import features
-from allora_analysis.laboratory.table import RESULTS as TABLES
+from allora_analysis.laboratory import table as laboratory
+from allora_analysis.laboratory.storage import within
 from allora_analysis.validation import ArgumentError, count
 from allora_analysis.zero_initialisation import run as hessian
 
 STUDIES = (finetune, gradient_std, hessian, edge, features)
-FOLDERS = tuple(of.RESULTS for of in STUDIES)
+FOLDERS = tuple(of.RESULTS for of in (*STUDIES, laboratory))
 PROTOCOLS = {of.STUDY: of.PROTOCOL for of in STUDIES}
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Count and verify the records, study by study; torn or altered ones are set aside and named (exit status 1)."""
+    """Count and verify the records, study by study; torn or altered ones are set aside and named (exit status 1).
+
+    The laboratory's table is read line by line, and stays where it is.
+    """
 
     results: Annotated[tuple[Path, ...], arg(metavar="[FOLDER ...]", help_behavior_hint="")] = ()
     """Folders of records, or of such folders, as experiments/results is; default: those of this repository."""
@@ -69,7 +73,9 @@ def _one(folder: Path) -> int:
         outputs.say(
             f"  {study}: {number} records" + ("" if study in PROTOCOLS else ", a study that this version has not")
         )
-    if not found.counts:
+    tables = within(folder)
+    altered = sum(not _whole(path) for path in tables)
+    if not found.counts and not tables:
         outputs.say("  no records")
     _named("of an older protocol, which no command reads", found.older)
     _named("of a newer protocol: written by a later version", found.newer)
@@ -82,7 +88,17 @@ def _one(folder: Path) -> int:
         found.set_aside,
     )
     _named("TORN or altered, in a folder that cannot be written, so they stay where they are", found.torn)
-    return len(found.set_aside) + len(found.torn)
+    return len(found.set_aside) + len(found.torn) + altered
+
+
+def _whole(path: Path) -> bool:
+    try:
+        table = laboratory.read(path)
+    except ArgumentError as error:
+        outputs.say(f"  ALTERED table {error}")
+        return False
+    outputs.say(f"  {laboratory.STUDY}: {table.runs} runs of {len(table.rows)} cells in the table {path.name}")
+    return True
 
 
 def _named(words: str, names: Sequence[str]) -> None:
@@ -135,8 +151,7 @@ def reproduce(arguments: Repetition) -> int:
     """
     if bool(arguments.keys) == (arguments.sample is not None):
         raise ArgumentError("KEY: name records, or give --sample N")
-    within = [folder / TABLES.name for folder in arguments.results] if arguments.results else [TABLES]
-    folders = list(dict.fromkeys([*_folders(arguments.results), *filter(Path.is_dir, within)]))
+    folders = _folders(arguments.results)
     if arguments.keys:
         chosen = [_only_one(folders, name) for name in arguments.keys]
     else:
@@ -154,7 +169,7 @@ def reproduce(arguments: Repetition) -> int:
 
 
 def _words(record: records.Record) -> str:
-    if record.study == TABLES.name:
+    if record.study == laboratory.RESULTS.name:
         first, seeds = record.config["seeds"]
         return f"{cell_of(record).words()}, rate {record.config['rate']:g}, seeds {first} to {first + seeds - 1}"
     told = ("model", "data", "arm", "optimizer", "learning_rate", "rate", "layer", "sentences", "seed")
@@ -174,7 +189,7 @@ def _drawn(folders: Sequence[Path], number: int, seed: int) -> list[records.Reco
     generator, shuffled = random.Random(seed), []
     for study in MAKERS:
         known = [path for folder in folders for path in records.record_files(folder, study)]
-        if study == TABLES.name:
+        if study == laboratory.RESULTS.name:
             known = [line for folder in folders for line in lines(folder)]
         shuffled.append(generator.sample(known, min(number, len(known))))
     in_turn = [one for turn in itertools.zip_longest(*shuffled) for one in turn if one is not None]

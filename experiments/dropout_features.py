@@ -26,6 +26,7 @@ refuted if its opposite is shown in one, and undecided else. These are the digit
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,9 @@ import numpy as np
 from tyro.conf import arg
 
 from allora_analysis import cli, outputs, records
-from allora_analysis.laboratory.features import DATA, MODEL, PROTOCOL, RESULTS, STUDY, TRIALS, Features, run
+from allora_analysis.laboratory.features import DATA, MODEL, PROTOCOL, RESULTS, STUDY, TRIALS, Features, Trial, run
 from allora_analysis.study import progress
-from allora_analysis.validation import ArgumentError
+from allora_analysis.validation import ArgumentError, choice, count
 
 if TYPE_CHECKING:
     from allora_analysis.finetune.data import Split
@@ -54,8 +55,14 @@ class Arguments:
     """all-MiniLM-L6-v2, as transformers loads it."""
     data: Annotated[str, arg(metavar="FOLDER|HUB_ID")]
     """rotten_tomatoes: train, validation and test.jsonl (or .jsonl.gz), rows with text and label."""
+    only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]", help_behavior_hint="")] = ()
+    """Only trials of these optimizers: sgd, adamw."""
+    seeds: int | None = None
+    """Only this many judging seeds, from 0; default: all twenty. A trial of fewer is another: no row reads it."""
     results: Annotated[Path, arg(metavar="FOLDER")] = RESULTS
     """Where the records go; default: experiments/results/dropout_features of this repository."""
+    dry_run: bool = False
+    """List the trials, and which of them are recorded, and run none."""
 
 
 def pooled(pretrained: Pretrained, split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +87,17 @@ def scaled(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Features:
     return Features(*(((x - center) / size, labels) for x, labels in parts))
 
 
+def chosen(arguments: Arguments) -> list[Trial]:
+    """The trials asked for."""
+    for word in arguments.only:
+        choice("--only", word, tuple(dict.fromkeys(one.optimizer for one in TRIALS)))
+    wanted = [one for one in TRIALS if not arguments.only or one.optimizer in arguments.only]
+    if arguments.seeds is None:
+        return wanted
+    most = count("--seeds", arguments.seeds)
+    return [dataclasses.replace(one, seeds=min(most, one.seeds)) for one in wanted]
+
+
 def experiment(arguments: Arguments) -> int:
     """Run what is not recorded.
 
@@ -92,14 +110,17 @@ def experiment(arguments: Arguments) -> int:
     from allora_analysis.finetune import data as texts
     from allora_analysis.finetune import models, sources
 
-    outputs.check_folder("--results", arguments.results)
+    (outputs.refuse_file if arguments.dry_run else outputs.check_folder)("--results", arguments.results)
+    wanted = chosen(arguments)
     data = texts.load(arguments.data, DATA)
     if data.classes is None or "validation" not in data.splits:
         raise ArgumentError(f"--data {arguments.data}: labels and a validation split are needed; give {DATA}")
     digests = {"model": sources.digest(arguments.model), "data": data.digest}
-    todo = [one for one in TRIALS if records.lookup(arguments.results, STUDY, one, PROTOCOL, digests) is None]
-    outputs.say(f"{len(TRIALS) - len(todo)} of {len(TRIALS)} trials recorded in {arguments.results}")
-    if not todo:
+    todo = [one for one in wanted if records.lookup(arguments.results, STUDY, one, PROTOCOL, digests) is None]
+    for one in wanted if arguments.dry_run else ():
+        outputs.say(f"{'to run  ' if one in todo else 'recorded'}  {one.words}, {one.seeds} seeds")
+    outputs.say(f"{len(wanted) - len(todo)} of {len(wanted)} trials recorded in {arguments.results}")
+    if not todo or arguments.dry_run:
         return 0
     pretrained = models.load(arguments.model, data.classes)
     features = scaled([pooled(pretrained, data.splits[name]) for name in Features._fields])

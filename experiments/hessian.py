@@ -32,7 +32,7 @@ from tyro.conf import arg
 
 from allora_analysis import cli, outputs, records
 from allora_analysis.study import INTERRUPTED, progress
-from allora_analysis.validation import ArgumentError, count
+from allora_analysis.validation import ArgumentError, choice, count
 from allora_analysis.zero_initialisation import run as runs
 from allora_analysis.zero_initialisation.run import PROTOCOL, RESULTS, STUDY, Setting, check
 
@@ -61,8 +61,12 @@ class Arguments:
     """This many eigenvalues at each end instead of the list's; 0: all of them."""
     precision: Annotated[str | None, arg(metavar="float32|float64")] = None
     """float64 is the default with --k 0; a Llama, which computes parts in float32, fails it."""
+    only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]", help_behavior_hint="")] = ()
+    """Only runs on these linear maps, or of this precision."""
     seed: int = 0
     """Seed of the classifier, of A and of the sentences."""
+    seeds: int = 1
+    """This many seeds, from --seed on; the list has one."""
     results: Annotated[Path, arg(metavar="FOLDER")] = RESULTS
     """Where the records go; default: experiments/results/hessian of this repository."""
     dry_run: bool = False
@@ -96,8 +100,12 @@ def chosen(arguments: Arguments, model: str, data: str) -> list[Setting]:
         listed = [] if changes or arguments.modules else own
         at = {layer: [one for one in listed if one.layer == layer] for layer in arguments.layers}
         own = [one for layer, known in at.items() for one in known or [Setting(model, data, layer, modules)]]
-    made = [dataclasses.replace(one, data=data, seed=arguments.seed, **changes) for one in own]
-    return [check(one) for one in dict.fromkeys(made)]
+    seeds = range(arguments.seed, arguments.seed + count("--seeds", arguments.seeds))
+    made = [dataclasses.replace(one, data=data, seed=seed, **changes) for seed in seeds for one in own]
+    for word in arguments.only:
+        choice("--only", word, tuple(dict.fromkeys(name for one in made for name in (*one.modules, one.precision))))
+    only = set(arguments.only)
+    return [check(one) for one in dict.fromkeys(made) if not only or only & {*one.modules, one.precision}]
 
 
 def run(arguments: Arguments) -> int:

@@ -82,7 +82,9 @@ beside. Of thousands drawn from the recorded differences, moved to a truth of 0.
 0 for the controls, the rule decides 94 % (60 %; `tests/test_claims_laboratory.py` asserts its power).
 
 The default data are scikit-learn's embedded digits (191 test images of the second half); `--data mnist --data-root
-FOLDER` has 4,861. What is recorded is skipped; a table that was cut off goes on to the same bytes.
+FOLDER` has 4,861. What is recorded is skipped; a table that was cut off goes on, on one machine to the same bytes.
+Elsewhere runs may come out otherwise (of 60 made again 7 did, one by 35 test images): a line of the table says where
+those after it were made. Lines are appended to digits.jsonl; what completes its list packs them into digits.jsonl.bz2.
 """
 
 from __future__ import annotations
@@ -97,6 +99,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from tyro.conf import arg
 
 from allora_analysis import cli, images, outputs, records
+from allora_analysis.laboratory import storage
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import AGAIN, Cell, contrasts, judged_again, screening
 from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, SCREENING, TUNING, Row, Table
@@ -155,21 +158,27 @@ def _chosen(arguments: Arguments) -> list[Judged]:
     ]
     lists = {"screening": [Judged(screening(), SCREENING)], "contrasts": [*by_kind, *map(_again, AGAIN)]}
     asked = [one for name in PARTS[:2] if arguments.part in (name, "all") for one in lists[name]]
-    known = [dict.fromkeys(getattr(cell, kind) for cell in screening()) for kind in ("rule", "optimizer")]
-    for word in arguments.only:
+    asked_for = selection(arguments.only, screening())
+    most = None if arguments.seeds is None else count("--seeds", arguments.seeds)
+    return [
+        one._replace(cells=[cell for cell in one.cells if asked_for(cell)], seeds=one.seeds[:most]) for one in asked
+    ]
+
+
+def selection(only: Sequence[str], cells: Sequence[Cell]) -> Callable[[Cell], bool]:
+    """Whether a cell is of the rules and optimizers named, among those of some cells: of two kinds both count."""
+    known = [dict.fromkeys(getattr(cell, kind) for cell in cells) for kind in ("rule", "optimizer")]
+    for word in only:
         if not any(word in names for names in known):
             names = "; ".join(", ".join(of) for of in known)
             raise ArgumentError(f"--only: no cell has {word!r}; known are {names}")
-    wanted = [set(arguments.only) & set(names) for names in known]
+    wanted = [set(only) & set(names) for names in known]
 
     def asked_for(cell: Cell) -> bool:
         own = (cell.rule, cell.optimizer)
         return all(not words or name in words for words, name in zip(wanted, own, strict=True))
 
-    most = None if arguments.seeds is None else count("--seeds", arguments.seeds)
-    return [
-        one._replace(cells=[cell for cell in one.cells if asked_for(cell)], seeds=one.seeds[:most]) for one in asked
-    ]
+    return asked_for
 
 
 def _again(question: str) -> Judged:
@@ -258,7 +267,8 @@ def run(arguments: Arguments) -> int:
             items = list(_work(lists))
             for work in progress(items, f"laboratory, {name}"):
                 work(table)
-    if not path.exists():
+            storage.pack(path)
+    if not storage.present(path):
         outputs.say(f"{path}: nothing is recorded yet")
         return 0
     _tell(tables.read(path))
@@ -299,8 +309,12 @@ def begun(data: str, root: Path | None, path: Path) -> Bench:
 
 
 def _tell(table: Table) -> None:
-    runs = sum(seeds for of in table.rows.values() for _, _, seeds in of)
-    outputs.say(f"{table.header['data']}: {runs} runs of {len(table.rows)} cells; brackets: 95 % intervals over seeds")
+    outputs.say(
+        f"{table.header['data']}: {table.runs} runs of {len(table.rows)} cells; brackets: 95 % intervals over seeds"
+    )
+    for before, after in itertools.pairwise(table.environments):
+        told = ", ".join(tables.changed(before, after))
+        outputs.say(f"gone on with at {after.get('time_utc', 'a time not told')} elsewhere, by {told}")
     for endpoint in ENDPOINTS:
         for question, of in table.contrasts(contrasts(), endpoint).items():
             for name, one in of.items():

@@ -64,7 +64,7 @@ from allora_analysis.doctor.edge import (
     grown,
     table,
 )
-from allora_analysis.validation import ArgumentError
+from allora_analysis.validation import ArgumentError, choice, count
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,16 @@ class Arguments:
     """train.jsonl and test.jsonl (or .jsonl.gz), rows with text and label."""
     model_name: str | None = None
     """What records call the model: all-MiniLM-L6-v2 or SmolLM2-135M; default: as the folder."""
-    optimizer: Annotated[tuple[str, ...], arg(metavar="adamw|sgd ...")] = ("sgd", "adamw")
-    """Only these predictions of the model."""
+    only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]", help_behavior_hint="")] = ()
+    """Only predictions of the model under these optimizers: adamw, sgd."""
+    seeds: int = 1
+    """Predictions of this many seeds, from 0; the list, which is compared, has one."""
     results: Annotated[Path, arg(metavar="FOLDER")] = RESULTS
     """Where the predictions are recorded; default: experiments/results/stable_rates of this repository."""
     every_seed: bool = False
     """Count every recorded seed, also those that were run at one rate alone."""
+    dry_run: bool = False
+    """List the predictions of the model, and which of them are recorded, and make none."""
 
 
 def predict(trial: Trial, model: str, data: str, results: Path) -> dict[str, Any]:
@@ -104,6 +108,33 @@ def predict(trial: Trial, model: str, data: str, results: Path) -> dict[str, Any
     return result
 
 
+def chosen(arguments: Arguments, name: str) -> list[Trial]:
+    """The predictions asked for of a model, by what records call it."""
+    for word in arguments.only:
+        choice("--only", word, tuple(dict.fromkeys(one.optimizer for one in TRIALS)))
+    seeds, only = range(count("--seeds", arguments.seeds)), arguments.only
+    own = [one for one in (*TRIALS, *GROWN) if one.model == name and (not only or one.optimizer in only)]
+    if not own:
+        names = ", ".join(dict.fromkeys(one.model for one in TRIALS))
+        raise ArgumentError(f"--model-name must be one of {names}, received {name!r}")
+    return [dataclasses.replace(one, seed=seed) for seed in seeds for one in own]
+
+
+def _list(trials: Sequence[Trial], arguments: Arguments) -> None:
+    from allora_analysis.finetune import data as texts
+    from allora_analysis.finetune import sources
+
+    digests = {
+        "model": sources.digest(arguments.model),
+        "data": texts.load(arguments.data, trials[0].data).digest,
+    }
+    for one in trials:
+        known = records.lookup(arguments.results, STUDY, one, PROTOCOL, digests) is not None
+        clip = f"clipped at {one.clip:g}" if one.clip else "unclipped"
+        told = f"{one.model}, {one.optimizer}, {clip}, {one.steps} steps at {one.rate:g}, seed {one.seed}"
+        outputs.say(f"{'recorded' if known else 'to run  '}  {told}")
+
+
 def run(arguments: Arguments) -> int:
     """Predict what is asked for, then print every comparison that is recorded.
 
@@ -115,14 +146,11 @@ def run(arguments: Arguments) -> int:
 
         if arguments.data is None:
             raise ArgumentError("--data: missing; a folder of train.jsonl and test.jsonl with text and label")
-        outputs.check_folder("--results", arguments.results)
-        name = arguments.model_name or sources.name_of(arguments.model)
-        trials = [one for one in (*TRIALS, *GROWN) if one.model == name and one.optimizer in arguments.optimizer]
-        if not trials:
-            names = ", ".join(dict.fromkeys(one.model for one in TRIALS))
-            raise ArgumentError(
-                f"--model-name must be one of {names}, with --optimizer adamw or sgd, received {name!r}"
-            )
+        (outputs.refuse_file if arguments.dry_run else outputs.check_folder)("--results", arguments.results)
+        trials = chosen(arguments, arguments.model_name or sources.name_of(arguments.model))
+        if arguments.dry_run:
+            _list(trials, arguments)
+            return 0
         with cli.goes_on():
             for trial in trials:
                 predict(trial, arguments.model, arguments.data, arguments.results)

@@ -73,7 +73,7 @@ def _series(runs: list[list[dict]]) -> Series:
     def of(get) -> np.ndarray:
         return np.array([[get(epoch) for epoch in run] for run in runs], dtype=np.float64)
 
-    names = ("median", *STATISTICS, "q25", *BAND)
+    names = (*STATISTICS, "q25", *BAND)
     series = {name: of(lambda epoch, name=name: epoch["probe"][name]) for name in names}
     series |= {f"control {name}": of(lambda epoch, name=name: epoch["no_dropout_fresh"][name]) for name in STATISTICS}
     series["mask_share"] = of(lambda epoch: epoch["decomposition"]["mask"] / epoch["decomposition"]["total"])

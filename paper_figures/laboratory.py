@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from matplotlib.lines import Line2D
 
 from allora_analysis.laboratory.design import STEPS, contrasts
+from allora_analysis.laboratory.storage import present
 from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, Table, read
 from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
 from allora_analysis.statistics import Difference
@@ -68,7 +69,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
 def recorded(folder: Path | str | None) -> tuple[Table | None, tuple[str, ...]]:
     """The laboratory's table and what a picture calls it; None and nothing where none is recorded."""
     path = Path(RESULTS if folder is None else folder) / f"{DATA}.jsonl"
-    return (read(path), (f"laboratory/{DATA}",)) if path.is_file() else (None, ())
+    return (read(path), (f"laboratory/{DATA}",)) if present(path) else (None, ())
 
 
 def finding(data: Contrasts) -> str:

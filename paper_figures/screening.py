@@ -57,7 +57,8 @@ def load_data(folder: Path | str | None = None) -> Loaded[Levels]:
     overall: dict[str, dict[int, Difference]] = {group: {} for group in GROUPS}
     wanted, whole = [cell for cell in screening() if cell.rule in FAMILY], []
     if table is not None:
-        whole = [one for one in wanted if len(table.differences(one, reference(one), "loss")) >= len(SCREENING)]
+        n = len(SCREENING)
+        whole = [one for one in wanted if len(table.differences(one, reference(one), "loss", n)) == n]
         for (group, rules), steps in itertools.product(GROUPS.items(), STEPS):
             cells = [cell for cell in whole if cell.rule in rules and cell.steps == steps]
             overall[group] |= table.marginal(cells, "steps", "accuracy")

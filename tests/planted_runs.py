@@ -6,15 +6,15 @@ import numpy as np
 
 from allora_analysis import records
 from allora_analysis.gradient_std.grid import FIGURE_1, PROTOCOL, STUDY
+from allora_analysis.gradient_std.summary import KEPT
 
-STATISTICS = ("median", "q01", "q05", "q25", "q75", "q95", "q99", "max", "relative_mean", "snr_median")
 # Figure 1's own arms and seeds, but short runs: many are written and read.
 MAIN = dataclasses.replace(FIGURE_1, extra_drop_rates=(), epochs=2)
 
 
-def summary(average: float, worst: float) -> dict[str, float]:
-    spread = {name: average * (1 + 0.1 * index) for index, name in enumerate(STATISTICS)}
-    return {"mean": average, "mean_stderr": 0.0, "worst_held_out": worst, **spread}
+def summary(batch: str, average: float, worst: float) -> dict[str, float]:
+    spread = {name: average * (1 + 0.1 * index) for index, name in enumerate(KEPT[batch])}
+    return spread | {"mean": average, "worst_held_out": worst}
 
 
 def epochs(average, worst) -> list[dict]:
@@ -24,9 +24,9 @@ def epochs(average, worst) -> list[dict]:
             "epoch": epoch,
             "test_accuracy": 0.5,
             "train_loss": 1.0,
-            "probe": summary(a, w),
-            "fresh": summary(10 * a, 10 * w),
-            "no_dropout_fresh": summary(a / 2, w / 2),
+            "probe": summary("probe", a, w),
+            "fresh": summary("fresh", 10 * a, 10 * w),
+            "no_dropout_fresh": summary("no_dropout_fresh", a / 2, w / 2),
             "decomposition": {"mask": 3 * a, "minibatch": a, "total": 4 * a, "total_stderr": 0.4 * a},
         }
         for epoch, (a, w) in enumerate(zip(average, worst, strict=True))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from allora_analysis import records
 from allora_analysis.claims import s3_1_small_runs as section
 from allora_analysis.finetune import data as texts
 from allora_analysis.finetune import models
@@ -105,6 +106,24 @@ def test_the_command_records_each_trial_once(command, tmp_path, monkeypatch, cap
     next((tmp_path / "results").glob("*.json")).unlink()
     assert features.recorded() == {}
     assert verdict("3.1-few-steps-minilm") == verdict("3.1-not-a-must-have-minilm") == "not_run"
+
+
+def test_a_part_of_the_list_and_a_dry_run(command, tmp_path, capsys):
+    assert dropout_features.main([*command, "--only", "adamw", "--dry-run"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["to run    AdamW, 6 sentences, 2 seeds", "to run    AdamW, all sentences, 2 seeds"]
+    assert told[2].startswith("0 of 2 trials recorded in")
+    assert not (tmp_path / "results").exists()
+    part = [*command, "--only", "adamw", "--seeds", "1"]
+    assert dropout_features.main(part) == 0
+    found = [records.load(path) for path in (tmp_path / "results").glob("*.json")]
+    assert [(one.config["optimizer"], one.config["seeds"]) for one in found] == [("adamw", 1)] * 2
+    capsys.readouterr()
+    assert dropout_features.main([*command, "--dry-run"]) == 0
+    assert "0 of 4 trials recorded" in capsys.readouterr().out
+    assert dropout_features.main([*part, "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("recorded  ") == 2
+    assert dropout_features.main([*command, "--only", "adam"]) == 2
 
 
 def test_features_are_each_sentences_own_mean(command):

@@ -5,7 +5,6 @@ import pytest
 
 from allora_analysis.claims import s3_1_small_runs as section
 from allora_analysis.claims import s4_4_laboratory as comparisons
-from allora_analysis.claims.claim import in_part
 from allora_analysis.laboratory.design import AGAIN, contrasts, judged_again
 from allora_analysis.laboratory.table import TUNING, Table
 from allora_analysis.statistics import required_n
@@ -14,9 +13,11 @@ from tests.ledger_rows import finding
 CLAIM = section.dropout_few_and_many_steps
 
 
-def plant(monkeypatch, few, many, spread=1e-3, seeds=40):
+def plant(monkeypatch, few, many, spread=1e-3, seeds=100):
+    """Differences of two arms, of so many seeds with dropout and of all without."""
+
     def by_seed(self, first, second, endpoint, fine=False):
-        gaps = np.random.default_rng(first.steps).normal(0, spread, seeds)
+        gaps = np.random.default_rng(first.steps).normal(0, spread, seeds if first.drop_rate else 200)
         return dict(enumerate(gaps - gaps.mean() + (few if first.steps == section.STEPS[0] else many)))
 
     monkeypatch.setattr(Table, "by_seed", by_seed)
@@ -57,7 +58,7 @@ def test_two_hundred_fresh_seeds_judge_the_bottleneck_alone_when_all_are_there(m
     monkeypatch.setattr(Table, "by_seed", lambda self, first, *_: by_steps[first.steps])
     found = finding(section.dropout_in_the_bottleneck)
     assert (found.verdict, found.evidence.n) == (verdict, n)
-    assert f"{n} of {n} seeds" in found.evidence.tolerance_source
+    assert f"over {n} seeds" in found.evidence.tolerance_source
     assert ("the first 60 seeds, which left it holds" in found.evidence.measured) == (n == 200)
 
 
@@ -85,7 +86,7 @@ def test_what_choosing_rates_makes_stands_beside_dropout(monkeypatch, control, v
 
     def by_seed(self, first, second, endpoint, fine=False):
         assert not fine
-        noise = np.random.default_rng(first.steps).normal(0, 1e-4, 40)
+        noise = np.random.default_rng(first.steps).normal(0, 1e-4, 100)
         effect = -0.01 if first.steps == section.STEPS[0] else 0.01
         return dict(enumerate(noise - noise.mean() + (effect if first.drop_rate else control)))
 
@@ -120,10 +121,37 @@ def test_what_the_controls_own_seeds_explain():
     assert found["300 steps"] == pytest.approx({"chi2": 0.0, "degrees": 1, "p": 1.0}, abs=1e-9)
 
 
-def test_fewer_seeds_than_planned_are_said(monkeypatch):
+def test_fewer_seeds_than_planned_judge_nothing(monkeypatch):
+    """Planted: what the sentence says, clearly, and one seed too few of it or of the controls."""
+    plant(monkeypatch, -0.01, 0.01, seeds=99)
+    found = finding(CLAIM)
+    told = "none: LoRA, dropout 0.05 − none, 50 steps: 99 of 100 seeds are recorded, and all of them judge"
+    assert (found.verdict, found.evidence.tolerance_source) == ("not_run", told)
     plant(monkeypatch, -0.01, 0.01)
-    assert "steps (40 of 100 seeds); one method against itself" in finding(CLAIM).size.of
-    assert in_part(100, 100, "seeds") == ""
+    planted = Table.by_seed
+    monkeypatch.setattr(
+        Table, "by_seed", lambda *of: dict(list(planted(*of).items())[: 100 if of[1].drop_rate else 99])
+    )
+    assert finding(CLAIM).verdict == "not_run"
+
+
+@pytest.mark.parametrize("lacks", [("allora", 50), ("constant", 50), ("allora", 300), ("constant", 300)])
+@pytest.mark.parametrize(
+    "row", [comparisons.better_than_lora, comparisons.no_eta_is_better, comparisons.another_adaptor_is_better]
+)
+def test_fewer_seeds_than_planned_of_one_contrast_judge_no_comparison(monkeypatch, row, lacks):
+    """Planted: one seed too few at one length, of what is compared or of the controls."""
+    arm, steps = lacks
+
+    def differences(self, first, second, endpoint, seeds, fine=False):
+        mine = arm == ("constant" if "constant" in (first.adaptor, second.adaptor) else first.rule)
+        return [0.01 + 1e-4 * seed for seed in range(seeds - (mine and first.steps == steps))]
+
+    monkeypatch.setattr(Table, "differences", differences)
+    found = finding(row)
+    assert found.verdict == "not_run"
+    planned = 200 if steps == 50 else 100
+    assert f"{planned - 1} of {planned} seeds are recorded" in found.evidence.tolerance_source
 
 
 def test_not_run_without_a_table(tmp_path):
@@ -134,9 +162,9 @@ def plant_gaps(monkeypatch, gap, control=0.0):
     """Differences of two cells, the `gap` of both on average; of two names of one arm the control's."""
 
     def by_seed(self, first, second, endpoint, fine=False):
-        noise = np.random.default_rng([first.steps, int(first.eta2 or 0)]).normal(0, 1e-3, 40)
+        noise = np.random.default_rng([first.steps, int(first.eta2 or 0)]).normal(0, 1e-3, 100)
         same = all(one.rule == "lora" or one.adaptor == "constant" for one in (first, second))
-        return dict(enumerate(noise - noise.mean() + (control if same else gap(first, second))))
+        return dict(enumerate(np.tile(noise - noise.mean(), 2) + (control if same else gap(first, second))))
 
     monkeypatch.setattr(Table, "by_seed", by_seed)
 
@@ -144,12 +172,12 @@ def plant_gaps(monkeypatch, gap, control=0.0):
 @pytest.mark.parametrize("question", ["rule", "control", "eta2", "adaptor"])
 def test_rows_read_what_the_contrasts_read(monkeypatch, question):
     """After few steps each seed at the best of nine rates, after many of three."""
-    monkeypatch.setattr(Table, "differences", lambda self, *of: [hash(of) % 1000] * 40)
+    monkeypatch.setattr(Table, "differences", lambda self, *of: [hash(of) % 1000] * of[3])
     read = comparisons.in_units(Table({}), comparisons.named(question), "accuracy")
     wanted = [one for one in contrasts() if one.question == question]
     assert {one.fine for one in wanted} == {True, False}
     for one in wanted:
-        assert read[one.name][0] == 100 * (hash((one.first, one.second, "accuracy", one.fine)) % 1000)
+        assert read[one.name][0] == 100 * (hash((one.first, one.second, "accuracy", one.seeds, one.fine)) % 1000)
 
 
 @pytest.mark.parametrize("row", [comparisons.better_than_lora, comparisons.better_than_dora])
@@ -178,9 +206,9 @@ def test_the_means_over_settings_decide_a_length_each(monkeypatch, row, few, man
 def test_all_seeds_of_a_length_judge_it(monkeypatch):
     """Twice as many seeds after 50 steps, in the second half of which all that is gained lies."""
 
-    def differences(self, first, second, endpoint, fine=False):
-        noise = np.random.default_rng(first.steps).normal(0, 1e-3, 80 if fine else 40)
-        return list(noise - noise.mean() + 0.01 * (np.arange(len(noise)) >= 40))
+    def differences(self, first, second, endpoint, seeds, fine=False):
+        noise = np.random.default_rng(first.steps).normal(0, 1e-3, seeds)
+        return list(noise - noise.mean() + 0.01 * (np.arange(seeds) >= 100))
 
     monkeypatch.setattr(Table, "differences", differences)
     found = finding(comparisons.better_than_lora)
@@ -207,8 +235,8 @@ def test_all_pairs_of_one_arm_s_names_make_wider_margins():
     """LoRA and three names of it: √2 times their standard deviation, here of 0, 0, 0 and 0.4 points."""
 
     class Planted(Table):
-        def differences(self, first, second, endpoint, fine=False):
-            return [0.004 if first.eta2 == 16 else 0.0] * 40
+        def differences(self, first, second, endpoint, seeds, fine=False):
+            return [0.004 if first.eta2 == 16 else 0.0] * seeds
 
     assert comparisons.wider_noise(Planted({})) == pytest.approx({"50 steps": 0.4 / 2**0.5, "300 steps": 0.4 / 2**0.5})
 
@@ -332,8 +360,8 @@ def test_the_first_rule_stands_beside_the_one_that_replaced_it():
 def test_the_first_rule_reads_three_rates(monkeypatch):
     """Planted: ahead with nine rates, behind with three."""
 
-    def differences(self, first, second, endpoint, fine=False):
-        noise = np.random.default_rng(first.steps).normal(0, 1e-4, 220)
+    def differences(self, first, second, endpoint, seeds, fine=False):
+        noise = np.random.default_rng(first.steps).normal(0, 1e-4, seeds)
         same = first.adaptor == "constant"
         return list(noise - noise.mean() + (0.0 if same else 0.01 if fine else -0.01))
 

@@ -175,7 +175,7 @@ def test_the_comparison_is_a_table(tmp_path, capsys):
     assert "not run" in capsys.readouterr().out
 
 
-def test_a_prediction_is_recorded_once(tmp_path, monkeypatch):
+def test_a_prediction_is_recorded_once(tmp_path, monkeypatch, capsys):
     from allora_analysis.finetune import data, sources
 
     calls = []
@@ -195,6 +195,12 @@ def test_a_prediction_is_recorded_once(tmp_path, monkeypatch):
     assert [kwargs["clip"] for _, kwargs in calls] == [0.0, 1.0, 0.0, 1.0, 0.0, 0.0]
     assert {one.predicted for one in compared(tmp_path)} == {5.0, None}
     assert len(TRIALS) == 8
+    capsys.readouterr()
+    assert stable_rates.main([*words, "--only", "adamw", "--seeds", "2", "--dry-run"]) == 0
+    told = [line.split("  ")[0] + line[-8:] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["recorded, seed 0"] * 2 + ["to run, seed 1"] * 2
+    assert stable_rates.main([*words, "--only", "adamw", "--seeds", "2"]) == 0
+    assert [kwargs["seed"] for _, kwargs in calls[6:]] == [1, 1]
 
 
 @pytest.mark.bad_input
@@ -210,7 +216,12 @@ def test_results_that_are_no_folder_are_one_line(name, tmp_path, capsys):
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("words", "told"),
-    [(["--model", "x"], "--data: missing"), (["--model", "x", "--data", "y", "--model-name", "z"], "--model-name")],
+    [
+        (["--model", "x"], "--data: missing"),
+        (["--model", "x", "--data", "y", "--model-name", "z"], "--model-name"),
+        (["--model", "x", "--data", "y", "--model-name", "all-MiniLM-L6-v2", "--only", "adam"], "--only"),
+        (["--model", "x", "--data", "y", "--model-name", "all-MiniLM-L6-v2", "--seeds", "0"], "--seeds"),
+    ],
 )
 def test_mistakes_are_one_line(words, told, tmp_path, capsys):
     assert stable_rates.main([*words, "--results", str(tmp_path)]) == 2

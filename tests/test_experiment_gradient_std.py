@@ -56,7 +56,7 @@ def test_a_grid_from_start_to_end_and_not_twice(tmp_path, capsys, monkeypatch):
     assert "to run" not in capsys.readouterr().out
     # Without dropout the masks have no spread, the minibatches have; with dropout both have.
     still, moving = (found[grids.Arm("digits", "sgd", rate)][0][-1] for rate in (0.0, 0.5))
-    assert (still["probe"]["max"], still["decomposition"]["mask"]) == (0, 0)
+    assert (still["probe"]["worst_held_out"], still["decomposition"]["mask"]) == (0, 0)
     assert min(still["no_dropout_fresh"]["mean"], moving["probe"]["mean"], moving["decomposition"]["mask"]) > 0
     # A record names no path, and knows the data by their digest.
     for content in before.values():

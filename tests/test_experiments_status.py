@@ -9,6 +9,8 @@ import pytest
 
 from allora_analysis import records
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
+from allora_analysis.laboratory import table as tables
+from allora_analysis.laboratory.design import Cell
 from allora_analysis.records import files, record
 from experiments import __main__ as experiments
 from tests.tiny_grid import ROOT
@@ -86,10 +88,25 @@ def test_the_repositorys_own_records_are_whole():
         [sys.executable, "-m", "experiments", "status"], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "")
-    inside = [folder for folder in (ROOT / "experiments" / "results").iterdir() if records.record_files(folder)]
+    inside = list((ROOT / "experiments" / "results").iterdir())
     assert done.stdout.splitlines()[::2] == [f"{folder}:" for folder in experiments.FOLDERS]
     assert sorted(inside) == sorted(experiments.FOLDERS)
     assert "this version has not" not in done.stdout
+
+
+def test_an_altered_table_is_named_and_status_1(tmp_path, capsys):
+    path = tmp_path / "digits.jsonl"
+    table = tables.begin(path, tables.header("digits", "0", 5, 100))
+    for rate in (0.1, 0.2):
+        tables.add(table, (Cell(), rate, 0, 2), tables.Row((1.0, 1.0), (3, 3), (1.0, 1.0)))
+    (tmp_path / "train.jsonl").write_text('{"text":"no table"}\n')
+    assert status(tmp_path) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["  laboratory: 4 runs of 1 cells in the table digits.jsonl"]
+    path.write_bytes(path.read_bytes().replace(b'"rate":0.2', b'"rate":0.3'))
+    assert status(tmp_path) == 1
+    (told,) = capsys.readouterr().out.splitlines()[1:]
+    assert told.startswith(f"  ALTERED table {path}: line 3 was altered; take the file from git, or keep the 2 lines")
+    assert path.exists()
 
 
 @pytest.mark.bad_input
@@ -139,7 +156,10 @@ def test_a_torn_file_in_a_folder_that_cannot_be_written_is_named_too(tmp_path, c
 def test_the_committed_records_fit_in_a_hand_and_hold_no_layer_s_own_norms():
     listed = [path for folder in experiments.FOLDERS for path in records.record_files(folder)]
     assert len(listed) > 400
-    assert sum(path.stat().st_size for path in listed) < 5e6
+    files = [path for path in (ROOT / "experiments" / "results").rglob("*") if path.is_file()]
+    kept = [path for path in files if records.UNFINISHED not in path.parts and path.suffix != ".lock"]
+    assert {".json", ".bz2"} <= {path.suffix for path in kept}
+    assert sum(path.stat().st_size for path in kept) <= 5_000_000
     assert not any("layers" in records.load(path).result.get("row_norms", {}) for path in listed)
 
 

@@ -13,8 +13,8 @@ import torch
 
 from allora_analysis import images
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.laboratory import storage, training
 from allora_analysis.laboratory import table as tables
-from allora_analysis.laboratory import training
 from allora_analysis.laboratory.design import (
     DROP_RATES,
     ETA2,
@@ -150,18 +150,47 @@ def test_a_table_goes_on_to_the_same_bytes_and_shows_an_altered_line(task, tmp_p
     command = ["--part", "screening", "--only", "lora", "sgd", "--seeds", "12"]
     whole = tmp_path / "whole" / "digits.jsonl"
     assert laboratory.main([*command, "--results", str(whole.parent)]) == 0
-    content, ran = whole.read_bytes(), len(calls)
+    content, ran = storage.content(whole), len(calls)
+    assert [one.name for one in whole.parent.iterdir()] == ["digits.jsonl.bz2"]
     for cut in (1, 700, len(content) // 2, len(content) - 3):
         path = tmp_path / f"cut{cut}" / "digits.jsonl"
         path.parent.mkdir()
         path.write_bytes(content[:cut] if cut > 600 else b"")
         assert laboratory.main([*command, "--results", str(path.parent)]) == 0
-        assert path.read_bytes() == content
+        assert storage.content(path) == content
+        assert storage.packed(path).read_bytes() == storage.packed(whole).read_bytes()
     assert laboratory.main([*command, "--results", str(whole.parent)]) == 0
     assert len(calls) < 5 * ran, "what is recorded was run again"
+    storage.packed(whole).unlink()
     whole.write_bytes(content.replace(b'"rate":0.1,', b'"rate":0.2,', 1))
     with pytest.raises(ArgumentError, match=r"line \d+ was altered"):
         tables.read(whole)
+
+
+def test_a_table_says_where_it_was_gone_on_with(task, tmp_path, monkeypatch, capsys):
+    """Planted: another processor and a pretrained network of other accuracy for later seeds, no news for the last."""
+    facts = {"time_utc": "then", "torch": "2.13", "cpu": "one"}
+    monkeypatch.setattr(training, "prepare", lambda _: task)
+    monkeypatch.setattr(training, "run", lambda *_: training.Outcome(1.0, 90, 0.25))
+    monkeypatch.setattr(laboratory.records, "provenance", lambda packages=(): dict(facts))
+    path, command = tmp_path / "digits.jsonl", ["--only", "rslora", "--part", "contrasts", "--results", str(tmp_path)]
+    assert laboratory.main([*command, "--seeds", "10"]) == 0
+    before = tables.read(path)
+    assert before.environments == [{"pretrained_accuracy": task.pretrained_accuracy, **facts}]
+    facts |= {"time_utc": "later", "cpu": "other"}
+    monkeypatch.setattr(training, "prepare", lambda _: dataclasses.replace(task, pretrained_accuracy=0.5))
+    assert laboratory.main([*command, "--seeds", "10"]) == 0
+    assert tables.read(path).environments == before.environments, "nothing was run there"
+    capsys.readouterr()
+    for seeds, at in (("20", "later"), ("30", "later still")):
+        facts["time_utc"] = at
+        assert laboratory.main([*command, "--seeds", seeds]) == 0
+        told = "gone on with at later elsewhere, by pretrained_accuracy, cpu\n"
+        assert told in capsys.readouterr().out
+    after = tables.read(path)
+    gone_on = {"pretrained_accuracy": 0.5, "time_utc": "later", "torch": "2.13", "cpu": "other"}
+    assert after.environments[1:] == [gone_on]
+    assert after.runs > before.runs
 
 
 def test_a_full_disk_takes_no_whole_line_of_a_table_that_was_cut(tmp_path):
@@ -245,6 +274,24 @@ def test_contrasts_are_read_at_the_best_rates_and_paired_by_seed():
     assert found.sign == 1
     assert np.ptp(found.interval) < 0.002  # pairing takes the seeds' own spread away
     assert list(table.contrasts(contrasts(), "accuracy")) == [one.question]
+
+
+def test_seeds_that_judge_again_are_none_of_a_contrast_s():
+    """Planted: of a contrast and of the screening the first twenty seeds, and as many fresh ones a point higher."""
+    one = next(each for each in contrasts() if each.name == "constant − inverse_sqrt, sgd, 50 steps")
+    family = next(cell for cell in screening() if cell.rule in FAMILY)
+    cells = {one.first: 0.8, one.second: 0.8, family: 0.8, reference(family): 0.8}
+    table = filled({cell: (0.1, np.full(20, share)) for cell, share in cells.items()})
+    for cell in (one.first, family):
+        for rate in table.candidates(cell, fine=True):
+            table.rows[cell][rate, 3000, 20] = Row((0.1,) * 20, (900,) * 20, (0.1,) * 20)
+    for cell in (one.second, reference(family)):
+        for rate in table.candidates(cell, fine=True):
+            table.rows[cell][rate, 3000, 20] = Row((0.1,) * 20, (700,) * 20, (0.1,) * 20)
+    assert len(table.by_seed(one.first, one.second, "accuracy", fine=True)) == 40
+    assert table.of(one, "accuracy") == [0.0] * 20
+    assert table.differences(one.first, one.second, "accuracy", 7) == [0.0] * 7
+    assert [level.mean for level in table.marginal([family], "steps", "accuracy").values()] == [0.0]
 
 
 def test_few_steps_are_judged_among_nine_rates():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from allora_analysis import images
-from allora_analysis.laboratory import training
+from allora_analysis.laboratory import storage, training
 from allora_analysis.laboratory.design import Cell, check
 from allora_analysis.laboratory.one_rate import AFTER, ALLORA, BASE, CANDIDATES, ETA2, FAMILY, LORA, arm, lora, points
 from allora_analysis.lora.pairs import lora_pairs
@@ -153,15 +153,22 @@ def test_the_list_tunes_lora_alone_and_goes_on_to_the_same_bytes(tmp_path, monke
     judging = [call for call in calls if call[2] < 1000]
     assert len(judging) == len(set(judging)) == 60 * len(points())
     assert {rate for cell, rate, _ in judging if cell.rule == "allora_adamw"} == {0.0014, 0.0057}
-    content, ran = whole.read_bytes(), len(calls)
+    content, ran = storage.content(whole), len(calls)
     path = tmp_path / "cut" / "digits.jsonl"
     path.parent.mkdir()
     path.write_bytes(content[: len(content) // 2])
     assert one_rate.main(["--results", str(path.parent)]) == 0
-    assert path.read_bytes() == content
+    assert storage.content(path) == content
     assert len(calls) < 1.6 * ran
     capsys.readouterr()
     assert one_rate.main(["--results", str(path.parent), "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert out.count("n = 60") == len(points())
     assert set(ETA2) == {1.0, 2.0, 4.0}
+    calls.clear()
+    part = ["--only", "allora_od", "sgd", "--seeds", "12", "--results", str(tmp_path / "part")]
+    assert one_rate.main(part) == 0
+    assert {cell for cell, _, seed in calls if seed >= 1000} == {lora("sgd")}
+    assert {(cell.rule, cell.optimizer) for cell, _, seed in calls if seed < 1000} == {("allora_od", "sgd")}
+    assert {seed for _, _, seed in calls if seed < 1000} == set(range(12))
+    assert one_rate.main(["--only", "dora", "--dry-run"]) == 2

@@ -187,6 +187,11 @@ def test_the_lists():
     whole = experiment.Arguments(model="m", data="d", layers=(3,), k=0)
     (one,) = experiment.chosen(whole, runs.LLAMA, "films")
     assert (one.precision, one.modules, one.data) == ("float64", runs.MODULES[runs.LLAMA], "films")
+    part = experiment.Arguments(model="m", data="d", only=("float64",), seeds=2, seed=3)
+    listed = [(one.k, one.seed) for one in experiment.chosen(part, runs.BERT, runs.DATA)]
+    assert listed == [(0, 3), (0, 3), (0, 4), (0, 4)]
+    with pytest.raises(ArgumentError, match="--only must be one of query, float64, value, float32"):
+        experiment.chosen(experiment.Arguments(model="m", data="d", only=("key",)), runs.BERT, runs.DATA)
 
 
 @pytest.mark.bad_input

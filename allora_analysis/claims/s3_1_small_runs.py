@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from allora_analysis.claims.cases import Cases, each_above
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run, units_wanted
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.claims.s3_1_in_factors import stopped
 from allora_analysis.claims.s3_1_without_dropout import AS_GOOD, less, more
 from allora_analysis.claims.s4_4_laboratory import (
-    LEAST,
     POINTS,
     in_words,
     laboratory_claim,
+    lacking,
     length,
     margins_of_one,
     named,
@@ -166,6 +166,7 @@ SEEDS = {  # that the rules named, by the masks' place
     "input": laboratory.ALL_SEEDS,
     "bottleneck": range(FEWER["placement"]),
 }
+QUESTIONS = {"input": "dropout", "bottleneck": "placement"}  # the contrasts' names of them
 
 
 def cells(steps: int, placement: str = "input") -> dict[float, Cell]:
@@ -194,13 +195,13 @@ def samples(table: laboratory.Table, placement: str, seeds: range | None = None)
 
 def margins(table: laboratory.Table) -> dict[str, float]:
     """What one method differs from itself by, choosing among three rates, in points by length of training: from the
-    controls' first hundred seeds, whichever judge the row.
+    controls' first hundred seeds, whichever judge the row. Empty until all are there.
     """
     gaps = {
-        name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: len(SEEDS["input"])])
+        name: POINTS * np.array(table.differences(one.first, one.second, "accuracy", len(SEEDS["input"])))
         for name, one in named("control").items()
     }
-    return margins_of_one(gaps) if all(map(len, gaps.values())) else {}
+    return margins_of_one(gaps) if all(len(of) == len(SEEDS["input"]) for of in gaps.values()) else {}
 
 
 def beyond(known: Mapping[str, np.ndarray], margin: Mapping[str, float]) -> tuple[str, dict[str, float]]:
@@ -267,20 +268,19 @@ def dropout_in_the_bottleneck(cases: Cases, folder: Path | None = None) -> Findi
 def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mapping[str, str]) -> Finding:
     table = laboratory.recorded(folder)
     known = {} if table is None else samples(table, placement)
-    planned = len(SEEDS[placement])
-    if not known or min(map(len, known.values())) < (LEAST if placement == "input" else planned):
-        return not_run("the laboratory's contrasts are not recorded")
+    margin = {} if table is None else margins(table)
+    if not margin or min(map(len, known.values())) < len(SEEDS[placement]):
+        return lacking(table, named(QUESTIONS[placement]), named("control"))
     more = {} if placement == "bottleneck" else _usual(table)
     if placement == "bottleneck":
         known, more = _again(table, known)
-        planned = min(map(len, known.values()))
     tested = cases.test(known, each_above)
     few, many = (f"0 minus 0.4, {STEPS[0]} steps", f"0.4 minus 0, {STEPS[1]} steps")
     of, in_evidence = in_words(known)
     lost, gained = of[few].mean, of[many].mean
-    seeds, margin = min(map(len, known.values())), margins(table)
+    seeds = min(map(len, known.values()))
     at_once = one_sided(known[many], "t", 0.05 / len(known))  # all four
-    most = at_once.interval[1] + margin.get(length(many), 0.0)
+    most = at_once.interval[1] + margin[length(many)]
     words = ", ".join(f"{value:.2f} points after {steps}" for steps, value in margin.items())
     verdict, p_values = beyond(known, margin)
     told = {"bound": f"{bound(most, 2, True):.2f}", "lost": f"{lost:.1f}", "gained": f"{gained:.1f}"}
@@ -291,15 +291,15 @@ def _by_length(cases: Cases, folder: Path | None, placement: str, answers: Mappi
         evidence=Evidence(
             {"difference": "above 0 in each"},
             in_evidence | more | {"p beyond one method against itself": p_values},
-            f"Student's t over {seeds} of {planned} seeds, one-sided at 0.05, Holm over the four; intervals: 90 %; "
+            f"Student's t over {seeds} seeds, one-sided at 0.05, Holm over the four; intervals: 90 %; "
             f"one method differs from itself by up to {words}, beyond which the verdict is {verdict}",
             n=seeds,
         ),
         size=Size(
             gained,
             "points",
-            f"test accuracy, drop rate 0.4 minus none, {STEPS[1]} steps"
-            f"{in_part(seeds, planned, 'seeds')}; one method against itself: ±{margin.get(length(many), 0.0):.2f}",
+            f"test accuracy, drop rate 0.4 minus none, {STEPS[1]} steps; one method against itself: "
+            f"±{margin[length(many)]:.2f}",
             *of[many].interval,
         ),
         wanted=units_wanted(judge_family(known, test="t").values(), "seeds"),
@@ -312,7 +312,7 @@ def _usual(table: laboratory.Table) -> dict[str, dict[str, Any]]:
     found = {}
     for steps in STEPS:
         by_rate = cells(steps)
-        gaps = POINTS * np.array(table.differences(by_rate[0.05], by_rate[0.0], "accuracy")[: len(SEEDS["input"])])
+        gaps = POINTS * np.array(table.differences(by_rate[0.05], by_rate[0.0], "accuracy", len(SEEDS["input"])))
         one = one_sided(gaps, "t")
         found[f"beside them: 0.05 minus 0, {steps} steps"] = {"points": one.mean, "interval": one.interval}
     return found
@@ -335,7 +335,7 @@ def _against_the_input(table: laboratory.Table) -> dict[str, dict[str, Any]]:
     # Masks on Ax minus masks at the input, drop rate 0.4.
     named = [one for one in contrasts() if one.name.startswith("LoRA, dropout 0.4: bottleneck − input")]
     found = {
-        one.name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: len(SEEDS["bottleneck"])])
+        one.name: POINTS * np.array(table.differences(one.first, one.second, "accuracy", len(SEEDS["bottleneck"])))
         for one in named
     }
     return {

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.special import chdtrc, stdtrit
 
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, in_part, not_run, units_wanted
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.laboratory.design import AGAIN, ETA2, STEPS, Cell, Contrast, contrasts, judged_again, reference
 from allora_analysis.laboratory.table import ALL_SEEDS, STUDY, Table, recorded
 from allora_analysis.statistics import OneSided, decide, judge_family, one_sided
@@ -37,7 +37,6 @@ laboratory_claim = functools.partial(
 )
 Samples = Mapping[str, np.ndarray]
 POINTS = 100.0
-LEAST = 30  # seeds below which nothing is judged
 QUANTILE = float(stdtrit(4, 0.95))  # of Student's t; four controls, no two of which share a cell
 WIDER = float(stdtrit(6, 0.95))
 FLIPS = {
@@ -45,6 +44,7 @@ FLIPS = {
     "refuted": "no length's mean clearly below minus its margin ({}), or one clearly above it",
     "undecided": "a length's mean clearly above its margin ({}), or clearly below minus it, and not both",
 }
+NOTHING = "the laboratory's contrasts are not recorded"
 FINER = "After 50 steps nine rates and more, and 200 seeds, replaced three and 100 when runs had been seen"
 PLAIN = {"constant": " (plain LoRA)"}
 RULE = "Student's t over seeds, on these 191 images, one-sided at 0.05{holm}; intervals: 90 %; {seeds}"
@@ -59,11 +59,20 @@ UNITS = {"accuracy": POINTS, "loss": -1.0}  # points of test accuracy; nats that
 
 
 def in_units(table: Table | None, pairs: Mapping[str, Contrast], endpoint: str) -> dict[str, np.ndarray] | None:
-    """Gains of an endpoint, in points or nats, seed by seed; None if a pair has too few."""
+    """Gains of an endpoint, in points or nats, seed by seed; None until each pair has the seeds that its rule names."""
     if table is None:
         return None
     known = {name: UNITS[endpoint] * np.array(table.of(one, endpoint)) for name, one in pairs.items()}
-    return known if min(map(len, known.values())) >= LEAST else None
+    return known if all(len(known[name]) == one.seeds for name, one in pairs.items()) else None
+
+
+def lacking(table: Table | None, *pairs: Mapping[str, Contrast]) -> Finding:
+    """What a row says before all seeds that its rule names are there: which contrast has how many of them."""
+    if table is None:
+        return not_run(NOTHING)
+    known = {one: len(table.of(one, "accuracy")) for of in pairs for one in of.values()}
+    least = min(known, key=lambda one: known[one] / one.seeds)
+    return not_run(f"{least.name}: {known[least]} of {least.seeds} seeds are recorded, and all of them judge")
 
 
 def length(name: str) -> str:
@@ -208,12 +217,12 @@ def at_first(table: Table, pairs: Mapping[str, Contrast], rule: Callable[[Sample
     """
     gaps, control = (
         {
-            name: POINTS * np.array(table.differences(one.first, one.second, "accuracy")[: len(ALL_SEEDS)])
+            name: POINTS * np.array(table.differences(one.first, one.second, "accuracy", len(ALL_SEEDS)))
             for name, one in those.items()
         }
         for those in (pairs, named("control"))
     )
-    return rule(gaps, control) if min(map(len, (gaps | control).values())) >= LEAST else None
+    return rule(gaps, control) if min(map(len, (gaps | control).values())) == len(ALL_SEEDS) else None
 
 
 AT_FIRST = "the verdict with three rates and 100 seeds after 50 steps"
@@ -230,7 +239,7 @@ def averaged(
     table, arms = recorded(folder), next(iter(pairs)).partition(",")[0].replace(" − ", " minus ")
     known, control = (in_units(table, of, "accuracy") for of in (pairs, named("control")))
     if table is None or known is None or control is None:
-        return not_run("the laboratory's contrasts are not recorded")
+        return lacking(table, pairs, named("control"))
     margins = margins_of_means(known, noise(control))
     tested = cases.test(known, lambda of: at_a_length(of, margins))
     means = by_length(known)
@@ -251,14 +260,13 @@ def averaged(
         "by_length_of_least": _by_length_in_words(means, f" (with {least.split(', ')[1]} {known[least].mean():.1f})"),
         "beside": signed(float(np.mean([of.mean() for of in by_length(more).values()])), 1) if more else "",
     }
-    seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=dataclasses.replace(evidence, measured={**evidence.measured, **judged}, n=len(gaps)),
         size=Size(
             first.mean,
             "points",
-            f"test accuracy, {arms} after {few}{seeds}; one method against itself: ±{margins[few]:.2f}",
+            f"test accuracy, {arms} after {few}; one method against itself: ±{margins[few]:.2f}",
             *first.interval,
         ),
         flips_if=FLIPS[tested.verdict].format(words),
@@ -310,7 +318,7 @@ def best_of(
     table = recorded(folder)
     known, control = (in_units(table, named(of), "accuracy") for of in (question, "control"))
     if table is None or known is None or control is None:
-        return not_run("the laboratory's contrasts are not recorded")
+        return lacking(table, named(question), named("control"))
     again = fresh(table, question)
     beside = _beside(table, question, known, control, rule, bool(again))
     known, control = ({name: again.get(name, gaps) for name, gaps in of.items()} for of in (known, control))
@@ -319,7 +327,6 @@ def best_of(
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
     evidence, found = _evidence({**known, **control}, f", Holm over the {len(known)}; margins {words}")
     name, best = max(((name, found[name]) for name in known), key=lambda item: item[1].mean)
-    seeds = in_part(evidence.n, len(ALL_SEEDS), "seeds")
     worst = min(known, key=lambda name: found[name].mean)
     told = {"best": f"{best.mean:.1f}", "name": name.split(" − ")[0], "steps": length(name)}
     told["name"] += PLAIN.get(told["name"], "")
@@ -329,7 +336,7 @@ def best_of(
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=dataclasses.replace(evidence, measured={**evidence.measured, **alone, **beside}, n=len(known[name])),
-        size=Size(best.mean, "points", f"test accuracy on digits, {name}{seeds}", *best.interval),
+        size=Size(best.mean, "points", f"test accuracy on digits, {name}", *best.interval),
         flips_if=f"a difference clearly above its margin ({words}), or all clearly below it",
         wanted=f"{seeds_wanted(known, margins, name)}, or a narrower margin, by more seeds of the controls",
     )

@@ -46,6 +46,13 @@ from allora_analysis.validation import (
 
 QUANTILES = (1, 5, 25, 75, 95, 99)
 BATCHES = ("probe", "fresh", "no_dropout_fresh")
+KEPT = {
+    "probe": ("mean", "q05", "q25", "q95", "worst_held_out"),
+    "fresh": ("mean", "worst_held_out"),
+    "no_dropout_fresh": ("mean", "worst_held_out"),
+    "decomposition": ("mask", "minibatch", "total", "total_stderr"),
+}
+"""What a record holds of each epoch beside accuracy and loss: what rows, figures and a comparison with a rerun read."""
 
 
 @dataclass(frozen=True)

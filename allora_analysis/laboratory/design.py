@@ -11,6 +11,7 @@ from typing import NamedTuple
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.validation import ArgumentError, choice, count, number, positive
 
+STUDY = "laboratory"
 PROTOCOL = 1  # grows when the meaning of a run changes
 FAMILY = ("allora", "asf_lora", "allora_adamw")  # rules with an adaptor and η
 PEFT = ("rslora", "pissa", "dora", "loraplus")

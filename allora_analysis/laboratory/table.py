@@ -1,16 +1,17 @@
 """The laboratory's compact table: one JSON line for some seeds of one cell at one rate; and what it says.
 
-The first line names the data by digest and says where it was begun. Every line ends in a checksum of itself and all
-lines before it, so that an altered line shows. A table that was cut off goes on after its last whole line, to the bytes
-of a table that was not. Checked by `tests/test_laboratory.py`.
+The first line names the data by digest and says where it was begun: versions, processor, revision, the pretrained
+network's accuracy. Where it is gone on with elsewhere, a line says so before the first of the lines that this holds
+for. Every line ends in a checksum of itself and all lines before it, so that an altered line shows. A table that was
+cut off goes on after its last whole line, on one machine to the bytes of a table that was not.
+
+`laboratory.storage` has its files. Checked by `tests/test_laboratory.py`.
 """
 
 import dataclasses
 import functools
-import hashlib
 import json
 import math
-import os
 from collections import defaultdict
 from collections.abc import ItemsView, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,20 +20,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allora_analysis.laboratory.design import FAMILY, FINE_SEEDS, PROTOCOL, SEEDS, Cell, Contrast, reference
+from allora_analysis.laboratory.design import FAMILY, FINE_SEEDS, PROTOCOL, SEEDS, STUDY, Cell, Contrast, reference
+from allora_analysis.laboratory.storage import joined, parts, present, sealed, tidy, unsealed
 from allora_analysis.records import results_folder
 from allora_analysis.statistics import Difference, paired_family
 from allora_analysis.statistics.paired import TIE
-from allora_analysis.validation import ArgumentError, choice, ending
+from allora_analysis.validation import ArgumentError, choice
 
-STUDY = "laboratory"
 RESULTS = results_folder(STUDY)
 TUNING = range(1000, 1005)  # seeds that choose the rates and judge nothing
 SCREENING = range(10)
 ALL_SEEDS = range(SEEDS)
 START = {"sgd": 0.1, "momentum": 0.01, "adamw": 1e-2}  # the middle of the first five rates, half a decade apart
 ENDPOINTS = ("accuracy", "loss")
-_SUM = ',"sum":"{}"}}\n'
+BEGUN, GONE_ON, OF_THE_MOMENT = "begun", "gone_on", "time_utc"
 
 
 class Row(NamedTuple):
@@ -57,12 +58,28 @@ OfCell = dict[tuple[float, int, int], Row]  # by rate, first seed, seeds
 
 @dataclass
 class Table:
-    """A table in memory: by cell its rows; the checksum of its file's last line."""
+    """A table in memory: by cell its rows; the checksum of its file's last line.
+
+    Attributes:
+        header: the first line.
+        rows: by cell.
+        path: of its file.
+        last: the checksum of the last line.
+        environments: where the lines were made, in their order.
+        here: where those to come are made, while the last of these is another.
+    """
 
     header: dict[str, Any]
     rows: dict[Cell, OfCell] = field(default_factory=lambda: defaultdict(dict))
     path: Path | None = None
     last: str = ""
+    environments: list[dict[str, Any]] = field(default_factory=list)
+    here: dict[str, Any] | None = None
+
+    @property
+    def runs(self) -> int:
+        """How many runs it holds."""
+        return sum(seeds for of in self.rows.values() for _, _, seeds in of)
 
     def _of(self, cell: Cell) -> ItemsView[tuple[float, int, int], Row]:
         return self.rows.get(cell, {}).items()
@@ -144,13 +161,13 @@ class Table:
         ours, theirs = self.values(first, endpoint, fine), self.values(second, endpoint, fine)
         return {seed: value - theirs[seed] for seed, value in ours.items() if seed in theirs}
 
-    def differences(self, first: Cell, second: Cell, endpoint: str, fine: bool = False) -> list[float]:
-        """The same without the seeds, in their order."""
-        return list(self.by_seed(first, second, endpoint, fine).values())
+    def differences(self, first: Cell, second: Cell, endpoint: str, seeds: int, fine: bool = False) -> list[float]:
+        """The same of the seeds 0 to `seeds` − 1, in their order: others, which judge again, are none of them."""
+        return [gap for seed, gap in self.by_seed(first, second, endpoint, fine).items() if seed < seeds]
 
     def of(self, one: Contrast, endpoint: str) -> list[float]:
-        """A contrast's differences by seed, of no more seeds than its rule names."""
-        return self.differences(one.first, one.second, endpoint, one.fine)[: one.seeds]
+        """A contrast's differences by seed, of the seeds that its rule names."""
+        return self.differences(one.first, one.second, endpoint, one.seeds, one.fine)
 
     def contrasts(self, wanted: Iterable[Contrast], endpoint: str) -> dict[str, dict[str, Difference]]:
         """By question and name, each recorded contrast with its interval, and Holm's p-values within its question.
@@ -174,9 +191,9 @@ class Table:
         found: dict[Any, list[list[float]]] = {}
         for cell in cells:
             if cell.rule in FAMILY:
-                values = self.differences(cell, reference(cell), endpoint)
-                if len(values) >= len(SCREENING):
-                    found.setdefault(getattr(cell, factor), []).append(values[: len(SCREENING)])
+                values = self.differences(cell, reference(cell), endpoint, len(SCREENING))
+                if len(values) == len(SCREENING):
+                    found.setdefault(getattr(cell, factor), []).append(values)
         means = {level: np.mean(of, axis=0) for level, of in found.items()}
         return paired_family(means, grain=TIE) if means else {}
 
@@ -187,27 +204,31 @@ def header(data: str, digest: str, classes: int, test_images: int, **facts: Any)
     return own | {"classes": classes, "test_images": test_images} | facts
 
 
+def environment(first: Mapping[str, Any]) -> dict[str, Any]:
+    """Where lines are made, by a table's first line: its provenance, and how good the pretrained network came out."""
+    known = {name: first[name] for name in ("pretrained_accuracy",) if name in first}
+    return known | first.get(BEGUN, {})
+
+
+def changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """In what two environments differ; their times do not count."""
+    return [name for name in {**one, **other} if name != OF_THE_MOMENT and one.get(name) != other.get(name)]
+
+
 def recorded(folder: Path | None) -> Table | None:
     """The table in a folder of records, or the committed one, to be read only; None where there is none."""
     path = (RESULTS if folder is None else folder) / "digits.jsonl"
-    return _kept(path, _text(path)) if path.is_file() else None
+    return _kept(path, *parts(path)) if present(path) else None
 
 
 def read(path: Path) -> Table:
-    """A table from its file; a last line that was cut off is left out."""
-    return _parsed(path, _text(path))
+    """A table from its file or the packed one beside it; a last line that was cut off is left out."""
+    return _parsed(path, *parts(path))
 
 
-def _text(path: Path) -> str:
-    try:
-        return ending(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{path}: cannot be read ({error})") from None
-
-
-def _parsed(path: Path, text: str) -> Table:
-    lines = text.splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
+def _parsed(path: Path, added: bytes, whole: bytes) -> Table:
+    lines = joined(path, added, whole).splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     if not lines:
         raise ArgumentError(f"{path}: holds no whole line; delete it and run again")
@@ -218,25 +239,27 @@ def _parsed(path: Path, text: str) -> Table:
     first = documents[0]
     if (first.get("study"), first.get("protocol")) != (STUDY, PROTOCOL):
         raise ArgumentError(f"{path}: is no table of this laboratory, protocol {PROTOCOL}; give another --results")
-    table = Table(first, path=path, last=last)
-    for key, row in map(_row, documents[1:]):
-        _put(table, key, row)
+    table = Table(first, path=path, last=last, environments=[environment(first)])
+    for document in documents[1:]:
+        if GONE_ON in document:
+            table.environments.append(document[GONE_ON])
+        else:
+            _put(table, *_row(document))
     return table
 
 
 _kept = functools.lru_cache(maxsize=1)(_parsed)
 
 
-def _checked(path: Path, number: int, line: str, last: str) -> tuple[dict[str, Any], str]:
-    size = len(_SUM.format("0" * 16))
-    body, own = line[:-size] + "}", _sum(last, line[:-size] + "}")
-    if line[-size:] != _SUM.format(own):
-        raise ArgumentError(f"{path}: line {number} was altered; delete the file and run again")
+def _checked(path: Path, number: int, line: bytes, last: str) -> tuple[dict[str, Any], str]:
+    body = unsealed(line)
+    again, own = sealed(last, body)
+    if again != line:
+        raise ArgumentError(
+            f"{path}: line {number} was altered; take the file from git, or keep the {number - 1} lines before it "
+            "(they are whole) and run again"
+        )
     return json.loads(body), own
-
-
-def _sum(last: str, body: str) -> str:
-    return hashlib.sha256((last + body).encode("utf-8")).hexdigest()[:16]
 
 
 def _row(document: Mapping[str, Any]) -> tuple[Key, Row]:
@@ -248,17 +271,17 @@ def _row(document: Mapping[str, Any]) -> tuple[Key, Row]:
 def begin(path: Path, first: dict[str, Any]) -> Table:
     """Open a table to add to: a new one, or one of the same data, without the line at which it was cut off."""
     try:
-        if path.exists() and path.stat().st_size:
+        if present(path):
             table = read(path)
             same = ("study", "protocol", "digest", "classes", "test_images")
             if any(table.header[name] != first[name] for name in same):
                 raise ArgumentError(f"{path}: is a table of other data; give another --results")
-            content = path.read_bytes()
-            if cut := len(content) - content.rfind(b"\n") - 1:
-                os.truncate(path, len(content) - cut)
+            tidy(path)
+            here = environment(first)
+            table.here = here if changed(table.environments[-1], here) else None
             return table
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = Table(first, path=path)
+        table = Table(first, path=path, environments=[environment(first)])
         _append(table, first)
     except OSError as error:
         raise ArgumentError(f"{path}: cannot be written ({error.strerror or error})") from None
@@ -272,6 +295,10 @@ def add(table: Table, key: Key, row: Row) -> None:
     told = {name: value for name, value in dataclasses.asdict(cell).items() if value != getattr(default, name)}
     columns = {name: list(values) for name, values in zip(Row._fields, row, strict=True)}
     try:
+        if table.here is not None:
+            _append(table, {GONE_ON: table.here})
+            table.environments.append(table.here)
+            table.here = None
         _append(table, {"cell": told, "rate": rate, "seeds": [first, seeds]} | columns)
     except OSError as error:
         raise ArgumentError(f"{table.path}: cannot be written ({error.strerror or error})") from None
@@ -285,9 +312,9 @@ def _put(table: Table, key: Key, row: Row) -> None:
 
 def _append(table: Table, document: Mapping[str, Any]) -> None:
     body = json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    own = _sum(table.last, body)
+    line, own = sealed(table.last, body.encode("utf-8"))
     with table.path.open("ab") as stream:
-        stream.write((body[:-1] + _SUM.format(own)).encode("utf-8"))
+        stream.write(line)
     table.last = own
 
 

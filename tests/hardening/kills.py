@@ -164,7 +164,7 @@ def laboratory(_home: Path) -> Task:
         return experiment.main([*words, "--results", str(folder)])
 
     def content(folder: Path) -> Any:
-        assert [path.name for path in folder.iterdir()] == ["digits.jsonl"], "a file of another kind is left"
+        assert [path.name for path in folder.iterdir()] == ["digits.jsonl.bz2"], "a file of another kind is left"
         table = tables.read(folder / "digits.jsonl")
         return {(cell, *place): row._asdict() for cell, of in table.rows.items() for place, row in of.items()}
 
@@ -216,10 +216,10 @@ def runs(pid: int) -> bool:
 
 def whole(folder: Path) -> dict[Path, bytes]:
     """The records that are there, and a table's whole lines."""
+    from allora_analysis.laboratory.storage import content, within
+
     found = {path: path.read_bytes() for path in folder.glob("*.json") if not path.name.startswith(".")}
-    return found | {
-        path: path.read_bytes().rpartition(b"\n")[0] for path in folder.glob("*.jsonl") if b"\n" in path.read_bytes()
-    }
+    return found | {path: content(path).rpartition(b"\n")[0] for path in within(folder)}
 
 
 def shifted(folder: Path, seconds: float) -> None:
@@ -256,8 +256,9 @@ def attempt(task: Task, folder: Path, lasts: float, rng: np.random.Generator, wa
     status, words = ended(started(lambda: task.call(folder), said)), said.read_text(errors="replace")
     if status:
         return kills, [*wrong, f"the same call afterwards: status {status}: {words[-300:]}"]
-    for path, content in before.items():
-        if not path.exists() or not path.read_bytes().startswith(content):
+    after = whole(folder)
+    for path, known in before.items():
+        if not after.get(path, b"").startswith(known):
             wrong.append(f"{path.name} was recorded and is another now")
     if any(path.name.startswith(".") for path in folder.rglob("*")):
         shifted(folder, -4 * DAY)  # later than any clock that was set forward
