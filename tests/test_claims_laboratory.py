@@ -212,8 +212,8 @@ def test_all_seeds_of_a_length_judge_it(monkeypatch):
 
     monkeypatch.setattr(Table, "differences", differences)
     found = finding(comparisons.better_than_lora)
-    assert (found.size.value, found.evidence.n) == (pytest.approx(0.5), 80)
-    assert finding(comparisons.no_eta_is_better).evidence.n == 80
+    assert (found.size.value, found.evidence.n) == (pytest.approx(0.5), 200)
+    assert finding(comparisons.no_eta_is_better).evidence.n == 200
 
 
 def test_a_setting_in_which_it_is_far_better_outweighs_two_in_which_it_is_a_little_worse(monkeypatch):

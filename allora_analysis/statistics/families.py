@@ -300,19 +300,23 @@ def paired_family(
     for (case, test), raw, p_value in zip(tests.items(), p_values, adjusted, strict=True):
         equal = test.interval[0] == test.interval[1]  # have no deviation but their rounding
         deviation, first = 0.0 if equal else standard_deviation(arrays[case]), level / family
-        detectable = deviation * _unit_effect(test.n, power, first)
-        if detectable == math.inf:
-            raise OverflowError("the detectable difference")
         found[case] = Difference(
             arrays[case],
             test.mean_difference,
             test.interval,
             raw,
             float(p_value),
-            detectable,
+            _detectable(deviation, test.n, power, first),
             _needed(test.mean_difference, deviation, power, first) if p_value > level else None,
             level,
         )
+    return found
+
+
+def _detectable(deviation: float, n: int, power: float, level: float) -> float:
+    found = deviation * _unit_effect(n, power, level)
+    if found == math.inf:
+        raise OverflowError("the detectable difference")
     return found
 
 
