@@ -9,7 +9,8 @@ from allora_analysis.gradient_std.grid import FIGURE_1, PROTOCOL, STUDY
 from allora_analysis.gradient_std.summary import KEPT
 
 # Figure 1's own arms and seeds, but short runs: many are written and read.
-MAIN = dataclasses.replace(FIGURE_1, extra_drop_rates=(), epochs=2)
+MAIN = dataclasses.replace(FIGURE_1, extra_drop_rates=(), epochs=2, fresh_seeds=0)
+LATER = dataclasses.replace(MAIN, fresh_seeds=5)
 
 
 def summary(batch: str, average: float, worst: float) -> dict[str, float]:
@@ -43,7 +44,7 @@ def plant(folder, changes, grid=MAIN, deviation=0.01, seeds=None, protocol=PROTO
         for arm, seed in grid.runs(data):
             if (pair := changes(arm)) is None or (seeds is not None and seed >= seeds):
                 continue
-            steps, wiggle = np.linspace(0, 1, grid.epochs + 1), deviation * (seed - 2)
+            steps, wiggle = np.linspace(0, 1, grid.epochs + 1), deviation * (seed % 5 - 2)
             average, worst = (np.exp((change + wiggle) * steps) for change in pair)
             result = {"epochs": epochs(average, 5 * worst)}
             digests = {"data": digest}
