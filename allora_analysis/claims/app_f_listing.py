@@ -189,7 +189,7 @@ def mended_inputs(cases: Cases) -> Finding:
     "4-listing-eta",
     says="Listing 1: ALLoRA Code",
     reading="With its class name mended, and rsq_scale set to 1/η² as the comment beside it says, it implements ALLoRA "
-    f"at the paper's η² of 1, 2 and 4, at B = 0 and at rows of BA of {ROWS:g}, as long as our fine-tuning has them.",
+    f"at the paper's η² of 1, 2 and 4, at B = 0 and at rows of BA of norm {ROWS:g}, about our fine-tuning's longest.",
     depends_on=("4-listing-1",),
 )
 def fixed_eta(cases: Cases) -> Finding:
@@ -218,7 +218,7 @@ def fixed_eta(cases: Cases) -> Finding:
         size=ranged(
             unset,
             "of their size",
-            f"error of its gradients at η² = 1 if rsq_scale is left at 1/4, at B = 0; least: at rows of {ROWS:g}",
+            f"error of its gradients at η² = 1, rsq_scale left at 1/4: twice as long at B = 0; least: rows of {ROWS:g}",
             unset[0],
         ),
         flips_if="gradients at some η that are not ALLoRA's with rsq_scale = 1/η²",

@@ -353,8 +353,8 @@ def reliable(cases: Cases) -> Finding:
         for n, rows in ((20, 8), (3, ROWS))
     )
     return judged.finding(
-        conditional="Depends: its effect outgrows its noise late at low learning rates or small batches, else early; "
-        "never with noisy labels.",
+        conditional="Depends: dropout's effect outgrows its noise late at low learning rates or small batches, else "
+        "early; never with noisy labels.",
         evidence=judged.evidence(
             f"{EXACT}; draws keep a factor of 1.1 away from the boundary, which leaves out what masks do to deviations",
             early_and_late,

@@ -82,10 +82,10 @@ def on_runs(
     told["data"] = " and ".join(dict.fromkeys(one.data for case in complete for one, _ in pairs.get(case, ())))
     told["mean"] = _points(overall.mean)
     rivals = _by_rival(complete)
-    told["behind"], one = _behind(rivals, family), overall
+    told["behind"], one = _behind(family), overall
     if rivals:
         least, one = min(rivals.items(), key=lambda item: item[1].mean)
-        size_of = f"{size_of}, against {least}"
+        size_of = f"{size_of}, against {least}, the worst of {len(rivals)} rivals"
     told["most"] = f"{bound(100 * overall.interval[1], 2, True):.2f}"
     left = 0 if own else len(pairs) - len(complete)
     planned = f"; {left} more case{'s' * (left > 1)} planned" if left else ""
@@ -115,15 +115,15 @@ def _by_rival(complete: Mapping[str, list[float]]) -> dict[str, Judgement]:
     return {rival: judged({rival: over_seeds(of)})[rival] for rival, of in cases.items() if len(cases) > 1}
 
 
-def _behind(rivals: Mapping[str, Judgement], family: Mapping[str, Judgement]) -> str:
-    # "LoRA × η (-0.5 points) at η² = 2, 4; ASF-LoRA not clearly"; of several rivals in how many cases.
-    clear = [case.partition(",") for case, one in family.items() if one.verdict == "refuted"]
-    names = [rival for rival in rivals if any(part[0] == f"over {rival}" for part in clear)]
-    told = ", ".join(f"{name} ({_points(rivals[name].mean)}{' points' * (name == names[0])})" for name in names)
-    etas = ", ".join(part[2].rpartition(" = ")[2] for part in clear)
-    where = f"at η² = {etas}" if len(names) == 1 else f"in {len(clear)} of {len(family)} cases"
-    others = ", ".join(rival for rival in rivals if rival not in names)
-    return f"{told} {where}{f'; {others} not clearly' * bool(others)}"
+def _behind(family: Mapping[str, Judgement]) -> str:
+    # "LoRA × η at η² = 2, 4 (-0.6, -1.0 points), behind no other clearly"; of several rivals in how many cases.
+    clear = {case: one for case, one in family.items() if one.verdict == "refuted"}
+    names = list(dict.fromkeys(case.partition(",")[0].removeprefix("over ") for case in clear))
+    if len(names) != 1:
+        return f"{' and '.join(names)} in {len(clear)} of {len(family)} cases, behind no other"
+    etas = ", ".join(case.rpartition(" = ")[2] for case in clear)
+    means = ", ".join(_points(one.mean) for one in clear.values())
+    return f"{names[0]} at η² = {etas} ({means} points), behind no other clearly"
 
 
 def _points(share: float) -> str:

@@ -228,8 +228,8 @@ def _further_out_of_order() -> str:
         score = float(sum(map(np.sign, changes(name).values())))
         more = next(k for k in itertools.count(1) if _order_p(name, score - 2 * k) > LEVEL + 1e-12)
         needed.setdefault(more, []).append(name)
-    told = (f"{k} in {' or '.join(names)}" for k, names in sorted(needed.items()))
-    return f"so many pairs more in another order: {'; '.join(told)}"
+    told = (f"{k} pair{'s' * (k > 1)} more in another order in {' or '.join(of)}" for k, of in sorted(needed.items()))
+    return ", or ".join(told)
 
 
 @reported_claim(

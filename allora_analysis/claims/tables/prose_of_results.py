@@ -366,8 +366,8 @@ def better_family(cases: Cases) -> Finding:
     adjusted = contrasts.judged(contrasts.family(name))[name].adjusted_p_value
     better = contrasts.judged({other: contrasts.family(other)[other]})[other]
     words = (
-        f"Yes, as hedged: over ASF-LoRA ALLoRA-OD {{mean}} points, ALLoRA {signed(better.mean, 2)} "
-        f"(p = {{p}}, {better.p_value:.2g} alone; {adjusted:.2g} adjusted)."
+        f"Yes, as hedged: ALLoRA-OD is {{mean}} points over ASF-LoRA (p = {{p}}; adjusted {adjusted:.2g}), "
+        f"ALLoRA {signed(better.mean, 2)} (p = {better.p_value:.2g})."
     )
     return by_the_rule(cases, name, ANSWERS | {"holds": words}, {"adjusted": adjusted}, alone=(name, other))
 

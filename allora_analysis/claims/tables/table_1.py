@@ -277,7 +277,8 @@ CLOSED_FORM = {1: 0.0, 2: 1 / math.sqrt(math.pi), 3: 1.5 / math.sqrt(math.pi)}
     says="Reporting the best of its settings favors ALLoRA no more than DoRA.",
     reading="Of equally good settings with independent normal noise of one deviation σ, the best of three η² is "
     "reported no further above the truth than the best of two rates. That there were two, and that DoRA reports the "
-    "best of them, is §4.5's account; its authors publish a third rate, and no such choice (4.5-dora-rates).",
+    "best of them, is §4.5's account; its authors publish one of the two for each row of Table 1, and no such choice "
+    "(4.5-dora-rates).",
 )
 def best_of_three(cases: Cases) -> Finding:
     """What the best of a and of b settings gain by chance, by quadrature against the closed forms."""
