@@ -73,8 +73,8 @@ def make_table(loaded: Loaded[tuple[Row, ...]]) -> Table:
         "`python -m allora_analysis.finetune --task multiple_choice --model FOLDER --data FOLDER`.",
     )
     caption = (
-        "Accuracy (%) on eight commonsense tasks as printed (number of runs not printed; by section 4.5 the best of several "
-        "settings)."
+        "Accuracy (%) on eight commonsense tasks as printed (number of runs not printed; by section 4.5 the best of "
+        "several settings)."
     )
     groups = (("", 3), ("the paper", 2 + len(TASKS)), ("recomputed", 2), ("ours", 1))
     columns = ("model", "r", "method", "params %", *TASKS, "avg", "params %", "avg", "avg")
