@@ -62,7 +62,7 @@ class Arguments:
     precision: Annotated[str | None, arg(metavar="float32|float64")] = None
     """float64 is the default with --k 0; a Llama, which computes parts in float32, fails it."""
     only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]", help_behavior_hint="")] = ()
-    """Only runs on these linear maps, or of this precision."""
+    """Only runs on one of these linear maps, alone or with others; only of this precision; of both kinds both count."""
     seed: int = 0
     """Seed of the classifier, of A and of the sentences."""
     seeds: int = 1
@@ -104,8 +104,13 @@ def chosen(arguments: Arguments, model: str, data: str) -> list[Setting]:
     made = [dataclasses.replace(one, data=data, seed=seed, **changes) for seed in seeds for one in own]
     for word in arguments.only:
         choice("--only", word, tuple(dict.fromkeys(name for one in made for name in (*one.modules, one.precision))))
-    only = set(arguments.only)
-    return [check(one) for one in dict.fromkeys(made) if not only or only & {*one.modules, one.precision}]
+    precisions = set(arguments.only) & set(runs.PRECISIONS)
+    maps = set(arguments.only) - precisions
+    return [
+        check(one)
+        for one in dict.fromkeys(made)
+        if (not maps or maps & set(one.modules)) and (not precisions or one.precision in precisions)
+    ]
 
 
 def run(arguments: Arguments) -> int:

@@ -113,7 +113,7 @@ def finding(comparison: Comparison) -> str:
 
     def mean(of: Gaps) -> str:
         gaps = [gap.value for cell, by_eta2 in of.items() if cell != AVERAGE for gap in by_eta2.values()]
-        return signed(statistics.fmean(gaps), 1).replace("-", "−")
+        return signed(statistics.fmean(gaps), 1)
 
     panel, ours = comparison.panel, comparison.ours.get("")
     here = f", {mean(ours)} here" if ours else ""

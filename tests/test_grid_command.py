@@ -277,6 +277,20 @@ def test_a_small_number_is_compared_on_its_own_scale(study, path, by, verdict):
         assert compare(record, dataclasses.replace(record, result=changed)).verdict == verdict, file
 
 
+def test_what_is_no_longer_kept_is_no_difference_but_a_missing_epoch_is():
+    record = records.load(records.record_files(COMMITTED / "gradient_std")[0])
+    fuller, lacking, shorter = (copy.deepcopy(record.result) for _ in range(3))
+    for entry in fuller["epochs"]:
+        for part in ("probe", "fresh", "no_dropout_fresh"):
+            entry[part]["mean_stderr"] = 1e-3
+    del lacking["epochs"][0]["probe"]["q05"], shorter["epochs"][-1]
+    for result, verdict in ((fuller, "bitwise equal"), (lacking, "different"), (shorter, "different")):
+        other = dataclasses.replace(record, result=result)
+        assert [compare(record, other).verdict, compare(other, record).verdict] == [verdict] * 2
+    fuller["epochs"][1]["fresh"]["mean"] += 1.0
+    assert compare(dataclasses.replace(record, result=fuller), record).verdict == "different"
+
+
 def test_a_residual_is_rounding_and_is_compared_on_the_eigenvalues_scale():
     record = next(one for one in map(records.load, records.record_files(COMMITTED / "hessian")) if one.config["k"])
     top = max(map(abs, record.result["largest"]))

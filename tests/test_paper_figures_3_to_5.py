@@ -115,7 +115,7 @@ def test_panels_of_figure_3(figure_3_loaded):
     figure = figure_3.make_figure(figure_3_loaded)
     first, second = figure.axes
     assert first.get_title() == "ALLoRA − LoRA:\n+0.3 points in print, +1.3 here"
-    assert second.get_title() == "ALLoRA-0 − ALLoRA:\n+0.1 points in print, −1.3 here"
+    assert second.get_title() == "ALLoRA-0 − ALLoRA:\n+0.1 points in print, -1.3 here"
     assert len(markers(first)) == 3 * 10  # nine rows and the average, three η² each
     assert len(first.containers) == 2 * 3  # two kinds of classifier, three η²
     assert all(bar.has_xerr for bar in first.containers)

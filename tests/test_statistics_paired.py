@@ -222,6 +222,7 @@ def test_labels_of_a_tensor_are_its_numbers():
         (lambda: clustered_test([1.0, 2.0], ["a"]), "clusters: 1 labels received, 2 wanted"),
         (lambda: clustered_test([1.0, 2.0], ["a", "a"]), "at least 2 distinct labels"),
         (lambda: clustered_test([1.0, 2.0, 3.0], [1.0, np.nan, np.nan]), "clusters: nan is no label; give one number"),
+        (lambda: clustered_test([1.0, 2.0], [("a", np.nan), ("a", float("nan"))]), "clusters: ('a', nan) is no label"),
     ],
 )
 def test_bad_input(call, words):

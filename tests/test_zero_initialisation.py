@@ -190,6 +190,9 @@ def test_the_lists():
     part = experiment.Arguments(model="m", data="d", only=("float64",), seeds=2, seed=3)
     listed = [(one.k, one.seed) for one in experiment.chosen(part, runs.BERT, runs.DATA)]
     assert listed == [(0, 3), (0, 3), (0, 4), (0, 4)]
+    both = experiment.Arguments(model="m", data="d", only=("query", "float32"))  # planted: ran query's in float64 too
+    kinds = {(one.modules, one.precision) for one in experiment.chosen(both, runs.BERT, runs.DATA)}
+    assert kinds == {(("query", "value"), "float32")}
     with pytest.raises(ArgumentError, match="--only must be one of query, float64, value, float32"):
         experiment.chosen(experiment.Arguments(model="m", data="d", only=("key",)), runs.BERT, runs.DATA)
 

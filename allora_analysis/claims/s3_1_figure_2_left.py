@@ -31,6 +31,7 @@ from allora_analysis.grid.reading import (
 )
 from allora_analysis.statistics import Judgement, decide, in_every
 from allora_analysis.statistics.paired import TIE
+from allora_analysis.study import signed
 
 TEST = "tests/test_claims_3_1_figure_2_left.py"
 
@@ -232,7 +233,7 @@ def dropout_alone(cases: Cases, folder: Path | None = None) -> Finding:
     losses, accuracies = as_said(runs, pairs, "test_loss"), as_said(runs, pairs, "test_accuracy")
     tested, family = cases.test(losses, each_above), judged(losses)
     early, late = (
-        " and ".join(f"{sign * family[f'{place}, epoch {epoch}'].mean:+.3f}" for place in pairs)
+        " and ".join(signed(sign * family[f"{place}, epoch {epoch}"].mean, 3) for place in pairs)
         for epoch, sign in DIRECTIONS.items()
     )
     told = f"{HIGH:g} changes the test loss by {early} nats after one epoch, {late} after {ALONE_EPOCHS}"

@@ -32,7 +32,7 @@ from allora_analysis.laboratory import table as laboratory
 from allora_analysis.laboratory.design import AGAIN, FEWER, STEPS, Cell, contrasts
 from allora_analysis.laboratory.features import STUDY, TRIALS, recorded
 from allora_analysis.statistics import judge_family, one_sided
-from allora_analysis.study import bound
+from allora_analysis.study import bound, signed
 
 COMMAND = "python -m experiments.dropout_features --model FOLDER --data FOLDER"
 features_claim = functools.partial(claim, command=COMMAND, test="tests/test_claims_3_1_on_features.py", reads=STUDY)
@@ -142,8 +142,8 @@ def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
     top = one_sided(ratios[steepest][:, 1], "t")
     return tested.finding(
         holds=f"Yes: after {TRIAL.times[1]} steps dropout costs {min(costs.values()):.2f} to "
-        f"{max(costs.values()):.1f} % of test loss; after {TRIAL.times[-1]} {min(last):+.1f} to "
-        f"{max(last):+.1f} %.",
+        f"{max(costs.values()):.1f} % of test loss; after {TRIAL.times[-1]} {signed(min(last), 1)} to "
+        f"{signed(max(last), 1)} %.",
         undecided=f"Undecided: dropout clearly costs in {len(clear)} of {len(costs)} cases; in the other "
         f"{len(costs) - len(clear)} at most {above:.2f} %.",
         evidence=Evidence(

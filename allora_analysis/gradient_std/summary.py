@@ -52,7 +52,7 @@ KEPT = {
     "no_dropout_fresh": ("mean", "worst_held_out"),
     "decomposition": ("mask", "minibatch", "total", "total_stderr"),
 }
-"""What a record holds of each epoch beside accuracy and loss: what rows, figures and a comparison with a rerun read."""
+"""What a record holds of each epoch beside accuracy and loss: what rows and figures read."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from allora_analysis import images, records
 from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.sources import where_from
 from allora_analysis.gradient_std.grid import STUDY as GRADIENT_STD
+from allora_analysis.gradient_std.summary import KEPT
 from allora_analysis.laboratory import features
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import PROTOCOL as LABORATORY
@@ -126,8 +127,10 @@ def _last_digit(study: str, value: Any) -> float:
 
 
 def _counts(leaf: Leaf, ours: Mapping[Leaf, Any], theirs: Mapping[Leaf, Any]) -> bool:
-    # What an older version did not record yet is no difference.
-    return not leaf[0].startswith("right.") or (leaf in ours and leaf in theirs)
+    # What an older version did not record yet, or recorded and later ones do not, is no difference.
+    part, _, field = _name(leaf).removeprefix("epochs.").partition(".")
+    optional = leaf[0].startswith("right.") or (part in KEPT and field not in KEPT[part])
+    return not optional or (leaf in ours and leaf in theirs)
 
 
 def _leaves(value: Any, path: str = "", at: float | None = None) -> Iterator[tuple[Leaf, Any]]:

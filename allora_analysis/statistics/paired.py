@@ -231,6 +231,8 @@ def _label(value: Hashable) -> Hashable:
     # What is equal must be one cluster: NaN equals nothing, a tensor's entries are looked up by their identity.
     try:
         hash(value)
+        if isinstance(value, tuple):
+            return tuple(map(_label, value))
         if value == value:
             return value.item() if getattr(value, "shape", None) == () else value
     except (TypeError, ValueError):
@@ -254,7 +256,7 @@ def clustered_test(
 
     Args:
         differences: one a cell.
-        clusters: each cell's cluster, any hashable labels but NaN; at least two distinct.
+        clusters: each cell's cluster, any hashable labels but NaN or a tuple that holds it; at least two distinct.
         confidence: of the interval.
         generator: only for more than `EXACT_FLIPS` clusters.
         grain: what rounding may have added to a difference, as in `sign_flip_test`.

@@ -19,7 +19,7 @@ from allora_analysis.plotting import COLOURS
 from allora_analysis.render import view
 from allora_analysis.render.markdown import escaped
 from allora_analysis.statistics import one_sided
-from allora_analysis.study import text
+from allora_analysis.study import signed, text
 from docs.site import claims, explorables
 from docs.site.prose import ROOT
 
@@ -144,11 +144,8 @@ def runs() -> str:
         rows.append(f'<circle class="mean" cx="{at(found.mean):.1f}" cy="{y}" r="6"/>')
     end = 38 + 66 * len(differences())
     ticks = [-int(reach), 0, int(reach)]
-    rows += [
-        f'<text class="tick" x="{at(tick):.1f}" y="{end + 4}">{tick:+d}'.replace("+0", "0") + "</text>"
-        for tick in ticks
-    ]
-    told = "; ".join(f"drop rate {r:g}, {s} steps: {np.mean(g):+.1f}" for (r, s), g in differences().items())
+    rows += [f'<text class="tick" x="{at(tick):.1f}" y="{end + 4}">{signed(tick, 0)}</text>' for tick in ticks]
+    told = "; ".join(f"drop rate {r:g}, {s} steps: {signed(np.mean(g), 1)}" for (r, s), g in differences().items())
     label = f'role="img" aria-label="Mean points by drop rate and steps. {told}"'
     zero = f'<path class="zero" d="M {at(0)} 10 V {end - 14}"/>'
     return (
