@@ -120,3 +120,22 @@ def test_a_packed_table_that_was_cut_or_altered_is_refused_and_stays(path, whole
         assert not path.exists()
     with pytest.raises(ArgumentError, match="is not there"):
         tables.read(path.with_name("mnist.jsonl"))
+
+
+def test_lines_that_do_not_go_on_from_the_packed_ones_are_not_packed(path, whole):
+    """Planted: a packed table that was gone on with elsewhere comes in between; with the first one back all is well."""
+    begun(path, (0.1, 0.2))
+    storage.pack(path)
+    first = storage.packed(path).read_bytes()
+    begun(path, (0.3, 0.4))
+    added = path.read_bytes()
+    begun(path.parent / "other" / path.name, (0.1, 0.2, 0.5))
+    other = packed((path.parent / "other" / path.name).read_bytes())
+    storage.packed(path).write_bytes(other)
+    with pytest.raises(ArgumentError, match=r"does not go on from digits\.jsonl\.bz2"):
+        storage.pack(path)
+    assert (path.read_bytes(), storage.packed(path).read_bytes()) == (added, other)
+    assert not path.with_suffix(".part").exists()
+    storage.packed(path).write_bytes(first)
+    storage.pack(path)
+    assert storage.content(path) == whole

@@ -114,13 +114,23 @@ def tidy(path: Path) -> None:
 
 
 def pack(path: Path) -> None:
-    """Put the lines that were appended to those that are packed: all, whole or not at all. Who holds the table may."""
+    """Put the lines that were appended to those that are packed: all, whole or not at all. Who holds the table may.
+
+    Appended lines that do not go on from the packed ones, since these were replaced meanwhile, stay where they are.
+    """
     if not path.exists():
         return
     neighbor = path.with_suffix(".part")  # one name: who goes on after a kill writes it anew
     try:
+        lines = content(path)
+        proven = _last_sealed(lines)
+        if _all_sealed(proven) != lines:
+            raise ArgumentError(
+                f"{path}: does not go on from {packed(path).name} as that is now, so both stay; take back the "
+                f"{packed(path).name} that it went on from, and run again"
+            )
         with neighbor.open("wb") as stream:
-            stream.write(bz2.compress(_last_sealed(content(path))))
+            stream.write(bz2.compress(proven))
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(neighbor, packed(path))
