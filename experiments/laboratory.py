@@ -201,20 +201,20 @@ class Bench:
 
         self.table, self._task, self._run = table, task, run
 
-    def ask(self, cell: Cell, rate: float, seeds: range) -> Row:
-        """A line of the table: known, or run and written now.
+    def ask(self, cell: Cell, rate: float, seeds: range) -> None:
+        """Run those seeds that the table has not, and write them: a line, or one for each gap that they fill.
 
         Args:
             cell: the cell.
             rate: its learning rate.
-            seeds: of the line.
+            seeds: of a line, where none of them is known.
         """
-        place = (rate, seeds.start, len(seeds))
-        if place not in self.table.rows[cell]:
-            outcomes = [self._run(self._task, cell, rate, seed) for seed in seeds]
+        lacking = enumerate(self.table.lacking(cell, rate, seeds))
+        for _, gap in itertools.groupby(lacking, key=lambda one: one[1] - one[0]):
+            own = [seed for _, seed in gap]
+            outcomes = [self._run(self._task, cell, rate, seed) for seed in own]
             columns = (tuple(getattr(one, name) for one in outcomes) for name in Row._fields)
-            tables.add(self.table, (cell, *place), Row(*columns))
-        return self.table.rows[cell][place]
+            tables.add(self.table, (cell, rate, own[0], len(own)), Row(*columns))
 
     def tune(self, cell: Cell) -> float:
         """Choose a cell's rate.

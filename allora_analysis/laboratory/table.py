@@ -66,6 +66,7 @@ class Table:
         path: of its file.
         last: the checksum of the last line.
         environments: where the lines were made, in their order.
+        made: by cell and rate, each line's seeds as they were appended, and at which of the environments.
         here: where those to come are made, while the last of these is another.
     """
 
@@ -74,12 +75,19 @@ class Table:
     path: Path | None = None
     last: str = ""
     environments: list[dict[str, Any]] = field(default_factory=list)
+    made: dict[tuple[Cell, float], dict[range, int]] = field(default_factory=lambda: defaultdict(dict))
     here: dict[str, Any] | None = None
 
     @property
     def runs(self) -> int:
         """How many runs it holds."""
         return sum(seeds for of in self.rows.values() for _, _, seeds in of)
+
+    def lacking(self, cell: Cell, rate: float, seeds: range) -> list[int]:
+        """The seeds, of some, that have no run of a cell at a rate: tuning and judging seeds alike."""
+        lines = self.made.get((cell, rate), ())
+        known = set().union(*(of for of in lines if of.start < seeds.stop and seeds.start < of.stop))
+        return [seed for seed in seeds if seed not in known]
 
     def _of(self, cell: Cell) -> ItemsView[tuple[float, int, int], Row]:
         return self.rows.get(cell, {}).items()
@@ -244,7 +252,9 @@ def _parsed(path: Path, added: bytes, whole: bytes) -> Table:
         if GONE_ON in document:
             table.environments.append(document[GONE_ON])
         else:
-            _put(table, *_row(document))
+            key, row = _row(document)
+            _refuse_repeated(table, key)
+            _put(table, key, row)
     return table
 
 
@@ -289,8 +299,9 @@ def begin(path: Path, first: dict[str, Any]) -> Table:
 
 
 def add(table: Table, key: Key, row: Row) -> None:
-    """Append what a key's seeds found, and keep it in the table."""
+    """Append what a key's seeds found, and keep it in the table; seeds that are recorded already are refused."""
     cell, rate, first, seeds = key
+    _refuse_repeated(table, key)
     default = Cell()
     told = {name: value for name, value in dataclasses.asdict(cell).items() if value != getattr(default, name)}
     columns = {name: list(values) for name, values in zip(Row._fields, row, strict=True)}
@@ -306,8 +317,17 @@ def add(table: Table, key: Key, row: Row) -> None:
 
 
 def _put(table: Table, key: Key, row: Row) -> None:
-    cell, *place = key
-    table.rows[cell][tuple(place)] = row
+    cell, rate, first, seeds = key
+    table.rows[cell][rate, first, seeds] = row
+    table.made[cell, rate][range(first, first + seeds)] = len(table.environments) - 1
+
+
+def _refuse_repeated(table: Table, key: Key) -> None:
+    # A run that stood twice would be read as its later one, in silence.
+    cell, rate, first, seeds = key
+    if len(table.lacking(cell, rate, range(first, first + seeds))) < seeds:
+        told = f"{cell.words()}, rate {rate:g}, seeds {first} to {first + seeds - 1}"
+        raise ArgumentError(f"{table.path}: runs are recorded already, of {told}")
 
 
 def _append(table: Table, document: Mapping[str, Any]) -> None:
