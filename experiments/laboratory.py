@@ -82,9 +82,10 @@ beside. Of thousands drawn from the recorded differences, moved to a truth of 0.
 0 for the controls, the rule decides 94 % (60 %; `tests/test_claims_laboratory.py` asserts its power).
 
 The default data are scikit-learn's embedded digits (191 test images of the second half); `--data mnist --data-root
-FOLDER` has 4,861. What is recorded is skipped; a table that was cut off goes on, on one machine to the same bytes.
-Elsewhere runs may come out otherwise (of 60 made again 7 did, one by 35 test images): a line of the table says where
-those after it were made. Lines are appended to digits.jsonl; what completes its list packs them into digits.jsonl.bz2.
+FOLDER` has 4,861. What is recorded is skipped; a table that was cut off goes on, on one machine and revision to the
+same bytes. Elsewhere runs may come out otherwise (of 60 made again 7 did, one by 35 test images): a line of the table
+says where, or from which revision, those after it were made. Lines are appended to digits.jsonl; what completes its
+list packs them into digits.jsonl.bz2.
 """
 
 from __future__ import annotations
@@ -314,7 +315,7 @@ def _tell(table: Table) -> None:
     )
     for before, after in itertools.pairwise(table.environments):
         told = ", ".join(tables.changed(before, after))
-        outputs.say(f"gone on with at {after.get('time_utc', 'a time not told')} elsewhere, by {told}")
+        outputs.say(f"gone on with at {after.get('time_utc', 'a time not told')}, with another {told}")
     for endpoint in ENDPOINTS:
         for question, of in table.contrasts(contrasts(), endpoint).items():
             for name, one in of.items():

@@ -13,6 +13,7 @@ import torch
 
 from allora_analysis import images
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.grid.reproduce import lines
 from allora_analysis.laboratory import storage, training
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import (
@@ -232,12 +233,27 @@ def test_a_table_says_where_it_was_gone_on_with(task, tmp_path, monkeypatch, cap
     for seeds, at in (("20", "later"), ("30", "later still")):
         facts["time_utc"] = at
         assert laboratory.main([*command, "--seeds", seeds]) == 0
-        told = "gone on with at later elsewhere, by pretrained_accuracy, cpu\n"
+        told = "gone on with at later, with another pretrained_accuracy, cpu\n"
         assert told in capsys.readouterr().out
     after = tables.read(path)
     gone_on = {"pretrained_accuracy": 0.5, "time_utc": "later", "torch": "2.13", "cpu": "other"}
     assert after.environments[1:] == [gone_on]
     assert after.runs > before.runs
+    told = {line.config["seeds"][0]: line.provenance for line in lines(tmp_path)}
+    first = {"time_utc": "then", "torch": "2.13", "cpu": "one"}
+    assert told == {0: first, 1000: first} | dict.fromkeys((10, 20), first | {"time_utc": "later", "cpu": "other"})
+
+
+def test_another_revision_on_the_same_machine_is_told_as_that_and_no_more(tmp_path, capsys):
+    """Planted: a commit between two runs."""
+    path, facts = tmp_path / "digits.jsonl", {"torch": "2.13", "git_revision": "a"}
+    for seed, facts["git_revision"] in enumerate("ab"):
+        first = tables.header("digits", "0", 5, 100, begun=facts | {"time_utc": "then"})
+        tables.add(tables.begin(path, first), (Cell(), 0.1, seed, 1), Row((1.0,), (3,), (1.0,)))
+    assert laboratory.main(["--dry-run", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "gone on with at then, with another git_revision\n" in out
+    assert "elsewhere" not in out
 
 
 def test_a_full_disk_takes_no_whole_line_of_a_table_that_was_cut(tmp_path):

@@ -61,12 +61,19 @@ def content(path: Path) -> bytes:
 def parts(path: Path) -> tuple[bytes, bytes]:
     """The appended lines, and the packed ones compressed: in this order who reads while another packs has all."""
     try:
-        if not (path.exists() or packed(path).exists()):
+        added, whole = _bytes(path), _bytes(packed(path))
+        if not (added or whole or path.exists() or packed(path).exists()):
             raise ArgumentError(f"{path}: is not there")
-        added, whole = (ending(one).read_bytes() if one.exists() else b"" for one in (path, packed(path)))
     except OSError as error:
         raise ArgumentError(f"{path}: cannot be read ({error})") from None
     return added, whole
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return ending(path).read_bytes()
+    except FileNotFoundError:  # not asked before: who packs may take the file away in between
+        return b""
 
 
 def joined(path: Path, added: bytes, whole: bytes) -> bytes:
@@ -75,6 +82,15 @@ def joined(path: Path, added: bytes, whole: bytes) -> bytes:
     if added.startswith(before):
         return added
     return before if before.startswith(added) or before.endswith(added) else before + added
+
+
+def place(path: Path, number: int, added: bytes, whole: bytes) -> tuple[Path, int]:
+    """Which file holds a table's line of this number, and which of its own lines that is."""
+    before = _unpacked(path, whole) if whole else b""
+    if added.startswith(before):
+        return path, number
+    behind = number - before.count(b"\n")
+    return (path, behind) if behind > 0 else (packed(path), number)
 
 
 def _unpacked(path: Path, whole: bytes) -> bytes:

@@ -1,9 +1,10 @@
 """The laboratory's compact table: one JSON line for some seeds of one cell at one rate; and what it says.
 
 The first line names the data by digest and says where it was begun: versions, processor, revision, the pretrained
-network's accuracy. Where it is gone on with elsewhere, a line says so before the first of the lines that this holds
-for. Every line ends in a checksum of itself and all lines before it, so that an altered line shows. A table that was
-cut off goes on after its last whole line, on one machine to the bytes of a table that was not.
+network's accuracy. Where it is gone on with on another machine or from another revision, a line says so before the
+first of the lines that this holds for. Every line ends in a checksum of itself and all lines before it, so that an
+altered line shows. A table that was cut off goes on after its last whole line, on one machine and revision to the bytes
+of a table that was not.
 
 `laboratory.storage` has its files. Checked by `tests/test_laboratory.py`.
 """
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis.laboratory.design import FAMILY, FINE_SEEDS, PROTOCOL, SEEDS, STUDY, Cell, Contrast, reference
-from allora_analysis.laboratory.storage import joined, parts, present, sealed, tidy, unsealed
+from allora_analysis.laboratory.storage import joined, packed, parts, place, present, sealed, tidy, unsealed
 from allora_analysis.records import results_folder
 from allora_analysis.statistics import Difference, paired_family
 from allora_analysis.statistics.paired import TIE
@@ -33,7 +34,7 @@ SCREENING = range(10)
 ALL_SEEDS = range(SEEDS)
 START = {"sgd": 0.1, "momentum": 0.01, "adamw": 1e-2}  # the middle of the first five rates, half a decade apart
 ENDPOINTS = ("accuracy", "loss")
-BEGUN, GONE_ON, OF_THE_MOMENT = "begun", "gone_on", "time_utc"
+BEGUN, GONE_ON, PRETRAINED, OF_THE_MOMENT = "begun", "gone_on", "pretrained_accuracy", "time_utc"
 
 
 class Row(NamedTuple):
@@ -214,7 +215,7 @@ def header(data: str, digest: str, classes: int, test_images: int, **facts: Any)
 
 def environment(first: Mapping[str, Any]) -> dict[str, Any]:
     """Where lines are made, by a table's first line: its provenance, and how good the pretrained network came out."""
-    known = {name: first[name] for name in ("pretrained_accuracy",) if name in first}
+    known = {name: first[name] for name in (PRETRAINED,) if name in first}
     return known | first.get(BEGUN, {})
 
 
@@ -242,34 +243,48 @@ def _parsed(path: Path, added: bytes, whole: bytes) -> Table:
         raise ArgumentError(f"{path}: holds no whole line; delete it and run again")
     documents, last = [], ""
     for number, line in enumerate(lines, 1):
-        body, last = _checked(path, number, line, last)
-        documents.append(body)
+        body = unsealed(line)
+        again, last = sealed(last, body)
+        if again != line:
+            raise ArgumentError(_altered(path, *place(path, number, added, whole)))
+        documents.append(json.loads(body))
     first = documents[0]
     if (first.get("study"), first.get("protocol")) != (STUDY, PROTOCOL):
         raise ArgumentError(f"{path}: is no table of this laboratory, protocol {PROTOCOL}; give another --results")
     table = Table(first, path=path, last=last, environments=[environment(first)])
-    for document in documents[1:]:
-        if GONE_ON in document:
-            table.environments.append(document[GONE_ON])
-        else:
-            key, row = _row(document)
-            _refuse_repeated(table, key)
-            _put(table, key, row)
+    for number, document in enumerate(documents[1:], 2):
+        try:
+            _take(table, document)
+        except (KeyError, TypeError) as error:
+            holder, own = place(path, number, added, whole)
+            told = f"line {own} was written by a later version, which knows more ({error})"
+            raise ArgumentError(f"{holder}: {told}") from None
     return table
 
 
 _kept = functools.lru_cache(maxsize=1)(_parsed)
 
 
-def _checked(path: Path, number: int, line: bytes, last: str) -> tuple[dict[str, Any], str]:
-    body = unsealed(line)
-    again, own = sealed(last, body)
-    if again != line:
-        raise ArgumentError(
-            f"{path}: line {number} was altered; take the file from git, or keep the {number - 1} lines before it "
-            "(they are whole) and run again"
+def _altered(path: Path, holder: Path, number: int) -> str:
+    if number == 1 and packed(path).exists():
+        before = packed(path).name
+        return (
+            f"{holder}: line 1 was altered, or does not go on from {before} as that is now; take back the {before} "
+            f"that it went on from, or put {holder.name} aside and run again"
         )
-    return json.loads(body), own
+    return (
+        f"{holder}: line {number} was altered; take the file from git, or keep the {number - 1} lines before it "
+        "(they are whole) and run again"
+    )
+
+
+def _take(table: Table, document: Mapping[str, Any]) -> None:
+    if GONE_ON in document:
+        table.environments.append(document[GONE_ON])
+    else:
+        key, row = _row(document)
+        _refuse_repeated(table, key)
+        _put(table, key, row)
 
 
 def _row(document: Mapping[str, Any]) -> tuple[Key, Row]:
