@@ -117,6 +117,7 @@ def test_a_packed_table_that_was_cut_or_altered_is_refused_and_stays(path, whole
         with pytest.raises(ArgumentError, match="take the file from git"):
             begun(path, (0.5,))
         assert storage.packed(path).read_bytes() == spoilt
+        assert storage.within(path.parent) == [path], "what was cut or altered is told of"
         assert not path.exists()
     with pytest.raises(ArgumentError, match="is not there"):
         tables.read(path.with_name("mnist.jsonl"))

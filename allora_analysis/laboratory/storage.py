@@ -14,6 +14,7 @@ from allora_analysis.laboratory.design import STUDY
 from allora_analysis.validation import ArgumentError, ending
 
 LARGEST = 2**28  # bytes of a table
+_TAG = f'"study":"{STUDY}"'.encode()
 _SUM = ',"sum":"{}"}}\n'
 _SIZE = len(_SUM.format("0" * 16))
 
@@ -40,17 +41,29 @@ def present(path: Path) -> bool:
 
 
 def within(folder: Path) -> list[Path]:
-    """The tables of this laboratory in a folder: `read` says whether they are whole."""
+    """The tables of this laboratory in a folder: `read` says whether they are whole.
+
+    A plain file whose first line is not a table's is taken for one of another kind; so is a packed one, but where its
+    beginning cannot be unpacked.
+    """
     plain = {path for path in folder.glob("*.jsonl") if _is_table(path)}
-    return sorted(plain | {path.with_suffix("") for path in folder.glob("*.jsonl.bz2")})
+    return sorted(plain | {path.with_suffix("") for path in folder.glob("*.jsonl.bz2") if _is_packed_table(path)})
 
 
 def _is_table(path: Path) -> bool:
     try:
         with ending(path).open("rb") as stream:
-            return f'"study":"{STUDY}"'.encode() in stream.readline(1000)
+            return _TAG in stream.readline(1000)
     except OSError:
         return False
+
+
+def _is_packed_table(path: Path) -> bool:
+    try:
+        with bz2.open(ending(path)) as stream:
+            return _TAG in stream.read(2**20).partition(b"\n")[0]  # a block at least, whose checksum is looked at
+    except (OSError, EOFError):
+        return True
 
 
 def content(path: Path) -> bytes:
