@@ -82,9 +82,10 @@ beside. Of thousands drawn from the recorded differences, moved to a truth of 0.
 0 for the controls, the rule decides 94 % (60 %; `tests/test_claims_laboratory.py` asserts its power).
 
 The default data are scikit-learn's embedded digits (191 test images of the second half); `--data mnist --data-root
-FOLDER` has 4,861. What is recorded is skipped; a table that was cut off goes on, on one machine to the same bytes.
-Elsewhere runs may come out otherwise (of 60 made again 7 did, one by 35 test images): a line of the table says where
-those after it were made. Lines are appended to digits.jsonl; what completes its list packs them into digits.jsonl.bz2.
+FOLDER` has 4,861. What is recorded is skipped; a table that was cut off goes on, on one machine and revision to the
+same bytes. Elsewhere runs may come out otherwise (of 60 made again 7 did, one by 35 test images): a line of the table
+says where, or from which revision, those after it were made. Lines are appended to digits.jsonl; what completes its
+list packs them into digits.jsonl.bz2.
 """
 
 from __future__ import annotations
@@ -201,20 +202,20 @@ class Bench:
 
         self.table, self._task, self._run = table, task, run
 
-    def ask(self, cell: Cell, rate: float, seeds: range) -> Row:
-        """A line of the table: known, or run and written now.
+    def ask(self, cell: Cell, rate: float, seeds: range) -> None:
+        """Run those seeds that the table has not, and write them: a line, or one for each gap that they fill.
 
         Args:
             cell: the cell.
             rate: its learning rate.
-            seeds: of the line.
+            seeds: of a line, where none of them is known.
         """
-        place = (rate, seeds.start, len(seeds))
-        if place not in self.table.rows[cell]:
-            outcomes = [self._run(self._task, cell, rate, seed) for seed in seeds]
+        lacking = enumerate(self.table.lacking(cell, rate, seeds))
+        for _, gap in itertools.groupby(lacking, key=lambda one: one[1] - one[0]):
+            own = [seed for _, seed in gap]
+            outcomes = [self._run(self._task, cell, rate, seed) for seed in own]
             columns = (tuple(getattr(one, name) for one in outcomes) for name in Row._fields)
-            tables.add(self.table, (cell, *place), Row(*columns))
-        return self.table.rows[cell][place]
+            tables.add(self.table, (cell, rate, own[0], len(own)), Row(*columns))
 
     def tune(self, cell: Cell) -> float:
         """Choose a cell's rate.
@@ -314,7 +315,7 @@ def _tell(table: Table) -> None:
     )
     for before, after in itertools.pairwise(table.environments):
         told = ", ".join(tables.changed(before, after))
-        outputs.say(f"gone on with at {after.get('time_utc', 'a time not told')} elsewhere, by {told}")
+        outputs.say(f"gone on with at {after.get('time_utc', 'a time not told')}, with another {told}")
     for endpoint in ENDPOINTS:
         for question, of in table.contrasts(contrasts(), endpoint).items():
             for name, one in of.items():

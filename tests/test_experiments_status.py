@@ -1,5 +1,6 @@
 """`python -m experiments status`: what is recorded, older, unfinished, torn."""
 
+import bz2
 import subprocess
 import sys
 import tomllib
@@ -100,6 +101,7 @@ def test_an_altered_table_is_named_and_status_1(tmp_path, capsys):
     for rate in (0.1, 0.2):
         tables.add(table, (Cell(), rate, 0, 2), tables.Row((1.0, 1.0), (3, 3), (1.0, 1.0)))
     (tmp_path / "train.jsonl").write_text('{"text":"no table"}\n')
+    (tmp_path / "test.jsonl.bz2").write_bytes(bz2.compress(b'{"text":"no table"}\n'))
     assert status(tmp_path) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["  laboratory: 4 runs of 1 cells in the table digits.jsonl"]
     path.write_bytes(path.read_bytes().replace(b'"rate":0.2', b'"rate":0.3'))
@@ -161,6 +163,14 @@ def test_the_committed_records_fit_in_a_hand_and_hold_no_layer_s_own_norms():
     assert {".json", ".bz2"} <= {path.suffix for path in kept}
     assert sum(path.stat().st_size for path in kept) <= 5_000_000
     assert not any("layers" in records.load(path).result.get("row_norms", {}) for path in listed)
+
+
+def test_what_a_killed_process_leaves_beside_a_table_is_in_no_commit_and_so_in_no_wheel():
+    """Git and hatchling both read .gitignore. Planted: the table itself, which both take."""
+    names = [f"experiments/results/laboratory/digits.{kind}" for kind in ("part", "lock", "jsonl", "jsonl.bz2")]
+    for name in names:
+        done = subprocess.run(["git", "check-ignore", "--no-index", "-q", name], cwd=ROOT, timeout=60)
+        assert done.returncode == (0 if name.endswith(("part", "lock")) else 1), name
 
 
 def test_an_installed_package_has_the_records_inside(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import torch
 
 from allora_analysis import images
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.grid.reproduce import lines
 from allora_analysis.laboratory import storage, training
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import (
@@ -167,6 +168,53 @@ def test_a_table_goes_on_to_the_same_bytes_and_shows_an_altered_line(task, tmp_p
         tables.read(whole)
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (laboratory.main, ["--part", "contrasts", "--only", "lora", "sgd"]),  # lines of ten, and of fifty
+        (one_rate.main, ["--only", "allora_od", "sgd"]),
+    ],
+)
+def test_no_run_is_made_twice_whatever_the_numbers_of_seeds(command, words, task, tmp_path, monkeypatch):
+    """Planted: the second time a run comes out otherwise; and a line of seeds that are recorded."""
+    calls, path = collections.Counter(), tmp_path / "digits.jsonl"
+
+    def told(_, *run):
+        calls[run] += 1
+        return training.Outcome(abs(math.log10(run[1]) + 1.3) + run[2] / 1e5, calls[run], 0.25)
+
+    monkeypatch.setattr(training, "prepare", lambda _: task)
+    monkeypatch.setattr(training, "run", told)
+    monkeypatch.setattr(laboratory.records, "provenance", lambda packages=(): {"time_utc": "then"})
+    for seeds in ("12", "60"):
+        assert command([*words, "--seeds", seeds, "--results", str(tmp_path)]) == 0
+    table = tables.read(path)
+    assert set(calls.values()) == {1}
+    assert table.runs == calls.total()
+    assert {seed for _, _, seed in calls if seed < 1000} == set(range(60))
+    cell, rate, _ = next(iter(calls))
+    row = Row((0.0, 0.0), (2, 2), (0.0, 0.0))
+    with pytest.raises(ArgumentError, match="recorded already"):
+        tables.add(table, (cell, rate, 1004, 2), row)
+    monkeypatch.setattr(tables, "_refuse_repeated", lambda *_: None)
+    tables.add(table, (cell, rate, 1004, 2), row)
+    monkeypatch.undo()
+    with pytest.raises(ArgumentError, match="recorded already"):
+        tables.read(path)
+
+
+def test_a_gap_between_recorded_seeds_is_filled_and_no_more(task, tmp_path, monkeypatch):
+    """Planted: of a line of ten, the seeds 2 and 3, and 6."""
+    cell, seen = Cell("lora", "sgd"), []
+    monkeypatch.setattr(training, "run", lambda *run: seen.append(run[-1]) or training.Outcome(1.0, 90, 0.25))
+    table = tables.begin(tmp_path / "digits.jsonl", tables.header("digits", "0", 5, 100))
+    tables.add(table, (cell, 0.1, 2, 2), Row((1.0,) * 2, (3,) * 2, (1.0,) * 2))
+    tables.add(table, (cell, 0.1, 6, 1), Row((1.0,), (3,), (1.0,)))
+    laboratory.Bench(table, task).ask(cell, 0.1, range(10))
+    assert seen == [0, 1, 4, 5, 7, 8, 9]
+    assert tables.read(table.path).at(cell, 0.1).keys() == set(range(10))
+
+
 def test_a_table_says_where_it_was_gone_on_with(task, tmp_path, monkeypatch, capsys):
     """Planted: another processor and a pretrained network of other accuracy for later seeds, no news for the last."""
     facts = {"time_utc": "then", "torch": "2.13", "cpu": "one"}
@@ -185,12 +233,27 @@ def test_a_table_says_where_it_was_gone_on_with(task, tmp_path, monkeypatch, cap
     for seeds, at in (("20", "later"), ("30", "later still")):
         facts["time_utc"] = at
         assert laboratory.main([*command, "--seeds", seeds]) == 0
-        told = "gone on with at later elsewhere, by pretrained_accuracy, cpu\n"
+        told = "gone on with at later, with another pretrained_accuracy, cpu\n"
         assert told in capsys.readouterr().out
     after = tables.read(path)
     gone_on = {"pretrained_accuracy": 0.5, "time_utc": "later", "torch": "2.13", "cpu": "other"}
     assert after.environments[1:] == [gone_on]
     assert after.runs > before.runs
+    told = {line.config["seeds"][0]: line.provenance for line in lines(tmp_path)}
+    first = {"time_utc": "then", "torch": "2.13", "cpu": "one"}
+    assert told == {0: first, 1000: first} | dict.fromkeys((10, 20), first | {"time_utc": "later", "cpu": "other"})
+
+
+def test_another_revision_on_the_same_machine_is_told_as_that_and_no_more(tmp_path, capsys):
+    """Planted: a commit between two runs."""
+    path, facts = tmp_path / "digits.jsonl", {"torch": "2.13", "git_revision": "a"}
+    for seed, facts["git_revision"] in enumerate("ab"):
+        first = tables.header("digits", "0", 5, 100, begun=facts | {"time_utc": "then"})
+        tables.add(tables.begin(path, first), (Cell(), 0.1, seed, 1), Row((1.0,), (3,), (1.0,)))
+    assert laboratory.main(["--dry-run", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "gone on with at then, with another git_revision\n" in out
+    assert "elsewhere" not in out
 
 
 def test_a_full_disk_takes_no_whole_line_of_a_table_that_was_cut(tmp_path):

@@ -117,6 +117,79 @@ def test_a_packed_table_that_was_cut_or_altered_is_refused_and_stays(path, whole
         with pytest.raises(ArgumentError, match="take the file from git"):
             begun(path, (0.5,))
         assert storage.packed(path).read_bytes() == spoilt
+        assert storage.within(path.parent) == [path], "what was cut or altered is told of"
         assert not path.exists()
     with pytest.raises(ArgumentError, match="is not there"):
         tables.read(path.with_name("mnist.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["digits.jsonl", "digits.jsonl.bz2"])
+def test_who_reads_while_another_packs_has_all(path, whole, name, monkeypatch):
+    """Planted: the table is packed just before one of its files is read."""
+    begun(path, (0.1, 0.2))
+    storage.pack(path)
+    begun(path, (0.3, 0.4))
+    original = storage.ending
+
+    def packs(one):
+        if one.name == name:
+            monkeypatch.setattr(storage, "ending", original)
+            storage.pack(path)
+        return original(one)
+
+    monkeypatch.setattr(storage, "ending", packs)
+    assert storage.content(path) == whole
+    assert not path.exists()
+
+
+def test_an_altered_line_is_named_by_its_place_in_its_file(path, whole):
+    """Planted: the first appended line altered, the second, and a header behind a packed table of one's own."""
+    begun(path, (0.1, 0.2))
+    storage.pack(path)
+    begun(path, (0.3, 0.4))
+    added = path.read_bytes()
+    altered = r"digits\.jsonl: line 2 was altered; .* keep the 1 lines before it"
+    elsewhere = r"digits\.jsonl: line 1 was altered, or does not go on from digits\.jsonl\.bz2"
+    other = whole.replace(b'"classes":5', b'"classes":6', 1)
+    for spoilt, told in (
+        (added.replace(b'"rate":0.4', b'"rate":0.5'), altered),
+        (added.replace(b'"rate":0.3', b'"rate":0.5'), elsewhere),
+        (other, elsewhere),
+    ):
+        path.write_bytes(spoilt)
+        with pytest.raises(ArgumentError, match=told):
+            tables.read(path)
+    path.write_bytes(added)
+    assert storage.content(path) == whole
+
+
+@pytest.mark.parametrize("into", [lambda path: None, storage.pack])
+def test_a_line_of_a_later_version_is_one_line(path, into):
+    """Planted: a cell with a further field, and a line of another kind, appended or packed."""
+    for document in ({"cell": {"width": 3}, "rate": 0.3, "seeds": [0, 1]}, {"news": 1}):
+        table = begun(path, (0.1,))
+        tables._append(table, document | {name: [1.0] for name in Row._fields})
+        into(path)
+        with pytest.raises(ArgumentError, match=r"digits\.jsonl(\.bz2)?: line 3 was written by a later version"):
+            tables.read(path)
+        for one in path.parent.iterdir():
+            one.unlink()
+
+
+def test_lines_that_do_not_go_on_from_the_packed_ones_are_not_packed(path, whole):
+    """Planted: a packed table that was gone on with elsewhere comes in between; with the first one back all is well."""
+    begun(path, (0.1, 0.2))
+    storage.pack(path)
+    first = storage.packed(path).read_bytes()
+    begun(path, (0.3, 0.4))
+    added = path.read_bytes()
+    begun(path.parent / "other" / path.name, (0.1, 0.2, 0.5))
+    other = packed((path.parent / "other" / path.name).read_bytes())
+    storage.packed(path).write_bytes(other)
+    with pytest.raises(ArgumentError, match=r"does not go on from digits\.jsonl\.bz2"):
+        storage.pack(path)
+    assert (path.read_bytes(), storage.packed(path).read_bytes()) == (added, other)
+    assert not path.with_suffix(".part").exists()
+    storage.packed(path).write_bytes(first)
+    storage.pack(path)
+    assert storage.content(path) == whole

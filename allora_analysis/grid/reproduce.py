@@ -178,21 +178,23 @@ def lines(folder: Path) -> list[records.Record]:
         for cell in table.rows
     }
     return [
-        _line(table, digests, told[cell] | {"rate": rate, "seeds": [first, seeds]}, row, folder)
+        _line(table, digests, told[cell], (cell, rate, first, seeds), row, folder)
         for cell, of in table.rows.items()
         for (rate, first, seeds), row in of.items()
     ]
 
 
 def _line(
-    table: tables.Table, digests: dict[str, str], of: dict[str, Any], row: tables.Row, folder: Path
+    table: tables.Table, digests: dict[str, str], told: dict[str, Any], key: tables.Key, row: tables.Row, folder: Path
 ) -> records.Record:
-    config = {"data": table.header["data"], **of}
+    cell, rate, first, seeds = key
+    config = {"data": table.header["data"], **told, "rate": rate, "seeds": [first, seeds]}
     own = records.key(config, LABORATORY, digests)
     result = {name: list(column) for name, column in row._asdict().items()}
     path, text = folder / f"{tables.STUDY}-{own[:20]}", records.canonical_json("config", config)
-    begun = table.header.get("begun", {})
-    return records.Record(tables.STUDY, own, LABORATORY, config, digests, result, begun, path, text)
+    where = table.environments[table.made[cell, rate][range(first, first + seeds)]]
+    facts = {name: fact for name, fact in where.items() if name != tables.PRETRAINED}  # no provenance
+    return records.Record(tables.STUDY, own, LABORATORY, config, digests, result, facts, path, text)
 
 
 def cell_of(line: records.Record) -> Cell:

@@ -14,6 +14,7 @@ from allora_analysis.laboratory.design import STUDY
 from allora_analysis.validation import ArgumentError, ending
 
 LARGEST = 2**28  # bytes of a table
+_TAG = f'"study":"{STUDY}"'.encode()
 _SUM = ',"sum":"{}"}}\n'
 _SIZE = len(_SUM.format("0" * 16))
 
@@ -40,17 +41,29 @@ def present(path: Path) -> bool:
 
 
 def within(folder: Path) -> list[Path]:
-    """The tables of this laboratory in a folder: `read` says whether they are whole."""
+    """The tables of this laboratory in a folder: `read` says whether they are whole.
+
+    A plain file whose first line is not a table's is taken for one of another kind; so is a packed one, but where its
+    beginning cannot be unpacked.
+    """
     plain = {path for path in folder.glob("*.jsonl") if _is_table(path)}
-    return sorted(plain | {path.with_suffix("") for path in folder.glob("*.jsonl.bz2")})
+    return sorted(plain | {path.with_suffix("") for path in folder.glob("*.jsonl.bz2") if _is_packed_table(path)})
 
 
 def _is_table(path: Path) -> bool:
     try:
         with ending(path).open("rb") as stream:
-            return f'"study":"{STUDY}"'.encode() in stream.readline(1000)
+            return _TAG in stream.readline(1000)
     except OSError:
         return False
+
+
+def _is_packed_table(path: Path) -> bool:
+    try:
+        with bz2.open(ending(path)) as stream:
+            return _TAG in stream.read(2**20).partition(b"\n")[0]  # a block at least, whose checksum is looked at
+    except (OSError, EOFError):
+        return True
 
 
 def content(path: Path) -> bytes:
@@ -61,12 +74,19 @@ def content(path: Path) -> bytes:
 def parts(path: Path) -> tuple[bytes, bytes]:
     """The appended lines, and the packed ones compressed: in this order who reads while another packs has all."""
     try:
-        if not (path.exists() or packed(path).exists()):
+        added, whole = _bytes(path), _bytes(packed(path))
+        if not (added or whole or path.exists() or packed(path).exists()):
             raise ArgumentError(f"{path}: is not there")
-        added, whole = (ending(one).read_bytes() if one.exists() else b"" for one in (path, packed(path)))
     except OSError as error:
         raise ArgumentError(f"{path}: cannot be read ({error})") from None
     return added, whole
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return ending(path).read_bytes()
+    except FileNotFoundError:  # not asked before: who packs may take the file away in between
+        return b""
 
 
 def joined(path: Path, added: bytes, whole: bytes) -> bytes:
@@ -75,6 +95,15 @@ def joined(path: Path, added: bytes, whole: bytes) -> bytes:
     if added.startswith(before):
         return added
     return before if before.startswith(added) or before.endswith(added) else before + added
+
+
+def place(path: Path, number: int, added: bytes, whole: bytes) -> tuple[Path, int]:
+    """Which file holds a table's line of this number, and which of its own lines that is."""
+    before = _unpacked(path, whole) if whole else b""
+    if added.startswith(before):
+        return path, number
+    behind = number - before.count(b"\n")
+    return (path, behind) if behind > 0 else (packed(path), number)
 
 
 def _unpacked(path: Path, whole: bytes) -> bytes:
@@ -114,13 +143,23 @@ def tidy(path: Path) -> None:
 
 
 def pack(path: Path) -> None:
-    """Put the lines that were appended to those that are packed: all, whole or not at all. Who holds the table may."""
+    """Put the lines that were appended to those that are packed: all, whole or not at all. Who holds the table may.
+
+    Appended lines that do not go on from the packed ones, since these were replaced meanwhile, stay where they are.
+    """
     if not path.exists():
         return
     neighbor = path.with_suffix(".part")  # one name: who goes on after a kill writes it anew
     try:
+        lines = content(path)
+        proven = _last_sealed(lines)
+        if _all_sealed(proven) != lines:
+            raise ArgumentError(
+                f"{path}: does not go on from {packed(path).name} as that is now, so both stay; take back the "
+                f"{packed(path).name} that it went on from, and run again"
+            )
         with neighbor.open("wb") as stream:
-            stream.write(bz2.compress(_last_sealed(content(path))))
+            stream.write(bz2.compress(proven))
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(neighbor, packed(path))

@@ -1,9 +1,10 @@
 """The laboratory's compact table: one JSON line for some seeds of one cell at one rate; and what it says.
 
 The first line names the data by digest and says where it was begun: versions, processor, revision, the pretrained
-network's accuracy. Where it is gone on with elsewhere, a line says so before the first of the lines that this holds
-for. Every line ends in a checksum of itself and all lines before it, so that an altered line shows. A table that was
-cut off goes on after its last whole line, on one machine to the bytes of a table that was not.
+network's accuracy. Where it is gone on with on another machine or from another revision, a line says so before the
+first of the lines that this holds for. Every line ends in a checksum of itself and all lines before it, so that an
+altered line shows. A table that was cut off goes on after its last whole line, on one machine and revision to the bytes
+of a table that was not.
 
 `laboratory.storage` has its files. Checked by `tests/test_laboratory.py`.
 """
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis.laboratory.design import FAMILY, FINE_SEEDS, PROTOCOL, SEEDS, STUDY, Cell, Contrast, reference
-from allora_analysis.laboratory.storage import joined, parts, present, sealed, tidy, unsealed
+from allora_analysis.laboratory.storage import joined, packed, parts, place, present, sealed, tidy, unsealed
 from allora_analysis.records import results_folder
 from allora_analysis.statistics import Difference, paired_family
 from allora_analysis.statistics.paired import TIE
@@ -33,7 +34,7 @@ SCREENING = range(10)
 ALL_SEEDS = range(SEEDS)
 START = {"sgd": 0.1, "momentum": 0.01, "adamw": 1e-2}  # the middle of the first five rates, half a decade apart
 ENDPOINTS = ("accuracy", "loss")
-BEGUN, GONE_ON, OF_THE_MOMENT = "begun", "gone_on", "time_utc"
+BEGUN, GONE_ON, PRETRAINED, OF_THE_MOMENT = "begun", "gone_on", "pretrained_accuracy", "time_utc"
 
 
 class Row(NamedTuple):
@@ -66,6 +67,7 @@ class Table:
         path: of its file.
         last: the checksum of the last line.
         environments: where the lines were made, in their order.
+        made: by cell and rate, each line's seeds as they were appended, and at which of the environments.
         here: where those to come are made, while the last of these is another.
     """
 
@@ -74,12 +76,19 @@ class Table:
     path: Path | None = None
     last: str = ""
     environments: list[dict[str, Any]] = field(default_factory=list)
+    made: dict[tuple[Cell, float], dict[range, int]] = field(default_factory=lambda: defaultdict(dict))
     here: dict[str, Any] | None = None
 
     @property
     def runs(self) -> int:
         """How many runs it holds."""
         return sum(seeds for of in self.rows.values() for _, _, seeds in of)
+
+    def lacking(self, cell: Cell, rate: float, seeds: range) -> list[int]:
+        """The seeds, of some, that have no run of a cell at a rate: tuning and judging seeds alike."""
+        lines = self.made.get((cell, rate), ())
+        known = set().union(*(of for of in lines if of.start < seeds.stop and seeds.start < of.stop))
+        return [seed for seed in seeds if seed not in known]
 
     def _of(self, cell: Cell) -> ItemsView[tuple[float, int, int], Row]:
         return self.rows.get(cell, {}).items()
@@ -206,7 +215,7 @@ def header(data: str, digest: str, classes: int, test_images: int, **facts: Any)
 
 def environment(first: Mapping[str, Any]) -> dict[str, Any]:
     """Where lines are made, by a table's first line: its provenance, and how good the pretrained network came out."""
-    known = {name: first[name] for name in ("pretrained_accuracy",) if name in first}
+    known = {name: first[name] for name in (PRETRAINED,) if name in first}
     return known | first.get(BEGUN, {})
 
 
@@ -234,32 +243,48 @@ def _parsed(path: Path, added: bytes, whole: bytes) -> Table:
         raise ArgumentError(f"{path}: holds no whole line; delete it and run again")
     documents, last = [], ""
     for number, line in enumerate(lines, 1):
-        body, last = _checked(path, number, line, last)
-        documents.append(body)
+        body = unsealed(line)
+        again, last = sealed(last, body)
+        if again != line:
+            raise ArgumentError(_altered(path, *place(path, number, added, whole)))
+        documents.append(json.loads(body))
     first = documents[0]
     if (first.get("study"), first.get("protocol")) != (STUDY, PROTOCOL):
         raise ArgumentError(f"{path}: is no table of this laboratory, protocol {PROTOCOL}; give another --results")
     table = Table(first, path=path, last=last, environments=[environment(first)])
-    for document in documents[1:]:
-        if GONE_ON in document:
-            table.environments.append(document[GONE_ON])
-        else:
-            _put(table, *_row(document))
+    for number, document in enumerate(documents[1:], 2):
+        try:
+            _take(table, document)
+        except (KeyError, TypeError) as error:
+            holder, own = place(path, number, added, whole)
+            told = f"line {own} was written by a later version, which knows more ({error})"
+            raise ArgumentError(f"{holder}: {told}") from None
     return table
 
 
 _kept = functools.lru_cache(maxsize=1)(_parsed)
 
 
-def _checked(path: Path, number: int, line: bytes, last: str) -> tuple[dict[str, Any], str]:
-    body = unsealed(line)
-    again, own = sealed(last, body)
-    if again != line:
-        raise ArgumentError(
-            f"{path}: line {number} was altered; take the file from git, or keep the {number - 1} lines before it "
-            "(they are whole) and run again"
+def _altered(path: Path, holder: Path, number: int) -> str:
+    if number == 1 and packed(path).exists():
+        before = packed(path).name
+        return (
+            f"{holder}: line 1 was altered, or does not go on from {before} as that is now; take back the {before} "
+            f"that it went on from, or put {holder.name} aside and run again"
         )
-    return json.loads(body), own
+    return (
+        f"{holder}: line {number} was altered; take the file from git, or keep the {number - 1} lines before it "
+        "(they are whole) and run again"
+    )
+
+
+def _take(table: Table, document: Mapping[str, Any]) -> None:
+    if GONE_ON in document:
+        table.environments.append(document[GONE_ON])
+    else:
+        key, row = _row(document)
+        _refuse_repeated(table, key)
+        _put(table, key, row)
 
 
 def _row(document: Mapping[str, Any]) -> tuple[Key, Row]:
@@ -289,8 +314,9 @@ def begin(path: Path, first: dict[str, Any]) -> Table:
 
 
 def add(table: Table, key: Key, row: Row) -> None:
-    """Append what a key's seeds found, and keep it in the table."""
+    """Append what a key's seeds found, and keep it in the table; seeds that are recorded already are refused."""
     cell, rate, first, seeds = key
+    _refuse_repeated(table, key)
     default = Cell()
     told = {name: value for name, value in dataclasses.asdict(cell).items() if value != getattr(default, name)}
     columns = {name: list(values) for name, values in zip(Row._fields, row, strict=True)}
@@ -306,8 +332,17 @@ def add(table: Table, key: Key, row: Row) -> None:
 
 
 def _put(table: Table, key: Key, row: Row) -> None:
-    cell, *place = key
-    table.rows[cell][tuple(place)] = row
+    cell, rate, first, seeds = key
+    table.rows[cell][rate, first, seeds] = row
+    table.made[cell, rate][range(first, first + seeds)] = len(table.environments) - 1
+
+
+def _refuse_repeated(table: Table, key: Key) -> None:
+    # A run that stood twice would be read as its later one, in silence.
+    cell, rate, first, seeds = key
+    if len(table.lacking(cell, rate, range(first, first + seeds))) < seeds:
+        told = f"{cell.words()}, rate {rate:g}, seeds {first} to {first + seeds - 1}"
+        raise ArgumentError(f"{table.path}: runs are recorded already, of {told}")
 
 
 def _append(table: Table, document: Mapping[str, Any]) -> None:
