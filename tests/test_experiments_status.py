@@ -165,6 +165,7 @@ def test_the_committed_records_fit_in_a_hand_and_hold_no_layer_s_own_norms():
     assert not any("layers" in records.load(path).result.get("row_norms", {}) for path in listed)
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no clone")
 def test_what_a_killed_process_leaves_beside_a_table_is_in_no_commit_and_so_in_no_wheel():
     """Git and hatchling both read .gitignore. Planted: the table itself, which both take."""
     names = [f"experiments/results/laboratory/digits.{kind}" for kind in ("part", "lock", "jsonl", "jsonl.bz2")]
