@@ -231,6 +231,7 @@ def test_fresh_seeds_judge_from_epoch_1_alone(folder, monkeypatch, fresh, verdic
     plant(folder, fresh, grid=LATER)
     found = finding(FROM_1)
     assert (found.verdict, found.evidence.n) == (verdict, 5)
+    assert found.flips_if == section.FLIPS[verdict]
     assert finding().verdict == "refuted"
     if verdict == "undecided":
         assert (

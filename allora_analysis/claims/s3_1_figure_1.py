@@ -46,6 +46,12 @@ BASELINES = {
     "fresh batches, from epoch 0": ("fresh", 0),
     "over minibatches without dropout, from epoch 0": ("no_dropout_fresh", 0),
 }
+FLIPS = {
+    "holds": "a setting whose average does not clearly fall, or whose worst entry does not clearly rise",
+    "refuted": "no setting whose average clearly rises or whose worst entry clearly falls",
+    "undecided": "an average that clearly falls and a worst entry that clearly rises in every setting, or one that "
+    "clearly goes the other way",
+}
 Changes = Mapping[tuple[Arm, str], np.ndarray]
 Pairs = Mapping[Arm, tuple[Trend, Trend]]
 
@@ -308,5 +314,5 @@ def figure_1_from_epoch_1(cases: Cases, folder: Path | None = None) -> Finding:
             "change of the worst entry from epoch 1 to the last",
         ),
         wanted=needed(pairs[later], outcomes, []),
-        flips_if="a setting whose average clearly rises or whose worst entry clearly falls, or one that is not clear",
+        flips_if=FLIPS[judged.verdict],
     )
