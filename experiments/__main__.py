@@ -169,7 +169,7 @@ def reproduce(arguments: Repetition) -> int:
 
 
 def _words(record: records.Record) -> str:
-    if record.study == laboratory.RESULTS.name:
+    if record.study == laboratory.STUDY:
         first, seeds = record.config["seeds"]
         return f"{cell_of(record).words()}, rate {record.config['rate']:g}, seeds {first} to {first + seeds - 1}"
     told = ("model", "data", "arm", "optimizer", "learning_rate", "rate", "layer", "sentences", "seed")
@@ -189,7 +189,7 @@ def _drawn(folders: Sequence[Path], number: int, seed: int) -> list[records.Reco
     generator, shuffled = random.Random(seed), []
     for study in MAKERS:
         known = [path for folder in folders for path in records.record_files(folder, study)]
-        if study == laboratory.RESULTS.name:
+        if study == laboratory.STUDY:
             known = [line for folder in folders for line in lines(folder)]
         shuffled.append(generator.sample(known, min(number, len(known))))
     in_turn = [one for turn in itertools.zip_longest(*shuffled) for one in turn if one is not None]

@@ -37,12 +37,12 @@ from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import bound
 
 COMMAND = "python -m experiments.gradient_std --data mnist --data-root FOLDER"
-PRIMARY = "from epoch 0"
+PRIMARY, LATER = "from epoch 0", "from epoch 1"
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 # Which spread, and the epoch that the last one is compared with. The verdict is the first's; the rest stand beside it.
 BASELINES = {
     PRIMARY: ("probe", 0),
-    "from epoch 1": ("probe", 1),
+    LATER: ("probe", 1),
     "fresh batches, from epoch 0": ("fresh", 0),
     "over minibatches without dropout, from epoch 0": ("no_dropout_fresh", 0),
 }
@@ -62,6 +62,14 @@ def series(runs: Mapping[Arm, Mapping[int, Any]], arms: Iterable[Arm], batch: st
         (arm, statistic): values([runs[arm][seed] for seed in sorted(runs[arm])], statistic, batch)
         for arm in arms
         for statistic in (AVERAGE, WORST)
+    }
+
+
+def _changes(runs: Mapping[Arm, Mapping[int, Any]], arms: Sequence[Arm]) -> dict[str, Changes]:
+    # By baseline, each seed's log change to the last epoch.
+    return {
+        name: {case: summary.changes(of, first) for case, of in series(runs, arms, batch).items()}
+        for name, (batch, first) in BASELINES.items()
     }
 
 
@@ -230,21 +238,18 @@ def on_figure_1(cases: Cases, folder: Path | None, data: str) -> Finding:
     complete = [arm for arm in arms if len(runs.get(arm, ())) == grid.seeds]
     if not complete:
         return not_run("no setting is recorded in full")
-    changes = {
-        name: {case: summary.changes(of, first) for case, of in series(runs, complete, batch).items()}
-        for name, (batch, first) in BASELINES.items()
-    }
+    changes = _changes(runs, complete)
     judged = _judged(cases, changes[PRIMARY], arms)
     pairs = {name: tested(of) for name, of in changes.items()}
     outcomes = decided(changes[PRIMARY])
-    measured: dict[str, Any] = _counts(outcomes, pairs["from epoch 1"])
+    measured: dict[str, Any] = _counts(outcomes, pairs[LATER])
     measured |= {f"verdict {name}": verdict_on_figure_1(of, arms) for name, of in changes.items() if name != PRIMARY}
     measured |= {_name(arm): _measured(pairs, arm) | _components(runs[arm]) for arm in complete}
     measured |= _other_drop_rates(runs, grid)
     source = f"Student's t over seeds, one-sided at {LEVEL}, Holm over {len(complete)} settings; {PRIMARY} to the last"
     wanted = needed(pairs[PRIMARY], outcomes, [arm for arm in arms if arm not in complete])
     contrary, title = _directions(pairs[PRIMARY], outcomes), TITLES.get(data, data)
-    beside = _falling(pairs[PRIMARY], outcomes, pairs["from epoch 1"])
+    beside = _falling(pairs[PRIMARY], outcomes, pairs[LATER])
     average = [100 * math.expm1(pair[0].change.mean) for pair in pairs[PRIMARY].values()]
     return judged.finding(
         holds=f"Yes, on {title} in our network: with every optimizer the average falls and the worst entry rises.",
@@ -290,29 +295,25 @@ def figure_1_from_epoch_1(cases: Cases, folder: Path | None = None) -> Finding:
     there, wanted = sum(len(runs.get(arm, ())) for arm in arms), len(arms) * grid.fresh_seeds
     if there < wanted:
         return not_run(f"{there} of {wanted} runs of fresh seeds are recorded")
-    changes = {
-        name: {case: summary.changes(of, first) for case, of in series(runs, arms, batch).items()}
-        for name, (batch, first) in BASELINES.items()
-    }
-    later = "from epoch 1"
-    judged, outcomes = _judged(cases, changes[later], arms), decided(changes[later])
+    changes = _changes(runs, arms)
+    judged, outcomes = _judged(cases, changes[LATER], arms), decided(changes[LATER])
     pairs = {name: tested(of) for name, of in changes.items()}
-    measured = {f"verdict {name}": verdict_on_figure_1(of, arms) for name, of in changes.items() if name != later}
+    measured = {f"verdict {name}": verdict_on_figure_1(of, arms) for name, of in changes.items() if name != LATER}
     return judged.finding(
         holds="Yes, on MNIST: with every optimizer the average falls and the worst entry rises.",
-        refuted=f"No, on MNIST from epoch 1: {_directions(pairs[later], outcomes).split(';')[0]}.",
-        undecided=f"Undecided: from epoch 1 {_open_in_words(pairs[later])}.",
+        refuted=f"No, on MNIST from epoch 1: {_directions(pairs[LATER], outcomes).split(';')[0]}.",
+        undecided=f"Undecided: from epoch 1 {_open_in_words(pairs[LATER])}.",
         evidence=Evidence(
             {"average": "falls", "worst": "rises"},
             measured | {_name(arm): _measured(pairs, arm) for arm in arms},
-            f"Student's t over fresh seeds, one-sided at {LEVEL}, Holm over {len(arms)} settings; {later} to the last",
+            f"Student's t over fresh seeds, one-sided at {LEVEL}, Holm over {len(arms)} settings; {LATER} to the last",
             n=grid.fresh_seeds,
         ),
         size=ranged(
-            [100 * math.expm1(pair[1].change.mean) for pair in pairs[later].values()],
+            [100 * math.expm1(pair[1].change.mean) for pair in pairs[LATER].values()],
             "%",
             "change of the worst entry from epoch 1 to the last",
         ),
-        wanted=needed(pairs[later], outcomes, []),
+        wanted=needed(pairs[LATER], outcomes, []),
         flips_if=FLIPS[judged.verdict],
     )

@@ -86,17 +86,12 @@ def compare(record: records.Record, again: records.Record) -> Agreement:
             apart[leaf] = gap / size if size else math.inf
             different |= gap > max(ROUNDING * size, _last_digit(record.study, here))
     verdict = "different" if different else "within rounding" if apart else "bitwise equal"
-    changed = _changed(record.provenance, again.provenance, (*OF_THE_MOMENT, *([] if apart else OF_THE_CODE)))
+    changed = records.apart(record.provenance, again.provenance, (*OF_THE_MOMENT, *([] if apart else OF_THE_CODE)))
     if not apart:
         return Agreement(verdict, None, None, changed)
     first = min(apart, key=lambda leaf: math.inf if leaf[1] is None else leaf[1])
     most = max(apart, key=apart.__getitem__)
     return Agreement(verdict, (_place(first), apart[first]), (_place(most), apart[most]), changed)
-
-
-def _changed(was: Mapping[str, Any], now: Mapping[str, Any], left_out: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
-    pairs = {name: (was.get(name), now.get(name)) for name in {**was, **now} if name not in left_out}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _name(leaf: Leaf) -> str:
@@ -172,23 +167,17 @@ def lines(folder: Path) -> list[records.Record]:
     table = tables.recorded(folder)
     if table is None:
         return []
-    digests, default = {"data": table.header["digest"]}, dataclasses.asdict(Cell())
-    told = {
-        cell: {name: value for name, value in dataclasses.asdict(cell).items() if value != default[name]}
-        for cell in table.rows
-    }
     return [
-        _line(table, digests, told[cell], (cell, rate, first, seeds), row, folder)
+        _line(table, (cell, rate, first, seeds), row, folder)
         for cell, of in table.rows.items()
         for (rate, first, seeds), row in of.items()
     ]
 
 
-def _line(
-    table: tables.Table, digests: dict[str, str], told: dict[str, Any], key: tables.Key, row: tables.Row, folder: Path
-) -> records.Record:
+def _line(table: tables.Table, key: tables.Key, row: tables.Row, folder: Path) -> records.Record:
     cell, rate, first, seeds = key
-    config = {"data": table.header["data"], **told, "rate": rate, "seeds": [first, seeds]}
+    digests = {"data": table.header["digest"]}
+    config = {"data": table.header["data"], **cell.given(), "rate": rate, "seeds": [first, seeds]}
     own = records.key(config, LABORATORY, digests)
     result = {name: list(column) for name, column in row._asdict().items()}
     path, text = folder / f"{tables.STUDY}-{own[:20]}", records.canonical_json("config", config)

@@ -6,7 +6,7 @@ Checked by `tests/test_laboratory.py`.
 import dataclasses
 import itertools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.validation import ArgumentError, choice, count, number, positive
@@ -60,6 +60,11 @@ class Cell:
     head: str | None = None
     scaled: bool = False
     epsilon: float = 0.0
+
+    def given(self) -> dict[str, Any]:
+        """Its fields that are not at their default, as a line of the table holds them."""
+        default = Cell()
+        return {name: value for name, value in dataclasses.asdict(self).items() if value != getattr(default, name)}
 
     def words(self) -> str:
         """The cell in a few words."""

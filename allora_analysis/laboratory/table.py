@@ -9,7 +9,6 @@ of a table that was not.
 `laboratory.storage` has its files. Checked by `tests/test_laboratory.py`.
 """
 
-import dataclasses
 import functools
 import json
 import math
@@ -23,7 +22,7 @@ import numpy as np
 
 from allora_analysis.laboratory.design import FAMILY, FINE_SEEDS, PROTOCOL, SEEDS, STUDY, Cell, Contrast, reference
 from allora_analysis.laboratory.storage import joined, packed, parts, place, present, sealed, tidy, unsealed
-from allora_analysis.records import results_folder
+from allora_analysis.records import apart, results_folder
 from allora_analysis.statistics import Difference, paired_family
 from allora_analysis.statistics.paired import TIE
 from allora_analysis.validation import ArgumentError, choice
@@ -34,7 +33,7 @@ SCREENING = range(10)
 ALL_SEEDS = range(SEEDS)
 START = {"sgd": 0.1, "momentum": 0.01, "adamw": 1e-2}  # the middle of the first five rates, half a decade apart
 ENDPOINTS = ("accuracy", "loss")
-BEGUN, GONE_ON, PRETRAINED, OF_THE_MOMENT = "begun", "gone_on", "pretrained_accuracy", "time_utc"
+BEGUN, GONE_ON, PRETRAINED = "begun", "gone_on", "pretrained_accuracy"
 
 
 class Row(NamedTuple):
@@ -221,7 +220,7 @@ def environment(first: Mapping[str, Any]) -> dict[str, Any]:
 
 def changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """In what two environments differ; their times do not count."""
-    return [name for name in {**one, **other} if name != OF_THE_MOMENT and one.get(name) != other.get(name)]
+    return list(apart(one, other, ("time_utc",)))
 
 
 def recorded(folder: Path | None) -> Table | None:
@@ -317,15 +316,13 @@ def add(table: Table, key: Key, row: Row) -> None:
     """Append what a key's seeds found, and keep it in the table; seeds that are recorded already are refused."""
     cell, rate, first, seeds = key
     _refuse_repeated(table, key)
-    default = Cell()
-    told = {name: value for name, value in dataclasses.asdict(cell).items() if value != getattr(default, name)}
     columns = {name: list(values) for name, values in zip(Row._fields, row, strict=True)}
     try:
         if table.here is not None:
             _append(table, {GONE_ON: table.here})
             table.environments.append(table.here)
             table.here = None
-        _append(table, {"cell": told, "rate": rate, "seeds": [first, seeds]} | columns)
+        _append(table, {"cell": cell.given(), "rate": rate, "seeds": [first, seeds]} | columns)
     except OSError as error:
         raise ArgumentError(f"{table.path}: cannot be written ({error.strerror or error})") from None
     _put(table, key, row)

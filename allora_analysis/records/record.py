@@ -12,7 +12,7 @@ import math
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -316,6 +316,21 @@ def processor() -> dict[str, Any]:
     flags = (facts.get("flags") or facts.get("Features") or "").split()
     name = facts.get("model name", platform.processor()).replace("/", " ").replace("\\", " ")
     return {"cpu": name or None, "instructions": [flag for flag in INSTRUCTIONS if flag in flags] if flags else None}
+
+
+def apart(was: Mapping[str, Any], now: Mapping[str, Any], left_out: Container[str]) -> dict[str, tuple[Any, Any]]:
+    """In what two provenances differ.
+
+    Args:
+        was: the one.
+        now: the other.
+        left_out: facts that do not count.
+
+    Returns:
+        By name the fact of each; None where it has none.
+    """
+    pairs = {name: (was.get(name), now.get(name)) for name in {**was, **now} if name not in left_out}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def provenance(packages: Iterable[str] = ()) -> dict[str, Any]:
