@@ -24,7 +24,7 @@ FEW, MANY = 50, 300
 STEPS = (FEW, MANY)
 PLACEMENTS = ("input", "bottleneck")
 SEEDS = 100  # that judge a contrast
-FEWER = {"placement": 60}  # of a question added later, by its own rules
+FEWER = {"placement": 60, "rule on mnist": 60, "control on mnist": 60}  # of questions added later, by their own rules
 AGAIN = {"placement": range(200, 400), "adaptor": range(3000, 4000)}  # fresh seeds that judge a question again, alone
 FINE_SEEDS = 200  # that judge a contrast whose seeds choose among nine rates
 COARSE = ("dropout", "placement")  # questions whose seeds choose among three rates after few steps too
@@ -142,7 +142,7 @@ class Contrast(NamedTuple):
     @property
     def seeds(self) -> int:
         """How many seeds judge it."""
-        return FINE_SEEDS if self.fine else FEWER.get(self.question, SEEDS)
+        return FEWER.get(self.question, FINE_SEEDS if self.fine else SEEDS)
 
 
 def contrasts() -> list[Contrast]:
@@ -185,3 +185,13 @@ def judged_again(question: str) -> list[Contrast]:
     if question == "placement":
         return [one for one in contrasts() if one.name.startswith("LoRA, bottleneck")]
     return [one for one in contrasts() if one.question in (question, "control") and one.fine]
+
+
+def on_mnist(question: str) -> list[Contrast]:
+    """The contrasts that are judged on MNIST, too: of "rule" ALLoRA − LoRA under each optimizer, of "control" all."""
+    wanted = {"rule": "ALLoRA − LoRA, ", "control": "constant "}[question]
+    return [
+        one._replace(question=f"{question} on mnist")
+        for one in contrasts()
+        if one.question == question and one.name.startswith(wanted)
+    ]

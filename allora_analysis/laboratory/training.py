@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 HIDDEN, RANK, BATCH = (64, 64), 4, 32
 TRAIN = 200  # images that a run adapts to, drawn by its seed
+VALIDATION = 5000  # at most, of those that it does not draw
 PRETRAINING = {"steps": 1000, "batch": 64, "rate": 1e-3, "seed": 0}
 LORAPLUS_RATIO = 16.0
 LIMIT = 100.0  # nats; a guess among five classes is at 1.6
@@ -38,8 +39,9 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Task:
-    """The pretrained network, frozen, and images of the classes to adapt to: a run draws `TRAIN` of the pool, the rest
-    are its validation images. `pretrained_accuracy` is on test images of the classes of pretraining.
+    """The pretrained network, frozen, and images of the classes to adapt to: a run draws `TRAIN` of the pool, and
+    `VALIDATION` of the rest at most are its validation images. `pretrained_accuracy` is on test images of the classes
+    of pretraining.
     """
 
     network: nn.Sequential
@@ -126,7 +128,7 @@ def run(task: Task, cell: Cell, rate: float, seed: int) -> Outcome:
             _set_epsilon(optimizer, model, cell)
         optimizer.step()
     model.eval()
-    validation, _ = _evaluate(model, *(part[drawn[TRAIN:]] for part in task.pool))
+    validation, _ = _evaluate(model, *(part[drawn[TRAIN : TRAIN + VALIDATION]] for part in task.pool))
     loss, right = _evaluate(model, *task.test)
     if validation is None or loss is None:
         return Outcome(None, 0, None)
