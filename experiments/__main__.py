@@ -120,8 +120,9 @@ def _folders(given: Sequence[Path]) -> list[Path]:
 class Repetition:
     """Make recorded runs again and say how far they agree: bitwise equal, within rounding, or different (status 1).
 
-    Each line of the laboratory's table is a record, too, which needs neither model nor data: three lines, drawn at
-    random, with --sample 3 --results experiments/results/laboratory.
+    Each line of the laboratory's tables is a record, too; digits need neither model nor data: three of their lines,
+    drawn at random, with --sample 3 --results experiments/results/laboratory. Lines on other data are drawn where
+    --source names these.
     """
 
     keys: Annotated[Positional[tuple[str, ...]], arg(help_behavior_hint="")] = ()
@@ -155,7 +156,8 @@ def reproduce(arguments: Repetition) -> int:
     if arguments.keys:
         chosen = [_only_one(folders, name) for name in arguments.keys]
     else:
-        chosen = _drawn(folders, count("--sample", arguments.sample), arguments.seed)
+        given = {word.partition("=")[0] for word in arguments.source}
+        chosen = _drawn(folders, count("--sample", arguments.sample), arguments.seed, {"digits", *given})
     names = dict.fromkeys(one.config[kind] for one in chosen for kind in ("model", "data") if kind in one.config)
     known = [word for word in arguments.source if word.partition("=")[0] in names]
     sources = {name: where for name, where in resolve(names, known, []).items() if where != name}
@@ -185,12 +187,13 @@ def _only_one(folders: Sequence[Path], name: str) -> records.Record:
     return found[0]
 
 
-def _drawn(folders: Sequence[Path], number: int, seed: int) -> list[records.Record]:
+def _drawn(folders: Sequence[Path], number: int, seed: int, data: set[str]) -> list[records.Record]:
+    # Of the laboratory's lines those on some data.
     generator, shuffled = random.Random(seed), []
     for study in MAKERS:
         known = [path for folder in folders for path in records.record_files(folder, study)]
         if study == laboratory.STUDY:
-            known = [line for folder in folders for line in lines(folder)]
+            known = [line for folder in folders for line in lines(folder) if line.config["data"] in data]
         shuffled.append(generator.sample(known, min(number, len(known))))
     in_turn = [one for turn in itertools.zip_longest(*shuffled) for one in turn if one is not None]
     if not in_turn:

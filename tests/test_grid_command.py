@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from allora_analysis import grid, records
+from allora_analysis import grid, images, records
 from allora_analysis.doctor import edge
 from allora_analysis.finetune.setting import PROTOCOL
 from allora_analysis.finetune.sources import HUB, PACKAGES, digest
@@ -323,6 +324,20 @@ def test_a_line_of_the_laboratorys_table_is_made_again(tmp_path, capsys):
         assert 1 < loss["loss"][0] < 10
         loss["loss"][0] += by
         assert compare(line, dataclasses.replace(line, result=loss)).verdict == verdict
+
+
+def test_lines_on_data_of_ones_own_are_drawn_where_their_source_is_named(tmp_path, capsys):
+    from experiments.laboratory import begun
+
+    digits, path = images.load("digits"), tmp_path / "mine.npz"
+    np.savez(path, **{name: getattr(digits, name) for name in images.KEYS})
+    for data, name in (("digits", "digits"), (str(path), "mine")):
+        begun(data, None, tmp_path / "laboratory" / f"{name}.jsonl").ask(Cell(steps=3), 0.01, range(2))
+    words = ["reproduce", "--sample", "2", "--results", str(tmp_path / "laboratory")]
+    assert experiments.main(words) == 0
+    assert capsys.readouterr().out.count(": bitwise equal") == 1
+    assert experiments.main([*words, "--source", f"mine={path}"]) == 0
+    assert capsys.readouterr().out.count(": bitwise equal") == 2
 
 
 def test_a_stable_rate_and_trials_on_features_are_made_again(recorded, tmp_path, capsys):

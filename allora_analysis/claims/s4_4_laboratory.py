@@ -52,7 +52,7 @@ BEST_FLIPS = {
     "refuted": "a difference that is not clearly below its margin ({})",
     "undecided": "a difference clearly above its margin ({}), or all clearly below it",
 }
-RULE = "Student's t over seeds, on these 191 images, one-sided at 0.05{holm}; intervals: 90 %; {seeds}"
+RULE = "Student's t over seeds, on these {images:,} images, one-sided at 0.05{holm}; intervals: 90 %; {seeds}"
 
 
 def named(question: str, keep: Callable[[str], bool] = lambda _: True) -> dict[str, Contrast]:
@@ -105,7 +105,7 @@ def of_seeds_alone(control: Samples) -> dict[str, dict[str, float]]:
     }
 
 
-def wider_noise(table: Table, endpoint: str = "accuracy") -> dict[str, float]:
+def wider_noise(table: Table, endpoint: str = "accuracy", question: str = "control") -> dict[str, float]:
     """The same from all pairs of LoRA and the constant adaptor at η² = 2, 4 and 16 under one optimizer: √2 times the
     arms' standard deviation. Formed after the runs; six degrees of freedom.
     """
@@ -113,7 +113,7 @@ def wider_noise(table: Table, endpoint: str = "accuracy") -> dict[str, float]:
     for steps, name in itertools.product(STEPS, ("sgd", "momentum")):
         lora = Cell("lora", name, steps)
         arms = [Cell("allora", name, steps, 0.0, "constant", eta2) for eta2 in ETA2[1:]]
-        pairs = {f"{arm.eta2}": Contrast("control", "", arm, lora) for arm in arms}
+        pairs = {f"{arm.eta2}": Contrast(question, "", arm, lora) for arm in arms}
         gaps = in_units(table, pairs, endpoint) or {}
         means = [0.0, *(float(of.mean()) for of in gaps.values())]
         variances.setdefault(f"{steps} steps", []).append(float(np.var(means, ddof=1)))
@@ -172,11 +172,12 @@ def in_words(of: Samples) -> tuple[dict[str, OneSided], dict[str, dict[str, Any]
     }
 
 
-def _evidence(of: Samples, holm: str) -> tuple[Evidence, dict[str, OneSided]]:
-    found, told = in_words(of)
+def _evidence(of: Samples, holm: str, images: int) -> tuple[Evidence, dict[str, OneSided]]:
+    found, words = in_words(of)
     seeds = {length(name): len(gaps) for name, gaps in of.items()}
-    rule = RULE.format(holm=holm, seeds=", ".join(f"{n} seeds after {steps}" for steps, n in seeds.items()))
-    return Evidence({"difference": "above 0"}, told, rule, n=min(seeds.values())), found
+    told = ", ".join(f"{n} seeds after {steps}" for steps, n in seeds.items())
+    rule = RULE.format(holm=holm, seeds=told, images=images)
+    return Evidence({"difference": "above 0"}, words, rule, n=min(seeds.values())), found
 
 
 def _by_length_in_words(means: Samples, remark: str = "") -> str:
@@ -192,13 +193,16 @@ def _means(of: Samples) -> dict[str, dict[str, Any]]:
     return {name: {"mean": one.mean, "interval": one.interval} for name, one in found.items()}
 
 
-def _judged_at_lengths(table: Table, pairs: Mapping[str, Contrast], endpoint: str) -> dict[str, Any] | None:
+def _judged_at_lengths(
+    table: Table, pairs: Mapping[str, Contrast], controls: Mapping[str, Contrast], endpoint: str
+) -> dict[str, Any] | None:
     # The means by length, their margins and the verdict, with the controls of the rule and with all of them.
-    known, control = (in_units(table, of, endpoint) for of in (pairs, named("control")))
+    known, control = (in_units(table, of, endpoint) for of in (pairs, controls))
     if known is None or control is None:
         return None
     margins = margins_of_means(known, noise(control))
-    wider = margins_of_means(known, wider_noise(table, endpoint), WIDER)
+    question = next(iter(controls.values())).question
+    wider = margins_of_means(known, wider_noise(table, endpoint, question), WIDER)
     return {
         "by length": _means(by_length(known)),
         "margins": margins,
@@ -239,22 +243,27 @@ def averaged(
     pairs: Mapping[str, Contrast],
     answers: Mapping[str, str],
     beside: Mapping[str, Contrast] | None = None,
+    data: str = "digits",
+    controls: Mapping[str, Contrast] | None = None,
 ) -> Finding:
     """A sentence about the means over settings, a length each; settings and loss beside it in the evidence."""
-    table, arms = recorded(folder), next(iter(pairs)).partition(",")[0].replace(" − ", " minus ")
-    known, control = (in_units(table, of, "accuracy") for of in (pairs, named("control")))
+    table, arms = recorded(folder, data), next(iter(pairs)).partition(",")[0].replace(" − ", " minus ")
+    controls = controls or named("control")
+    known, control = (in_units(table, of, "accuracy") for of in (pairs, controls))
     if table is None or known is None or control is None:
-        return lacking(table, pairs, named("control"))
+        return lacking(table, pairs, controls)
     margins = margins_of_means(known, noise(control))
     tested = cases.test(known, lambda of: at_a_length(of, margins))
     means = by_length(known)
     few, gaps = next(iter(means.items()))
     first, more = one_sided(gaps, "t"), in_units(table, beside, "accuracy") if beside else {}
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
-    evidence, _ = _evidence({**known, **control, **(more or {})}, f", of the means over settings; margins {words}")
+    holm, images = f", of the means over settings; margins {words}", table.header["test_images"]
+    evidence, _ = _evidence({**known, **control, **(more or {})}, holm, images)
     judged: dict[str, Any] = {"the controls' means by their seeds alone": of_seeds_alone(control)}
-    judged |= {f"means, test {of}": _judged_at_lengths(table, pairs, of) for of in UNITS}
-    judged |= {AT_FIRST: at_first(table, pairs, lambda of, same: at_a_length(of, margins_of_means(of, noise(same))))}
+    judged |= {f"means, test {of}": _judged_at_lengths(table, pairs, controls, of) for of in UNITS}
+    if data == "digits":
+        judged[AT_FIRST] = at_first(table, pairs, lambda of, same: at_a_length(of, margins_of_means(of, noise(same))))
     if len(known) > len(means):
         judged["the verdict on one optimizer alone"] = {
             rule: at_a_length(of, margins_of_means(of, noise(control))) for rule, of in _by_optimizer(known).items()
@@ -338,7 +347,8 @@ def best_of(
     margins = margins_of_one(control)
     tested = cases.test(known, lambda of: rule(of, margins))
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
-    evidence, found = _evidence({**known, **control}, f", Holm over the {len(known)}; margins {words}")
+    holm, images = f", Holm over the {len(known)}; margins {words}", table.header["test_images"]
+    evidence, found = _evidence({**known, **control}, holm, images)
     name, best = max(((name, found[name]) for name in known), key=lambda item: item[1].mean)
     worst = min(known, key=lambda name: found[name].mean)
     arm = name.split(" − ")[0]

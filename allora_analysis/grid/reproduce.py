@@ -23,7 +23,7 @@ from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.sources import where_from
 from allora_analysis.gradient_std.grid import STUDY as GRADIENT_STD
 from allora_analysis.gradient_std.summary import KEPT
-from allora_analysis.laboratory import features
+from allora_analysis.laboratory import features, storage
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import PROTOCOL as LABORATORY
 from allora_analysis.laboratory.design import Cell
@@ -160,15 +160,13 @@ def _place(leaf: Leaf) -> str:
 
 
 def lines(folder: Path) -> list[records.Record]:
-    """The lines of the laboratory's table in a folder as records: some seeds of a cell at a rate each.
+    """The lines of the laboratory's tables in a folder as records: some seeds of a cell at a rate each.
 
     They are named as records are, though their path is no file.
     """
-    table = tables.recorded(folder)
-    if table is None:
-        return []
     return [
         _line(table, (cell, rate, first, seeds), row, folder)
+        for table in (tables.recorded(folder, path.stem) for path in storage.within(folder))
         for cell, of in table.rows.items()
         for (rate, first, seeds), row in of.items()
     ]
@@ -192,7 +190,7 @@ def cell_of(line: records.Record) -> Cell:
 
 
 def named(folder: Path, name: str) -> list[records.Record]:
-    """The records that a name stands for, lines of a laboratory's table among them."""
+    """The records that a name stands for, lines of the laboratory's tables among them."""
     wanted = name.removesuffix(".json")
 
     def fits(path: Path) -> bool:

@@ -223,9 +223,9 @@ def changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return list(apart(one, other, ("time_utc",)))
 
 
-def recorded(folder: Path | None) -> Table | None:
-    """The table in a folder of records, or the committed one, to be read only; None where there is none."""
-    path = (RESULTS if folder is None else folder) / "digits.jsonl"
+def recorded(folder: Path | None, data: str = "digits") -> Table | None:
+    """The table of some data in a folder of records, or the committed one, to be read only; None where none is."""
+    path = (RESULTS if folder is None else folder) / f"{data}.jsonl"
     return _kept(path, *parts(path)) if present(path) else None
 
 
@@ -261,7 +261,7 @@ def _parsed(path: Path, added: bytes, whole: bytes) -> Table:
     return table
 
 
-_kept = functools.lru_cache(maxsize=1)(_parsed)
+_kept = functools.lru_cache(maxsize=2)(_parsed)
 
 
 def _altered(path: Path, holder: Path, number: int) -> str:

@@ -1,0 +1,74 @@
+"""The laboratory's row on MNIST: its verdict follows from planted differences, its margin from MNIST's own controls."""
+
+import numpy as np
+import pytest
+
+from allora_analysis.claims.s4_4_laboratory import QUANTILE
+from allora_analysis.claims.s4_4_laboratory_mnist import better_than_lora_on_mnist as row
+from allora_analysis.laboratory import table as tables
+from allora_analysis.laboratory.design import contrasts, on_mnist
+from allora_analysis.laboratory.table import Table
+from tests.ledger_rows import finding
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tables.begin(tmp_path / "mnist.jsonl", tables.header("mnist", "0", 5, 4861))
+    return tmp_path
+
+
+def plant(monkeypatch, few, many, control=0.0, seeds=60):
+    """ALLoRA − LoRA by length of training, and of two names of one arm."""
+
+    def by_seed(self, first, second, endpoint, fine=False):
+        noise = np.random.default_rng(first.steps).normal(0, 1e-3, seeds)
+        same = first.adaptor == "constant"
+        gap = control if same else few if first.steps == 50 else many
+        return dict(enumerate(noise - noise.mean() + gap))
+
+    monkeypatch.setattr(Table, "by_seed", by_seed)
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "verdict"),
+    [
+        (0.01, 0.0, "holds"),
+        (0.0, 0.01, "holds"),
+        (-0.01, 0.0, "refuted"),
+        (0.0, 0.0, "undecided"),
+        (0.01, -0.01, "undecided"),
+    ],
+)
+def test_the_means_over_optimizers_decide_a_length_each(monkeypatch, folder, few, many, verdict):
+    plant(monkeypatch, few, many)
+    found = finding(row, folder)
+    assert (found.verdict, found.evidence.n) == (verdict, 60)
+    assert found.size.value == pytest.approx(100 * few, abs=1e-9)
+    assert "these 4,861 images" in found.evidence.tolerance_source
+
+
+def test_the_margin_is_that_of_the_controls_on_mnist(monkeypatch, folder):
+    """Planted: one method is 0.5 points from itself, 0.62 in a mean over three optimizers."""
+    margin = 0.005 * QUANTILE / 3**0.5
+    plant(monkeypatch, margin - 0.001, 0.0, control=0.005)
+    assert finding(row, folder).verdict == "undecided"
+    plant(monkeypatch, margin + 0.001, 0.0, control=0.005)
+    assert finding(row, folder).verdict == "holds"
+
+
+def test_sixty_seeds_judge_and_no_fewer(monkeypatch, folder, tmp_path):
+    plant(monkeypatch, 0.01, 0.01, seeds=59)
+    found = finding(row, folder)
+    assert found.verdict == "not_run"
+    assert "59 of 60 seeds are recorded" in found.evidence.tolerance_source
+    assert finding(row, tmp_path / "none").verdict == "not_run"
+
+
+def test_the_contrasts_are_those_of_digits_at_the_same_rates():
+    for question, n in (("rule", 6), ("control", 8)):
+        known = {one.name: one for one in contrasts() if one.question == question}
+        mine = on_mnist(question)
+        assert len(mine) == n
+        for one in mine:
+            assert (one.first, one.second, one.fine) == (*known[one.name][2:], known[one.name].fine)
+            assert one.seeds == 60
