@@ -141,7 +141,7 @@ WHOLE = {"epochs": [{"step": 9, "test_accuracy": 0.5, "test_loss": 1.0}], "row_n
 def test_norms_over_layers():
     found = summarised(BY_LAYER)
     assert found["step"] == [0, 3, 9]
-    assert found["mean"] == [0.0, 0.2, 0.4], "six digits: the sums over 3 are 0.20000000000000004 and 0.39999999999999997"
+    assert found["mean"] == [0.0, 0.2, 0.4], "six digits, of 0.20000000000000004 too"
     assert (found["least"], found["most"]) == ([0.0, 0.1, 0.2], [0.0, 0.3, 0.7])
     assert found["largest"] == [0.0, 0.9, 1.1]
     nothing = {"step": [0, 1], "layers": {}}
