@@ -125,8 +125,8 @@ def summarised(norms: Mapping[str, Any]) -> dict[str, list[float]]:
     """Row norms over all layers, of norms by layer ("step"; "layers": by layer the "mean" and the "max" over rows, a
     number a step).
 
-    "mean", "least" and "most" are the mean (to six digits, as a layer's is), the smallest and the largest over layers of
-    the mean over rows, "largest" the largest row norm of all; the lists are empty where nothing is adapted.
+    "mean", "least" and "most" are the mean (six digits, as of a layer), the smallest and the largest over layers of the
+    mean over rows, "largest" the largest row norm of all; the lists are empty where nothing is adapted.
     """
     layers, steps = list(norms["layers"].values()), range(len(norms["step"]))
     means = [[layer["mean"][i] for layer in layers] for i in steps] if layers else []
