@@ -27,6 +27,7 @@ refuted if its opposite is shown in one, and undecided else. These are the digit
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,8 @@ def experiment(arguments: Arguments) -> int:
     features = scaled([pooled(pretrained, data.splits[name]) for name in Features._fields])
     with cli.goes_on():
         for one in progress(todo, f"{MODEL}'s features"):
-            facts, found = records.provenance(("transformers",)), run(features, one)
+            begun, found = time.perf_counter(), run(features, one)
+            facts = records.provenance(("transformers",), begun)
             records.save(arguments.results, STUDY, one, found, protocol=PROTOCOL, digests=digests, provenance=facts)
             outputs.say(f"recorded {one.words}")
     return 0

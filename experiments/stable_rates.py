@@ -42,6 +42,7 @@ digits laboratory's network, and this paragraph written, before any other s of t
 """
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +98,14 @@ def predict(trial: Trial, model: str, data: str, results: Path) -> dict[str, Any
     digests = {"model": sources.digest(model), "data": texts.load(data, trial.data).digest}
     if (known := records.lookup(results, STUDY, trial, PROTOCOL, digests)) is not None:
         return known.result
+    begun = time.perf_counter()
     recipe = Recipe(trial.rank, float(trial.rank), trial.rate, trial.optimizer)
     found = edge(
         model, data, recipe, steps=trial.steps, batch_size=trial.batch_size, head_lr=trial.head_rate, clip=trial.clip,
         seed=trial.seed,
     )  # fmt: skip
     result = dataclasses.asdict(found)
-    facts = records.provenance(("transformers", "peft"))
+    facts = records.provenance(("transformers", "peft"), begun)
     records.save(results, STUDY, trial, result, protocol=PROTOCOL, digests=digests, provenance=facts)
     return result
 

@@ -97,6 +97,7 @@ def test_the_command_records_each_trial_once(command, tmp_path, monkeypatch, cap
     assert dropout_features.main(command) == 0
     written = {path.name: path.read_bytes() for path in (tmp_path / "results").glob("*.json")}
     assert len(written) == 4
+    assert all(one.provenance["seconds"] > 0 for one in records.find(tmp_path / "results"))
     assert dropout_features.main(command) == 0
     assert "4 of 4 trials recorded" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in (tmp_path / "results").glob("*.json")} == written

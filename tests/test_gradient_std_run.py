@@ -158,7 +158,7 @@ def measured(monkeypatch):
         return measure(mlp, data, setting, epoch)
 
     monkeypatch.setattr(run_module, "measure", counted)
-    monkeypatch.setattr(records, "provenance", lambda packages=(): {"time_utc": "then"})
+    monkeypatch.setattr(records, "provenance", lambda packages=(), begun=None: {"time_utc": "then"})
     return seen
 
 

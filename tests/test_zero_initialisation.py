@@ -156,6 +156,7 @@ def test_a_layer_is_recorded_once_and_read(made, tmp_path, capsys, monkeypatch):
     assert not asked.results.exists()
     assert experiment.run(asked) == 0
     (record,) = records.find(asked.results, STUDY)
+    assert record.provenance["seconds"] > 0
     assert record.result["foretold"]["ranks"].keys() == record.result["singular_values"].keys()
     assert str(tmp_path) not in record.path.read_text(encoding="utf-8")
     capsys.readouterr()

@@ -168,12 +168,12 @@ def train(
     if not made.is_world_process_zero():
         return result, None
     timed = _callback(made, History)
-    return result, records.provenance(PACKAGES) | {
+    # Its seconds are those of this process: of a resumed run, the steps after its checkpoint alone.
+    return result, records.provenance(PACKAGES, begun) | {
         "device": kind,
         "attention": made.model.config._attn_implementation,
         "processes": made.args.world_size,
         "bf16": _bf16_path(setting.precision, kind),
-        "seconds": time.perf_counter() - begun,  # of this process: the steps after its checkpoint alone, if resumed
         "seconds_a_step": timed.seconds / timed.timed if timed.timed else None,
         "peak_memory_bytes": machine.peak_memory(kind),
         "resumed": checkpoint is not None,

@@ -283,10 +283,10 @@ class Run:
         if len(self.epochs) <= self.setting.epochs:
             self._save_state()
             return
-        facts = records.provenance(["torchvision"]) | {
+        # Its seconds are those of this process: of a resumed run, the epochs after it was resumed alone.
+        facts = records.provenance(["torchvision"], self._begun) | {
             "device": str(self._data.x.device.type),
             "resumed": self._resumed_at > 0,
-            "seconds": time.perf_counter() - self._begun,  # of this process: the epochs after a resumed one alone
         }
         result = {"epochs": self.epochs}
         records.save(

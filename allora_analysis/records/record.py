@@ -12,6 +12,7 @@ import math
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -333,15 +334,16 @@ def apart(was: Mapping[str, Any], now: Mapping[str, Any], left_out: Container[st
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def provenance(packages: Iterable[str] = ()) -> dict[str, Any]:
+def provenance(packages: Iterable[str] = (), begun: float | None = None) -> dict[str, Any]:
     """Where a result comes from: git revision of the package, versions, threads, time. No host, user or path.
 
     Args:
         packages: further packages whose versions count, beyond those of `study.environment`.
+        begun: `time.perf_counter()` when the run began in this process; None where its time does not count.
 
     Returns:
         `git_revision` (null outside a repository that tracks the package), `git_dirty` (whether the package's files
-        differ from it), `time_utc`, the processor and the environment.
+        differ from it), `time_utc`, the processor and the environment; with `begun` the `seconds` since.
     """
     # A package installed below somebody else's repository is not of that repository.
     tracked = git(PACKAGE, "ls-files", "--error-unmatch", "--", str(PACKAGE / "__init__.py")) is not None
@@ -353,4 +355,5 @@ def provenance(packages: Iterable[str] = ()) -> dict[str, Any]:
         **environment(),
         **processor(),
         **{package: installed(package) for package in packages},
+        **({} if begun is None else {"seconds": time.perf_counter() - begun}),
     }

@@ -8,6 +8,7 @@ A run takes minutes: what is recorded is not run again, and nothing is kept of o
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,9 +114,10 @@ def run(setting: Setting, source: str, data: TextData, digests: dict[str, str], 
     from allora_analysis.finetune import models
     from allora_analysis.zero_initialisation.measurement import adapted, measure
 
+    begun = time.perf_counter()
     torch.manual_seed(setting.seed)  # the classifier is drawn on loading
     pretrained = models.load(source, data.classes, attention="eager")
     result = measure(setting, adapted(pretrained, data.splits["train"], setting))
-    facts = records.provenance(("transformers", "gguf"))
+    facts = records.provenance(("transformers", "gguf"), begun)
     records.save(results, STUDY, setting, result, protocol=PROTOCOL, digests=digests, provenance=facts)
     return result, True
