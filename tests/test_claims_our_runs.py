@@ -181,9 +181,11 @@ def test_a_case_in_which_a_run_diverged_is_left_out_and_named(runs_folder):
 # -- early epochs
 
 
-@pytest.mark.parametrize(("gain", "verdict"), [(0.02, "holds"), (-0.02, "refuted"), (0.0002, "undecided")])
+@pytest.mark.parametrize(
+    ("gain", "verdict"), [(0.02, "holds"), (-0.02, "refuted"), (0.001, "refuted"), (0.003, "undecided")]
+)
 def test_early_epochs_reads_the_first_epoch(runs_folder, gain, verdict):
-    """Planted: the second epoch says the opposite."""
+    """Planted: the second epoch says the opposite. A lead of 0.1 points is below Table 4's 0.3."""
 
     def accuracy(run):
         ahead = (gain + wiggle(run)) * (run.arm == "allora")
@@ -192,4 +194,4 @@ def test_early_epochs_reads_the_first_epoch(runs_folder, gain, verdict):
     plant(runs_folder, [*PERCEIVED, *ABLATED], accuracy)
     found = finding("5.1-early-epochs")
     assert found.verdict == verdict
-    assert found.evidence.measured["over allora_od, epoch 1"]["mean"] == pytest.approx(gain)
+    assert found.evidence.measured["over allora_od"]["mean"] == pytest.approx(gain)

