@@ -187,6 +187,11 @@ def judged_again(question: str) -> list[Contrast]:
     return [one for one in contrasts() if one.question in (question, "control") and one.fine]
 
 
+def fresh_seeds(one: Contrast) -> range | None:
+    """The seeds that judge a contrast again; None of one that its first seeds judge."""
+    return next((seeds for question, seeds in AGAIN.items() if one in judged_again(question)), None)
+
+
 def on_mnist(question: str) -> list[Contrast]:
     """The contrasts that are judged on MNIST, too: of "rule" ALLoRA − LoRA under each optimizer, of "control" all."""
     wanted = {"rule": "ALLoRA − LoRA, ", "control": "constant "}[question]

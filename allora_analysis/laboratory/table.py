@@ -20,7 +20,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allora_analysis.laboratory.design import FAMILY, FINE_SEEDS, PROTOCOL, SEEDS, STUDY, Cell, Contrast, reference
+from allora_analysis.laboratory.design import (
+    FAMILY,
+    FINE_SEEDS,
+    PROTOCOL,
+    SEEDS,
+    STUDY,
+    Cell,
+    Contrast,
+    fresh_seeds,
+    reference,
+)
 from allora_analysis.laboratory.storage import joined, packed, parts, place, present, sealed, tidy, unsealed
 from allora_analysis.records import apart, results_folder
 from allora_analysis.statistics import Difference, paired_family
@@ -177,14 +187,20 @@ class Table:
         """A contrast's differences by seed, of the seeds that its rule names."""
         return self.differences(one.first, one.second, endpoint, one.seeds, one.fine)
 
+    def judging(self, one: Contrast, endpoint: str) -> list[float]:
+        """The same of the seeds that judge it: the fresh ones, where a rule names such and all are there."""
+        found, seeds = self.by_seed(one.first, one.second, endpoint, one.fine), fresh_seeds(one)
+        return [found[seed] for seed in seeds] if seeds and found.keys() >= {*seeds} else self.of(one, endpoint)
+
     def contrasts(self, wanted: Iterable[Contrast], endpoint: str) -> dict[str, dict[str, Difference]]:
-        """By question and name, each recorded contrast with its interval, and Holm's p-values within its question.
+        """By question and name, each recorded contrast with its interval, and Holm's p-values within its question, from
+        the seeds that judge it.
 
         Contrasts with fewer than two common seeds are left out.
         """
         found: dict[str, dict[str, list[float]]] = {}
         for one in wanted:
-            values = self.of(one, endpoint)
+            values = self.judging(one, endpoint)
             if len(values) > 1:
                 found.setdefault(one.question, {})[one.name] = values
         return {question: paired_family(of, grain=TIE) for question, of in found.items()}
