@@ -1,4 +1,4 @@
-"""Ours: the contrasts of `experiments.laboratory`, each arm at its own best rate, on one data set.
+"""Ours: the contrasts of `experiments.laboratory`, each arm at its own best rate, on digits; ALLoRA's on MNIST, too.
 
 Left test accuracy, right test loss: the difference of two arms, paired by seed, with its 95 % interval, after few steps
 (hollow) and many (filled). In color where Holm's p-value within the question is at most 0.05, gray otherwise. Right of
@@ -8,13 +8,13 @@ Left test accuracy, right test loss: the difference of two arms, paired by seed,
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.lines import Line2D
 
-from allora_analysis.laboratory.design import STEPS, contrasts
+from allora_analysis.laboratory.design import STEPS, Contrast, contrasts, on_mnist
 from allora_analysis.laboratory.storage import present
 from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, Table, read
 from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 DATA = "digits"
 LEAST = 30  # seeds below which a contrast is not drawn
 CONTROLS = {one.name.rpartition(", ")[0] for one in contrasts() if one.question == "control"}
-COMMAND = "python -m experiments.laboratory --part contrasts"
+COMMANDS = {
+    DATA: "python -m experiments.laboratory --part contrasts",
+    "mnist": "python -m experiments.laboratory --data mnist --data-root FOLDER --part lead",
+}
+LABELS = {DATA: "", "mnist": "MNIST: "}  # before a contrast's name
 COLOUR = {
     1: (COLOURS["predicted"], "first is better"),
     -1: (COLOURS["bound"], "first is worse"),
@@ -49,27 +53,36 @@ def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
     Returns:
         By endpoint, name and number of steps.
     """
-    table, files = recorded(folder)
     found: dict[str, dict[str, dict[int, Difference]]] = {endpoint: {} for endpoint in ENDPOINTS}
-    wanted = contrasts()
-    lacking = len(wanted)
-    if table is not None:
-        seeds = {one: len(table.of(one, "loss")) for one in wanted}
-        whole, lacking = [one for one in wanted if seeds[one] >= LEAST], sum(n < one.seeds for one, n in seeds.items())
-        for endpoint in ENDPOINTS:
-            for of in table.contrasts(whole, endpoint).values():
-                for name, one in of.items():
-                    base, _, steps = name.rpartition(", ")
-                    found[endpoint].setdefault(base, {})[int(steps.split()[0])] = one
-    told = f"{lacking} of {len(wanted)} contrasts lack some of their seeds"
-    missing = (Missing(told, COMMAND),) if lacking else ()
-    return Loaded(Contrasts(found), files, missing)
+    files, missing = [], []
+    for data, wanted in ((DATA, contrasts()), ("mnist", on_mnist("rule"))):
+        table, own = recorded(folder, data)
+        files += own
+        if lacking := _take(found, table, wanted, LABELS[data]):
+            told = f"{lacking} of {len(wanted)} contrasts on {data} lack some of their seeds"
+            missing.append(Missing(told, COMMANDS[data]))
+    return Loaded(Contrasts(found), tuple(files), tuple(missing))
 
 
-def recorded(folder: Path | str | None) -> tuple[Table | None, tuple[str, ...]]:
-    """The laboratory's table and what a picture calls it; None and nothing where none is recorded."""
-    path = Path(RESULTS if folder is None else folder) / f"{DATA}.jsonl"
-    return (read(path), (f"laboratory/{DATA}",)) if present(path) else (None, ())
+def _take(
+    found: dict[str, dict[str, dict[int, Difference]]], table: Table | None, wanted: Sequence[Contrast], label: str
+) -> int:
+    # Puts what a table has of some contrasts to what is found; returns how many lack seeds.
+    if table is None:
+        return len(wanted)
+    seeds = {one: len(table.of(one, "loss")) for one in wanted}
+    for endpoint in ENDPOINTS:
+        for of in table.contrasts([one for one in wanted if seeds[one] >= LEAST], endpoint).values():
+            for name, one in of.items():
+                base, _, steps = name.rpartition(", ")
+                found[endpoint].setdefault(label + base, {})[int(steps.split()[0])] = one
+    return sum(n < one.seeds for one, n in seeds.items())
+
+
+def recorded(folder: Path | str | None, data: str = DATA) -> tuple[Table | None, tuple[str, ...]]:
+    """The laboratory's table of some data and what a picture calls it; None and nothing where none is recorded."""
+    path = Path(RESULTS if folder is None else folder) / f"{data}.jsonl"
+    return (read(path), (f"laboratory/{data}",)) if present(path) else (None, ())
 
 
 def finding(data: Contrasts) -> str:
@@ -80,7 +93,7 @@ def finding(data: Contrasts) -> str:
     seeds = f"{min(n)} seeds" if len(n) == 1 else f"{min(n)} to {max(n)} seeds"
     signs = [one.sign for one in flat]
     return (
-        f"ALLoRA's accuracy is clearly below LoRA's in {signs.count(-1)} of {len(signs)} contrasts, above in "
+        f"On digits ALLoRA's accuracy is clearly below LoRA's in {signs.count(-1)} of {len(signs)} contrasts, above in "
         f"{signs.count(1)}\n(neither with dropout; by seeds alone; each arm at its best rate, {seeds} in these)"
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.laboratory import table as tables
-from allora_analysis.laboratory.design import FAMILY, contrasts, screening
+from allora_analysis.laboratory.design import FAMILY, contrasts, on_mnist, screening
 from allora_analysis.laboratory.table import Row
 from paper_figures import laboratory
 from paper_figures import screening as figure
@@ -17,8 +17,13 @@ GAIN = {"allora": -0.01, "allora_adamw": 0.03, "dora": -0.01}
 
 
 def plant(folder, skip=()):
-    table = tables.begin(folder / "digits.jsonl", tables.header("digits", "0", 5, 10_000))
-    cells = dict.fromkeys(cell for one in contrasts() for cell in (one.first, one.second))
+    plant_table(folder, "digits", contrasts(), skip)
+    plant_table(folder, "mnist", on_mnist("rule"), skip)
+
+
+def plant_table(folder, data, wanted, skip):
+    table = tables.begin(folder / f"{data}.jsonl", tables.header(data, "0", 5, 10_000))
+    cells = dict.fromkeys(cell for one in wanted for cell in (one.first, one.second))
     for index, cell in enumerate(cells):
         tables.add(table, (cell, 0.1, 1000, 5), Row((0.5,) * 5, (0,) * 5, (1.0,) * 5))
         tables.add(table, (cell, 0.056, 1000, 5), Row((0.7,) * 5, (0,) * 5, (1.0,) * 5))
@@ -40,7 +45,7 @@ def test_it_is_drawn_from_the_table_and_its_title_says_the_finding(tmp_path):
     plant(tmp_path)
     loaded = laboratory.load_data(tmp_path)
     assert loaded.missing == ()
-    assert sum(len(of) for of in loaded.data.of["accuracy"].values()) == len(contrasts())
+    assert sum(len(of) for of in loaded.data.of["accuracy"].values()) == len(contrasts()) + 6
     one = loaded.data.of["accuracy"]["ALLoRAAdamW − LoRA, adamw"][50]
     assert one.mean == pytest.approx(0.03, abs=0.002)
     figure = laboratory.make_figure(loaded)
@@ -48,14 +53,15 @@ def test_it_is_drawn_from_the_table_and_its_title_says_the_finding(tmp_path):
     assert title == laboratory.finding(loaded.data)
     # Planted: after few steps and many ALLoRA is 1 point behind LoRA; ALLoRAAdamW, not counted, 3 ahead.
     told, of = title.splitlines()
-    assert told == "ALLoRA's accuracy is clearly below LoRA's in 6 of 6 contrasts, above in 0"
+    assert told == "On digits ALLoRA's accuracy is clearly below LoRA's in 6 of 6 contrasts, above in 0"
     assert of == "(neither with dropout; by seeds alone; each arm at its best rate, 100 to 200 seeds in these)"
     left, right = figure.axes
     names = [label.get_text() for label in left.get_yticklabels()]
     assert "LoRA+ − LoRA, AdamW" in names
     assert "constant − inverse square root, SGD" in names
     assert [name for name in names if name.startswith("control: ")] == names[:4]
-    assert len(left.get_yticklabels()) == len(contrasts()) / 2
+    assert names[-3:] == [f"MNIST: ALLoRA − LoRA, {name}" for name in ("SGD", "momentum", "AdamW")]
+    assert len(left.get_yticklabels()) == len(contrasts()) / 2 + 3
     assert "points of test accuracy" in left.get_xlabel()
     assert "nats of test loss" in right.get_xlabel()
     assert_readable(figure)
@@ -66,7 +72,7 @@ def test_what_lacks_seeds_is_left_out_and_named(tmp_path):
     plant(tmp_path, skip=(one.first,))
     loaded = laboratory.load_data(tmp_path)
     (missing,) = loaded.missing
-    assert "contrasts lack some of their seeds" in missing.what
+    assert "contrasts on digits lack some of their seeds" in missing.what
     assert missing.command == "python -m experiments.laboratory --part contrasts"
     drawn = [(name, steps) for name, of in loaded.data.of["loss"].items() for steps in of]
     assert (one.name.rpartition(", ")[0], one.first.steps) not in drawn
@@ -135,7 +141,7 @@ def test_cells_that_lack_seeds_are_left_out_and_told(tmp_path):
 @pytest.mark.parametrize(
     ("module", "count", "lack"),
     [
-        (laboratory, len(contrasts()), "contrasts lack some of their seeds"),
+        (laboratory, len(contrasts()), "contrasts on digits lack some of their seeds"),
         (figure, len(FAMILYS), "cells lack their 10 seeds"),
     ],
 )
