@@ -172,11 +172,11 @@ def in_words(of: Samples) -> tuple[dict[str, OneSided], dict[str, dict[str, Any]
     }
 
 
-def _evidence(of: Samples, holm: str, images: int) -> tuple[Evidence, dict[str, OneSided]]:
+def _evidence(of: Samples, holm: str, table: Table) -> tuple[Evidence, dict[str, OneSided]]:
     found, words = in_words(of)
     seeds = {length(name): len(gaps) for name, gaps in of.items()}
     told = ", ".join(f"{n} seeds after {steps}" for steps, n in seeds.items())
-    rule = RULE.format(holm=holm, seeds=told, images=images)
+    rule = RULE.format(holm=holm, seeds=told, images=table.header["test_images"])
     return Evidence({"difference": "above 0"}, words, rule, n=min(seeds.values())), found
 
 
@@ -258,8 +258,7 @@ def averaged(
     few, gaps = next(iter(means.items()))
     first, more = one_sided(gaps, "t"), in_units(table, beside, "accuracy") if beside else {}
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
-    holm, images = f", of the means over settings; margins {words}", table.header["test_images"]
-    evidence, _ = _evidence({**known, **control, **(more or {})}, holm, images)
+    evidence, _ = _evidence({**known, **control, **(more or {})}, f", of means over settings; margins {words}", table)
     judged: dict[str, Any] = {"the controls' means by their seeds alone": of_seeds_alone(control)}
     judged |= {f"means, test {of}": _judged_at_lengths(table, pairs, controls, of) for of in UNITS}
     if data == "digits":
@@ -271,6 +270,7 @@ def averaged(
     least = min((name for name in known if length(name) == few), key=lambda name: known[name].mean())
     told = {
         "by_length": _by_length_in_words(means),
+        "margins": ", ".join(f"{margin:.1f}" for margin in margins.values()),
         "by_length_of_least": _by_length_in_words(means, f" (with {least.split(', ')[1]} {known[least].mean():.1f})"),
         "beside": signed(float(np.mean([of.mean() for of in by_length(more).values()])), 1) if more else "",
     }
@@ -290,6 +290,8 @@ def averaged(
 
 def seeds_wanted(of: Samples, margins: Mapping[str, float], name: str) -> str:
     """Seeds after which a comparison would be clear of its margin among these, were mean and spread the true ones."""
+    if all(abs(gaps.mean()) <= margins.get(length(one), 0.0) for one, gaps in of.items()):
+        return "no seeds at these means, which are within their margins"
     beyond = {one: gaps - margins.get(length(one), 0.0) for one, gaps in of.items()}
     return f"{units_wanted([judge_family(beyond, test='t')[name]], 'seeds')} at these margins"
 
@@ -347,8 +349,7 @@ def best_of(
     margins = margins_of_one(control)
     tested = cases.test(known, lambda of: rule(of, margins))
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
-    holm, images = f", Holm over the {len(known)}; margins {words}", table.header["test_images"]
-    evidence, found = _evidence({**known, **control}, holm, images)
+    evidence, found = _evidence({**known, **control}, f", Holm over the {len(known)}; margins {words}", table)
     name, best = max(((name, found[name]) for name in known), key=lambda item: item[1].mean)
     worst = min(known, key=lambda name: found[name].mean)
     arm = name.split(" − ")[0]

@@ -32,6 +32,6 @@ def better_than_lora_on_mnist(cases: Cases, folder: Path | None = None) -> Findi
     answers = {
         "refuted": "No, averaged over optimizers: {by_length_of_least}.",
         "holds": "Yes, averaged over optimizers: {by_length_of_least}.",
-        "undecided": "Undecided on MNIST: {by_length_of_least}.",
+        "undecided": "Undecided on MNIST: {by_length}; one method against itself: {margins}.",
     }
     return averaged(cases, folder, pairs, answers, data="mnist", controls=controls)
