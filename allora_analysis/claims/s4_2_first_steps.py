@@ -98,7 +98,7 @@ def drifts(one: Start, seen: dict[str, float]) -> bool:
         return True
     teacher = escape.data_teacher(run.task.x, run.task.y, run.task.a)
     norms = escape.drift(run.optimizer, run.eta, run.rate, 5, teacher=teacher, max_grad_norm=run.clip).norms[:, 0, -1]
-    found = seen["rows after 5 steps"], seen["rows after 5 steps over those at η·l"]
+    found = [seen["rows after 5 steps"], seen["rows after 5 steps over those at η·l"]]
     return relative_error(found, norms[2] / norms[:2]) <= 1e-6
 
 
