@@ -1,5 +1,7 @@
 """The row on pretrained models' Hessians: its verdict follows from planted records, and from nothing else."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -9,12 +11,13 @@ from allora_analysis.zero_initialisation import run as lists
 from allora_analysis.zero_initialisation.run import PROTOCOL, STUDY
 from tests import ledger_rows
 
-CLAIM = section.pretrained_saddle
+CLAIM, IN_MLP = section.pretrained_saddle, functools.cache(section.at_start)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(lists, "RESULTS", tmp_path)
+    monkeypatch.setattr(section, "at_start", IN_MLP)
     return tmp_path
 
 
@@ -56,6 +59,7 @@ def test_signs_as_foretold_but_no_critical_point(folder):
     assert found.verdict == "refuted"
     assert found.evidence.n == len(lists.RUNS)
     assert (found.size.low, found.size.value, found.size.high) == (1, 1, 1)
+    assert sum(name.startswith("MLP") for name in found.evidence.measured) == 3
     first = found.evidence.measured[section.case_name(lists.RUNS[0])]
     assert (first["negative"], first["zero"], first["positive"]) == (20, 8, 20)
     assert first["λ_max/σ₁(G)"] == 1
@@ -66,8 +70,11 @@ def test_a_part_of_the_list_is_told_as_such(folder):
     assert f"3 of {len(lists.RUNS)} runs" in finding().evidence.tolerance_source
 
 
-def test_a_critical_point_would_be_as_printed(folder):
+def test_critical_points_would_be_as_printed(folder, monkeypatch):
+    """In all networks: in the pretrained models alone they leave it undecided."""
     plant(folder, lambda setting: {"gradient_norms": {"a": 0.0, "b": 0.0}})
+    assert finding().verdict == "undecided"
+    monkeypatch.setattr(section, "at_start", lambda one: IN_MLP(one) | {"‖∇_B‖": 0.0})
     assert finding().verdict == "holds"
 
 
@@ -84,6 +91,13 @@ def test_a_critical_point_would_be_as_printed(folder):
 )
 def test_a_planted_difference_leaves_it_undecided(folder, wrong):
     plant(folder, wrong)
+    assert finding().verdict == "undecided"
+
+
+@pytest.mark.parametrize("wrong", [{"signs as foretold": False}, {"‖∇_A‖": 0.1}])
+def test_a_difference_in_the_small_network_leaves_it_undecided(folder, monkeypatch, wrong):
+    plant(folder)
+    monkeypatch.setattr(section, "at_start", lambda one: IN_MLP(one) | wrong)
     assert finding().verdict == "undecided"
 
 

@@ -23,6 +23,7 @@ SECTIONS = (
     "s3_1_small_runs",
     "s3_2_in_v",
     "s3_2_in_a_and_b",
+    "s3_2_escape",
     "s3_2_first_steps",
     "s3_2_starts",
     "s3_2_real_networks",

@@ -16,7 +16,7 @@ import numpy as np
 
 from allora_analysis import hessian
 from allora_analysis.claims.cases import Case, Cases, Judged, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim, ranged
+from allora_analysis.claims.claim import Finding, claim, ranged
 from allora_analysis.claims.s3_2_in_v import ROUNDING as EXACT
 from allora_analysis.claims.s3_2_in_v import ROUNDING_SOURCE, Problem, curvatures, loss, power_law, problem
 from allora_analysis.hessian.factors import loss_gradient
@@ -25,7 +25,6 @@ ROUNDING = 1e-8
 factor_claim = functools.partial(claim, command="python -m allora_analysis.hessian", test="tests/test_hessian.py")
 flow_claim = functools.partial(claim, command="python -m allora_analysis.hessian", test="tests/test_hessian_escape.py")
 SADDLE = "the fine-tuning parameters start from a saddle point"
-DIFFICULT = "the zero-initialization which is difficult to escape from"
 
 
 class Space(NamedTuple):
@@ -259,7 +258,7 @@ def start(x: np.ndarray, g: np.ndarray, rank: int, rng: np.random.Generator, a: 
     return Start(x, g, a / math.sqrt(n2) * rng.standard_normal((rank, n2)), b * rng.standard_normal((n1, rank)))
 
 
-def _paper_start(rng: np.random.Generator, a: float = 1.0, b: float = 0.0) -> Start:
+def paper_start(rng: np.random.Generator, a: float = 1.0, b: float = 0.0) -> Start:
     """A LoRA module's: 48 inputs with a power-law spectrum, 16 outputs, the gradient of residuals at random."""
     x = power_law(96, 48, rng)
     return start(x, -2 * rng.standard_normal((16, 96)) @ x, 8, rng, a, b)
@@ -308,8 +307,8 @@ def saddle_by_start(cases: Cases) -> Finding:
         return one
 
     own = [
-        Case("power-law X, r = 8, B = 0, A random (LoRA, PEFT)", _paper_start(cases.rng), True),
-        Case("power-law X, r = 8, A = B = 0", _paper_start(cases.rng, 0.0)),
+        Case("power-law X, r = 8, B = 0, A random (LoRA, PEFT)", paper_start(cases.rng), True),
+        Case("power-law X, r = 8, A = B = 0", paper_start(cases.rng, 0.0)),
     ]
     judged = cases.judge(
         own + cases.draw(draw, 24),
@@ -351,12 +350,12 @@ def saddle_of_lora(cases: Cases) -> Finding:
         return counted and close and not seen["critical"] and not hessian.is_stationary(one.g, one.a)
 
     judged = cases.judge(
-        [Case("power-law X, r = 8", _paper_start(cases.rng), True), *cases.draw(draw, 12)],
+        [Case("power-law X, r = 8", paper_start(cases.rng), True), *cases.draw(draw, 12)],
         at_start,
         printed=lambda one, seen: _is_saddle(seen),
     )
     finding = judged.finding(
-        refuted="No: B = 0 with A random has curvature of both signs, but a slope, which no saddle point has.",
+        refuted="No: it curves down in r·rank G directions, as a saddle does, but B has a slope.",
         evidence=judged.evidence(
             "counts: none may differ; the spectrum to float64 rounding",
             lambda one: {"‖∇L‖": float(np.linalg.norm(one.g @ one.a.T)), "negative": "r·rank G"},
@@ -377,64 +376,3 @@ def against(finding: Finding, contrary: bool) -> Finding:
     if finding.verdict != "refuted" or contrary:
         return finding
     return dataclasses.replace(finding, verdict="undecided", answer="Undecided: what contradicts it fails too.")
-
-
-class Leaving(NamedTuple):
-    """A start whose B, or whose A and B, are shrunk to size ε; G and X as in `Start`, A and B of size 1."""
-
-    one: Start
-    both: bool
-
-
-SMALL, SMALLER, LEADING = 1e-5, 1e-9, 0.05  # ε before and after; error of the leading order, of the time
-
-
-def escape_times(case: Leaving) -> list[float]:
-    """Gradient flow's time until ‖BA‖ = 0.01 from both ε; ∞ where it does not get there."""
-    x, g, a, b = case.one
-    found = [hessian.simulated_escape_time(x, g, e * a if case.both else a, e * b, 0.01) for e in (SMALL, SMALLER)]
-    return [math.inf if time is None else time for time in found]
-
-
-@flow_claim(
-    "3.2-escape",
-    where="§1, second flaw",
-    says=DIFFICULT,
-    reading="Leaving takes ever longer the closer to 0 the start is: from ε = 1e-5 to 1e-9 by more than half of the "
-    "time log(1e4)/σ₁(G) that a saddle costs. How well conditioned it is there is 3.2-factor-conditioning.",
-    depends_on=("3.2-saddle-starts",),
-)
-def escape(cases: Cases) -> Finding:
-    """Gradient flow from B of size ε with A at random, and from both of size ε."""
-
-    def draw(rng: np.random.Generator) -> Leaving:
-        n1, n2 = (int(size) for size in rng.integers(4, 7, size=2))
-        u, v = (np.linalg.qr(rng.standard_normal((size, 4)))[0] for size in (n1, n2))
-        g = u * np.array([1.0, *rng.uniform(0.1, 0.7, 3)]) * float(rng.uniform(1, 5)) @ v.T
-        return Leaving(start(rng.standard_normal((8, n2)) / 3, g, 2, rng, 1.0, 1.0), bool(rng.random() < 0.5))
-
-    def further(one: Leaving) -> float:
-        return hessian.escape_time(one.one.g, SMALLER) - hessian.escape_time(one.one.g, SMALL)
-
-    own = Case("power-law X, r = 8, B of size ε, A random", Leaving(_paper_start(cases.rng, 1.0, 1.0), False), True)
-    judged = cases.judge(
-        [own, *cases.draw(draw, 8)],
-        escape_times,
-        printed=lambda one, seen: seen[1] - seen[0] > further(one) / 2 or math.isinf(seen[1]),
-        corrected=lambda one, seen: abs(seen[1] - seen[0] - further(one) * one.both) <= LEADING * further(one),
-        condition=lambda one: one.both,
-    )
-    before = judged.measured[0]
-    return judged.finding(
-        conditional="Only from A = B = 0: LoRA's random A moves BA at once.",
-        evidence=judged.evidence(
-            "what the leading order leaves out, of the time", lambda one: further(one) * one.both, tolerance=LEADING
-        ),
-        size=Size(
-            round(float(before[1] - before[0]) / further(own.inputs), 3) + 0.0,
-            "times a saddle point's delay",
-            "how much later LoRA's start leaves when B shrinks from 1e-5 to 1e-9",
-        ),
-        condition="A and B both of size ε, where the time is log(1/ε)/σ₁(G); with A random BA grows at rate ‖GAᵀA‖",
-        flips_if="a start with A at random that takes ever longer to leave as B shrinks",
-    )

@@ -242,57 +242,17 @@ def at_start(one: Start) -> dict[str, Any]:
     slope_a, slope_b = network_inertia.gradient_norms(model, loss, data)
     values = _all_eigenvalues(model, loss, data)
     told = network_inertia.negative_directions(model, loss, data)
-    seen = {"‖∇_A‖": slope_a, "‖∇_B‖": slope_b, "ends": values[[0, -1]], "signs": signs(values)}
-    seen["foretold"] = {"negative": told.negative, "zero": told.zero, "positive": told.positive}
-    seen["Σ r·rank G"] = one.rank * sum(told.layer_ranks.values())
-    return seen
-
-
-def _as_foretold(seen: Mapping[str, Any]) -> bool:
-    """A slope along B alone; the counts foretold, at least Σ r·rank G of them negative."""
-    sloped = seen["‖∇_B‖"] > ROUNDING and seen["‖∇_A‖"] == 0
-    counted = seen["signs"] == seen["foretold"] and seen["signs"]["negative"] >= seen["Σ r·rank G"] > 0
-    return sloped and counted
-
-
-@claim(
-    "3.2-network-saddle",
-    where="beyond the paper: §1, second flaw, in a small network",
-    says="In a small network on digits LoRA's start is a saddle point.",
-    reading="B = 0 and A random in both layers of an MLP: critical, with curvature of both signs.",
-    command=NETWORK.format(2),
-    test="tests/test_hessian_network_inertia.py",
-    depends_on=("3.2-saddle-lora",),
-)
-def network_saddle(cases: Cases) -> Finding:
-    """Slopes and eigenvalues of the MLP's Hessian at B = 0, A random, against the counts that the ranks of G give."""
-    seeds = [int(seed) for seed in cases.rng.integers(2**31, size=3)]
-    judged = cases.judge(
-        [
-            Case("r = 8, 20 digits", Start(seeds[0], 8, 20)),
-            Case("r = 1, 60 digits", Start(seeds[1], 1, 60)),
-            Case("r = 2, 8 digits", Start(seeds[2], 2, 8)),
-        ],
-        at_start,
-        printed=lambda one, seen: seen["‖∇_B‖"] <= ROUNDING and seen["ends"][0] < 0 < seen["ends"][-1],
-    )
-    ends = judged.measured[0]["ends"]
-    finding = judged.finding(
-        refuted="No: the start has a slope along B, though also negative curvature.",
-        evidence=judged.evidence(
-            "counts: none may differ",
-            {"‖∇_A‖": 0.0, "negative": "Σ_l r·rank G_l and those of K on ker C, by `network_inertia`"},
-            tolerance=ROUNDING,
-        ),
-        size=Size(
-            float(-ends[0] / ends[-1]),
-            "of the highest curvature",
-            "the strongest downward one at LoRA's start, rank 8, 20 digits",
-        ),
-        corrected="no critical point, as ∇_B ≠ 0; the Hessian there has at least Σ_l r·rank G_l negative directions",
-        flips_if="a gradient of 0 at LoRA's start",
-    )
-    return against(finding, all(_as_foretold(seen) for _, seen in judged.pairs))
+    counts, bound = signs(values), one.rank * sum(told.layer_ranks.values())
+    foretold = {"negative": told.negative, "zero": told.zero, "positive": told.positive}
+    return {
+        "‖∇_A‖": slope_a,
+        "‖∇_B‖": slope_b,
+        "−λ_min/λ_max": float(-values[0] / values[-1]),
+        "Σ r·rank G": bound,
+        "foretold": foretold,
+        "signs as foretold": counts == foretold and counts["negative"] >= bound > 0,
+        **counts,
+    }
 
 
 STEPS = 100
@@ -321,7 +281,7 @@ def _descended(one: Start) -> dict[str, Any]:
     reading="LoRA in both layers of an MLP: 100 steps of plain gradient descent do not lower the loss.",
     command=NETWORK.format(1),
     test="tests/test_hessian_escape.py",
-    depends_on=("3.2-network-saddle",),
+    depends_on=("3.2-pretrained-saddle",),
 )
 def network_escape(cases: Cases) -> Finding:
     """The loss over 100 steps from LoRA's start and from A = B = 0, the one start with no slope."""
@@ -384,42 +344,50 @@ def _measured(run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+DIGITS = ((8, 20), (1, 60), (2, 8))  # ranks of LoRA in the MLP, and images
+
+
 @claim(
     "3.2-pretrained-saddle",
-    where="beyond the paper: §1, second flaw, in two small pretrained models",
-    says=f"In {' and '.join(lists.ENDS)} LoRA's start is a saddle point.",
-    reading="B = 0 and A random, r = 4 or 1, in one layer at a time: critical, with curvature of both signs."
-    + INSTRUCT,
-    command="python -m experiments.hessian --model FOLDER --model-name NAME --data FOLDER",
+    where="beyond the paper: §1, second flaw, in a small network and two small pretrained models",
+    says=f"In networks, too (a small one on digits, {', '.join(lists.ENDS)}), LoRA's start is a saddle point.",
+    reading="B = 0 and A random, in both layers of an MLP, or in one layer of a pretrained model at a time, r = 4 or "
+    "1: critical, with curvature of both signs." + INSTRUCT,
+    command=f"python -m experiments.hessian --model FOLDER --model-name NAME --data FOLDER && {NETWORK.format(2)}",
     test="tests/test_claims_pretrained.py",
     reads=STUDY,
     depends_on=("3.2-saddle-lora",),
 )
 def pretrained_saddle(cases: Cases, folder: Path | None) -> Finding:
-    """Recorded slopes and eigenvalues at B = 0, A random, against the signs that the ranks of G foretell."""
+    """Slopes and eigenvalues at B = 0, A random, the MLP's and recorded ones, against the signs that ranks foretell."""
     runs = recorded(lists.RUNS, folder)
     if not runs:
         return not_run(f"0 of {len(lists.RUNS)} runs are recorded")
+    drawn = [Start(int(seed), *of) for seed, of in zip(cases.rng.integers(2**31, size=3), DIGITS, strict=True)]
     judged = cases.judge(
-        [Case(case_name(setting), setting) for setting in runs],
-        lambda setting: _measured(runs[setting]),
-        printed=lambda setting, seen: seen["‖∇_B‖"] <= ROUNDING and seen["signs as foretold"],
+        [Case(f"MLP, r = {one.rank}, {one.images} digits", one) for one in drawn]
+        + [Case(case_name(setting), setting) for setting in runs],
+        lambda one: _measured(runs[one]) if isinstance(one, Setting) else at_start(one),
+        printed=lambda one, seen: seen["‖∇_B‖"] <= ROUNDING and seen["signs as foretold"],
     )
-    depths = [seen["−λ_min/λ_max"] for _, seen in judged.pairs]
+    depths = [seen["−λ_min/λ_max"] for case, seen in judged.pairs if isinstance(case.inputs, Setting)]
     layers = len({(setting.model, setting.layer) for setting in runs})
     finding = judged.finding(
-        refuted=f"No: in each of the {layers} layers measured there is a slope along B, though curvature of both "
+        refuted=f"No: the MLP and each of the {layers} layers measured have a slope along B, though curvature of both "
         "signs.",
         evidence=judged.evidence(
             f"counts, [least, most]: none may differ; {len(runs)} of {len(lists.RUNS)} runs recorded",
-            lambda setting: {sign: runs[setting]["foretold"][sign] for sign in ("negative", "zero", "positive")},
+            {"‖∇_A‖": 0.0, "signs": "those that the ranks of G foretell"},
             tolerance=0.0,
             n=len(runs),
         ),
         size=ranged(
-            depths, "of the highest curvature", f"depth of the lowest{in_part(len(runs), len(lists.RUNS), 'runs')}"
+            depths,
+            "of the highest curvature",
+            f"depth of the lowest in pretrained models{in_part(len(runs), len(lists.RUNS), 'runs')}",
         ),
-        corrected="no critical point, as ∇_B ≠ 0; the Hessian there has the signs that the ranks foretell",
+        corrected="no critical point, as ∇_B ≠ 0; the Hessian there has the signs that the ranks foretell, in the MLP "
+        "at least Σ_l r·rank G_l of them negative",
         flips_if="a gradient of 0 at LoRA's start",
     )
     contrary = all(seen["signs as foretold"] and seen["‖∇_B‖"] > ROUNDING >= seen["‖∇_A‖"] for _, seen in judged.pairs)

@@ -103,7 +103,8 @@ def inversely_proportional(cases: Cases) -> Finding:
         corrected=lambda case, seen: abs(seen - told(case)) < 1e-7,
     )
     return judged.finding(
-        holds_corrected="Not quite: it falls as the norm's inverse square root, and below 1/η² it hardly falls.",
+        holds_corrected="Not quite: far above 1/η² it falls as the norm's inverse square root, far below it hardly "
+        "falls.",
         evidence=judged.evidence(
             "central differences at 1e-5 in log norm: h²/6 and rounding/h, below 1e-10", told, tolerance=1e-7
         ),

@@ -204,7 +204,8 @@ def figure_claim(identifier: str, model: str) -> Any:
     return claim(
         identifier,
         where=f"beyond the paper: Figure 2, right, caption, in fine-tuning {model}, nothing clipped",
-        says="In fine-tuning, too, ALLoRA's rows start as those of LoRA at η·l_b, and LoRA's at l_b grow slower.",
+        says=f"In fine-tuning {model}, too, ALLoRA's rows start as those of LoRA at η·l_b, and LoRA's at l_b grow "
+        "slower.",
         reading="At steps 1 and 10 ALLoRA's mean row norm is within 10 % of LoRA's at η·l_b, and LoRA's at l_b is "
         "behind by more than that; the rule, 95 % intervals without Holm's adjustment, is older than the ledger's own."
         + (INSTRUCT if model == SMOLLM2 else ""),

@@ -294,7 +294,7 @@ def best_rate_claim(
     return our_claim(
         identifier,
         where=f"beyond the paper: Abstract, on {model} under {spelt}",
-        says=f"On {model}, too, ALLoRA is more accurate than LoRA.",
+        says=f"On {model}, too, ALLoRA is more accurate than LoRA, under {spelt}.",
         reading=f"ALLoRA-0 against LoRA, as no arm here has dropout in its adapters ({own}), each at its own best "
         "learning rate of those tried, half a decade apart, on rotten_tomatoes' 1,066 test sentences; "
         f"{rule}.{beside}",
