@@ -400,7 +400,7 @@ def test_bias_outgrows_noise_to_leading_order():
 
 def test_the_leading_order_tells_the_early_half_on_nearly_all_draws():
     rng = np.random.default_rng(0)
-    drawn = [s3_1_convergence.labelled_case(rng) for _ in range(100)]
+    drawn = [of(rng) for of in (s3_1_convergence.noise_outside, s3_1_convergence.noise_in_the_fit) for _ in range(50)]
     right = [(by_the_first_step(one) > 1) == (s3_1_convergence.noise_over_bias_early(one) > 1) for one in drawn]
     assert 0.85 < np.mean(right) < 1
 

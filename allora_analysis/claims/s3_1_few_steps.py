@@ -91,7 +91,7 @@ def variance(cases: Cases) -> Finding:
         ],
         measure=measure,
         printed=lambda one, seen: (
-            seen["added to the risk"] > 0
+            min(seen.values()) > 0
             and relative_error([seen["added to the risk"], seen["tr Cov W_t"]], [told(one)] * 2) < 1e-6
         ),
     )
