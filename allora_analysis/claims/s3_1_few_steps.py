@@ -53,6 +53,22 @@ def measured_risks(one: Sgd) -> dict[str, float]:
     return {"dropout": run.risk[-1], "its mean alone": run.risk_marginal[-1], "without": run.risk_plain[-1]}
 
 
+def told_variance(one: Sgd | Tiny) -> float:
+    """Tr Cov W_t by sums over masks."""
+    if isinstance(one, Tiny):
+        return enumerated_variance(one)
+    return float(moments(one, one.labels, one.keep_prob).spread[-1] ** 2)
+
+
+def measured_variance(one: Sgd | Tiny) -> dict[str, float]:
+    """The risk above that of the mean E W_t, and tr Cov W_t, by `dropout_sgd`; of A and B over all masks."""
+    if isinstance(one, Tiny):
+        return {"added to the risk": beyond_the_mean(one), "tr Cov W_t": enumerated_variance(one)}
+    seen = measured_risks(one)
+    run = dropout_sgd.trajectory(one.x, one.labels, one.keep_prob, one.rate, one.steps, one.placement)
+    return {"added to the risk": seen["dropout"] - seen["its mean alone"], "tr Cov W_t": run.covariance_trace[-1]}
+
+
 @sgd_claim(
     "3.1-sgd-variance",
     where="§1, first flaw",
@@ -63,20 +79,6 @@ def measured_risks(one: Sgd) -> dict[str, float]:
 )
 def variance(cases: Cases) -> Finding:
     """The trace of Cov W_t, and the risk above that of the mean E W_t, against moments summed over masks."""
-
-    def measure(one: Sgd | Tiny) -> dict[str, float]:
-        if isinstance(one, Tiny):
-            return {"added to the risk": beyond_the_mean(one), "tr Cov W_t": told(one)}
-        seen = measured_risks(one)
-        run = dropout_sgd.trajectory(one.x, one.labels, one.keep_prob, one.rate, one.steps, one.placement)
-        return {"added to the risk": seen["dropout"] - seen["its mean alone"], "tr Cov W_t": run.covariance_trace[-1]}
-
-    def told(one: Sgd | Tiny) -> float:
-        return (
-            enumerated_variance(one)
-            if isinstance(one, Tiny)
-            else float(moments(one, one.labels, one.keep_prob).spread[-1] ** 2)
-        )
 
     def draw(rng: np.random.Generator) -> Sgd:
         one = setting(rng, float(rng.choice([0.5, 0.8, 0.95])), int(rng.choice([1, 3, 10, 30])), 0.3)
@@ -89,20 +91,20 @@ def variance(cases: Cases) -> Finding:
             *cases.draw(lambda rng: rank_8(rng, 2, 2), 1, "A and B by Adam, step 2,", paper=True),
             *cases.draw(draw, 8),
         ],
-        measure=measure,
+        measure=measured_variance,
         printed=lambda one, seen: (
             min(seen.values()) > 0
-            and relative_error([seen["added to the risk"], seen["tr Cov W_t"]], [told(one)] * 2) < 1e-6
+            and relative_error([seen["added to the risk"], seen["tr Cov W_t"]], [told_variance(one)] * 2) < 1e-6
         ),
     )
 
     def cost(one: Sgd) -> float:
         bias = moments(one, one.labels, one.keep_prob).mean[-1] - one.truth
-        return 100 * told(one) / (told(one) + float(np.sum(bias**2)))
+        return 100 * told_variance(one) / (told_variance(one) + float(np.sum(bias**2)))
 
     return judged.finding(
         holds="Yes: masks add variance at every step, from the first, and it adds to the risk one for one.",
-        evidence=judged.evidence("float64 rounding, in differences of risks", told, tolerance=1e-6),
+        evidence=judged.evidence("float64 rounding, in differences of risks", told_variance, tolerance=1e-6),
         size=ranged(
             [cost(case.inputs) for _ in range(20) for case in falling_spectra(cases.rng, 10)],
             "% of the risk",
