@@ -73,14 +73,10 @@ def falling_spectra(
     rng: np.random.Generator,
     steps: int,
     noise: float = 0.5,
-    paper: bool = False,
     keep_prob: float = PAPER_KEEP,
     rows: int = 8,
 ) -> list[Case]:
-    """LoRA's masks and the paper's, at drop rate 0.05 if no other, a spectrum that falls; noise in units of the signal.
-
-    They are the paper's own setting for a sentence that no rate, noise, spectrum or optimizer can make false alone.
-    """
+    """LoRA's masks and the paper's, at drop rate 0.05 if no other, a spectrum that falls; noise in units of the signal."""
     found = []
     for placement in PLACEMENTS:
         x = turned(rows, np.arange(1.0, 5.0) ** -0.5, rng)
@@ -88,7 +84,7 @@ def falling_spectra(
         rate = 0.1 * dropout_sgd.stability_limits(x, keep_prob, placement).mean_square
         level = noise * float(np.linalg.norm(x @ w)) / math.sqrt(rows)
         one = Sgd(x, w, level, keep_prob, rate, steps, placement)
-        found.append(Case(f"{placement} masks, p = {keep_prob:g}, noise {noise:g} of signal 1", one, paper))
+        found.append(Case(f"{placement} masks, p = {keep_prob:g}, noise {noise:g} of signal 1", one))
     return found
 
 
