@@ -76,7 +76,7 @@ def falling_spectra(
     keep_prob: float = PAPER_KEEP,
     rows: int = 8,
 ) -> list[Case]:
-    """LoRA's masks and the paper's, at drop rate 0.05 if no other, a spectrum that falls; noise in units of the signal."""
+    """LoRA's masks and the paper's, drop rate 0.05 if no other, a spectrum that falls; noise in units of the signal."""
     found = []
     for placement in PLACEMENTS:
         x = turned(rows, np.arange(1.0, 5.0) ** -0.5, rng)
