@@ -76,6 +76,27 @@ def test_a_condition_that_is_always_true_or_looks_at_x_alone_is_refuted(
     assert verdict(claim_id) == "refuted"
 
 
+def test_masks_that_differ_on_white_inputs_would_be_seen(monkeypatch):
+    """The kind reading can fail: were input masks twice as strong, no white X would pass."""
+    right = tikhonov.enumerated_solution
+
+    def stronger(x, y, p, place):
+        return right(x, y, p**2 if place == "input" else p, place)
+
+    monkeypatch.setattr(tikhonov, "enumerated_solution", stronger)
+    found = ROWS.finding("3.1-implicit-regularizer")
+    assert found.verdict == "refuted"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_on_outputs_on_inputs_and_ridge_have_one_minimizer_for_white_inputs(seed):
+    one = s3_1_tikhonov.white(np.random.default_rng(seed))
+    c, k = float((one.x.T @ one.x)[0, 0]), (1 - one.keep_prob) / one.keep_prob
+    ridge = tikhonov.ridge_solution(one.x, one.y, k * c)
+    for place in ("output", "input"):
+        np.testing.assert_allclose(tikhonov.enumerated_solution(*one, place), ridge, atol=1e-10)
+
+
 def diagonal(x):
     return np.diag(np.diag(x.T @ x))
 

@@ -73,14 +73,10 @@ def falling_spectra(
     rng: np.random.Generator,
     steps: int,
     noise: float = 0.5,
-    paper: bool = False,
     keep_prob: float = PAPER_KEEP,
     rows: int = 8,
 ) -> list[Case]:
-    """LoRA's masks and the paper's, at drop rate 0.05 if no other, a spectrum that falls; noise in units of the signal.
-
-    They are the paper's own setting for a sentence that no rate, noise, spectrum or optimizer can make false alone.
-    """
+    """LoRA's masks and the paper's, drop rate 0.05 if no other, a spectrum that falls; noise in units of the signal."""
     found = []
     for placement in PLACEMENTS:
         x = turned(rows, np.arange(1.0, 5.0) ** -0.5, rng)
@@ -88,7 +84,7 @@ def falling_spectra(
         rate = 0.1 * dropout_sgd.stability_limits(x, keep_prob, placement).mean_square
         level = noise * float(np.linalg.norm(x @ w)) / math.sqrt(rows)
         one = Sgd(x, w, level, keep_prob, rate, steps, placement)
-        found.append(Case(f"{placement} masks, p = {keep_prob:g}, noise {noise:g} of signal 1", one, paper))
+        found.append(Case(f"{placement} masks, p = {keep_prob:g}, noise {noise:g} of signal 1", one))
     return found
 
 
@@ -310,8 +306,8 @@ def start(one: Tiny) -> tuple[np.ndarray, ...]:
     return parts if one.optimizer == "SGD" else (*parts, *map(np.zeros_like, parts * 2))
 
 
-def enumerated_mean(one: Tiny) -> np.ndarray:
-    """E W_t after `steps`, over every sequence of masks."""
+def every_sequence(one: Tiny) -> tuple[np.ndarray, np.ndarray]:
+    """W_t after `steps` by sequence of masks, and the sequences' probabilities."""
     masks, chance = all_masks(one)
     state, weight = tuple(part[None] for part in start(one)), np.ones(1)
     for step in range(1, one.steps + 1):
@@ -320,7 +316,26 @@ def enumerated_mean(one: Tiny) -> np.ndarray:
         shape = (len(weight), len(chance))
         state = tuple(np.broadcast_to(part, shape + part.shape[2:]).reshape(-1, *part.shape[2:]) for part in following)
         weight = np.multiply.outer(weight, chance).ravel()
-    return np.tensordot(weight, product(one, state), 1)
+    return product(one, state), weight
+
+
+def enumerated_mean(one: Tiny) -> np.ndarray:
+    """E W_t after `steps`, over every sequence of masks."""
+    found, chance = every_sequence(one)
+    return np.tensordot(chance, found, 1)
+
+
+def enumerated_variance(one: Tiny) -> float:
+    """Tr Cov W_t after `steps`, over every sequence of masks."""
+    found, chance = every_sequence(one)
+    return float(chance @ np.sum((found - np.tensordot(chance, found, 1)) ** 2, axis=(1, 2)))
+
+
+def beyond_the_mean(one: Tiny) -> float:
+    """E‖W_t − X⁺Y‖² − ‖E W_t − X⁺Y‖², over every sequence of masks."""
+    (found, chance), target = every_sequence(one), np.linalg.pinv(one.x) @ one.y
+    risk = chance @ np.sum((found - target) ** 2, axis=(1, 2))
+    return float(risk - np.sum((np.tensordot(chance, found, 1) - target) ** 2))
 
 
 def regularised_descent(one: Tiny) -> np.ndarray:
@@ -330,6 +345,12 @@ def regularised_descent(one: Tiny) -> np.ndarray:
     for step in range(1, one.steps + 1):
         state = moved(one, state, 2 * (curvature @ product(one, state) - one.x.T @ one.y), step)
     return product(one, state)
+
+
+def rank_8(rng: np.random.Generator, n: int, steps: int) -> Tiny:
+    """LoRA's masks, n rows of 6/n inputs, two outputs, drop rate 0.05, Adam at 1e-4."""
+    x, y, a = (rng.standard_normal(shape) for shape in ((n, 6 // n), (n, 2), (8, 6 // n)))
+    return Tiny(x, y, a / math.sqrt(6 // n), PAPER_KEEP, 1e-4, steps, "input", "Adam")
 
 
 def many_rows(rng: np.random.Generator) -> Tiny:

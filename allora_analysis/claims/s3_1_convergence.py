@@ -6,6 +6,7 @@ The model and its symbols are `masked_descent`'s. Judged by `dropout_sgd`'s clos
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -236,20 +237,39 @@ def early_and_late(one: Labelled) -> float:
     return min(noise_over_bias_early(one), bias_over_noise_late(one))
 
 
-def labelled_case(rng: np.random.Generator) -> Labelled:
-    """2 to 30 rows at 0.01 to 0.2 of the largest rate: little noise in Y, or as much as settles the limit."""
+def at_any_rate(rng: np.random.Generator) -> tuple[Sgd, np.ndarray]:
+    """2 to 30 rows at 0.01 to 0.2 of the largest rate, and a column of noise as long as the signal."""
     d = int(rng.integers(1, 5))
     x = turned(d + int(rng.choice([1, 4, 25])), np.geomspace(1, 1 / float(rng.choice([1.5, 3.0])), d), rng)
-    w, residual, place = rng.standard_normal(d), rng.standard_normal((len(x), 1)), str(rng.choice(PLACEMENTS))
-    residual -= x @ np.linalg.lstsq(x, residual, rcond=None)[0]
-    residual *= np.linalg.norm(x @ w) / np.linalg.norm(residual)
+    w, noise, place = rng.standard_normal(d), rng.standard_normal((len(x), 1)), str(rng.choice(PLACEMENTS))
     of = Sgd(x, w, 0.0, float(rng.choice([0.5, 0.8, PAPER_KEEP])), 1.0, FEW, place)
     most = dropout_sgd.stability_limits(x, of.keep_prob, place).mean_square
     of = of._replace(rate=most * HIGHEST * float(20 ** -rng.random()))
+    return of, noise * np.linalg.norm(x @ w) / np.linalg.norm(noise)
+
+
+def noise_outside(rng: np.random.Generator) -> Labelled:
+    """Noise in Y − XX⁺Y alone, X⁺Y being the true weights: little, or as much as settles the limit."""
+    of, noise = at_any_rate(rng)
+    signal = (of.x @ of.w)[:, None]
+    noise -= of.x @ np.linalg.lstsq(of.x, noise, rcond=None)[0]
+    noise *= np.linalg.norm(signal) / np.linalg.norm(noise)
     level = float(10 ** rng.uniform(-1, 0))
     if rng.random() < 0.3:
-        level = 30 * bias_over_noise_late(Labelled(of, (x @ w)[:, None] + 30 * residual)) * 2 ** rng.uniform(-1, 1)
-    return Labelled(of, (x @ w)[:, None] + level * residual)
+        level = 30 * bias_over_noise_late(Labelled(of, signal + 30 * noise)) * 2 ** rng.uniform(-1, 1)
+    return Labelled(of, signal + level * noise)
+
+
+def noise_in_the_fit(rng: np.random.Generator) -> Labelled:
+    """Noise in X⁺Y, too: little, or 30 times the signal, mostly at a rate that settles the limit."""
+    of, noise = at_any_rate(rng)
+    signal = (of.x @ of.w)[:, None]
+    if rng.random() < 0.25:
+        return Labelled(of, signal + float(10 ** rng.uniform(-1, 0)) * noise)
+    one = Labelled(of, signal + 30 * noise)
+    wanted = bias_over_noise_late(one) ** 2 * 4 ** rng.uniform(-1, 1)  # of rates: it is about 1 over their root
+    share = of.rate / dropout_sgd.stability_limits(of.x, of.keep_prob, of.placement).mean_square
+    return one._replace(of=of._replace(rate=of.rate * min(wanted, HIGHEST / share)))
 
 
 def at(one: Labelled, share: float, steps: int) -> Labelled:
@@ -288,6 +308,19 @@ def by_rate(first: dict[str, dict[float, list[float]]]) -> dict[str, dict[float,
     return {place: {share: quartiles(steps) for share, steps in of.items()} for place, of in first.items()}
 
 
+def never(rng: np.random.Generator, rows: int, n: int) -> dict[float, dict[float, float]]:
+    """The % of settings whose bias is below their noise in the limit, by noise over signal and share of the rate."""
+    found = {}
+    for noise in (0.0, 0.5, 3.0, 10.0):
+        settings = [case.inputs for _ in range(n) for case in falling_spectra(rng, FEW, noise, rows=rows)]
+        drawn = [labelled(one, rng) for one in settings]
+        found[noise] = {
+            share: 100 * float(np.mean([bias_over_noise_late(at(one, share, FEW)) < 1 for one in drawn]))
+            for share in (RATES[0], HIGHEST)
+        }
+    return found
+
+
 def in_steps(first: Sequence[float]) -> str:
     """Their median, or how many have none."""
     middle = quartiles(first)[1]
@@ -323,6 +356,32 @@ def measured_signal(one: Labelled) -> dict[str, float]:
     }
 
 
+NOISE_THEN_BIAS = (
+    f"few rows a step or low rates, so that noise leads up to step t = {FEW}, and, at that rate, so little noise of "
+    "masks in the limit (of residuals Y − XX⁺Y and, on the input, of the fit itself) beside X⁺Y, to which noise in Y "
+    "adds, too, that bias leads in the long run. To leading order in lt‖X‖²/p: l(t − 1)√(kt)·‖PXᵀY‖ < "
+    "√(Σ_n Y_n²‖X_n‖²), so that at a fixed share of the largest rate the step at which bias outgrows noise falls as "
+    f"(rows a step)^(−1/3). In formulas, judged: ‖E W_t − W_t without masks‖² < tr Γ_t for t = 1 … {FEW}, and ‖W̄ − "
+    "X⁺Y‖² > l tr (H − lH²)⁺Q̄, where Γ_0 = 0, Γ_{t+1} = FΓ_tF + 4l²Q_t, F = I − 2lH, H = S + kP, P = S (masks on "
+    "the output) or diag S (on the input), W̄ = H⁺XᵀY, E W_t = (I − Fᵗ)W̄, and Q_t or Q̄ is the covariance over "
+    "masks of X̃ᵀ(Y − X̃W) at E W_t or W̄; as l → 0 the second is, with masks on the output, (1 − p)‖X⁺Y‖² > lΣ_n "
+    "h_n(Y − XX⁺Y)_n²"
+)
+
+
+def noisy_and_not(rng: np.random.Generator) -> list[Case]:
+    """Two settings at a low rate, and both kinds of noise near the boundary."""
+    usual = [labelled(case.inputs, rng) for case in falling_spectra(rng, FEW)]
+    outside, inside = (
+        on_both_sides(rng, of, early_and_late, 6, margin=1.1) for of in (noise_outside, noise_in_the_fit)
+    )
+    return [
+        *(Case(f"{one.of.placement} masks, p = 0.95", at(one, 0.02, FEW)) for one in usual),
+        *outside,
+        *(replace(case, name=f"noise in X⁺Y, too, {case.name}") for case in inside),
+    ]
+
+
 @sgd_claim(
     "3.1-sgd-reliable",
     where="Abstract; §1, first flaw",
@@ -338,12 +397,8 @@ def measured_signal(one: Labelled) -> dict[str, float]:
 )
 def reliable(cases: Cases) -> Finding:
     """What masks add to E W_t over √tr Cov W_t, up to step 10 and in the limit, against what E W_t alone tells."""
-    usual = [labelled(case.inputs, cases.rng) for case in falling_spectra(cases.rng, FEW)]
     judged = cases.judge(
-        [
-            *(Case(f"{one.of.placement} masks, p = 0.95", at(one, 0.02, FEW)) for one in usual),
-            *on_both_sides(cases.rng, labelled_case, early_and_late, 8, margin=1.1),
-        ],
+        noisy_and_not(cases.rng),
         measure=measured_signal,
         printed=lambda one, seen: seen["most up to step 10"] < 1 < seen["limit"],
         condition=early_and_late,
@@ -352,25 +407,23 @@ def reliable(cases: Cases) -> Finding:
         first_steps([one for _ in range(n) for one in falling_spectra(cases.rng, FEW, rows=rows)], cases.rng)
         for n, rows in ((20, 8), (3, ROWS))
     )
+    forever = {rows: never(cases.rng, rows, n) for rows, n in ((8, 20), (64, 10))}
     return judged.finding(
         conditional="Depends: dropout's effect outgrows its noise late at low learning rates or small batches, else "
-        "early; never with noisy labels.",
+        "early, or sometimes never.",
         evidence=judged.evidence(
             f"{EXACT}; draws keep a factor of 1.1 away from the boundary, which leaves out what masks do to deviations",
             early_and_late,
             more={
                 f"step at which bias outgrows noise, ∞ after {LONG}; quartiles": by_rate(first),
                 f"the same of {ROWS} rows": by_rate(many_rows),
+            }
+            | {
+                f"% in which it never does, by noise over signal and share of the largest rate, {rows} rows": of
+                for rows, of in forever.items()
             },
         ),
         size=outgrown(first, many_rows),
-        condition=f"few rows a step or low rates, so that noise leads up to step t = {FEW}, and labels so clean that "
-        "bias leads in the long run. To leading order in lt‖X‖²/p: l(t − 1)√(kt)·‖PXᵀY‖ < √(Σ_n Y_n²‖X_n‖²), so that "
-        "at a fixed share of the largest rate the step at which bias outgrows noise falls as (rows a step)^(−1/3). In "
-        f"formulas, judged: ‖E W_t − W_t without masks‖² < tr Γ_t for t = 1 … {FEW}, and ‖W̄ − "
-        "X⁺Y‖² > l tr (H − lH²)⁺Q̄, where Γ_0 = 0, Γ_{t+1} = FΓ_tF + 4l²Q_t, F = I − 2lH, H = S + kP, P = S (masks on "
-        "the output) or diag S (on the input), W̄ = H⁺XᵀY, E W_t = (I − Fᵗ)W̄, and Q_t or Q̄ is the covariance over "
-        "masks of X̃ᵀ(Y − X̃W) at E W_t or W̄; as l → 0 the second is, with masks on the output, (1 − p)‖X⁺Y‖² > lΣ_n "
-        "h_n(Y − XX⁺Y)_n²",
+        condition=NOISE_THEN_BIAS,
         flips_if="such a rate at which bias outgrows noise within ten steps though Γ_t says later, or never does",
     )

@@ -17,11 +17,11 @@ from allora_analysis.claims.masked_descent import (
     enumerated_mean,
     many_rows,
     many_rows_by_sgd,
+    rank_8,
     regularised_descent,
     sampled_distance,
 )
 from allora_analysis.claims.s3_1_few_steps import ROUNDING, sgd_claim
-from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
 
 
 def any_tiny(rng: np.random.Generator) -> Tiny:
@@ -33,12 +33,6 @@ def any_tiny(rng: np.random.Generator) -> Tiny:
     keep = float(rng.choice([0.5, 0.9, 1.0], p=[0.45, 0.45, 0.1]))
     rate = float(rng.uniform(0.02, 0.1)) if optimizer == "SGD" else 10 ** rng.uniform(-4, -1)
     return Tiny(x, y, a, keep, rate, steps, str(rng.choice(PLACEMENTS)), optimizer)
-
-
-def rank_8(rng: np.random.Generator, n: int, steps: int) -> Tiny:
-    """LoRA's masks, n rows of 6/n inputs, two outputs, drop rate 0.05, Adam at 1e-4."""
-    x, y, a = (rng.standard_normal(shape) for shape in ((n, 6 // n), (n, 2), (8, 6 // n)))
-    return Tiny(x, y, a / math.sqrt(6 // n), PAPER_KEEP, 1e-4, steps, "input", "Adam")
 
 
 def library_off(rng: np.random.Generator) -> float:
