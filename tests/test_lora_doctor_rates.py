@@ -174,6 +174,21 @@ def test_the_first_step_from_b_0_is_not_told_of_what_starts_at_a_0():
         assert ("rates" in lines(doctor(made, optimizer, allora=False))) == told_of
 
 
+@pytest.mark.parametrize(("size", "told"), [(0.0, "A is 2 times LoRA's, and 1 times"), (1.0, "B is ")])
+def test_clipping_is_told_by_a_where_only_a_has_a_gradient(size, told):
+    """Planted: "cannot be told" of an embedding's adapter, where A = 0 and every factor is η; the verdict was "on"."""
+    layer = ALLoRALinear(nn.Linear(7, 5), 3, 2.0)
+    with torch.no_grad():
+        layer.a.mul_(size)
+        layer.b.normal_(generator=torch.Generator().manual_seed(0))
+    for part in layer.base.parameters():
+        part.requires_grad_(False)
+    layer(torch.ones(4, 7)).sum().backward()
+    found = doctor(nn.Sequential(layer), torch.optim.SGD([layer.a, layer.b], lr=0.1), 1e-3)
+    assert (found.verdict, found.clipping.of) == ("clipped", told[0])
+    assert f"the gradient of {told}" in lines(found)["clipping"]
+
+
 def test_a_rule_that_is_off_is_a_problem_even_where_none_is_meant():
     layer = foreign_lora.HookedALLoRA(nn.Linear(7, 5), 3, 2.0)
     found = doctor(nn.Sequential(layer), torch.optim.AdamW([layer.lora_A, layer.lora_B]), allora=False)

@@ -94,7 +94,8 @@ def doctor(
         allora: ALLoRA is meant to be on; False: plain LoRA is what is wanted, and no problem.
 
     Raises:
-        ArgumentError: no adapter in the model (`NoAdapter`), a negative maximum, an optimizer without parameter groups.
+        NoAdapter: no adapter in the model, an ArgumentError.
+        ArgumentError: a negative maximum, an optimizer without parameter groups.
     """
     pairs = any_pairs(model)
     if not pairs:

@@ -193,7 +193,8 @@ def _on_clipping(clipping: Clipping, layers: Sequence[LayerReport]) -> Advice:
         text += f"how much of the factor in {names} that undoes cannot be told; max_grad_norm=0 leaves all of it"
         return Advice("note", "clipping", text)
     text += (
-        f"the gradient of B is {clipping.gain:.3g} times LoRA's, and {clipping.gain_after:.3g} times with both clipped"
+        f"the gradient of {clipping.of} is {clipping.gain:.3g} times LoRA's, and {clipping.gain_after:.3g} times with "
+        "both clipped"
     )
     if not clipping.undoes:
         return Advice("note", "clipping", text)

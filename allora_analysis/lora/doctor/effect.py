@@ -192,7 +192,10 @@ class Effect(StrEnum):
 # Where nobody meant ALLoRA to be on.
 NOT_MEANT = {
     Effect.OFF: ("ok", "{layers} train without a factor of ALLoRA's"),
-    Effect.NOT_BA: ("note", "what {layers} add to the weight is not s·BA ({variants}): no row norms or rates are told"),
+    Effect.NOT_BA: (
+        "note",
+        "what {layers} add to the weight is not s·BA ({variants}), so no row norms or rates are told",
+    ),
     Effect.UNKNOWN: ("note", "no optimizer: rates are not known"),
 }
 

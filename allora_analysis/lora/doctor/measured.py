@@ -53,9 +53,11 @@ class Clipping:
         max_norm: the maximum; transformers' default is 1.
         norm: of all gradients together, as they are.
         removed: the fraction of that norm that clipping takes away, 1 − min(1, max/norm).
-        gain: ‖ALLoRA's gradient‖ / ‖LoRA's‖ over all B of layers that scale theirs; None without such layers.
+        gain: ‖ALLoRA's gradient‖ / ‖LoRA's‖ over all B of layers that scale theirs; None without such layers. Over all
+            A where the gradients of B are 0 and each layer's factors are equal, as at A = 0.
         gain_after: the same with both clipped; 1 means that clipping undid the factor.
         done: the gradients have been clipped already: their norm is the maximum, and what it was is not known.
+        of: the matrices that the gain is of, "B" or "A".
     """
 
     max_norm: float
@@ -64,6 +66,7 @@ class Clipping:
     gain: float | None
     gain_after: float | None
     done: bool
+    of: str = "B"
 
     @property
     def undoes(self) -> bool:
@@ -89,11 +92,13 @@ def clipping_effect(
     clip, norm = _coefficient(max_norm, square), square**0.5
     rounding = sum(_square(gradient) * torch.finfo(gradient.dtype).eps for gradient in gradients) / (square or 1)
     done = math.isclose(norm, max_norm, rel_tol=max(_SAME_NORM, _ROUNDINGS * rounding))
-    if not lora_b > 0:
+    by_a = not lora_b > 0 and all(bool((d == d[0]).all()) for _, _, d in scaled)
+    part, lora_part = (own - own_b, lora_a) if by_a else (own_b, lora_b)
+    if not lora_part > 0:
         return Clipping(max_norm, norm, 1 - clip, None, None, done)
-    gain = (own_b / lora_b) ** 0.5
+    gain = (part / lora_part) ** 0.5
     lora_clip = _coefficient(max_norm, square - own + lora_a + lora_b)
-    return Clipping(max_norm, norm, 1 - clip, gain, gain * clip / lora_clip, done)
+    return Clipping(max_norm, norm, 1 - clip, gain, gain * clip / lora_clip, done, "A" if by_a else "B")
 
 
 def _square(gradient: Tensor | None) -> float:
