@@ -20,8 +20,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.peft import allora_config
+from allora_analysis.lora.watch import FactorUndone
 from allora_analysis.validation import ArgumentError
 from tests.lora_in_two_processes import difference
 
@@ -141,6 +143,21 @@ def case(wrap: Callable, config: Callable, optimizer: Callable, data: tuple, min
     return [moved, difference(found, wanted), len(found)]
 
 
+def looked_at(wrap: Callable, optimizer: str, asked: bool, data: tuple, mine: slice) -> list:
+    """What the doctor says of a sharded model of ALLoRA's, or the step's warning: words, or how many."""
+    net, (x, y) = wrap(adapted(allora())), data
+    made = getattr(torch.optim, optimizer)([p for p in net.parameters() if p.requires_grad], lr=1e-3)
+    nn.functional.cross_entropy(net(x[mine]), y[mine]).backward()
+    if asked:
+        found = doctor(net, made, 1.0)
+        said = {line.code: line.text for line in found.advice}
+        return [found.verdict, *sorted({(row.effect, row.rank) for row in found.layers}), said.get("sharded")]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        made.step()
+    return [str(one.message) for one in told if one.category is FactorUndone]
+
+
 def main(rank: int, file: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
@@ -153,6 +170,12 @@ def main(rank: int, file: str) -> None:
     }
     kind = "FSDP1, use_orig_params"
     results[f"{kind}: made before"] = case(WRAPS[kind], *RULES["ALLoRAAdamW"], data, mine, early=True)
+    results |= {
+        f"{wrap}: {name}, {'asked' if asked else 'not asked'}": looked_at(WRAPS[wrap], name, asked, data, mine)
+        for wrap in ("FSDP1, use_orig_params", "FSDP1, flat")
+        for name in ("AdamW", "SGD")
+        for asked in (True, False)
+    }
     results["planted"] = case(WRAPS[kind], *RULES["allora"], data, mine, twin=LoraConfig)
     dist.barrier()
     dist.destroy_process_group()

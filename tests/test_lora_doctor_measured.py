@@ -9,12 +9,14 @@ from torch import nn
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.hessian import LowRankLinear
-from allora_analysis.lora.doctor import trial
+from allora_analysis.lora.autograd import _safe_roots
+from allora_analysis.lora.doctor import doctor, trial
 from allora_analysis.lora.doctor.measured import backward_word, clipping_effect, unwrapped
 from allora_analysis.lora.doctor.trial import effects_on, optimizer_effect
 from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import lora_pairs
+from tests import foreign_lora
 
 peft = pytest.importorskip("peft")
 
@@ -329,6 +331,36 @@ def test_without_gradients_or_scaled_layers_there_is_no_gain():
     assert (alone.gain, alone.removed) == (None, pytest.approx(1 - 1 / (3 * float(head.norm())), abs=1e-6))
     assert clipping_effect(1.0, [head], [(None, None, d)]).gain is None
     assert clipping_effect(1.0, [head, 0 * b], [(None, 0 * b, d)]).gain_after is None
+
+
+def test_where_the_device_has_no_float64_it_is_the_cpus(monkeypatch):
+    """Planted: `.double()` on Apple's MPS, whose TypeError ended `optimizer.step()`; here every tensor is on such."""
+    cpu, double = torch.Tensor.cpu, torch.Tensor.double
+
+    def to_cpu(tensor):
+        moved = cpu(tensor).clone()
+        moved.is_on_the_cpu = True
+        return moved
+
+    def refusing(tensor):
+        if not hasattr(tensor, "is_on_the_cpu"):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return double(tensor)
+
+    foreign = foreign_lora.HookedALLoRA(nn.Linear(6, 6), 2, 2.0)
+    model = nn.Sequential(ALLoRALinear(nn.Linear(6, 6), 2, 2.0), foreign)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    model(torch.ones(4, 6)).sum().backward()
+    expected = doctor(model, optimizer, 0.1)
+    monkeypatch.setattr(torch.Tensor, "double", refusing)
+    with pytest.raises(TypeError, match="MPS"):
+        doctor(model, optimizer, 0.1)
+    monkeypatch.setattr("allora_analysis.lora.autograd._WITHOUT_FLOAT64", ("cpu",))
+    monkeypatch.setattr(torch.Tensor, "cpu", to_cpu)
+    assert doctor(model, optimizer, 0.1) == expected
+    a = torch.randn(1, 3, 6, generator=torch.Generator().manual_seed(0))
+    root = _safe_roots(a)  # `ALLoRAAdamW`'s
+    torch.testing.assert_close(root @ root.mT, a @ a.mT)
 
 
 def test_the_trial_is_at_the_mean_gradient_of_the_pairs_that_this_optimizer_trains_and_says_so():

@@ -1,5 +1,6 @@
 """What a live optimizer's rates come to, on PEFT's LoRA, LoRA+ and DoRA; plain LoRA is no problem where it is meant."""
 
+import copy
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError
 from tests import foreign_lora
+from tests.test_lora_pairs import NOT_PRODUCTS
 
 peft = pytest.importorskip("peft")
 
@@ -144,6 +146,49 @@ def test_dora_and_mica_are_not_off_where_no_allora_is_meant(fields, kind):
         assert torch.allclose(pair.module.get_delta_weight("default"), pair.scaling * pair.b @ pair.a)
 
 
+@pytest.mark.filterwarnings("ignore:aLoRA is currently")
+@pytest.mark.parametrize("kind", [*NOT_PRODUCTS, "ALoraLinearVariant"])
+def test_another_lora_of_pefts_is_no_problem_where_no_allora_is_meant(kind):
+    """Planted: "ALLoRA is OFF", and a problem."""
+    make = NOT_PRODUCTS.get(kind, lambda: model(alora_invocation_tokens=[1], modules_to_save=None))
+    made = make()
+    optimizer = torch.optim.AdamW([p for p in made.parameters() if p.requires_grad], lr=1e-3)
+    found = doctor(made, optimizer, allora=False)
+    assert [layer.variant for layer in found.layers] == [kind]
+    assert (found.verdict, str(found).partition("\n")[0]) == ("plain", "No ALLoRA, and none is meant.")
+    assert not [line for line in found.advice if line.level == "problem"]
+    assert doctor(made, optimizer).verdict == "off"
+
+
+def test_the_first_step_from_b_0_is_not_told_of_what_starts_at_a_0():
+    """Planted: "0.00109" of an embedding's adapter under AdamW at 1e-3, whose B is drawn from N(0, 1)."""
+    base = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 2))
+    for targets, told_of in ((["0"], False), (["0", "1"], True)):
+        made = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(r=2, target_modules=targets))
+        optimizer = torch.optim.AdamW([p for p in made.parameters() if p.requires_grad], lr=1e-3)
+        told = lines(doctor(made, optimizer, allora=False))
+        assert ("rates" in told) == told_of
+        assert not told_of or " layers)" not in told["rates"]
+        made(torch.arange(9)).square().sum().backward()
+        optimizer.step()  # A is 0 no longer
+        assert ("rates" in lines(doctor(made, optimizer, allora=False))) == told_of
+
+
+@pytest.mark.parametrize(("size", "told"), [(0.0, "A is 2 times LoRA's, and 1 times"), (1.0, "B is ")])
+def test_clipping_is_told_by_a_where_only_a_has_a_gradient(size, told):
+    """Planted: "cannot be told" of an embedding's adapter, where A = 0 and every factor is η; the verdict was "on"."""
+    layer = ALLoRALinear(nn.Linear(7, 5), 3, 2.0)
+    with torch.no_grad():
+        layer.a.mul_(size)
+        layer.b.normal_(generator=torch.Generator().manual_seed(0))
+    for part in layer.base.parameters():
+        part.requires_grad_(False)
+    layer(torch.ones(4, 7)).sum().backward()
+    found = doctor(nn.Sequential(layer), torch.optim.SGD([layer.a, layer.b], lr=0.1), 1e-3)
+    assert (found.verdict, found.clipping.of) == ("clipped", told[0])
+    assert f"the gradient of {told}" in lines(found)["clipping"]
+
+
 def test_a_rule_that_is_off_is_a_problem_even_where_none_is_meant():
     layer = foreign_lora.HookedALLoRA(nn.Linear(7, 5), 3, 2.0)
     found = doctor(nn.Sequential(layer), torch.optim.AdamW([layer.lora_A, layer.lora_B]), allora=False)
@@ -193,7 +238,7 @@ def test_start_width_and_stable_step_are_told_where_the_live_model_shows_them():
         layer.lora_B.zero_()
     optimizer = torch.optim.SGD([layer.lora_A, layer.lora_B], lr=0.1)
     told = lines(doctor(nn.Sequential(layer), optimizer))
-    assert told["start"].endswith(recipes.start_at_zero(3, 7))
+    assert told["start"].endswith(recipes.start_at_zero(3, 7, ruled=True))
     assert told["factor at this width"].endswith(recipes.factor_at_width((1.0, 1.0), 3, 7, 2.0))
     assert "1/η = 0.5 of LoRA's" in told["stable step"]
     with torch.no_grad():
@@ -242,11 +287,22 @@ def test_a_rank_above_the_width_has_no_line_on_the_start(width, told_of):
     assert "stable step" in told
 
 
+def test_a_scaling_of_0_has_no_line_on_the_start():
+    """Planted: ArgumentError, "s must be above 0"."""
+    layer = ALLoRALinear(nn.Linear(7, 5), 3, 2.0)
+    layer.scaling = 0.0
+    told = lines(doctor(nn.Sequential(layer), torch.optim.SGD([layer.a, layer.b], lr=0.1)))
+    assert not {"start", "factor at this width"} & set(told)
+
+
 def test_of_plain_lora_only_start_and_dropout_are_told():
     made = model(lora_dropout=0.05)
     told = lines(doctor(made, torch.optim.AdamW(made.parameters()), allora=False))
     assert "its cosine with full fine-tuning's is about 0.49" in told["start"]  # √(4/17)
     assert "at the end BA is 0.95 of the fit" in told["dropout pays"]
+    assert "(init_lora_weights='lora_ga')" in told["start"]
+    assert told["dropout"].endswith("have dropout on the adapter")  # planted: "lora_dropout=0 is the paper's ALLoRA-0"
+    assert "ALLoRA-0" in lines(doctor(made, torch.optim.AdamW(made.parameters())))["dropout"]
     assert not {"factor at this width", "stable step"} & set(told)
 
 

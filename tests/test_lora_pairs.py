@@ -107,15 +107,17 @@ def test_what_else_an_adapter_trains_goes_at_its_rate(options, word):
 
 @pytest.mark.parametrize("bias", ["lora_only", "all"])
 def test_an_adapted_layers_own_biases_go_at_the_pairs_rate_and_do_not_decay(bias):
-    """Planted: in the group "head", at head_lr, pulled towards 0."""
-    base = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
-    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["0"], bias=bias))
+    """Planted: in the group "head", at head_lr, pulled towards 0; under "all" the other layers' still."""
+    base = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(3, 2))
+    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["0"], bias=bias, modules_to_save=["2"]))
     groups = param_groups(model, lr=1e-3, head_lr=1.0, weight_decay=0.1)
     assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups[1:]] == [
         ("biases", 1e-3, 0.0),
-        *([("head", 1.0, 0.1)] if bias == "all" else []),
+        ("head", 1.0, 0.1),
     ]
-    assert groups[1]["params"] == [model.base_model.model[0].base_layer.bias]
+    adapted_layer, other, head = model.base_model.model
+    assert groups[1]["params"] == [adapted_layer.base_layer.bias, *([other.bias] if bias == "all" else [])]
+    assert groups[2]["params"] == list(head.modules_to_save.parameters())
     assert sum(len(group["params"]) for group in groups) == sum(one.requires_grad for one in model.parameters())
 
 

@@ -383,6 +383,21 @@ def test_a_model_without_an_adapter_does_not_start(tmp_path):
         DoctorCallback(step=0)
 
 
+@pytest.mark.parametrize("maximum", [-1.0, float("inf")])
+def test_a_maximum_at_which_the_trainer_does_not_clip_does_not_end_the_run(tmp_path, maximum):
+    """Planted: ArgumentError out of `train`."""
+    callback = DoctorCallback(step=1)
+    trainer(adapted(), tmp_path, 1, [callback], max_grad_norm=maximum).train()
+    assert callback.diagnoses[0].verdict == "on"
+    assert callback.diagnoses[0].clipping is None
+
+
+def test_what_the_doctor_refuses_is_a_warning_and_the_run_goes_on(tmp_path):
+    arguments, state = at(tmp_path, 0)
+    with pytest.warns(UserWarning, match=r"the doctor failed at step 0 \(ArgumentError: optimizer must .*goes on$"):
+        DoctorCallback().on_train_begin(arguments, state, None, model=adapted(), optimizer=object())
+
+
 # -- sharded: FSDP1 as the Trainer sets it, FSDP2 on blocks and on A and B
 
 
@@ -420,3 +435,16 @@ def test_another_rule_is_told_apart(sharded):
     """Planted: plain LoRA in one process, against ALLoRA in two."""
     _, difference, _ = sharded["planted"]
     assert difference > 1e-3
+
+
+@pytest.mark.parametrize("wrap", ["FSDP1, use_orig_params", "FSDP1, flat"])
+def test_of_pairs_that_fsdp1_flattened_the_optimizers_part_is_told(sharded, wrap):
+    """Planted: no warning under AdamW; "OFF, not BA" under SGD too, or a RuntimeError."""
+    (told,) = sharded[f"{wrap}: AdamW, not asked"]
+    assert told.startswith("ALLoRA is OFF: AdamW divides a gradient by its own size")
+    assert sharded[f"{wrap}: SGD, not asked"] == []
+    assert sharded[f"{wrap}: AdamW, asked"] == ["off", ["undone", 2], None]
+    verdict, row, told = sharded[f"{wrap}: SGD, asked"]
+    assert (verdict, row) == ("unknown", ["sharded", 2])
+    assert "becomes c^1.00" in told
+    assert told.endswith("call doctor before the model is wrapped")

@@ -114,6 +114,21 @@ def test_it_can_be_made_an_error():
             step(model, torch.optim.AdamW(trained(model), lr=1e-3))
 
 
+def test_a_look_that_fails_does_not_end_the_run(monkeypatch):
+    """Planted: on a device without float64 (Apple's MPS) `optimizer.step()` raised."""
+
+    def raising(*arguments):
+        raise TypeError("no float64\nhere")
+
+    monkeypatch.setattr("allora_analysis.lora.doctor.trial.effects_on", raising)
+    model = adapted()
+    before = model[0].b.detach().clone()
+    with pytest.warns(UserWarning, match=r"AdamW makes .* could not be looked at \(TypeError: no float64\)$") as told:
+        step(model, torch.optim.AdamW(trained(model), lr=1e-3), times=3)
+    assert len(told) == 1
+    assert not torch.equal(model[0].b, before)
+
+
 def test_the_looking_changes_no_step():
     pair = []
     for looked in (True, False):

@@ -298,12 +298,15 @@ def _decay(recipe: Recipe, found: Rates) -> str:
     return f"takes {told} in 1,000 steps at the full rate"
 
 
-def start_at_zero(rank: int, width: int) -> str:
-    """What starting at B = 0 costs: not a bad place, but a first step along r of the gradient's directions."""
+def start_at_zero(rank: int, width: int, ruled: bool = False) -> str:
+    """What starting at B = 0 costs: not a bad place, but a first step along r of the gradient's directions; `ruled`:
+    by a layer of ALLoRA's, whose config takes no other start along the gradient.
+    """
+    how = "plain LoRA's 'lora_ga'; allora_config does not take it" if ruled else "init_lora_weights='lora_ga'"
     return (
         f"costs the first step's direction: its cosine with full fine-tuning's is about "
         f"{expected_cosine(rank, width):.2g} under gradient descent, √(r/(n₂ + r + 1)); a start along the gradient "
-        "(init_lora_weights='lora_ga') has the most that a rank allows"
+        f"({how}) has the most that a rank allows"
     )
 
 

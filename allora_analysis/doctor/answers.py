@@ -101,7 +101,7 @@ def _both(one: float, other: float) -> str:
 
 def _start(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
     if recipe.zero == "b" and recipe.width is not None and switches.init is None:
-        yield "start at B = 0", recipes.start_at_zero(recipe.r, recipe.width)
+        yield "start at B = 0", recipes.start_at_zero(recipe.r, recipe.width, switches.eta is not None)
 
 
 def _at_width(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:

@@ -30,9 +30,15 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.watch import FactorUndone
 
+_WITHOUT_FLOAT64 = ("mps",)  # Apple's
 _EPS = torch.finfo(torch.float64).eps
 LARGEST_CONDITION = 8.0  # of A, up to which float32 is enough for AAᵀ: 5e-7 of ‖A‖‖B_i‖ at worst
 SMALLEST_TRACE = 1e-25  # of AAᵀ: below, squares vanish in float32
+
+
+def doubled(tensor: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none."""
+    return (tensor.cpu() if tensor.device.type in _WITHOUT_FLOAT64 else tensor).double()
 
 
 def triangular_norms(a: Tensor, b: Tensor) -> Tensor:
@@ -75,10 +81,10 @@ def _safe_roots(a: Tensor) -> Tensor:
     rank = a.shape[1]
     if a.dtype == torch.float64 or rank > a.shape[2]:
         return torch.linalg.qr(a.mT, mode="r").R.mT
-    grams = (wide := a.double()) @ wide.mT
+    grams = (wide := doubled(a)) @ wide.mT
     diagonals = grams.diagonal(dim1=-2, dim2=-1)
     diagonals += 4 * rank * _EPS * diagonals.sum(-1, keepdim=True)
-    return torch.linalg.cholesky_ex(grams).L.to(a.dtype)
+    return torch.linalg.cholesky_ex(grams).L.to(a)
 
 
 def _roots(parts: Sequence[Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ finds, and warns where ALLoRA is off. Checked by `tests/test_lora_training.py`.
 """
 
 import importlib.util
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from allora_analysis.lora.doctor import Diagnosis, doctor
+from allora_analysis.lora.doctor import Diagnosis, NoAdapter, doctor
 from allora_analysis.lora.doctor.advice import VERDICTS
-from allora_analysis.validation import ArgumentError, count
+from allora_analysis.validation import count
 
 if importlib.util.find_spec("transformers") is None:
     raise ModuleNotFoundError("transformers is not installed: pip install 'allora-analysis[llm]'", name="transformers")
@@ -120,7 +121,10 @@ class DoctorCallback(TrainerCallback):
                 parameter.grad = gradient
 
     def _examine(self, args: Any, state: Any, model: nn.Module, optimizer: Any) -> None:
-        found = self.diagnoses[state.global_step] = doctor(model, optimizer, args.max_grad_norm, allora=self.allora)
+        maximum = args.max_grad_norm
+        if maximum is not None and not 0 < maximum < math.inf:
+            maximum = 0.0  # at which the Trainer clips nothing
+        found = self.diagnoses[state.global_step] = doctor(model, optimizer, maximum, allora=self.allora)
         numbers = _numbers(found)
         if self.log is None:
             state.log_history.append({**numbers, "step": state.global_step})
@@ -137,7 +141,7 @@ def _going_on(state: Any) -> Iterator[None]:
     # A model or an optimizer that nobody foresaw: the run is worth more than what is said about it.
     try:
         yield
-    except (ArgumentError, Warning):
+    except (NoAdapter, Warning):
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from allora_analysis.adaptive.recipe import alpha_of_one
-from allora_analysis.lora.autograd import norms_of_rows, without_autocast
+from allora_analysis.lora.autograd import doubled, norms_of_rows, without_autocast
 from allora_analysis.lora.pairs import Pair, chained, lora_pairs
 
 # What libraries call A and B.
@@ -141,14 +141,14 @@ def _trial(pair: Pair) -> Trial:
             (found,) = torch.autograd.grad((output * v).sum(), b)
         finally:
             b.requires_grad_(wanted)
-    hidden = (x.double() @ pair.a.detach().double().T).to(torch.promote_types(x.dtype, torch.float32))
-    added, plain = (output.detach() - without).double(), (hidden @ other.T.to(hidden)).double()
+    hidden = (doubled(x) @ doubled(pair.a.detach()).T).to(x.device, torch.promote_types(x.dtype, torch.float32))
+    added, plain = doubled(output.detach() - without), doubled(hidden @ other.T.to(hidden))
     scaling = float((added * plain).sum() / (plain * plain).sum())
     # Rounding to the layer's dtype is a share of what it adds and of what it adds that to.
     eps = torch.finfo(output.dtype).eps
     tolerance = max(_TOLERANCE, 2 * eps)
     size = float(added.norm())
-    error = tolerance + eps * float(without.double().norm()) / (size or 1.0)
+    error = tolerance + eps * float(doubled(without).norm()) / (size or 1.0)
     is_product = float((added - scaling * plain).norm()) <= error * size
     lora = scaling * v.T.to(hidden) @ hidden
     found = found.to(hidden)
@@ -156,7 +156,7 @@ def _trial(pair: Pair) -> Trial:
     whole = (found - factors[:, None] * lora).norm() <= tolerance * found.norm()
     with torch.no_grad():
         norms = norms_of_rows(pair.a, other)
-    return Trial(scaling, is_product, factors.double() if whole else None, norms.double(), tolerance, error)
+    return Trial(scaling, is_product, doubled(factors) if whole else None, doubled(norms), tolerance, error)
 
 
 def rule(found: Trial) -> tuple[str, float | None]:

@@ -22,8 +22,6 @@ _MICA = ("MiCALinearVariant", "MiCAEmbeddingVariant")
 # Whose ΔW is s·BA, activated LoRA's from a token on, DoRA's up to a magnitude for each row.
 _DORA = ("DoraLinearVariant", "DoraEmbeddingVariant", "DoraConv1dVariant", "DoraConv2dVariant", "DoraConv3dVariant")
 _PRODUCTS = (*PLAIN, "allora", "allora_0", "allora_od", "asf_lora", "ALoraLinearVariant", *_DORA, *_MICA)
-# Whose gradients have no factor of ALLoRA's, as PEFT makes them.
-WITHOUT_RULE = (*PLAIN, *_DORA, *_MICA)
 # What PEFT's layers have whose own ΔW is no BA: one with a diagonal (AdaLoRA).
 _OTHERS = ("lora_E",)
 _BASES = ("base_layer.", "base.")  # where PEFT and the toolkit keep the layer that is adapted
@@ -92,7 +90,12 @@ class Pair:
     @property
     def is_product(self) -> bool:
         """The adapter's ΔW is s·BA, so that the norms of its rows are those of a product of A and B."""
-        return self.variant in _PRODUCTS and chained(self.a, self.b)
+        return self.variant in _PRODUCTS and chained(self.a, self.b) and not self.flattened
+
+    @property
+    def flattened(self) -> bool:
+        """The adapter's ΔW is s·BA, and FSDP1 has flattened A or B, or freed it: no matrices are there."""
+        return self.variant in _PRODUCTS and (_is_flat(self.a) or _is_flat(self.b))
 
 
 def chained(a: Any, b: Any) -> bool:
@@ -148,7 +151,7 @@ def _has(module: nn.Module, *names: str) -> bool:
 def _peft_pairs(name: str, layer: Any) -> Iterator[Pair]:
     plain = type(layer).__name__ if any(hasattr(layer, mark) for mark in _OTHERS) else "lora"
     parts = {key: (layer.lora_A[key], layer.lora_B[key]) for key in layer.lora_A}
-    weights = {key: tuple(getattr(part, "weight", part) for part in both) for key, both in parts.items()}
+    weights = {key: tuple(map(_weight, both)) for key, both in parts.items()}
     embedding = getattr(layer, "lora_embedding_A", {})
     weights |= {key: (embedding[key], layer.lora_embedding_B[key]) for key in embedding}
     for adapter, (a, b) in weights.items():
@@ -172,6 +175,13 @@ def _peft_pairs(name: str, layer: Any) -> Iterator[Pair]:
             quantised=in_few_bits or _quantised(layer.get_base_layer()),
             experts=getattr(layer, "num_experts", 1),
         )
+
+
+def _weight(part: Any) -> Tensor:
+    # Where FSDP1 wraps A on its own without use_orig_params, its weight is a view of the parameter that is trained.
+    inner = getattr(part, "_modules", {}).get("_fsdp_wrapped_module", part)
+    flat = getattr(inner, "_parameters", {}).get("_flat_param")
+    return getattr(part, "weight", part) if flat is None else flat
 
 
 def _bare_pair(name: str, module: Any) -> Pair:
@@ -207,16 +217,17 @@ def param_groups(
 
     Each pair (per layer and adapter; of PEFT's LoRA layers, or of modules with matrices `a` and `b`) is a group with
     its LoRA scaling; what else the adapted layers train (PEFT's lora_bias, DoRA's magnitude) is a plain group at the
-    pairs' rate, and so are their own biases (PEFT's bias="lora_only"), which do not decay: they are pretrained; all the
-    rest (a classifier head, modules_to_save) is a plain group at a rate of its own: LoRA at learning rate η·l would
-    train the head at η·l too, ALLoRA does not. Every trainable parameter is in exactly one group. A pair of which
+    pairs' rate, and so are their own biases (PEFT's bias="lora_only"; under its bias="all" all others too that are not
+    modules_to_save's), which do not decay: they are pretrained; all the rest (a classifier head, modules_to_save) is a
+    plain group at a rate of its own: LoRA at learning rate η·l would train the head at η·l too, ALLoRA does not.
+    Every trainable parameter is in exactly one group. A pair of which
     one matrix is frozen keeps both: the norms need them.
 
     Args:
         model: a model with LoRA adapters whose forward is plain LoRA's.
         lr: the pairs' learning rate; None leaves it to the optimizer's.
         head_lr: the rest's; None leaves it to the optimizer's.
-        weight_decay: of all groups but the adapted layers' own biases; None leaves it to the optimizer's.
+        weight_decay: of all groups but the pretrained biases; None leaves it to the optimizer's.
 
     Returns:
         The groups, pairs first.
@@ -241,6 +252,8 @@ def param_groups(
     biases = {parameter for pair in pairs for parameter in _base_biases(pair.module)} - inside
     named = model.named_parameters()
     rest = {name: parameter for name, parameter in named if parameter.requires_grad and parameter not in taken}
+    if _trains_all_biases(model):
+        biases |= {one for name, one in rest.items() if "bias" in name and "modules_to_save" not in name} - inside
     homes = {name: "adapters" if one in inside else "biases" if one in biases else "head" for name, one in rest.items()}
     settings = {"adapters": rates, "biases": rates | {"weight_decay": 0.0}, "head": rates | {"lr": head_lr}}
     for title, own in settings.items():
@@ -294,9 +307,18 @@ def _base_biases(module: nn.Module) -> list[Tensor]:
     return [one for name, one in module.named_parameters() if name.startswith(_BASES) and name.endswith("bias")]
 
 
-def _is_empty(tensor: Tensor) -> bool:
+def _trains_all_biases(model: nn.Module) -> bool:
+    configs = (getattr(module, "peft_config", None) for module in model.modules())
+    stated = (one for config in configs if isinstance(config, dict) for one in config.values())
+    return any(getattr(one, "bias", None) == "all" for one in stated)
+
+
+def _is_flat(tensor: Tensor) -> bool:
     # FSDP1 frees what its views are of; a DTensor's storage is that of its local part.
-    return not hasattr(tensor, "device_mesh") and tensor.numel() > 0 and tensor.untyped_storage().size() == 0
+    if tensor.ndim < 2:
+        return True
+    own = not (tensor.is_meta or hasattr(tensor, "device_mesh"))
+    return own and tensor.numel() > 0 and tensor.untyped_storage().size() == 0
 
 
 def _check_pair(pair: Pair, taken: set[Tensor]) -> None:
@@ -305,7 +327,7 @@ def _check_pair(pair: Pair, taken: set[Tensor]) -> None:
             f"model: {pair.label} trains {pair.variant!r}, whose own rule ALLoRAAdamW would come on top of; "
             "give it plain LoRA layers (peft.LoraConfig), or train these with SGD"
         )
-    if any(part.ndim < 2 or (not part.is_meta and _is_empty(part)) for part in (pair.a, pair.b)):
+    if _is_flat(pair.a) or _is_flat(pair.b):
         raise ArgumentError(
             f"model: {pair.label} has no matrices A and B of its own, FSDP1 flattens them; use FSDP2 (fully_shard) or "
             "DDP"

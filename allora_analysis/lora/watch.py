@@ -63,24 +63,36 @@ def _trained(pair: Pair, homes: dict[int, Any]) -> set[int]:
 
 
 def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    if torch.compiler.is_compiling() or not _LAYERS or optimizer in _KNOWN:
+    try:
+        said = _found(optimizer)
+    except Exception as error:  # the run is worth more than what is said about it
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        name = type(optimizer).__name__
+        warnings.warn(f"what {name} makes of ALLoRA's factor could not be looked at ({reason})", stacklevel=4)
         return
+    if said:
+        warnings.warn(said, FactorUndone, stacklevel=4)
+
+
+def _found(optimizer: Optimizer) -> str | None:
+    if torch.compiler.is_compiling() or not _LAYERS or optimizer in _KNOWN:
+        return None
     held = [one for group in optimizer.param_groups for one in group["params"] if one.requires_grad]
     seen = {-id(one) if one.grad is None else id(one) for one in held}
     if optimizer not in _LOOKED and all(one < 0 for one in seen):
         _LOOKED[optimizer] = set()  # a closure will make the gradients, whose size decides
-        return
+        return None
     if seen <= (before := _LOOKED.get(optimizer, set())):
-        return
+        return None
     _LOOKED[optimizer] = seen | before  # what is thawed, added, or switched on later is looked at again
     homes = {id(one): group for group in optimizer.param_groups for one in group["params"] if one.requires_grad}
-    layers = _layers_with([one for one in held if one.ndim > 1])
+    layers = _layers_with([one for one in held if one.ndim > 1 or hasattr(one, "_fsdp_flattened")])
     pairs = [pair for layer in layers for pair in lora_pairs(layer) if scaled_by(pair, homes)]
     new = [not _trained(pair, homes) <= _JUDGED.get(optimizer, set()) for pair in pairs]
-    if any(new):
-        judged(optimizer, pairs)
-        if said := _said(optimizer, homes, pairs, new):
-            warnings.warn(said, FactorUndone, stacklevel=4)
+    if not any(new):
+        return None
+    judged(optimizer, pairs)
+    return _said(optimizer, homes, pairs, new)
 
 
 def _layers_with(parameters: Sequence[Tensor]) -> list[nn.Module]:

@@ -6,8 +6,8 @@ out. It trains nothing and leaves model, gradients and random state as they were
 Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping models) and
 `tests/test_lora_doctor_advice.py`.
 
-- `words.py`: what can become of a factor, in a word, for the verdict and as advice
-- `effects.py`: what an optimizer makes of a row factor, and a factor of its own
+- `effect.py`: what can become of a factor, in a word, for the verdict and as advice
+- `trial.py`: what an optimizer makes of a row factor, and a factor of its own
 - `measured.py`: what clipping makes of the gradients, what a layer's backward pass does; one adapter's line
 - `advice.py`: what to say about it, with the way out; what the rates come to, in any LoRA; all of it as text
 """
@@ -35,14 +35,20 @@ from allora_analysis.lora.doctor.measured import (
 )
 from allora_analysis.lora.doctor.trial import OptimizerEffect, effects_on, weakest
 from allora_analysis.lora.foreign import any_pairs
-from allora_analysis.lora.pairs import WITHOUT_RULE, Pair
+from allora_analysis.lora.pairs import PLAIN, Pair
 from allora_analysis.lora.watch import judged, scaled_by
 from allora_analysis.validation import ArgumentError, non_negative
 
-__all__ = ["Advice", "Clipping", "Diagnosis", "LayerReport", "OptimizerEffect", "doctor"]
+__all__ = ["Advice", "Clipping", "Diagnosis", "LayerReport", "NoAdapter", "OptimizerEffect", "doctor"]
 
 # Where no rule acts on A and B.
-_NO_RULE = {effect for effect in Effect if effect.idle} | {Effect.OFF, Effect.ONE, Effect.UNKNOWN, Effect.IN_FORWARD}
+_NO_RULE = {effect for effect in Effect if effect.idle} | {
+    Effect.OFF, Effect.ONE, Effect.UNKNOWN, Effect.IN_FORWARD, Effect.NOT_BA,
+}  # fmt: skip
+
+
+class NoAdapter(ArgumentError):
+    """A model without any LoRA adapter."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,12 @@ def doctor(
         allora: ALLoRA is meant to be on; False: plain LoRA is what is wanted, and no problem.
 
     Raises:
-        ArgumentError: no adapter in the model, a negative maximum, an optimizer without parameter groups.
+        NoAdapter: no adapter in the model, an ArgumentError.
+        ArgumentError: a negative maximum, an optimizer without parameter groups.
     """
     pairs = any_pairs(model)
     if not pairs:
-        raise ArgumentError("model: no LoRA adapter found; add one, for example peft.get_peft_model")
+        raise NoAdapter("model: no LoRA adapter found; add one, for example peft.get_peft_model")
     maximum = non_negative("max_grad_norm", 0.0 if max_grad_norm is None else max_grad_norm)
     optimizer = None if optimizer is None else unwrapped(optimizer)
     if optimizer is not None and not hasattr(optimizer, "param_groups"):
@@ -105,14 +112,15 @@ def doctor(
     judged(optimizer, [pair for pair in pairs if scaled_by(pair, homes)])  # what comes later is looked at
     stated = (getattr(module, "peft_config", None) for module in model.modules())
     configs = next((config for config in stated if isinstance(config, dict)), {})
+    whole = not any(pair.flattened for pair in pairs)  # else gradients are parts, other processes have the rest
     with torch.no_grad():
         found = [None] * len(pairs) if optimizer is None else effects_on(optimizer, homes, pairs)
-        clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum else None
+        clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum and whole else None
         layers = tuple(clipped(report(*each, homes, configs), clipping) for each in zip(pairs, found, strict=True))
         layers = reached(pairs, layers)
     effect = None if optimizer is None else weakest(found)
     effects = [layer.effect for layer in layers]
-    plain = not allora and all(pair.variant in WITHOUT_RULE for pair in pairs) and set(effects) <= _NO_RULE
+    plain = not allora and all(pair.eta is None or pair.variant in PLAIN for pair in pairs) and set(effects) <= _NO_RULE
     verdict = "plain" if plain else _verdict(effects)
     advice = advise(pairs, layers, effect, clipping, homes, configs, allora, max_grad_norm is None)
     return Diagnosis(verdict, layers, effect, clipping, advice)

@@ -11,65 +11,15 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe, rates
 from allora_analysis.arms import ON_ROWS
-from allora_analysis.lora.doctor.effect import ALLORA_ADAMW, Effect
+from allora_analysis.lora.doctor.effect import ALLORA_ADAMW, NOT_MEANT, OF_LAYERS, Effect
 from allora_analysis.lora.doctor.measured import Clipping, LayerReport, holds, share
 from allora_analysis.lora.doctor.trial import OptimizerEffect
 from allora_analysis.lora.pairs import PLAIN, Pair
-
-# Where nobody meant ALLoRA to be on.
-_NOT_MEANT = {
-    Effect.OFF: ("ok", "{layers} train without a factor of ALLoRA's"),
-    Effect.UNKNOWN: ("note", "no optimizer: rates are not known"),
-}
-
-_LAYER_TEXTS = {
-    "registration lost": (
-        "problem",
-        "the config states a variant of ALLoRA, but {layers} are plain LoRA; make the adapter with get_peft_model and "
-        "allora_config, or load it with allora_analysis.lora.peft.load",
-    ),
-    "backward": (
-        "problem",
-        "the gradient of B in {layers} is neither LoRA's nor what the layer states (measured); look for hooks or a "
-        "replaced forward",
-    ),
-    "scaling": (
-        "note",
-        "{layers} have a LoRA scaling s other than 1: d is of ‖s(BA)_i‖, and SGD at rate l trains s·BA as it would at "
-        "s = 1, rate s·l, from √s times A and B",
-    ),
-    "unmeasured": (
-        "note",
-        "the backward pass of {layers} could not be tried on the layer alone: it is taken to be what the layer states",
-    ),
-    "hooks": (
-        "note",
-        "A or B of {layers} have a hook that runs after the backward pass (register_post_accumulate_grad_hook): what "
-        "it makes of the gradient is not measured",
-    ),
-    "not finite": ("problem", "BA of {layers} is not finite; go back to an earlier checkpoint"),
-    "gradient not finite": (
-        "problem",
-        "the gradient of {layers} is not finite, and a step would ruin the weights; leave this step out (a GradScaler "
-        "does), and look at the loss, the data and the learning rate",
-    ),
-    "constant factor": (
-        "note",
-        "the factor of {layers} is η at every row (adaptor 'constant'): LoRA at η times the rate, weight decay aside",
-    ),
-    "dropout not applied": (
-        "problem",
-        "{layers} state a dropout, and two passes in training are the same (measured): it is never applied; look where "
-        "the forward pass uses it",
-    ),
-    "dropout": ("note", "{layers} have dropout on the adapter; lora_dropout=0 is the paper's ALLoRA-0"),
-    "quantised": ("note", "the base weight of {layers} is quantized: d is of BA alone and does not see it"),
-}
 
 _NO_GRADIENTS = (
     "no gradient yet: call doctor after loss.backward() and before the step; with a GradScaler, after "
@@ -79,6 +29,7 @@ _NO_GRADIENTS = (
 
 _LEVELS = ("problem", "note", "ok")
 _ON_GRADIENT = (Effect.ON_GRADIENT, Effect.CLIPPED, Effect.CLIPPED_BEFORE)
+_BARE = (Effect.NOT_BA, Effect.SHARDED)
 _WHOLE = (Effect.ON_GRADIENT, Effect.ON_UPDATE)
 _PAPERS = "inverse_sqrt"  # the adaptor 1/√(x + 1/η²)
 
@@ -112,7 +63,7 @@ def advise(
     lines = [
         *_on_effects(layers, allora),
         *(Advice(*told) for told in _on_rates(pairs, layers, homes, optimizer)),
-        *_on_layers(pairs, layers, configs),
+        *_on_layers(pairs, layers, configs, allora),
         *_on_groups(pairs, homes, optimizer),
         *_on_gradients(pairs, layers, clipping, unasked),
     ]
@@ -128,8 +79,10 @@ def _on_effects(layers: Sequence[LayerReport], allora: bool) -> Iterator[Advice]
     if all(layer.effect.idle for layer in layers):
         yield Advice("problem", "nothing trained", "no adapter is trained; load with is_trainable=True, or set_adapter")
     for effect in Effect:
-        level, text = (effect.level, effect.text) if allora else _NOT_MEANT.get(effect, (effect.level, effect.text))
         found = [layer for layer in layers if layer.effect == effect]
+        meant = allora or (effect == Effect.NOT_BA and any(layer.eta is not None for layer in found))
+        own = effect.level, effect.text
+        level, text = own if meant else NOT_MEANT.get(effect, own)
         if found and text:
             one = found[0].optimizer
             words = {
@@ -147,14 +100,16 @@ def _on_effects(layers: Sequence[LayerReport], allora: bool) -> Iterator[Advice]
         yield Advice("note", "momentum", text)
 
 
-def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: dict[str, Any]) -> Iterator[Advice]:
+def _on_layers(
+    pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: dict[str, Any], allora: bool
+) -> Iterator[Advice]:
     stated = {key: getattr(config, "variant", None) for key, config in configs.items()}
     rows = list(zip(pairs, layers, strict=True))
     found = {
         "registration lost": [p.variant == "lora" and stated.get(p.adapter) not in (None, *PLAIN) for p in pairs],
         "backward": [row.backward == "another" and (p.variant in PLAIN or p.eta is not None) for p, row in rows],
         "scaling": [p.variant not in PLAIN and p.eta is not None and p.scaling != 1 for p in pairs],
-        "unmeasured": [row.backward is None and not row.effect.idle and row.effect != Effect.NOT_BA for row in layers],
+        "unmeasured": [row.backward is None and not (row.effect.idle or row.effect in _BARE) for row in layers],
         "hooks": [any(getattr(x, "_post_accumulate_grad_hooks", None) for x in (p.a, p.b)) for p in pairs],
         "not finite": [row.norms is not None and not math.isfinite(sum(row.norms)) for row in layers],
         "gradient not finite": [not (_finite(pair.a.grad) and _finite(pair.b.grad)) for pair in pairs],
@@ -163,11 +118,13 @@ def _on_layers(pairs: Sequence[Pair], layers: Sequence[LayerReport], configs: di
         "dropout": [row.drop_rate > 0 and row.dropout_applied is not False for row in layers],
         "quantised": [row.quantised for row in layers],
     }
+    meant = allora or any(row.eta is not None for row in layers)
+    without_dropout = "; lora_dropout=0 is the paper's ALLoRA-0" if meant else ""
     for code, flags in found.items():
         names = [pair.label for pair, flag in zip(pairs, flags, strict=True) if flag]
         if names:
-            level, text = _LAYER_TEXTS[code]
-            yield Advice(level, code, text.format(layers=_which(names)))
+            level, text = OF_LAYERS[code]
+            yield Advice(level, code, text.format(layers=_which(names), allora_0=without_dropout))
     yield from _on_configs(pairs, configs)
     drop_rates = {row.drop_rate for row, dropped in zip(layers, found["dropout"], strict=True) if dropped}
     if len(drop_rates) == 1:
@@ -236,7 +193,8 @@ def _on_clipping(clipping: Clipping, layers: Sequence[LayerReport]) -> Advice:
         text += f"how much of the factor in {names} that undoes cannot be told; max_grad_norm=0 leaves all of it"
         return Advice("note", "clipping", text)
     text += (
-        f"the gradient of B is {clipping.gain:.3g} times LoRA's, and {clipping.gain_after:.3g} times with both clipped"
+        f"the gradient of {clipping.of} is {clipping.gain:.3g} times LoRA's, and {clipping.gain_after:.3g} times with "
+        "both clipped"
     )
     if not clipping.undoes:
         return Advice("note", "clipping", text)
@@ -329,9 +287,10 @@ def _on_rates(
     # A rank above the layer's width has no rates of this kind.
     fit = [(p, row) for p, row in zip(pairs, layers, strict=True) if row.rank <= math.prod(p.a.shape[1:])]
     whole = [(pair, row) for pair, row in fit if pair.is_product and None not in row.rates]
+    from_b = [each for each in whole if not _starts_at_a(*each)]
     if optimizer is None or not whole:
         return
-    if not optimizer.on_update and (told := _at_scaling_one(whole)):
+    if not optimizer.on_update and from_b and (told := _at_scaling_one(from_b)):
         yield "note", "rates", told
     yield from _on_group_rates([pair for pair, _ in whole], homes, optimizer.name)
 
@@ -358,18 +317,20 @@ def _at_width(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> Iterator[
             row.rank,
             math.prod(pair.a.shape[1:]),
             (abs(row.scaling), row.rates[1] / row.rates[0] if all(row.rates) else 1.0),
+            pair.variant not in PLAIN and pair.eta is not None,
             row.eta if row.adaptor == _PAPERS and (row.variant in ON_ROWS or row.effect == Effect.ON_UPDATE) else None,
         )
         for pair, row in zip(pairs, layers, strict=True)
         if pair.is_product
+        and pair.scaling
         and row.norms == (0.0, 0.0, 0.0)
         and not pair.b.any()
         and pair.a.any()
         and row.rank <= math.prod(pair.a.shape[1:])
     ]
     if at_start:
-        (rank, width, knobs, eta), _ = Counter(at_start).most_common(1)[0]
-        yield "note", "start", f"starting at B = 0 {recipes.start_at_zero(rank, width)}"
+        (rank, width, knobs, ruled, eta), _ = Counter(at_start).most_common(1)[0]
+        yield "note", "start", f"starting at B = 0 {recipes.start_at_zero(rank, width, ruled)}"
         if eta:
             yield (
                 "note",
@@ -391,6 +352,12 @@ def _stable_step(layers: Sequence[LayerReport]) -> str | None:
         return recipes.stable_step(eta)
     where = "everywhere" if adaptors == {"constant"} else "while rows of BA are short"
     return f"1/η = {1 / eta:.3g} of LoRA's, as the factor is η {where}"
+
+
+def _starts_at_a(pair: Pair, row: LayerReport) -> bool:
+    # As the adapters of embeddings.
+    embeds = isinstance(getattr(pair.module, "base_layer", pair.module), nn.Embedding)
+    return embeds or (row.norms == (0.0, 0.0, 0.0) and not pair.a.any())
 
 
 def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]]) -> str | None:

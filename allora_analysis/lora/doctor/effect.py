@@ -1,5 +1,7 @@
 """What can become of ALLoRA's factor when a layer's A and B move: one word, what it means for the verdict, what to say.
 
+Then what to say of what else is found in layers.
+
 Checked case by case by `tests/test_lora_doctor_advice.py`.
 """
 
@@ -139,6 +141,13 @@ class Effect(StrEnum):
         "ok",
         "ALLoRAAdamW puts the factor on the update of {layers}; clipping does not touch it",
     )
+    SHARDED = (
+        "sharded",
+        "unknown",
+        "note",
+        "FSDP1 has flattened A and B of {layers}: norms, backward pass and clipping are not measured there, "
+        "{optimizer} is ({response}); call doctor before the model is wrapped",
+    )
     ONE = (
         "factor 1",
         "plain",
@@ -178,3 +187,59 @@ class Effect(StrEnum):
     def acts(self) -> bool:
         """The factor reaches the step, whole and once."""
         return self.verdict == "on" and self.level == "ok"
+
+
+# Where nobody meant ALLoRA to be on.
+NOT_MEANT = {
+    Effect.OFF: ("ok", "{layers} train without a factor of ALLoRA's"),
+    Effect.NOT_BA: (
+        "note",
+        "what {layers} add to the weight is not s·BA ({variants}), so no row norms or rates are told",
+    ),
+    Effect.UNKNOWN: ("note", "no optimizer: rates are not known"),
+}
+
+# What else is found in layers: level and text.
+OF_LAYERS = {
+    "registration lost": (
+        "problem",
+        "the config states a variant of ALLoRA, but {layers} are plain LoRA; make the adapter with get_peft_model and "
+        "allora_config, or load it with allora_analysis.lora.peft.load",
+    ),
+    "backward": (
+        "problem",
+        "the gradient of B in {layers} is neither LoRA's nor what the layer states (measured); look for hooks or a "
+        "replaced forward",
+    ),
+    "scaling": (
+        "note",
+        "{layers} have a LoRA scaling s other than 1: d is of ‖s(BA)_i‖, and SGD at rate l trains s·BA as it would at "
+        "s = 1, rate s·l, from √s times A and B",
+    ),
+    "unmeasured": (
+        "note",
+        "the backward pass of {layers} could not be tried on the layer alone: it is taken to be what the layer states",
+    ),
+    "hooks": (
+        "note",
+        "A or B of {layers} have a hook that runs after the backward pass (register_post_accumulate_grad_hook): what "
+        "it makes of the gradient is not measured",
+    ),
+    "not finite": ("problem", "BA of {layers} is not finite; go back to an earlier checkpoint"),
+    "gradient not finite": (
+        "problem",
+        "the gradient of {layers} is not finite, and a step would ruin the weights; leave this step out (a GradScaler "
+        "does), and look at the loss, the data and the learning rate",
+    ),
+    "constant factor": (
+        "note",
+        "the factor of {layers} is η at every row (adaptor 'constant'): LoRA at η times the rate, weight decay aside",
+    ),
+    "dropout not applied": (
+        "problem",
+        "{layers} state a dropout, and two passes in training are the same (measured): it is never applied; look where "
+        "the forward pass uses it",
+    ),
+    "dropout": ("note", "{layers} have dropout on the adapter{allora_0}"),
+    "quantised": ("note", "the base weight of {layers} is quantized: d is of BA alone and does not see it"),
+}

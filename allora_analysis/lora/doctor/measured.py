@@ -14,7 +14,7 @@ from torch import Tensor
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.arms import IN_FORWARD, ON_OUTPUTS, ON_ROWS
-from allora_analysis.lora.autograd import norms_of_rows, without_autocast
+from allora_analysis.lora.autograd import doubled, norms_of_rows, without_autocast
 from allora_analysis.lora.doctor.effect import Effect
 from allora_analysis.lora.doctor.trial import OptimizerEffect, of_response
 from allora_analysis.lora.foreign import dropout_applied, in_mode, wants_gradient
@@ -53,9 +53,11 @@ class Clipping:
         max_norm: the maximum; transformers' default is 1.
         norm: of all gradients together, as they are.
         removed: the fraction of that norm that clipping takes away, 1 − min(1, max/norm).
-        gain: ‖ALLoRA's gradient‖ / ‖LoRA's‖ over all B of layers that scale theirs; None without such layers.
+        gain: ‖ALLoRA's gradient‖ / ‖LoRA's‖ over all B of layers that scale theirs; None without such layers. Over all
+            A where the gradients of B are 0 and each layer's factors are equal, as at A = 0.
         gain_after: the same with both clipped; 1 means that clipping undid the factor.
         done: the gradients have been clipped already: their norm is the maximum, and what it was is not known.
+        of: the matrices that the gain is of, "B" or "A".
     """
 
     max_norm: float
@@ -64,6 +66,7 @@ class Clipping:
     gain: float | None
     gain_after: float | None
     done: bool
+    of: str = "B"
 
     @property
     def undoes(self) -> bool:
@@ -89,15 +92,17 @@ def clipping_effect(
     clip, norm = _coefficient(max_norm, square), square**0.5
     rounding = sum(_square(gradient) * torch.finfo(gradient.dtype).eps for gradient in gradients) / (square or 1)
     done = math.isclose(norm, max_norm, rel_tol=max(_SAME_NORM, _ROUNDINGS * rounding))
-    if not lora_b > 0:
+    by_a = not lora_b > 0 and all(bool((d == d[0]).all()) for _, _, d in scaled)
+    part, lora_part = (own - own_b, lora_a) if by_a else (own_b, lora_b)
+    if not lora_part > 0:
         return Clipping(max_norm, norm, 1 - clip, None, None, done)
-    gain = (own_b / lora_b) ** 0.5
+    gain = (part / lora_part) ** 0.5
     lora_clip = _coefficient(max_norm, square - own + lora_a + lora_b)
-    return Clipping(max_norm, norm, 1 - clip, gain, gain * clip / lora_clip, done)
+    return Clipping(max_norm, norm, 1 - clip, gain, gain * clip / lora_clip, done, "A" if by_a else "B")
 
 
 def _square(gradient: Tensor | None) -> float:
-    return 0.0 if gradient is None else float(torch.linalg.vector_norm(gradient.double()) ** 2)
+    return 0.0 if gradient is None else float(torch.linalg.vector_norm(doubled(gradient)) ** 2)
 
 
 def _coefficient(max_norm: float, square: float) -> float:
@@ -189,11 +194,11 @@ def share(pair: Pair) -> float | None:
     weight = _base_weight(pair)
     if not pair.is_product or pair.merged or pair.disabled or not pair.active or type(weight) is not type(pair.a):
         return None
-    a, b = (part.detach().double() for part in pair.matrices)
+    a, b = (doubled(part.detach()) for part in pair.matrices)
     if weight.is_meta or a.is_meta or weight.numel() != a.shape[0] * a.shape[2] * b.shape[1]:
         return None
     square = float(((b.mT @ b) * (a @ a.mT)).sum().clamp_min(0))
-    size = float(torch.linalg.vector_norm(weight.detach(), dtype=torch.float64))
+    size = float(torch.linalg.vector_norm(weight.detach(), dtype=torch.promote_types(weight.dtype, torch.float32)))
     found = abs(pair.scaling) * math.sqrt(square) / size if size > 0 else math.inf
     return found if math.isfinite(found) else None
 
@@ -272,7 +277,7 @@ def report(
     d, eta, adaptor, ratio, gradient = layer_factor(pair), pair.eta, pair.adaptor, None, pair.b.grad
     if gradient is not None and gradient.any() and (d is not None or pair.variant in PLAIN):
         lora = gradient if d is None else rows_of_b(pair, gradient) / d[:, None]
-        ratio = float(gradient.double().norm() / lora.double().norm())
+        ratio = float(doubled(gradient).norm() / doubled(lora).norm())
     if pair.eta is None and norms is not None and effect and effect.on_update and holds(group, pair):
         eta, adaptor = group["eta"], group["adaptor"]
         d = ADAPTORS[adaptor](abs(group["scaling"]) * norms, eta)
@@ -285,13 +290,13 @@ def report(
         eta=eta,
         adaptor=adaptor,
         scaling=pair.scaling,
-        rank=pair.a.shape[0] // pair.experts,
+        rank=pair.module.r[pair.adapter] if pair.flattened else pair.a.shape[0] // pair.experts,
         norms=None if norms is None else _spread(abs(pair.scaling) * norms),
         factors=None if d is None else _spread(d),
         gradient_ratio=ratio,
         backward=backward,
         drop_rate=pair.drop_rate,
-        dropout_applied=dropout_applied(pair) if pair.drop_rate else None,
+        dropout_applied=dropout_applied(pair) if pair.drop_rate and not pair.flattened else None,
         rates=tuple(_rate_of(part, homes) for part in (pair.a, pair.b)),
         quantised=pair.quantised,
         optimizer=effect,
@@ -325,8 +330,10 @@ def reached(pairs: Sequence[Pair], layers: Sequence[LayerReport]) -> tuple[Layer
     if not any(one and not missing for one, missing in zip(trained, bare, strict=True)):
         return tuple(layers)
     return tuple(
-        replace(row, effect=Effect.NO_GRADIENT) if one and missing and row.effect not in _WORSE else row
-        for row, one, missing in zip(layers, trained, bare, strict=True)
+        replace(row, effect=Effect.NO_GRADIENT)
+        if one and missing and row.effect not in _WORSE and not pair.flattened  # another process may have it
+        else row
+        for pair, row, one, missing in zip(pairs, layers, trained, bare, strict=True)
     )
 
 
@@ -346,9 +353,11 @@ def _effect(
     held = [matrix for matrix in trained if id(matrix) in homes]
     if optimizer is not None and not held:
         return Effect.NOT_HELD
-    if not pair.is_product:
+    if not (pair.is_product or pair.flattened):
         return Effect.NOT_BA
     found = _factors_effect(pair, variant, backward, optimizer, homes)
+    if pair.flattened and found in (Effect.ON_GRADIENT, Effect.ON_UPDATE):
+        return Effect.SHARDED
     half = optimizer is not None and len(held) < len(trained)
     acts = found in (Effect.ON_GRADIENT, Effect.IN_FORWARD, Effect.PARTLY_UNDONE)
     return Effect.HALF_HELD if half and acts else found

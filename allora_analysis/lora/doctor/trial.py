@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from allora_analysis.lora.autograd import doubled
 from allora_analysis.lora.doctor.effect import Effect
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import Pair
@@ -228,7 +229,7 @@ def effects_on(optimizer: Any, homes: dict[int, Any], pairs: Sequence[Pair]) -> 
     held = [pair for pair, group in zip(pairs, found, strict=True) if group is not None]
     gradients = [pair.b.grad for pair in held if pair.b.grad is not None]
     gradients = [one.to_local() if hasattr(one, "to_local") else one for one in gradients]
-    size = sum(one.double().abs().mean().item() for one in gradients) / (len(gradients) or 1)
+    size = sum(doubled(one).abs().mean().item() for one in gradients) / (len(gradients) or 1)
     power = round(math.log2(size)) if 0 < size < math.inf else 0
     other = next((group for group in found if group is not None), optimizer.param_groups[0])
     return tuple(optimizer_effect(optimizer, group or other, 2.0**power) for group in found)
