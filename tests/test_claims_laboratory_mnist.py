@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from allora_analysis.claims.s4_4_laboratory import QUANTILE
-from allora_analysis.claims.s4_4_laboratory_mnist import better_than_lora_on_mnist as row
+from allora_analysis.claims.laboratory_noise import QUANTILE
+from allora_analysis.claims.s4_4_laboratory import better_than_lora_on_mnist as row
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import contrasts, on_mnist
 from allora_analysis.laboratory.table import Table
@@ -54,7 +54,7 @@ def test_the_margin_is_that_of_the_controls_on_mnist(monkeypatch, folder):
     found = finding(row, folder)
     assert found.verdict == "undecided"
     assert found.corrected == "no seeds at these means, which are within their margins"
-    assert found.answer.endswith("one method against itself: 0.6, 0.6.")
+    assert found.answer.endswith("0.0 after 300 (SGD +0.0, AdamW +0.0); margins 0.6, 0.6.")
     plant(monkeypatch, margin + 0.001, 0.0, control=0.005)
     assert finding(row, folder).verdict == "holds"
 

@@ -59,7 +59,6 @@ SECTIONS = (
     "s4_4_our_runs",
     "s4_4_own_best_rate",
     "s4_4_laboratory",
-    "s4_4_laboratory_mnist",
     "app_f_listing",
     "tables.table_1",
     "tables.cited_works",

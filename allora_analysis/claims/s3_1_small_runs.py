@@ -17,17 +17,10 @@ import numpy as np
 
 from allora_analysis.claims.cases import Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
+from allora_analysis.claims.laboratory_noise import POINTS, length, margins_of_one
 from allora_analysis.claims.s3_1_in_factors import stopped
 from allora_analysis.claims.s3_1_without_dropout import AS_GOOD, less, more
-from allora_analysis.claims.s4_4_laboratory import (
-    POINTS,
-    in_words,
-    laboratory_claim,
-    lacking,
-    length,
-    margins_of_one,
-    named,
-)
+from allora_analysis.claims.s4_4_laboratory import in_words, laboratory_claim, lacking, named
 from allora_analysis.laboratory import table as laboratory
 from allora_analysis.laboratory.design import AGAIN, FEWER, STEPS, Cell, contrasts
 from allora_analysis.laboratory.features import STUDY, TRIALS, recorded

@@ -355,7 +355,7 @@ def saddle_of_lora(cases: Cases) -> Finding:
         printed=lambda one, seen: _is_saddle(seen),
     )
     finding = judged.finding(
-        refuted="No: it curves down in r·rank G directions, as a saddle does, but B has a slope.",
+        refuted="No: with A random it curves down in some directions, as a saddle does, but B has a slope.",
         evidence=judged.evidence(
             "counts: none may differ; the spectrum to float64 rounding",
             lambda one: {"‖∇L‖": float(np.linalg.norm(one.g @ one.a.T)), "negative": "r·rank G"},

@@ -130,7 +130,7 @@ def nearly_best(one: _Target) -> bool | float:
 
 
 UNRESTED = (
-    "Whether a run of some hundred steps comes to rest is left open: under AdamW at 1e-4 the rows of our runs end far "
+    "Whether a run of two epochs comes to rest is left open: under AdamW at 1e-4 the rows of our runs end far "
     "shorter than those judged here (4-figure-2-factor)."
 )
 DISCOVERY = "Then it finds an approriate level and enters measured discovery of optimal directions."

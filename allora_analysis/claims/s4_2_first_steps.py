@@ -172,7 +172,7 @@ def under_optimizers(cases: Cases) -> Finding:
     )
     ratio = judged.measured[1]["rows after 5 steps"]
     return judged.finding(
-        conditional="Only under SGD at small rates, unless clipping takes a tenth; "
+        conditional="Only under SGD at small rates, unless clipping cancels η; "
         f"under AdamW rows are {ratio:.2f} times LoRA's at l_b.",
         evidence=judged.evidence(
             "rows against `escape.drift`: 1e-6", lambda one: law(one).allora / law(one).lora_eta, tolerance=1e-6
@@ -180,7 +180,8 @@ def under_optimizers(cases: Cases) -> Finding:
         size=Size(ratio, "times LoRA's at l_b", "rows after five steps of AdamW at 1e-4, η² = 4"),
         corrected="their length over LoRA's at l_b is that of the first steps, as long as they are far below 1/η²",
         condition="SGD or momentum at a small rate with min(1, c/√(η²g² + h²)) at least 0.9 min(1, c/√(g² + h²)), g "
-        "and h the norms of LoRA's and the classifier's gradients, c that clipped at; or a factor after Adam. "
+        "and h the norms of LoRA's and the classifier's gradients, c that clipped at (what shortens both alike, as "
+        "under a long h, does not matter); or a factor after Adam. "
         "Thresholds of 5 and 20 % part SGD unclipped from AdamW in the same way",
         flips_if="rows under AdamW within 10 % of those of LoRA at η·l_b",
         assumes="AdamW",

@@ -340,7 +340,7 @@ def fewer(cases: Cases) -> Finding:
     judged = cases.judge(_count_cases(cases), independent, lambda one, seen: seen["ALLoRA-0"] < seen["LoRA"])
     seen = judged.measured[0]
     return judged.finding(
-        holds="Yes, by one, in ALLoRA-0 (the count of 4-two-fewer-to-choose); as run, with dropout 0.05, by none.",
+        holds="Yes, by one, the dropout rate, in ALLoRA-0; as run, with dropout 0.05, none (as 4-two-fewer-to-choose).",
         evidence=judged.evidence(SOURCE, more={"of ALLoRA as run": seen["ALLoRA-0"] + 1}),
         size=Size(seen["LoRA"] - seen["ALLoRA-0"], "fewer", "independent knobs in ALLoRA-0 than in LoRA"),
         flips_if="LoRA's s and l acting as one",

@@ -15,7 +15,8 @@ from jaxtyping import Float
 
 from allora_analysis.claims.cases import Case, Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
-from allora_analysis.claims.s4_4_laboratory import POINTS
+from allora_analysis.claims.laboratory_noise import POINTS
+from allora_analysis.claims.s4_4_laboratory import LABELS
 from allora_analysis.claims.tables.procedures import LISTED, PROCEDURES, TRAINED, mean_shape, reported_ratio
 from allora_analysis.laboratory.one_rate import (
     AFTER,
@@ -51,7 +52,6 @@ IN_ALL = {
 }
 IN_FAMILY = {"refuted": "No, on digits, no language model: {over} points on average."}
 FLIPS = {"holds": "not clearly above", "refuted": "not clearly below", "undecided": "clearly above or below"}
-LABELS = {"adamw": "AdamW", "sgd": "SGD"}
 Arm = tuple[str, str, float]  # its name, the optimizer, η²
 Samples = Mapping[str, Float[np.ndarray, " seeds"]]
 
