@@ -26,7 +26,7 @@ from allora_analysis.finetune import setting as finetune
 from allora_analysis.finetune.sources import resolve
 from allora_analysis.gradient_std import grid as gradient_std
 from allora_analysis.grid import reproduce as makers
-from allora_analysis.grid.reproduce import again, cell_of, compare, digests_of, lines, named, setting_of
+from allora_analysis.grid.reproduce import EMBEDDED, again, cell_of, compare, digests_of, lines, named, setting_of
 from allora_analysis.laboratory import features
 from allora_analysis.laboratory import table as laboratory
 from allora_analysis.laboratory.storage import within
@@ -157,7 +157,7 @@ def reproduce(arguments: Repetition) -> int:
         chosen = [_only_one(folders, name) for name in arguments.keys]
     else:
         given = {word.partition("=")[0] for word in arguments.source}
-        chosen = _drawn(folders, count("--sample", arguments.sample), arguments.seed, {"digits", *given})
+        chosen = _drawn(folders, count("--sample", arguments.sample), arguments.seed, {EMBEDDED, *given})
     names = dict.fromkeys(one.config[kind] for one in chosen for kind in ("model", "data") if kind in one.config)
     known = [word for word in arguments.source if word.partition("=")[0] in names]
     sources = {name: where for name, where in resolve(names, known, []).items() if where != name}
@@ -189,13 +189,18 @@ def _only_one(folders: Sequence[Path], name: str) -> records.Record:
 
 def _drawn(folders: Sequence[Path], number: int, seed: int, data: set[str]) -> list[records.Record]:
     # Of the laboratory's lines those on some data.
-    generator, shuffled = random.Random(seed), []
+    generator, shuffled, others = random.Random(seed), [], set()
     for study in MAKERS:
         known = [path for folder in folders for path in records.record_files(folder, study)]
         if study == laboratory.STUDY:
-            known = [line for folder in folders for line in lines(folder) if line.config["data"] in data]
+            every = [line for folder in folders for line in lines(folder)]
+            known = [line for line in every if line.config["data"] in data]
+            others = {line.config["data"] for line in every} - data
         shuffled.append(generator.sample(known, min(number, len(known))))
     in_turn = [one for turn in itertools.zip_longest(*shuffled) for one in turn if one is not None]
+    if not in_turn and others:
+        told = f"the lines here are on {', '.join(sorted(others))}; say where that is, --source {min(others)}=FOLDER"
+        raise ArgumentError(f"--sample: {told}")
     if not in_turn:
         raise ArgumentError(f"--sample: no record of {', '.join(MAKERS)} is there; only these are made again")
     return [one if isinstance(one, records.Record) else records.load(one) for one in in_turn[:number]]

@@ -127,8 +127,9 @@ def experiment(arguments: Arguments) -> int:
     features = scaled([pooled(pretrained, data.splits[name]) for name in Features._fields])
     with cli.goes_on():
         for one in progress(todo, f"{MODEL}'s features"):
-            begun, found = time.perf_counter(), run(features, one)
-            facts = records.provenance(("transformers",), begun)
+            facts, begun = records.provenance(("transformers",)), time.perf_counter()
+            found = run(features, one)
+            facts["seconds"] = time.perf_counter() - begun
             records.save(arguments.results, STUDY, one, found, protocol=PROTOCOL, digests=digests, provenance=facts)
             outputs.say(f"recorded {one.words}")
     return 0

@@ -167,9 +167,12 @@ def _chosen(arguments: Arguments) -> list[Judged]:
     asked = [one for name in parts for one in lists[name]]
     asked_for = selection(arguments.only, screening())
     most = None if arguments.seeds is None else count("--seeds", arguments.seeds)
-    return [
+    chosen = [
         one._replace(cells=[cell for cell in one.cells if asked_for(cell)], seeds=one.seeds[:most]) for one in asked
     ]
+    if not any(one.cells for one in chosen):
+        raise ArgumentError(f"--only {' '.join(arguments.only)}: --part {arguments.part} has no such cell")
+    return chosen
 
 
 def _by_kind(wanted: Sequence[Contrast]) -> list[Judged]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.lines import Line2D
 
-from allora_analysis.laboratory.design import STEPS, Contrast, contrasts, on_mnist
+from allora_analysis.laboratory.design import STEPS, Contrast, contrasts, fresh_seeds, on_mnist
 from allora_analysis.laboratory.storage import present
 from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, Table, read
 from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
@@ -76,7 +76,9 @@ def _take(
             for name, one in of.items():
                 base, _, steps = name.rpartition(", ")
                 found[endpoint].setdefault(label + base, {})[int(steps.split()[0])] = one
-    return sum(n < one.seeds for one, n in seeds.items())
+    return sum(
+        n < one.seeds or len(table.judging(one, "loss")) < len(fresh_seeds(one) or ()) for one, n in seeds.items()
+    )
 
 
 def recorded(folder: Path | str | None, data: str = DATA) -> tuple[Table | None, tuple[str, ...]]:

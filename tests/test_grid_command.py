@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -232,8 +233,18 @@ def test_rounding_is_told_from_a_difference_and_provenance_is_compared(recorded)
     missing = copy.deepcopy(record.result)
     del missing["epochs"][-1]["test_loss"]
     assert compare(record, dataclasses.replace(record, result=missing)).verdict == "different"
+    for units, verdict in ((1, "within rounding"), (3, "different")):  # six digits of row norms are kept
+        norms = copy.deepcopy(record.result)
+        norms["row_norms"]["mean"] = [
+            float(f"{value:.6e}") + units * _sixth(value) for value in norms["row_norms"]["mean"]
+        ]
+        assert compare(record, dataclasses.replace(record, result=norms)).verdict == verdict
     older = {name: value for name, value in record.result.items() if name != "right"}
     assert compare(dataclasses.replace(record, result=older), record).verdict == "bitwise equal"
+
+
+def _sixth(value):
+    return 10.0 ** (math.floor(math.log10(value)) - 5) if value else 0.0
 
 
 COMMITTED = records.results_folder("gradient_std").parent
@@ -334,10 +345,15 @@ def test_lines_on_data_of_ones_own_are_drawn_where_their_source_is_named(tmp_pat
     for data, name in (("digits", "digits"), (str(path), "mine")):
         begun(data, None, tmp_path / "laboratory" / f"{name}.jsonl").ask(Cell(steps=3), 0.01, range(2))
     words = ["reproduce", "--sample", "2", "--results", str(tmp_path / "laboratory")]
+    (tmp_path / "laboratory" / "cut.jsonl.bz2").touch()
     assert experiments.main(words) == 0
     assert capsys.readouterr().out.count(": bitwise equal") == 1
     assert experiments.main([*words, "--source", f"mine={path}"]) == 0
     assert capsys.readouterr().out.count(": bitwise equal") == 2
+    (tmp_path / "laboratory" / "digits.jsonl").unlink()
+    assert experiments.main(words) == 2
+    told = "error: --sample: the lines here are on mine; say where that is, --source mine=FOLDER\n"
+    assert capsys.readouterr().err.endswith(told)
 
 
 def test_a_stable_rate_and_trials_on_features_are_made_again(recorded, tmp_path, capsys):

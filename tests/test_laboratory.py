@@ -67,6 +67,14 @@ def test_every_contrast_differs_in_what_it_names():
     assert {rule for one in contrasts() for rule in (one.first.rule,)} >= {*PEFT, "allora", "allora_adamw"}
 
 
+@pytest.mark.bad_input
+def test_words_that_a_part_has_no_cell_of_are_refused(tmp_path, capsys):
+    command = ["--part", "lead", "--only", "dora", "--results", str(tmp_path)]
+    assert laboratory.main(command) == 2
+    assert capsys.readouterr().err == "error: --only dora: --part lead has no such cell\n"
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("steps", STEPS)
 def test_controls_are_names_of_one_arm_and_share_no_cell(steps):
     """LoRA's effective rate ηl and nothing else; four that share no cell are four degrees of freedom."""

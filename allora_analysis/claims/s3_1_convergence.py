@@ -410,7 +410,7 @@ def reliable(cases: Cases) -> Finding:
     forever = {rows: never(cases.rng, rows, n) for rows, n in ((8, 20), (64, 10))}
     return judged.finding(
         conditional="Depends: dropout's effect outgrows its noise late at low learning rates or small batches, else "
-        "early or, labels noisy, perhaps never.",
+        "early, perhaps never if noisy.",
         evidence=judged.evidence(
             f"{EXACT}; draws keep a factor of 1.1 away from the boundary, which leaves out what masks do to deviations",
             early_and_late,

@@ -309,7 +309,7 @@ def first_step(cases: Cases) -> Finding:
     on_many = by_noise(last([with_rows(one, cases.rng) for one in settings[:MANY]], keep_probs))
     shares = [of[FEW[-1]] for told in (by_noise(hits), on_many) for of in told.values()]
     return judged.finding(
-        conditional="Yes where the highest rate costs, always after one step; at higher learning rates after ten in "
+        conditional="Yes where the highest costs, always after one step; at higher learning rates after ten in "
         f"{min(shares):.0f}–{max(shares):.0f} % (noise {max(NOISES):g}–{min(NOISES):g}).",
         evidence=judged.evidence(
             f"float64 rounding, against moments summed over masks; {OFF}",

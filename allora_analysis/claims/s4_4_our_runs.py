@@ -63,7 +63,7 @@ def on_runs(
 ) -> Finding:
     """The first of each pair is better, case by case, by accuracy; test loss, the mean over cases and `more` beside it.
 
-    Better is more than `above` points ahead, worse is less.
+    Better is more than `above` points ahead, worse is less; the judgments in the evidence are against 0.
 
     `answers`, by verdict, may hold {better}, {worse}, {n} cases, {mean} points, the {most} that the mean may be, {data}
     sets, and {behind}, those of several rivals ("over ASF-LoRA, …") that the first is behind; the size is then the

@@ -32,7 +32,8 @@ from allora_analysis.zero_initialisation import run as hessian
 
 EMBEDDED = "digits"  # data that need no source
 ROUNDING = 1e-6  # some ten units in the last place of float32
-DIGITS = {tables.STUDY: 6, features.STUDY: 5}  # by study, what numbers are rounded to when they are recorded
+# By study, or part of a result, what numbers are rounded to when they are recorded.
+DIGITS = {tables.STUDY: 6, features.STUDY: 5, "row_norms": 6}
 OF_THE_MOMENT = ("time_utc", "seconds", "seconds_a_step", "peak_memory_bytes")
 OF_THE_CODE = ("git_revision", "git_dirty")  # told where the results differ
 RELATIVE = "certificate."  # leaves that are relative errors
@@ -84,7 +85,7 @@ def compare(record: records.Record, again: records.Record) -> Agreement:
             gap = _gap(here, there)
             size = _size(leaf, sizes)
             apart[leaf] = gap / size if size else math.inf
-            different |= gap > max(ROUNDING * size, _last_digit(record.study, here))
+            different |= gap > max(ROUNDING * size, _last_digit(record.study, leaf, here))
     verdict = "different" if different else "within rounding" if apart else "bitwise equal"
     changed = records.apart(record.provenance, again.provenance, (*OF_THE_MOMENT, *([] if apart else OF_THE_CODE)))
     if not apart:
@@ -114,11 +115,12 @@ def _size(leaf: Leaf, sizes: Mapping[str, float]) -> float:
     return sizes.get(re.sub("_residuals?$", "", name), sizes.get(name, 0.0))
 
 
-def _last_digit(study: str, value: Any) -> float:
+def _last_digit(study: str, leaf: Leaf, value: Any) -> float:
     # A unit of the last digit that is kept, and a little for its own rounding; 0 where all digits are.
-    if study not in DIGITS or not value or not _is_number(value) or isinstance(value, int):
+    digits = DIGITS.get(study, DIGITS.get(leaf[0].partition(".")[0]))
+    if digits is None or not value or not _is_number(value) or isinstance(value, int):
         return 0.0
-    return 1.01 * 10.0 ** (math.floor(math.log10(abs(value))) - DIGITS[study] + 1)
+    return 1.01 * 10.0 ** (math.floor(math.log10(abs(value))) - digits + 1)
 
 
 def _counts(leaf: Leaf, ours: Mapping[Leaf, Any], theirs: Mapping[Leaf, Any]) -> bool:
@@ -166,7 +168,7 @@ def lines(folder: Path) -> list[records.Record]:
     """
     return [
         _line(table, (cell, rate, first, seeds), row, folder)
-        for table in (tables.recorded(folder, path.stem) for path in storage.within(folder))
+        for table in (tables.recorded(folder, path.stem) for path in storage.within(folder) if storage.present(path))
         for cell, of in table.rows.items()
         for (rate, first, seeds), row in of.items()
     ]

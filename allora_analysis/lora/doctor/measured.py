@@ -290,7 +290,7 @@ def report(
         eta=eta,
         adaptor=adaptor,
         scaling=pair.scaling,
-        rank=pair.module.r[pair.adapter] if pair.flattened else pair.a.shape[0] // pair.experts,
+        rank=pair.module.r[pair.adapter] if pair.flattened and pair.adapter else pair.a.shape[0] // pair.experts,
         norms=None if norms is None else _spread(abs(pair.scaling) * norms),
         factors=None if d is None else _spread(d),
         gradient_ratio=ratio,
