@@ -234,9 +234,7 @@ def averaged(
             *first.interval,
         ),
         flips_if=FLIPS[tested.verdict].format(words),
-        wanted=seeds_wanted(means, margins, max(means, key=lambda steps: means[steps].mean()))
-        if any(abs(gaps.mean()) > margins[steps] for steps, gaps in means.items())
-        else "no seeds at these means, which are within their margins",
+        wanted=_wanted(means, margins),
     )
 
 
@@ -244,6 +242,13 @@ def seeds_wanted(of: Samples, margins: Mapping[str, float], name: str) -> str:
     """Seeds after which a comparison would be clear of its margin among these, were mean and spread the true ones."""
     beyond = {one: gaps - margins.get(length(one), 0.0) for one, gaps in of.items()}
     return f"{units_wanted([judge_family(beyond, test='t')[name]], 'seeds')} at these margins"
+
+
+def _wanted(means: Samples, margins: Mapping[str, float]) -> str:
+    # More seeds decide nothing where all means are within their margins.
+    if all(abs(gaps.mean()) <= margins[steps] for steps, gaps in means.items()):
+        return "no seeds at these means, which are within their margins"
+    return seeds_wanted(means, margins, max(means, key=lambda steps: means[steps].mean()))
 
 
 def fresh(table: Table, question: str) -> dict[str, np.ndarray]:
