@@ -6,6 +6,7 @@
 | `dropout_rates` | Figure 2 left, Table 2: does dropout cost accuracy early and help late? |
 | `dropout_alone` | ours: the same by test loss, the model's own dropout off: does it cost early and help late? |
 | `row_norms` | Figure 2 right: how fast do the row norms of BA leave 0, under which optimizer? |
+| `induced_norms` | §3.3: how long does ηBA end beside W*, in the induced norm? |
 | `commonsense` | Table 1: are ALLoRA and ALLoRA-0 better than DoRA on commonsense questions? |
 | `perception` | Table 3, Figure 3: is ALLoRA better than LoRA, with and without the classifier's faster rate? |
 | `ablation` | Table 4, Figure 4: is ALLoRA better than the rest of its family? |

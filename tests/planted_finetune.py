@@ -37,11 +37,11 @@ def better(arms, by=0.02):
     return lambda run: [0.5, 0.8 + 0.01 * run.seed + (by + wiggle(run)) * (run.arm in arms)]
 
 
-def plant(folder: Path, wanted, accuracies=epochs, norms=speed, skip=lambda run: False, losses=None) -> None:
+def plant(folder: Path, wanted, accuracies=epochs, norms=speed, skip=lambda run: False, losses=None, induced=None):
     """Save a record for each run that is not skipped; a None in `accuracies(run)`, or for it: the run diverged there.
 
-    Test losses are `losses(run)`, where given. Its row norms grow in proportion to the steps, by `norms(run)` each; one
-    of `max_steps` has its last there.
+    Test losses are `losses(run)` and induced norms `induced(run)`, where given. Its row norms grow in proportion to the
+    steps, by `norms(run)` each; one of `max_steps` has its last there.
     """
     for run in wanted:
         if skip(run):
@@ -62,4 +62,6 @@ def plant(folder: Path, wanted, accuracies=epochs, norms=speed, skip=lambda run:
             "diverged_at_step": 7 if None in values else None,
             "row_norms": summarised({"step": steps, "layers": layers}),
         }
+        if induced:
+            result["induced_norms"] = induced(run)
         records.save(folder, STUDY, run, result, protocol=PROTOCOL, digests=DIGESTS, provenance={})

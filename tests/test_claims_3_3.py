@@ -18,9 +18,12 @@ from allora_analysis.claims import (
     s3_3_zero_start,
 )
 from allora_analysis.claims.cases import FALSE_FAIL, source_of_errors, standard_errors
+from allora_analysis.grid.presets import LISTS
 from allora_analysis.render.view import recorded
 from allora_analysis.ripple import study
+from tests import ledger_rows
 from tests.ledger_rows import Rows
+from tests.planted_finetune import plant
 
 ROWS = Rows(
     s3_3_scaling_factor, s3_3_zero_start, s3_3_interactions, s3_3_worst_case, s3_3_growth, s3_3_at_random, s3_3_residual
@@ -241,7 +244,7 @@ SCALING = [
         "3.3-comparable-level",
         s3_3_scaling_factor,
         "weight_norms",
-        lambda model: {"one": {"mean": 1e-3, "root_stable_rank": 1.0}},
+        lambda model: {"one": {"mean": 1e-3}},
         "holds",
     ),
     ("3.3-comparable-level", s3_3_scaling_factor, "average_norm", lambda result, step: 10.0, "holds"),
@@ -345,61 +348,44 @@ def test_in_one_layer_doubling_eta_multiplies_curvature_by_four_and_adds_no_ripp
 test_other_data_or_formulas_change_the_verdict = ROWS.plants(SCALING)
 
 
-def test_the_induced_norm_of_two_maps(monkeypatch):
-    maps = {
-        "one": {"mean": 1.0, "max": 2.0, "root_stable_rank": 8.0},
-        "two": {"mean": 3.0, "max": 3.0, "root_stable_rank": 3.0},
-    }
-    monkeypatch.setattr(s3_3_scaling_factor, "weight_norms", lambda model: maps)
-    least, most, equal = s3_3_scaling_factor.in_the_induced_norm("", 4, 0.01, 0.02, 0.05)
-    assert (least, most, equal) == pytest.approx((0.01 * (4 + 1) / 2 / 2, 0.05 * (8 + 1) / 2, 0.02 * (8 + 1) / 2))
+def test_the_induced_norm_is_averaged_over_maps_in_the_order_of_their_names(monkeypatch):
+    """Planted: the committed maps in another order, and a record of too few."""
+    monkeypatch.setattr(s3_3_scaling_factor, "weight_norms", lambda model: {"b": {"induced": 8.0}, "a": {"induced": 2}})
+    assert s3_3_scaling_factor.in_the_induced_norm("", [1.0, 2.0]) == (1 / 2 + 2 / 8) / 2
+    with pytest.raises(ValueError, match="longer"):
+        s3_3_scaling_factor.in_the_induced_norm("", [1.0])
 
 
-def test_the_induced_norm_is_between_its_bounds(monkeypatch):
-    """Of maps and adapters at random, whose norms are computed."""
-    rng = np.random.default_rng(0)
-    weights = [rng.standard_normal((n1, 12)) * rng.exponential(size=(n1, 1)) for n1 in (10, 24)]
-    adapters = [rng.standard_normal((len(w), 3)) @ rng.standard_normal((3, 12)) for w in weights]
-    rows = [np.linalg.norm(one, axis=1) for one in weights]
-    maps = {
-        str(place): {
-            "mean": norms.mean(),
-            "max": norms.max(),
-            "root_stable_rank": np.linalg.norm(w) / np.linalg.norm(w, 2),
-        }
-        for place, (w, norms) in enumerate(zip(weights, rows, strict=True))
-    }
-    monkeypatch.setattr(s3_3_scaling_factor, "weight_norms", lambda model: maps)
-    of = [np.linalg.norm(one, axis=1) for one in adapters]
-    means = [norms.mean() for norms in of]
-    least, most, _ = s3_3_scaling_factor.in_the_induced_norm(
-        "", 3, min(means), np.mean(means), max(norms.max() for norms in of)
-    )
-    ratios = [np.linalg.norm(ba, 2) / np.linalg.norm(w, 2) for ba, w in zip(adapters, weights, strict=True)]
-    assert least < np.mean(ratios) < most
+def induced(folder, *shares, **options):
+    """The row where ‖ηBA‖₂ is about such shares of each map's ‖W*‖₂, by model, seeds 1 % apart."""
+    share = dict(zip(("all-MiniLM-L6-v2", "SmolLM2-135M"), shares, strict=True))
+
+    def norms(run):
+        maps = sorted(s3_3_scaling_factor.weight_norms(run.model).items())
+        return [share[run.model] * (1 + 0.01 * (run.seed - 4)) * of["induced"] for _, of in maps]
+
+    plant(folder, LISTS["induced_norms"]["desk"], induced=norms, **options)
+    return ledger_rows.finding(ROWS["3.3-comparable-level-induced"])
 
 
 @pytest.mark.parametrize(
-    ("of_one", "of_other", "expected"),
-    [
-        ([(0.01, 0.5)], [(0.01, 0.2)], "undecided"),
-        ([(0.1, 0.5)], [(0.05, 0.5), (0.16, 0.5)], "holds"),
-        ([(0.2, 0.5)], [(0.01, 0.05), (0.01, 0.14)], "refuted"),
-    ],
+    ("shares", "expected"),
+    [((0.105, 0.2), "holds"), ((0.2, 0.095), "refuted"), ((0.095, 0.101), "refuted"), ((0.2, 0.101), "undecided")],
 )
-def test_bounds_decide_where_they_leave_out_a_tenth(of_one, of_other, expected):
-    bounds = {"one": np.array(of_one), "other": np.array(of_other)}
-    assert s3_3_scaling_factor._by_bounds(bounds) == expected
+def test_a_tenth_of_the_induced_norm_decides(runs_folder, shares, expected):
+    found = induced(runs_folder, *shares)
+    assert found.verdict == expected
+    told = [float(number) / 100 for number in re.findall(r"([\d.]+)%", found.answer)]
+    assert told == pytest.approx(shares, abs=6e-4)
+    assert (found.size.low, found.size.high) == pytest.approx((0.99 * min(shares), 1.01 * max(shares)))
 
 
-def test_in_the_induced_norm_the_records_leave_it_open():
-    found = ROWS.finding("3.3-comparable-level-induced")
-    assert found.verdict == "undecided"
-    ends = [(of["least"], of["most"]) for of in found.evidence.measured.values()]
-    assert all(least < 0.05 < 0.1 < most for least, most in ends)
-    assert [most < 0.2 for _, most in ends] == [False, True]
-    low, high = (float(end) / 100 for end in re.findall(r"([\d.]+)%", found.answer))
-    assert 0.9 * found.size.low < low <= found.size.low <= found.size.high <= high < found.size.high + 0.01
+def test_the_induced_norm_is_judged_by_all_its_runs(runs_folder):
+    """Nor where a run diverged."""
+    last = LISTS["induced_norms"]["desk"][-1]
+    assert induced(runs_folder, 0.2, 0.2, skip=lambda run: run == last).verdict == "not_run"
+    plant(runs_folder, [last], accuracies=lambda run: [0.8, None])
+    assert ledger_rows.finding(ROWS["3.3-comparable-level-induced"]).verdict == "undecided"
 
 
 @pytest.mark.parametrize("row", ["3.3-comparable-level", "3.3-comparable-level-induced"])
@@ -408,18 +394,15 @@ def test_comparable_level_needs_records(row, tmp_path):
 
 
 def test_norms_of_a_pretrained_model(tmp_path):
+    import torch
     from torch import nn
 
     layer = nn.Linear(3, 2)
-    nn.init.constant_(layer.weight, 2.0)
+    layer.weight.data = torch.tensor([[3.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     found = s3_3_scaling_factor.norms_of(nn.Sequential(layer, nn.Tanh()))
-    assert found == {"0": pytest.approx({"mean": 12**0.5, "max": 12**0.5, "root_stable_rank": 1.0}, rel=1e-5)}
-    nn.init.eye_(layer.weight)
-    assert s3_3_scaling_factor.norms_of(nn.Sequential(layer))["0"]["root_stable_rank"] == pytest.approx(
-        2**0.5, rel=1e-5
-    )
+    assert found == {"0": pytest.approx({"mean": 2.0, "induced": 3.0}, rel=1e-5)}
     for model in ("all-MiniLM-L6-v2", "SmolLM2-135M"):
-        assert all(0 < layer["mean"] <= layer["max"] for layer in s3_3_scaling_factor.weight_norms(model).values())
+        assert all(0 < layer["mean"] <= layer["induced"] for layer in s3_3_scaling_factor.weight_norms(model).values())
 
 
 @pytest.mark.parametrize(("first", "expected"), [(6, "holds"), (5, "refuted")])

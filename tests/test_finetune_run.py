@@ -229,6 +229,11 @@ def test_row_norms_are_those_of_the_product(films):
         "max": pytest.approx(float(wanted.max()), rel=1e-5),
     }
     assert len(found) == 13
+    largest = trainer.induced_norms(adapted)
+    assert largest["bert.encoder.layer.1.attention.self.query"] == pytest.approx(
+        float(torch.linalg.matrix_norm(product, 2)), rel=1e-5
+    )
+    assert largest.keys() == found.keys()
 
 
 @pytest.mark.parametrize("rank", [2, 3])
@@ -252,6 +257,8 @@ def test_row_norms_of_experts_are_those_of_each_experts_product(rank, sign):
         "mean": pytest.approx(float(wanted.mean()), rel=1e-5),
         "max": pytest.approx(float(wanted.max()), rel=1e-5),
     }
+    largest = max(float(torch.linalg.matrix_norm(product, 2)) for product in products)
+    assert trainer.induced_norms(adapted) == {"mixed": pytest.approx(largest, rel=1e-5)}
 
 
 def test_memory_and_time_are_in_the_provenance(films, tmp_path):

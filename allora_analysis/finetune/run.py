@@ -157,6 +157,9 @@ def _wrong(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from ((f"epochs[{i}].{leaf}", value) for i, leaf, value in leaves if not _number(value))
     if "row_norms" in result:
         yield from _wrong_norms(result["row_norms"])
+    induced = result.get("induced_norms", [])  # runs recorded before these were measured have none
+    if not isinstance(induced, list) or not all(map(_number, induced)):
+        yield "induced_norms", induced
 
 
 def _wrong_norms(norms: Any) -> Iterator[tuple[str, Any]]:

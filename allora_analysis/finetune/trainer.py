@@ -56,6 +56,21 @@ def norms_by_layer(model: torch.nn.Module) -> dict[str, dict[str, float]]:
     return found
 
 
+@torch.no_grad()
+def induced_norms(model: torch.nn.Module) -> dict[str, float]:
+    """‖ηBA‖₂ of each adapted layer (of a stack, its largest expert's), η and digits as in `norms_by_layer`.
+
+    B = Q_B R_B and Aᵀ = Q_A R_A with orthonormal columns Q, so that ‖BA‖₂ = ‖R_B R_Aᵀ‖₂, of r × r numbers.
+    """
+    found = {}
+    for pair in lora_pairs(model):
+        a, b = (matrix.cpu().double() for matrix in pair.matrices)
+        triangles = torch.linalg.qr(b).R @ torch.linalg.qr(a.mT).R.mT
+        norm = abs(pair.scaling) * torch.linalg.matrix_norm(triangles, 2).max()
+        found[pair.name.removeprefix("base_model.model.")] = float(f"{norm:.6g}")
+    return found
+
+
 class History(TrainerCallback):
     """Row norms into the Trainer's log, an evaluation at each epoch's end, an end where one is not finite.
 
@@ -94,17 +109,18 @@ class History(TrainerCallback):
         if not all(math.isfinite(value) for key, value in metrics.items() if key.endswith("_loss")):
             raise Diverged(state.global_step)
 
-    @staticmethod
-    def _note(state: Any, model: torch.nn.Module) -> None:
-        state.log_history.append({"step": state.global_step, "row_norms": norms_by_layer(model)})
+    def _note(self, state: Any, model: torch.nn.Module) -> None:
+        last = {"induced_norms": induced_norms(model)} if state.global_step == self.total else {}
+        state.log_history.append({"step": state.global_step, "row_norms": norms_by_layer(model)} | last)
 
 
 def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
     """A record's series from the Trainer's `state.log_history`.
 
-    `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training), `row_norms` (`summarised`) and
-    `right` (by split, the rows predicted rightly at the last evaluation, `packed`); all finite: what a diverged run's
-    last step left is not among them.
+    `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training), `row_norms` (`summarised`),
+    `induced_norms` (after the last step, a number a layer in the order of their names) and `right` (by split, the rows
+    predicted rightly at the last evaluation, `packed`); all finite: what a diverged run's last step left is not among
+    them.
     """
     epochs: dict[int, dict[str, Any]] = {}
     for entry in log:
@@ -126,8 +142,13 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
                 },
             }
         ),
+        "induced_norms": next((_in_order(entry["induced_norms"]) for entry in norms if "induced_norms" in entry), []),
         "right": _right(log, whole[-1]["step"] if whole else None),
     }
+
+
+def _in_order(by_layer: dict[str, float]) -> list[float]:
+    return [by_layer[name] for name in sorted(by_layer)]
 
 
 def _right(log: list[dict[str, Any]], step: int | None) -> dict[str, str]:

@@ -86,9 +86,9 @@ def base_rate(run: Setting) -> float:
     return ROW_NORM_RATES[run.model][run.optimizer][0]
 
 
-def _row_norms(model: str, seeds: int, **shared: Any) -> Iterator[Setting]:
+def _row_norms(model: str, seeds: Iterable[int], **shared: Any) -> Iterator[Setting]:
     # Every arm before the second seed, LoRA at l and at η·l.
-    for seed in range(seeds):
+    for seed in seeds:
         for optimizer, (rate, head) in ROW_NORM_RATES[model].items():
             adam = ["allora_adamw"] if optimizer == "adamw" else []
             rates = [("lora", rate), ("lora", ETA * rate), *((arm, rate) for arm in ("allora", *adam, "allora_od"))]
@@ -96,6 +96,16 @@ def _row_norms(model: str, seeds: int, **shared: Any) -> Iterator[Setting]:
             own |= {"schedule": "constant", "max_grad_norm": 0.0} | shared
             for arm, own_rate in rates:
                 yield Setting(model, FILMS, arm, eta2=ETA2 if arm in WITH_ETA else None, learning_rate=own_rate, **own)
+
+
+# How long ηBA ends beside W*: of the same runs LoRA at η·l under AdamW, the paper's highest rate, on other seeds.
+INDUCED_SEEDS = range(3, 6)
+
+
+def _induced_norms() -> Iterator[Setting]:
+    for model, shared in ROW_NORM_DESK.items():
+        runs = _row_norms(model, INDUCED_SEEDS, **shared)
+        yield from (one for one in runs if (one.arm, one.optimizer, one.learning_rate) == ("lora", "adamw", ETA * RATE))
 
 
 # Table 3 and Figure 3.
@@ -258,9 +268,10 @@ LISTS: dict[str, dict[str, list[Setting]]] = {
         "desk": [*_dropout_alone()],
     },
     "row_norms": {
-        "desk": [one for model, shared in ROW_NORM_DESK.items() for one in _row_norms(model, 3, **shared)],
-        "paper": [*_row_norms("Snowflake-Arctic-XS", 5, epochs=2)],
+        "desk": [one for model, shared in ROW_NORM_DESK.items() for one in _row_norms(model, range(3), **shared)],
+        "paper": [*_row_norms("Snowflake-Arctic-XS", range(5), epochs=2)],
     },
+    "induced_norms": {"desk": [*_induced_norms()]},
     "perception": {
         "desk": [*_perception(MINILM, FILMS, 3, "bf16")],
         "paper": [one for model, sets in PERCEPTION.items() for data in sets for one in _perception(model, data, 5)],
