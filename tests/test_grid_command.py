@@ -233,13 +233,14 @@ def test_rounding_is_told_from_a_difference_and_provenance_is_compared(recorded)
     missing = copy.deepcopy(record.result)
     del missing["epochs"][-1]["test_loss"]
     assert compare(record, dataclasses.replace(record, result=missing)).verdict == "different"
-    for units, verdict in ((1, "within rounding"), (3, "different")):  # six digits of row norms are kept
-        norms = copy.deepcopy(record.result)
-        norms["row_norms"]["mean"] = [
-            float(f"{value:.6e}") + units * _sixth(value) for value in norms["row_norms"]["mean"]
-        ]
-        assert compare(record, dataclasses.replace(record, result=norms)).verdict == verdict
-    older = {name: value for name, value in record.result.items() if name != "right"}
+    for units, verdict in ((1, "within rounding"), (3, "different")):  # six digits of these are kept
+        for name, series in (("row_norms", "mean"), ("loss", "value"), ("induced_norms", None)):
+            moved = copy.deepcopy(record.result)
+            of = moved if series is None else moved[name]
+            key = series or name
+            of[key] = [float(f"{value:.6e}") + units * _sixth(value) for value in of[key]]
+            assert compare(record, dataclasses.replace(record, result=moved)).verdict == verdict, name
+    older = {name: value for name, value in record.result.items() if name not in ("right", "induced_norms")}
     assert compare(dataclasses.replace(record, result=older), record).verdict == "bitwise equal"
 
 

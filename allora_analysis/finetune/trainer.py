@@ -52,8 +52,13 @@ def norms_by_layer(model: torch.nn.Module) -> dict[str, dict[str, float]]:
     for pair in lora_pairs(model):
         norms = abs(pair.scaling) * norms_of_rows(*pair.matrices).double()
         name = pair.name.removeprefix("base_model.model.")
-        found[name] = {"mean": float(f"{norms.mean():.6g}"), "max": float(f"{norms.max():.6g}")}
+        found[name] = {"mean": _kept(norms.mean()), "max": _kept(norms.max())}
     return found
+
+
+def _kept(value: Any) -> float:
+    # Six digits, which is what float32 holds.
+    return float(f"{value:.6g}")
 
 
 @torch.no_grad()
@@ -67,7 +72,7 @@ def induced_norms(model: torch.nn.Module) -> dict[str, float]:
         a, b = (matrix.cpu().double() for matrix in pair.matrices)
         triangles = torch.linalg.qr(b).R @ torch.linalg.qr(a.mT).R.mT
         norm = abs(pair.scaling) * torch.linalg.matrix_norm(triangles, 2).max()
-        found[pair.name.removeprefix("base_model.model.")] = float(f"{norm:.6g}")
+        found[pair.name.removeprefix("base_model.model.")] = _kept(norm)
     return found
 
 
@@ -117,10 +122,10 @@ class History(TrainerCallback):
 def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
     """A record's series from the Trainer's `state.log_history`.
 
-    `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training), `row_norms` (`summarised`),
-    `induced_norms` (after the last step, a number a layer in the order of their names) and `right` (by split, the rows
-    predicted rightly at the last evaluation, `packed`); all finite: what a diverged run's last step left is not among
-    them.
+    `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training, to 6 digits), `row_norms`
+    (`summarised`), `induced_norms` (after the last step, a number a layer in the order of their names) and `right` (by
+    split, the rows predicted rightly at the last evaluation, `packed`); all finite: what a diverged run's last step
+    left is not among them.
     """
     epochs: dict[int, dict[str, Any]] = {}
     for entry in log:
@@ -128,7 +133,7 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
         if measured:
             epochs.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]}).update(measured)
     whole = [entry for entry in epochs.values() if all(math.isfinite(value) for value in entry.values())]
-    losses = [(entry["step"], entry["loss"]) for entry in log if math.isfinite(entry.get("loss", math.nan))]
+    losses = [(entry["step"], _kept(entry["loss"])) for entry in log if math.isfinite(entry.get("loss", math.nan))]
     norms = [entry for entry in log if "row_norms" in entry and _finite(entry["row_norms"])]
     return {
         "epochs": whole,
