@@ -54,3 +54,5 @@ ON_OUTPUTS = ("allora_od", "asf_lora")  # one for each output
 IN_FORWARD = ("asf_lora", "lora_x_eta")  # in the forward pass, so that the gradients are the loss's own
 ON_GRADIENTS = (*ON_ROWS, "allora_od")  # a factor that Adam and clipping divide out again
 TRAINED = {name: arm for name, arm in ARMS.items() if arm.trained}
+OPTIMIZERS = {"sgd": "SGD", "momentum": "momentum", "adam": "Adam", "adamw": "AdamW"}
+"""How an optimizer is written."""

@@ -37,13 +37,14 @@ class Look(NamedTuple):
 
 
 ARMS = {name: Look(arm.label, arm.colour, arm.marker) for name, arm in arms.ARMS.items()}
-OPTIMIZERS = {
-    "sgd": Look("SGD", COLOURS["predicted"], "o"),
-    "momentum": Look("momentum", "#C3A5EA", "s"),
-    "adam": Look("Adam", COLOURS["bound"], "^"),
-    "adamw": Look("AdamW", COLOURS["attained"], "D"),
-    "allora_adamw": ARMS["allora_adamw"],
+_COLOUR_AND_MARKER = {
+    "sgd": (COLOURS["predicted"], "o"),
+    "momentum": ("#C3A5EA", "s"),
+    "adam": (COLOURS["bound"], "^"),
+    "adamw": (COLOURS["attained"], "D"),
 }
+OPTIMIZERS = {name: Look(label, *_COLOUR_AND_MARKER[name]) for name, label in arms.OPTIMIZERS.items()}
+OPTIMIZERS["allora_adamw"] = ARMS["allora_adamw"]
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,

@@ -307,8 +307,8 @@ def test_rates_that_overshoot_can_fit_better():
     """One feature, l = 0.815/λ_max(H): dropout's residual is 1 − p + pz³ = 0 at step 3, plain descent's is not."""
     ones = np.ones((300, 1))
     one = s3_1_training_fit.Fit(ones, ones, 0.8, 0.815, "output")
-    assert s3_1_training_fit.told_gaps(one).min() < -s3_1_few_steps.ROUNDING
-    assert s3_1_training_fit.told_gaps(one._replace(share=0.5)).min() > -s3_1_few_steps.ROUNDING
+    assert s3_1_training_fit.told_gaps(one).min() < -s3_1_few_steps.TOLERANCE
+    assert s3_1_training_fit.told_gaps(one._replace(share=0.5)).min() > -s3_1_few_steps.TOLERANCE
 
 
 def test_the_worst_gap_is_a_scan_over_noise_and_over_new_inputs():

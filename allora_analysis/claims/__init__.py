@@ -3,7 +3,7 @@
 To add a claim: write the sentence and its check, `@claim(...)` above a function, into the file of its heading.
 """
 
-# In the paper's order. Names, so that importing the package costs nothing.
+# In the paper's order, a file that reads another's rows after it. Names, so that importing the package costs nothing.
 SECTIONS = (
     "s3_1_tikhonov",
     "s3_1_placement",

@@ -138,6 +138,11 @@ def not_run(why: str, answer: str | None = None) -> Finding:
     return Finding("not_run", Evidence({}, {}, f"none: {why}"), answer=told, flips_if="any record")
 
 
+def run_diverged(why: str, rule: str) -> Finding:
+    """The finding of a check one of whose runs has no end to compare, so that its rule says nothing."""
+    return Finding("undecided", Evidence({}, {}, rule), why, "Undecided: a run diverged.", flips_if="runs that end")
+
+
 def in_part(n: int, planned: int, what: str) -> str:
     """What a size adds where fewer seeds or runs are recorded than were planned; nothing where all are."""
     return "" if n >= planned else f" ({n} of {planned} {what})"

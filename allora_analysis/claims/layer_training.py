@@ -12,9 +12,6 @@ from allora_analysis.adaptive import Setting
 from allora_analysis.claims.cases import relative_error
 from allora_analysis.claims.claim import Evidence
 
-OPTIMIZERS = ("sgd", "momentum", "adamw", "allora_adamw")
-ARMS = ("lora", "scaled", "constant", "allora", "asf")  # "scaled": LoRA×η; "constant": the gradient times η
-PAPER_RATE = 1e-4
 ADAM, SAME = 1e-3, 1e-7  # Adam's ε over small gradients; the same but for rounding
 ROUNDING = "float64 rounding; seen: below 1e-13"
 
@@ -116,7 +113,7 @@ def lora(x, a, b):
 
 
 def forward(arm: str, x, a, b, eta: float):
-    """The layer of an arm of `ARMS`, on tensors."""
+    """The layer of an arm, on tensors: lora, scaled (LoRA × η), constant (its gradient times η), allora or asf."""
     from allora_analysis.lora import functional
 
     if arm == "lora":

@@ -16,8 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims.cases import Case
-from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
+from allora_analysis.claims.cases import PAPER_KEEP, Case
 
 PLACEMENTS = ("output", "input")
 

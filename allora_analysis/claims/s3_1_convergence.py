@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases
 from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.masked_descent import (
     PLACEMENTS,
@@ -23,8 +23,8 @@ from allora_analysis.claims.masked_descent import (
     row_masks,
     turned,
 )
-from allora_analysis.claims.s3_1_few_steps import DROPOUT_GUIDE, EXACT, NOT_THE_PAPERS, ROUNDING, sgd_claim
-from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, on_both_sides
+from allora_analysis.claims.s3_1_few_steps import DROPOUT_GUIDE, EXACT, NOT_THE_PAPERS, TOLERANCE, sgd_claim
+from allora_analysis.claims.s3_1_tikhonov import on_both_sides
 
 
 class Run(NamedTuple):
@@ -65,7 +65,7 @@ def noisy_at_the_optimum(one: Run) -> bool:
     curvature = gram + k * (gram if one.placement == "output" else np.diag(np.diag(gram)))
     u, _ = row_masks(one.x, one.keep_prob, one.placement)
     slopes = u * (one.y[:, None, :] - u @ np.linalg.solve(curvature, one.x.T @ one.y))
-    return bool(np.abs(slopes - slopes[:, :1]).max() > ROUNDING * np.abs(one.x).max() * np.abs(one.y).max())
+    return bool(np.abs(slopes - slopes[:, :1]).max() > TOLERANCE * np.abs(one.x).max() * np.abs(one.y).max())
 
 
 def traces(one: Run) -> dict[str, float]:

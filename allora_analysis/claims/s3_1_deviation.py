@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import deviation
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
-from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
 
 deviation_claim = functools.partial(
     claim, command="python -m allora_analysis.deviation", test="tests/test_deviation_exact.py"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import deviation
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.s3_1_deviation import AFTER, BENEFIT, Masked, deviation_claim
 from allora_analysis.claims.s3_1_in_training import (
@@ -26,7 +26,7 @@ from allora_analysis.claims.s3_1_in_training import (
     trained,
     training,
 )
-from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, design, on_both_sides
+from allora_analysis.claims.s3_1_tikhonov import design, on_both_sides
 
 LARGE, CLOSE = 10, 0.1  # masks that are not yet many; how close to E L is close
 

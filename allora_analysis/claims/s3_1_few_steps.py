@@ -31,7 +31,7 @@ from allora_analysis.claims.masked_descent import (
 from allora_analysis.claims.s3_1_tikhonov import on_both_sides
 
 sgd_claim = functools.partial(claim, command="python -m allora_analysis.dropout_sgd", test="tests/test_dropout_sgd.py")
-ROUNDING = 1e-9
+TOLERANCE = 1e-9
 EXACT = "exact moments; no tolerance: an order"
 NOT_THE_PAPERS = "Plain SGD on a linear model is not the paper's own setting: whether it is true there is left open."
 RISK = "population risk (on new inputs of equal variances)"
@@ -222,7 +222,7 @@ def benefits_vanish(cases: Cases) -> Finding:
             *on_both_sides(cases.rng, draw, cost_over_saving, 6, margin=MARGIN),
         ],
         measure=lambda one: parts_at(one, (one.keep_prob, 1.0)),
-        printed=lambda one, seen: bool(np.all(np.greater_equal(*seen["parts"]))) and seen["off"] < ROUNDING,
+        printed=lambda one, seen: bool(np.all(np.greater_equal(*seen["parts"]))) and seen["off"] < TOLERANCE,
         condition=cost_over_saving,
     )
     settings = [ten_steps(cases.rng) for _ in range(100)]
@@ -244,7 +244,7 @@ def benefits_vanish(cases: Cases) -> Finding:
                 "the same on new inputs of the training inputs' variances": by_noise(like_training),
                 f"the same of {MANY} settings of {MANY_ROWS} rows of 4 inputs": on_many,
             },
-            tolerance=ROUNDING,
+            tolerance=TOLERANCE,
         ),
         size=after_ten(ahead, "where dropout is ahead", "drop rates 0.05, 0.2, 0.5", on_many),
         condition=TURN,
@@ -301,7 +301,7 @@ def first_step(cases: Cases) -> Finding:
             ),
         ],
         measure=lambda one: parts_at(one.of, one.keep_probs),
-        printed=lambda one, seen: is_last(seen["parts"]) and seen["off"] < ROUNDING,
+        printed=lambda one, seen: is_last(seen["parts"]) and seen["off"] < TOLERANCE,
         condition=lambda one: cost_over_saving(one.of),
     )
     settings = [ten_steps(cases.rng) for _ in range(60)]
@@ -321,7 +321,7 @@ def first_step(cases: Cases) -> Finding:
                 "% of settings in which it is last, by noise and step": by_noise(hits),
                 f"the same of {MANY} settings of {MANY_ROWS} rows of 4 inputs": on_many,
             },
-            tolerance=ROUNDING,
+            tolerance=TOLERANCE,
         ),
         size=after_ten(hits, "where drop rate 0.5 is last", "beside 0, 0.1 and 0.2", on_many),
         condition=TURN,

@@ -263,7 +263,7 @@ def on_figure_1(cases: Cases, folder: Path | None, data: str) -> Finding:
 
 
 @figure_claim("3.1-figure-1", says=SAYS.format("MNIST"), command=COMMAND, reading=READING)
-def figure_1(cases: Cases, folder: Path | None = None) -> Finding:
+def figure_1(cases: Cases, folder: Path | None) -> Finding:
     """`on_figure_1` for MNIST."""
     return on_figure_1(cases, folder, "mnist")
 
@@ -274,7 +274,7 @@ def figure_1(cases: Cases, folder: Path | None = None) -> Finding:
     command=COMMAND.replace("mnist", "cifar10"),
     reading=READING,
 )
-def figure_1_cifar10(cases: Cases, folder: Path | None = None) -> Finding:
+def figure_1_cifar10(cases: Cases, folder: Path | None) -> Finding:
     """`on_figure_1` for CIFAR-10."""
     return on_figure_1(cases, folder, "cifar10")
 
@@ -287,7 +287,7 @@ def figure_1_cifar10(cases: Cases, folder: Path | None = None) -> Finding:
     "entry open under three of four optimizers; thirteen fresh ones judge alone, by a rule written before they ran. "
     "CIFAR-10 has no such row: there SGD's average rises from epoch 1, too.",
 )
-def figure_1_from_epoch_1(cases: Cases, folder: Path | None = None) -> Finding:
+def figure_1_from_epoch_1(cases: Cases, folder: Path | None) -> Finding:
     """The change from epoch 1 on the fresh seeds; beside it that from epoch 0, on the same."""
     grid = grids.FIGURE_1
     runs = grids.recorded(grids.RESULTS if folder is None else folder, grid, fresh=True)

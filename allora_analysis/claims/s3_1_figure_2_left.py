@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from allora_analysis.claims.cases import Cases, each_above
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, run_diverged, units_wanted
 from allora_analysis.finetune.setting import STUDY
 from allora_analysis.grid.presets import ALONE, ALONE_EPOCHS, ALONE_SEEDS, AT_INPUT, DROP_RATES, LISTS, command
 from allora_analysis.grid.reading import (
@@ -149,7 +149,7 @@ def _measured_epochs(best: Mapping[float, Sequence[int]]) -> dict[str, Any]:
     test=TEST,
     reads=STUDY,
 )
-def figure_2_left(cases: Cases, folder: Path | None = None) -> Finding:
+def figure_2_left(cases: Cases, folder: Path | None) -> Finding:
     """The highest drop rate minus each other at an early and at a late epoch; each minus none beside them."""
     runs = recorded(AT_INPUT, folder)
     seeds = sorted({one.seed for one in AT_INPUT})
@@ -159,7 +159,7 @@ def figure_2_left(cases: Cases, folder: Path | None = None) -> Finding:
     rest = _lacking(rates, stopped)
     if HIGH not in rates or len(rates) < 2:
         if stopped:
-            return Finding("undecided", Evidence({}, {}, RULE), rest[0], answer="Undecided: a run diverged.")
+            return run_diverged(rest[0], RULE)
         return not_run(f"{len(runs)} of {len(AT_INPUT)} runs are recorded")
 
     others = [rate for rate in rates if rate != HIGH]
@@ -220,7 +220,7 @@ def alone_pairs() -> dict[str, Pairs]:
     reads=STUDY,
     depends_on=("3.1-figure-2-left",),
 )
-def dropout_alone(cases: Cases, folder: Path | None = None) -> Finding:
+def dropout_alone(cases: Cases, folder: Path | None) -> Finding:
     """Test losses by seed, with dropout minus without, by place and epoch; accuracy, more being better, beside."""
     pairs, listed = alone_pairs(), LISTS["dropout_alone"]["desk"]
     runs = recorded(listed, folder)
@@ -228,8 +228,7 @@ def dropout_alone(cases: Cases, folder: Path | None = None) -> Finding:
         lacking = not_run(f"{len(runs)} of {len(listed)} runs are recorded, whose rule asks for all")
         return dataclasses.replace(lacking, flips_if="the rest of the records")
     if stopped := diverged(runs, pairs):
-        why = f"a run diverged with the masks {' and '.join(stopped)}"
-        return Finding("undecided", Evidence({}, {}, RULE), why, "Undecided: a run diverged.", flips_if="runs that end")
+        return run_diverged(f"a run diverged with the masks {' and '.join(stopped)}", RULE)
     losses, accuracies = as_said(runs, pairs, "test_loss"), as_said(runs, pairs, "test_accuracy")
     tested, family = cases.test(losses, each_above), judged(losses)
     early, late = (

@@ -21,7 +21,7 @@ from allora_analysis.claims.masked_descent import (
     regularised_descent,
     sampled_distance,
 )
-from allora_analysis.claims.s3_1_few_steps import ROUNDING, sgd_claim
+from allora_analysis.claims.s3_1_few_steps import TOLERANCE, sgd_claim
 
 
 def any_tiny(rng: np.random.Generator) -> Tiny:
@@ -62,7 +62,7 @@ def distance(one: Tiny, rng: np.random.Generator) -> float:
 
 def is_off(one: Tiny, seen: float) -> bool:
     """Whether that is more than rounding, or than the scatter of masks that are drawn."""
-    return seen > (ROUNDING if summable(one) else SAMPLED)
+    return seen > (TOLERANCE if summable(one) else SAMPLED)
 
 
 def leaves_the_path(one: Tiny) -> bool:
@@ -98,7 +98,7 @@ OFF_ITS_PATH = (
 def expectation(cases: Cases) -> Finding:
     """E W_t and E[BA]_t over all sequences of masks of 1 to 3 steps, against the path on the regularized objective."""
     lora, many = rank_8(cases.rng, 1, 2), [many_rows(cases.rng) for _ in range(6)]
-    agrees, slowly = library_off(cases.rng) < ROUNDING, lora._replace(rate=0.01, optimizer="SGD")
+    agrees, slowly = library_off(cases.rng) < TOLERANCE, lora._replace(rate=0.01, optimizer="SGD")
     judged = cases.judge(
         [
             *(Case(f"512 rows, A and B, r = 8, Adam, step {t}", many[0]._replace(steps=t), True) for t in (1, 2)),

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import deviation
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, ranged, share
 from allora_analysis.claims.s3_1_deviation import AFTER, deviation_claim
-from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, design, on_both_sides
+from allora_analysis.claims.s3_1_tikhonov import design, on_both_sides
 
 EXACT = "closed forms at the start and where descent ends; descent to 1e-9"
 SENTENCE = (

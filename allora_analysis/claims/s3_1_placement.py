@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from allora_analysis import tikhonov
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
-from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP, ROUNDING, TOLERANCE, Regression, design
+from allora_analysis.claims.s3_1_tikhonov import ROUNDING, TOLERANCE, Regression, design
 from allora_analysis.tikhonov import masks as enumeration
 
 if TYPE_CHECKING:

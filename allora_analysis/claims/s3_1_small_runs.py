@@ -54,7 +54,7 @@ DECAYED = range(1 + len(TRIAL.drop_rates), len(TRIAL.arms))
     "one, looked at afterwards.",
     depends_on=("3.1-not-a-must-have-softmax",),
 )
-def on_features(cases: Cases, folder: Path | None = None) -> Finding:
+def on_features(cases: Cases, folder: Path | None) -> Finding:
     """Log ratios of test losses by seed."""
     if not (known := recorded(folder)):
         return not_run(NOTHING)
@@ -113,7 +113,7 @@ def pays_from(ratios: np.ndarray) -> int | None:
     "turned out so low that as many steps hardly move the loss, with dropout or without.",
     depends_on=("3.1-few-steps-softmax",),
 )
-def few_steps_on_features(cases: Cases, folder: Path | None = None) -> Finding:
+def few_steps_on_features(cases: Cases, folder: Path | None) -> Finding:
     """Log ratios of test losses by seed after few steps, and after all as the size."""
     if not (known := recorded(folder)):
         return not_run(NOTHING)
@@ -225,7 +225,7 @@ READING = (
     reading=READING.format(", the masks at A's input, as in LoRA's code")
     + " Masks between A and B: row 3.1-figure-2-left-bottleneck-laboratory.",
 )
-def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Finding:
+def dropout_few_and_many_steps(cases: Cases, folder: Path | None) -> Finding:
     """Accuracies by seed at drop rate 0.4 against 0.05 and none, after few steps and after many."""
     return _by_length(
         cases,
@@ -244,7 +244,7 @@ def dropout_few_and_many_steps(cases: Cases, folder: Path | None = None) -> Find
     + " Sixty seeds had left it open; two hundred fresh ones judge it alone, by a rule written before they ran.",
     depends_on=("3.1-placement-in-code",),
 )
-def dropout_in_the_bottleneck(cases: Cases, folder: Path | None = None) -> Finding:
+def dropout_in_the_bottleneck(cases: Cases, folder: Path | None) -> Finding:
     """The same with the masks on Ax; beside it 0.4 there minus 0.4 at the input, and the sixty seeds of the first rule
     where the fresh ones of the second have taken their place.
     """

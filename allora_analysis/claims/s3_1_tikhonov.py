@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis import tikhonov
-from allora_analysis.claims.cases import Case, Cases, log_uniform, relative_error
+from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases, log_uniform, relative_error
 from allora_analysis.claims.claim import Finding, claim, ranged
 from allora_analysis.tikhonov.study import Problems
 
@@ -24,7 +24,6 @@ tikhonov_claim = functools.partial(
 TOLERANCE = 1e-9
 ROUNDING = "float64 rounding: sums over at most 2^9 masks and least squares on designs of condition number below 100"
 DISPLAY = "§3.1, the display before the bound"
-PAPER_KEEP = 0.95  # drop rate 0.05
 
 
 class Regression(NamedTuple):

@@ -9,11 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases
 from allora_analysis.claims.claim import Finding, ranged
 from allora_analysis.claims.masked_descent import Sgd, moments, turned
-from allora_analysis.claims.s3_1_few_steps import ROUNDING, sgd_claim
-from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
+from allora_analysis.claims.s3_1_few_steps import TOLERANCE, sgd_claim
 
 
 class Fit(NamedTuple):
@@ -95,10 +94,10 @@ def training_fit(cases: Cases) -> Finding:
             *cases.draw(one_feature, 6, "one feature"),
         ],
         measure=gaps,
-        printed=lambda one, seen: seen.min() > -ROUNDING and np.abs(seen - told_gaps(one)).max() < ROUNDING,
+        printed=lambda one, seen: seen.min() > -TOLERANCE and np.abs(seen - told_gaps(one)).max() < TOLERANCE,
     )
     built, usual = (
-        [bool(told_gaps(draw(cases.rng, "input")).min() < -ROUNDING) for _ in range(40)] for draw in (skewed, gaussian)
+        [bool(told_gaps(draw(cases.rng, "input")).min() < -TOLERANCE) for _ in range(40)] for draw in (skewed, gaussian)
     )
     shares = {"two features built for it": 100 * np.mean(built), "Gaussian features": 100 * np.mean(usual)}
     return judged.finding(
@@ -106,7 +105,7 @@ def training_fit(cases: Cases) -> Finding:
         evidence=judged.evidence(
             "float64 rounding, relative to ‖Y‖²",
             {"gaps": "at least 0 at every step"},
-            tolerance=ROUNDING,
+            tolerance=TOLERANCE,
             more={"% of settings with masks on the input where dropout fits better at some step": shares},
         ),
         size=ranged(

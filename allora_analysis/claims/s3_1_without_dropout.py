@@ -9,11 +9,10 @@ import math
 import numpy as np
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims.cases import Case, Cases, each_above, relative_error
+from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases, each_above, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size, ranged
 from allora_analysis.claims.masked_descent import PLACEMENTS, Sgd, falling_spectra, gap_at_worst, worst_gap
-from allora_analysis.claims.s3_1_few_steps import NOT_THE_PAPERS, RISK, ROUNDING, sgd_claim
-from allora_analysis.claims.s3_1_tikhonov import PAPER_KEEP
+from allora_analysis.claims.s3_1_few_steps import NOT_THE_PAPERS, RISK, TOLERANCE, sgd_claim
 from allora_analysis.statistics import one_sided
 from allora_analysis.study import bound
 
@@ -111,7 +110,7 @@ def not_a_must_have(cases: Cases) -> Finding:
             "Student's t over problems, one-sided at 0.05, Holm over masks and new inputs; interval: 90 %; error: "
             "against moments summed over masks",
             error=relative_error([*gaps.values()], [*told.values()]),
-            tolerance=ROUNDING,
+            tolerance=TOLERANCE,
             n=PROBLEMS,
             seed=cases.seed,
         ),
@@ -165,7 +164,7 @@ def not_a_must_have_always(cases: Cases) -> Finding:
             {"% behind": f"at most {100 * (AS_GOOD - 1):.0f}"},
             more={"% of problems more behind, by drop rate": often},
             error=relative_error(judged.measured, told),
-            tolerance=ROUNDING,
+            tolerance=TOLERANCE,
         ),
         size=ranged(
             at[last],

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import hessian
-from allora_analysis.claims.cases import Case, Cases
+from allora_analysis.claims.cases import PAPER_RATE, Case, Cases
 from allora_analysis.claims.claim import Finding, Size
-from allora_analysis.claims.layer_training import PAPER_RATE, optimizer
+from allora_analysis.claims.layer_training import optimizer
 from allora_analysis.claims.s3_2_in_a_and_b import Start, flow_claim, paper_start, start
 from allora_analysis.hessian.factors import loss_gradient
 

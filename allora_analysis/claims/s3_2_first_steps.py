@@ -21,7 +21,7 @@ from allora_analysis.claims.cases import (
     standard_errors,
 )
 from allora_analysis.claims.claim import Finding, ranged
-from allora_analysis.claims.s3_2_in_a_and_b import ROUNDING, factor_claim, flow_claim, told_at_qwens, told_condition
+from allora_analysis.claims.s3_2_in_a_and_b import TOLERANCE, factor_claim, flow_claim, told_at_qwens, told_condition
 from allora_analysis.claims.s3_2_in_v import POORLY, SETTING, Fewer, fewer_rows, one_digit, power_law
 from allora_analysis.hessian.factors import loss_gradient
 
@@ -273,12 +273,12 @@ def block_conditioning(cases: Cases) -> Finding:
     judged = cases.judge(
         [*own, *known, *cases.draw(near_the_turn, 8)],
         lambda one: list(map(_block_condition, one.blocks)),
-        printed=lambda one, seen: np.log(seen).mean() > math.log(one.gram) + ROUNDING,
+        printed=lambda one, seen: np.log(seen).mean() > math.log(one.gram) + TOLERANCE,
         corrected=lambda one, seen: (
-            relative_error([hessian.block_conditioning(*block).block for block in one.blocks[:4]], seen[:4]) <= ROUNDING
+            relative_error([hessian.block_conditioning(*of).block for of in one.blocks[:4]], seen[:4]) <= TOLERANCE
             and abs(np.log(seen).mean() - math.log(one.foretold)) <= math.log(1.6)
         ),
-        condition=lambda one: one.foretold / (one.gram * (1 + ROUNDING)),
+        condition=lambda one: one.foretold / (one.gram * (1 + TOLERANCE)),
     )
     shares = [of_qwens_inputs(rank, rng) for rank in (8, 16, 32)]
     of = "condition number in B at rank 8, 60 draws of A on Qwen2-0.5B's 896 inputs, variances as 1/i; up to rank 32"
@@ -290,7 +290,7 @@ def block_conditioning(cases: Cases) -> Finding:
             lambda one: one.foretold,
             shown=lambda one, seen: float(np.exp(np.log(seen).mean())),
             more={"κ(S)": judged.by_case(lambda one: one.gram)},
-            tolerance=ROUNDING,
+            tolerance=TOLERANCE,
         ),
         size=ranged(shares, "of κ(S)", of, shares[0]),
         corrected="the Hessian in B is 2I ⊗ ASAᵀ, that in V 2I ⊗ S",

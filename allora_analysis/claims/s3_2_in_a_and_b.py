@@ -17,11 +17,11 @@ import numpy as np
 from allora_analysis import hessian
 from allora_analysis.claims.cases import Case, Cases, Judged, relative_error
 from allora_analysis.claims.claim import Finding, claim, ranged
-from allora_analysis.claims.s3_2_in_v import ROUNDING as EXACT
-from allora_analysis.claims.s3_2_in_v import ROUNDING_SOURCE, Problem, curvatures, loss, power_law, problem
+from allora_analysis.claims.s3_2_in_v import ROUNDING, Problem, curvatures, loss, power_law, problem
+from allora_analysis.claims.s3_2_in_v import TOLERANCE as OF_V
 from allora_analysis.hessian.factors import loss_gradient
 
-ROUNDING = 1e-8
+TOLERANCE = 1e-8
 factor_claim = functools.partial(claim, command="python -m allora_analysis.hessian", test="tests/test_hessian.py")
 flow_claim = functools.partial(claim, command="python -m allora_analysis.hessian", test="tests/test_hessian_escape.py")
 SADDLE = "the fine-tuning parameters start from a saddle point"
@@ -171,8 +171,8 @@ def semidefinite(cases: Cases) -> Finding:
 
     def passes(one: Problem, seen: dict[str, np.ndarray]) -> bool:
         values, third = seen["eigenvalues"], third_difference(seen["L along a line"])
-        convex = values[0] >= -EXACT * values[-1] and abs(third) <= EXACT
-        return bool(convex and relative_error(told(one), values) <= EXACT)
+        convex = values[0] >= -OF_V * values[-1] and abs(third) <= OF_V
+        return bool(convex and relative_error(told(one), values) <= OF_V)
 
     judged = cases.judge(
         [own, *cases.draw(draw, 12)],
@@ -181,7 +181,7 @@ def semidefinite(cases: Cases) -> Finding:
     )
     return judged.finding(
         holds="Yes, in V: no direction has negative curvature, the loss is quadratic; not so in LoRA's A and B.",
-        evidence=judged.evidence(ROUNDING_SOURCE, told, tolerance=EXACT),
+        evidence=judged.evidence(ROUNDING, told, tolerance=OF_V),
         flips_if="one eigenvalue below 0 beyond rounding, or a third difference of the loss that is not 0",
     )
 
@@ -274,7 +274,7 @@ def signs(values: np.ndarray, zero: float = 1e-11) -> dict[str, int]:
 def at_start(one: Start) -> dict[str, object]:
     """The slope in (A, B), one of which is 0, whether it is 0, and the Hessian's eigenvalues."""
     slope = math.hypot(*(float(np.linalg.norm(part)) for part in loss_gradient(one.x, one.g, one.b, one.a)))
-    critical = slope <= ROUNDING * float(np.linalg.norm(one.g))
+    critical = slope <= TOLERANCE * float(np.linalg.norm(one.g))
     values = np.linalg.eigvalsh(hessian.dense_hessian(one.x, one.g, one.a, one.b))
     return {"‖∇L‖": slope, "critical": critical, "eigenvalues": values}
 
@@ -282,7 +282,7 @@ def at_start(one: Start) -> dict[str, object]:
 def _is_saddle(seen: dict[str, object]) -> bool:
     """Critical, with curvature of both signs."""
     values = seen["eigenvalues"]
-    return bool(seen["critical"]) and bool(values[0] < -ROUNDING and values[-1] > ROUNDING)
+    return bool(seen["critical"]) and bool(values[0] < -TOLERANCE and values[-1] > TOLERANCE)
 
 
 @flow_claim(
@@ -346,7 +346,7 @@ def saddle_of_lora(cases: Cases) -> Finding:
     def exact(one: Start, seen: dict[str, object]) -> bool:
         told, negative = hessian.inertia(one.x, one.g, one.a), len(one.a) * int(np.linalg.matrix_rank(one.g))
         counted = signs(seen["eigenvalues"]) == dataclasses.asdict(told) and told.negative == negative
-        close = relative_error(hessian.factor_spectrum(one.x, one.g, one.a), seen["eigenvalues"]) <= ROUNDING
+        close = relative_error(hessian.factor_spectrum(one.x, one.g, one.a), seen["eigenvalues"]) <= TOLERANCE
         return counted and close and not seen["critical"] and not hessian.is_stationary(one.g, one.a)
 
     judged = cases.judge(

@@ -17,8 +17,8 @@ from allora_analysis.claims.claim import Finding, Size, claim, ranged
 quadratic_claim = functools.partial(
     claim, command="python -m allora_analysis.hessian", test="tests/test_hessian_product.py"
 )
-ROUNDING = 1e-9
-ROUNDING_SOURCE = "float64 rounding of differences that are exact for a quadratic, relative; seen: below 1e-11"
+TOLERANCE = 1e-9
+ROUNDING = "float64 rounding of differences that are exact for a quadratic, relative; seen: below 1e-11"
 SETTING = (
     "The paper's setting: rotten_tomatoes, the least training set of Tables 2 to 4, 8,530 sentences of 21 words, is "
     "halved; a row of X for each word."
@@ -91,7 +91,7 @@ def gradient(cases: Cases) -> Finding:
 
     def as_printed(one: Problem, seen: np.ndarray) -> bool:
         first, last = 2 * one.x.T @ one.x @ one.v, 2 * (one.y - one.x @ one.w).T @ one.x
-        return first.shape == last.shape and relative_error(along(one, first - last), seen) <= ROUNDING
+        return first.shape == last.shape and relative_error(along(one, first - last), seen) <= TOLERANCE
 
     def mended(one: Problem) -> np.ndarray:
         return along(one, hessian.product_gradient(*one[:4]))
@@ -100,12 +100,12 @@ def gradient(cases: Cases) -> Finding:
         problems(cases),
         slopes,
         printed=as_printed,
-        corrected=lambda one, seen: relative_error(mended(one), seen) <= ROUNDING,
+        corrected=lambda one, seen: relative_error(mended(one), seen) <= TOLERANCE,
     )
     return judged.finding(
         holds_corrected="Not as printed, a misprint: its last term is transposed; shapes match only for as "
         "many outputs as inputs.",
-        evidence=judged.evidence(ROUNDING_SOURCE, mended, tolerance=ROUNDING),
+        evidence=judged.evidence(ROUNDING, mended, tolerance=TOLERANCE),
         corrected="∇L(V) = 2XᵀXV − 2Xᵀ(Y − XW)",
         flips_if="a loss whose slopes are those of the transposed term",
     )
@@ -121,7 +121,7 @@ def second_derivative(cases: Cases) -> Finding:
 
     def as_printed(one: Problem, seen: np.ndarray) -> bool:
         (n, c), gram = one.y.shape, one.x.T @ one.x
-        return n == c and relative_error(form(one, np.kron(np.eye(n), gram)), seen) <= ROUNDING
+        return n == c and relative_error(form(one, np.kron(np.eye(n), gram)), seen) <= TOLERANCE
 
     def mended(one: Problem) -> np.ndarray:
         return form(one, hessian.product_hessian(one.x, one.y.shape[1]))
@@ -130,11 +130,11 @@ def second_derivative(cases: Cases) -> Finding:
         problems(cases),
         curvatures,
         printed=as_printed,
-        corrected=lambda one, seen: relative_error(mended(one), seen) <= ROUNDING,
+        corrected=lambda one, seen: relative_error(mended(one), seen) <= TOLERANCE,
     )
     return judged.finding(
         holds_corrected="Not as printed, misprints: a factor 2 is missing; I has the number of outputs, not samples.",
-        evidence=judged.evidence(ROUNDING_SOURCE, mended, tolerance=ROUNDING),
+        evidence=judged.evidence(ROUNDING, mended, tolerance=TOLERANCE),
         corrected="2 I_C ⊗ XᵀX, C the number of outputs",
         flips_if="a loss with half the curvature, or one that couples outputs",
     )
@@ -157,7 +157,7 @@ def vectorisation(cases: Cases) -> Finding:
         return float(residual @ residual)
 
     def same(value: float | None, seen: float) -> bool:
-        return value is not None and relative_error(value, seen) <= ROUNDING
+        return value is not None and relative_error(value, seen) <= TOLERANCE
 
     judged = cases.judge(
         problems(cases),
@@ -167,7 +167,7 @@ def vectorisation(cases: Cases) -> Finding:
     )
     return judged.finding(
         holds_corrected="Not as printed, a misprint: the identity has the number of outputs, not of samples.",
-        evidence=judged.evidence(ROUNDING_SOURCE, lambda one: right(one, one.y.shape[1]), tolerance=ROUNDING),
+        evidence=judged.evidence(ROUNDING, lambda one: right(one, one.y.shape[1]), tolerance=TOLERANCE),
         corrected="‖(I_C ⊗ X)vec(W + V) − vec(Y)‖², C the number of outputs",
         flips_if="a shape with n ≠ C for which I_n ⊗ X fits vec(W + V)",
     )
@@ -414,7 +414,7 @@ def conditioning_by_samples(cases: Cases) -> Finding:
     judged = cases.judge(
         KNOWN + cases.draw(_two_counts, 14),
         lambda one: _log_conditions(one, cases.rng),
-        printed=lambda one, seen: rise(seen) > _noise(seen) + ROUNDING,
+        printed=lambda one, seen: rise(seen) > _noise(seen) + TOLERANCE,
         corrected=lambda one, seen: (
             rise(seen) * sign(one) > _noise(seen) if one.fresh and one.d > 1 else abs(rise(seen)) <= 1e-6
         ),

@@ -19,7 +19,7 @@ from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.zero_initialisation import run as lists
 from allora_analysis.zero_initialisation.run import STUDY, Setting, recorded
 
-ROUNDING = 1e-8
+TOLERANCE = 1e-8
 NETWORK = "python -m allora_analysis.hessian --network --rank {}"
 
 
@@ -293,8 +293,8 @@ def network_escape(cases: Cases) -> Finding:
             Case("r = 8, A = B = 0", Start(seeds[2], 8, 300, zero=True)),
         ],
         _descended,
-        printed=lambda one, seen: seen["loss at the end"] >= seen["loss at the start"] * (1 - ROUNDING),
-        corrected=lambda one, seen: (seen["slope"] <= ROUNDING) == one.zero,
+        printed=lambda one, seen: seen["loss at the end"] >= seen["loss at the start"] * (1 - TOLERANCE),
+        corrected=lambda one, seen: (seen["slope"] <= TOLERANCE) == one.zero,
         condition=lambda one: one.zero,
     )
     own = judged.measured[0]
@@ -368,7 +368,7 @@ def pretrained_saddle(cases: Cases, folder: Path | None) -> Finding:
         [Case(f"MLP, r = {one.rank}, {one.images} digits", one) for one in drawn]
         + [Case(case_name(setting), setting) for setting in runs],
         lambda one: _measured(runs[one]) if isinstance(one, Setting) else at_start(one),
-        printed=lambda one, seen: seen["‖∇_B‖"] <= ROUNDING and seen["signs as foretold"],
+        printed=lambda one, seen: seen["‖∇_B‖"] <= TOLERANCE and seen["signs as foretold"],
     )
     depths = [seen["−λ_min/λ_max"] for case, seen in judged.pairs if isinstance(case.inputs, Setting)]
     layers = len({(setting.model, setting.layer) for setting in runs})
@@ -390,5 +390,5 @@ def pretrained_saddle(cases: Cases, folder: Path | None) -> Finding:
         "at least Σ_l r·rank G_l of them negative",
         flips_if="a gradient of 0 at LoRA's start",
     )
-    contrary = all(seen["signs as foretold"] and seen["‖∇_B‖"] > ROUNDING >= seen["‖∇_A‖"] for _, seen in judged.pairs)
+    contrary = all(seen["signs as foretold"] and seen["‖∇_B‖"] > TOLERANCE >= seen["‖∇_A‖"] for _, seen in judged.pairs)
     return against(finding, contrary)

@@ -23,7 +23,7 @@ from tyro.conf import Positional, arg
 
 from allora_analysis import adaptive, cli
 from allora_analysis.claims.cases import Case, Cases, log_uniform, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, claim, in_part, not_run, ranged
+from allora_analysis.claims.claim import Evidence, Finding, claim, in_part, not_run, ranged, run_diverged
 from allora_analysis.claims.s3_2_in_a_and_b import against
 from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.finetune.setting import STUDY, Setting
@@ -106,7 +106,7 @@ def comparable_in_the_induced_norm(cases: Cases, folder: Path | None) -> Finding
         return not_run(f"{len(runs)} of {len(listed)} runs are recorded, whose rule asks for all")
     rule = f"Student's t over seeds, one-sided at 0.05, Holm over two models; a threshold of {COMPARABLE:g}"
     if any(result["diverged_at_step"] is not None for result in runs.values()):
-        return Finding("undecided", Evidence({}, {}, rule), "runs that end", "Undecided: a run diverged.")
+        return run_diverged("a run diverged", rule)
     shares: dict[str, list[float]] = {}
     for one, result in runs.items():
         shares.setdefault(one.model, []).append(in_the_induced_norm(one.model, result["induced_norms"]))

@@ -11,13 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, Judged
+from allora_analysis.claims.cases import PAPER_DROP, Case, Cases, Judged
 from allora_analysis.claims.claim import Evidence, Finding, claim
 from allora_analysis.claims.layer_training import ROUNDING, Pass, close
 
 framework_claim = functools.partial(claim, where="§4.1, below Eq. (4)", test="tests/test_adaptive_field.py")
 TOLERANCE = 1e-9
-DROP_RATE = 0.05  # the paper's
 
 
 class Masked(NamedTuple):
@@ -36,7 +35,7 @@ def one_vector(cases: Cases) -> list[Case]:
 
     full = layer_training.paper_pass(cases.rng)
     own = full._replace(x=full.x[:1], upstream=full.upstream[:1])
-    mask = (cases.rng.random(own.upstream.shape) >= DROP_RATE).astype(float)
+    mask = (cases.rng.random(own.upstream.shape) >= PAPER_DROP).astype(float)
     mask[0, 0] = 0.0
     return [Case("n₂ = 64, r = 8, drop rate 0.05", Masked(own, mask), True), *cases.draw(draw, 24)]
 
@@ -62,7 +61,7 @@ def masked_cases(cases: Cases) -> list[Case]:
         return Masked(one._replace(b=one.b * (kind != 5)), mask)
 
     own = layer_training.paper_pass(cases.rng)
-    mask = (cases.rng.random(own.upstream.shape) >= DROP_RATE).astype(float)
+    mask = (cases.rng.random(own.upstream.shape) >= PAPER_DROP).astype(float)
     return [Case("a mask for each of 32 tokens, drop rate 0.05", Masked(own, mask), True), *cases.draw(draw, 32)]
 
 

@@ -14,13 +14,12 @@ from scipy.special import softmax
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, Judged, log_uniform, relative_error
+from allora_analysis.claims.cases import PAPER_DROP, Case, Cases, Judged, log_uniform, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
 from allora_analysis.claims.layer_training import ROUNDING, Pass, Problem, close
 
 framework_claim = functools.partial(claim, test="tests/test_adaptive_field.py")
 TOLERANCE = 1e-9
-DROP_RATE = 0.05  # the paper's
 
 
 class Adaption(NamedTuple):
@@ -81,7 +80,7 @@ def adaptions(cases: Cases, kinds: Sequence[str]) -> list[Case]:
 
     own = layer_training.paper_pass(cases.rng)
     return [
-        *(Case(f"{kind}, n₂ = 64, r = 8", adaption(kind, own, DROP_RATE, cases.rng, 32), paper=True) for kind in kinds),
+        *(Case(f"{kind}, n₂ = 64, r = 8", adaption(kind, own, PAPER_DROP, cases.rng, 32), True) for kind in kinds),
         *cases.draw(draw, 32),
     ]
 
@@ -168,7 +167,7 @@ def own_dropout(cases: Cases) -> Finding:
     one = layer_training.draw_pass(cases.rng, 2, 3, 1)._replace(a=np.array([[1.0, 1.0, 0.0]]))
     both = Adaption("input", 1.0, np.array([[0.0, 0.0, 1.0]]), one, one.x)
     judged = on_one_f(cases, ("input", "latent"), Case("A = (1, 1, 0), inputs 1 and 2 masked together", both))
-    drawn = [adaption("input", layer_training.paper_pass(cases.rng), DROP_RATE, cases.rng) for _ in range(100)]
+    drawn = [adaption("input", layer_training.paper_pass(cases.rng), PAPER_DROP, cases.rng) for _ in range(100)]
     return judged.finding(
         conditional="Partly: in the latent space, if B has rank r; not in LoRA's code, which masks inputs.",
         evidence=judged_distance(judged),

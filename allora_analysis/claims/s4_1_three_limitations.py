@@ -10,20 +10,19 @@ import numpy as np
 
 from allora_analysis import ripple
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, on_either_side
+from allora_analysis.claims.cases import PAPER_DROP, PAPER_ETAS, PAPER_RATE, Case, Cases, log_uniform, on_either_side
 from allora_analysis.claims.claim import Finding, Size, claim
-from allora_analysis.claims.layer_training import PAPER_RATE, Pass, Problem, Run
+from allora_analysis.claims.layer_training import Pass, Problem, Run
 from allora_analysis.claims.s3_3_worst_case import RECORDED
 from allora_analysis.escape.optimizers import clipped_step
 
 SMALLER = 0.99  # a limitation is alleviated where its measure is below this share of LoRA's
 SAME = 1e-3  # Adam's ε over small gradients, clipping's 1e-6, and what training leaves
 MASKS, DEPTH = 24, 8
-DROP_RATE = 0.05  # LoRA's, and that of the paper's ALLoRA
 
 
 class Dropout(NamedTuple):
-    """A pass, η, and ALLoRA's drop rate; LoRA's is `DROP_RATE`."""
+    """A pass, η, and ALLoRA's drop rate; LoRA's is `PAPER_DROP`."""
 
     one: Pass
     eta: float
@@ -95,7 +94,7 @@ def measures(case: Dropout | Zero | Depth) -> dict[str, float]:
     """The limitation's measure in ALLoRA over LoRA's, and in LoRA so set that it should do the same over LoRA's."""
     if isinstance(case, Dropout):
         parts = [mask_spread(case, *arm) for arm in (("allora", case.drop_rate), ("lora", case.drop_rate))]
-        lora = mask_spread(case, "lora", DROP_RATE)
+        lora = mask_spread(case, "lora", PAPER_DROP)
         return {"ALLoRA": parts[0] / lora, "LoRA so set": parts[1] / lora}
     if isinstance(case, Zero):
         lora = first_step(case, "lora")
@@ -126,7 +125,7 @@ def own_cases(rng: np.random.Generator) -> list[Case]:
     """The paper's setting: drop rates 0.05 and 0, AdamW at 1e-4, η² = 2 and 4; ripple with one BA and each one's."""
     one, task, eta = layer_training.paper_pass(rng), layer_training.paper_problem(rng), 2.0
     return [
-        Case("dropout: ALLoRA as run, at 0.05", Dropout(one, eta, DROP_RATE, 1), True),
+        Case("dropout: ALLoRA as run, at 0.05", Dropout(one, eta, PAPER_DROP, 1), True),
         Case("dropout: ALLoRA-0", Dropout(one, eta, 0.0, 1), True),
         Case("zero: AdamW, η² = 2", Zero(Run(task, "adamw", 2**0.5, PAPER_RATE, 1)), True),
         Case("zero: AdamW, η² = 4", Zero(Run(task, "adamw", eta, PAPER_RATE, 1)), True),
@@ -168,7 +167,7 @@ def draw(rng: np.random.Generator) -> Dropout | Zero | Depth:
     eta = on_either_side(rng, 0.012, np.log(2))
     kind = rng.integers(4)
     if kind == 0:
-        rate = float(rng.choice([0.0, DROP_RATE]))
+        rate = float(rng.choice([0.0, PAPER_DROP]))
         return Dropout(layer_training.draw_pass(rng, rank=2), eta, rate, int(rng.integers(1000)))
     if kind in (1, 2):
         task, optimizer = layer_training.draw_problem(rng), str(rng.choice(["sgd", "sgd", "sgd", "adamw"]))
@@ -213,7 +212,7 @@ def three_limitations(cases: Cases) -> Finding:
         "SGD and 1 under AdamW; clipped at c, SGD's κ is η·min(1, c/√(η²g² + h²))/min(1, c/√(g² + h²)), g and h the "
         "norms of LoRA's and all other gradients: at h = 0 it is c/g for g < c < ηg, 1 for c ≤ g",
         condition="each has its own: no dropout, SGD at a large enough η, one BA in both arms. In numbers: ALLoRA-0's "
-        f"drop rate of 0, not LoRA's own {DROP_RATE} (dropout); κ > 1/{SMALLER:g} under SGD "
+        f"drop rate of 0, not LoRA's own {PAPER_DROP} (dropout); κ > 1/{SMALLER:g} under SGD "
         "(zero); with one BA in both arms and m = ‖BA‖/‖W‖ (ripple) "
         f"((1 + η²m²)/(1 + m²))^(L/2) > 1/{SMALLER:g} in L layers drawn at random, ((1 + ηm)/(1 + m))^L > "
         f"1/{SMALLER:g} in aligned ones, L = {DEPTH}: at random η > {(2 * SMALLER ** (-2 / DEPTH) - 1) ** 0.5:.4g} at "

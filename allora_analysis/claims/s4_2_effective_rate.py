@@ -10,9 +10,9 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, Judged, on_either_side
+from allora_analysis.claims.cases import PAPER_ETAS, PAPER_RATE, Case, Cases, Judged, on_either_side
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim
-from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, SAME, Problem, Run
+from allora_analysis.claims.layer_training import ADAM, SAME, Problem, Run
 from allora_analysis.escape.optimizers import clip_factor
 
 rate_claim = functools.partial(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from allora_analysis.arms import OPTIMIZERS
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, not_run, ranged
 from allora_analysis.claims.s4_2_row_norms import MINILM, Runs, complete_runs, norms_claim, of_arm
@@ -32,7 +33,6 @@ BEST = OWN_BEST["minilm-adamw"].rates["allora_0"]  # SmolLM2's too
 AT_BEST = "the factor's mean fall at ALLoRA's best rate under AdamW (1e-3), η² = 4, two models"
 TOLD = (RATE, BEST, 3e-3)
 SWEPT = [one for one in LISTS["learning_rates"]["desk"] if one.model == MINILM and one.arm == "allora_0"]
-LABELS = {"adamw": "AdamW", "sgd": "SGD"}
 JUDGED_RUNS = [one for name in LONG for one in LISTS[name]["desk"] if one.arm in ("allora", "allora_0")]
 
 
@@ -134,7 +134,7 @@ def _falls_on_the_curve(runs: Runs, curves: Mapping[str, Mapping[float, float]])
     norms = ends(runs, SWEPT)
     falls = {one: fall for one, norm in norms.items() if (fall := lost(one.eta2, norm)) >= FALL}
     beyond = [
-        f"{fall:.3f} under {LABELS[one.optimizer]} at {one.learning_rate:g}"
+        f"{fall:.3f} under {OPTIMIZERS[one.optimizer]} at {one.learning_rate:g}"
         for one, fall in falls.items()
         if _told(curves, one) < FALL
     ]
@@ -189,7 +189,7 @@ def _from_which_rate(curve: Mapping[float, float]) -> str:
 def _condition_in_words(curves: Mapping[str, Mapping[float, float]]) -> str:
     said = []
     for name, curve in curves.items():
-        said.append(f"under {LABELS[name]} {_from_which_rate(curve)}")
+        said.append(f"under {OPTIMIZERS[name]} {_from_which_rate(curve)}")
     return (
         f"At η² = 4 {', '.join(said)}. The curve: 1 − 1/√(1 + η²n(l)) ≥ {FALL:g}, n(l) the mean row norm at the end of "
         f"a run at l on {MINILM}, log-linear between the rates tried"

@@ -12,9 +12,17 @@ import numpy as np
 
 from allora_analysis import escape
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, on_either_side, relative_error
+from allora_analysis.claims.cases import (
+    PAPER_ETAS,
+    PAPER_RATE,
+    Case,
+    Cases,
+    log_uniform,
+    on_either_side,
+    relative_error,
+)
 from allora_analysis.claims.claim import Finding, Size, claim
-from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, Run, first_gradient
+from allora_analysis.claims.layer_training import ADAM, Run, first_gradient
 from allora_analysis.escape import optimizers
 
 drift_claim = functools.partial(claim, test="tests/test_escape_teacher.py")

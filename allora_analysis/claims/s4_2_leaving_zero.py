@@ -12,9 +12,18 @@ import numpy as np
 
 from allora_analysis import adaptors, escape
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
+from allora_analysis.claims.cases import (
+    PAPER_ETAS,
+    PAPER_RATE,
+    Case,
+    Cases,
+    at_etas,
+    log_uniform,
+    on_either_side,
+    relative_error,
+)
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
-from allora_analysis.claims.layer_training import ADAM, PAPER_RATE, SAME
+from allora_analysis.claims.layer_training import ADAM, SAME
 from allora_analysis.claims.s4_2_noise_at_rest import AS_LONG, FIXED_RATE
 
 escape_claim = functools.partial(claim, test="tests/test_escape_scalar.py")

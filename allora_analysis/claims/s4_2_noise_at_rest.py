@@ -14,6 +14,7 @@ from jaxtyping import Float
 from allora_analysis import adaptors
 from allora_analysis.claims.cases import (
     PAPER_ETAS,
+    PAPER_RATE,
     Case,
     Cases,
     at_etas,
@@ -23,7 +24,6 @@ from allora_analysis.claims.cases import (
     standard_errors,
 )
 from allora_analysis.claims.claim import Finding, claim, ranged
-from allora_analysis.claims.layer_training import PAPER_RATE
 from allora_analysis.claims.s4_2_factor import most_falls
 from allora_analysis.study import bound
 

@@ -10,9 +10,18 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
+from allora_analysis.claims.cases import (
+    PAPER_ETAS,
+    PAPER_RATE,
+    Case,
+    Cases,
+    at_etas,
+    log_uniform,
+    on_either_side,
+    relative_error,
+)
 from allora_analysis.claims.claim import Finding, claim, ranged
-from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Pass, Run, first_gradient
+from allora_analysis.claims.layer_training import ROUNDING, Pass, Run, first_gradient
 
 TOLERANCE = 1e-9
 SIZES = 100

@@ -11,9 +11,18 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
+from allora_analysis.claims.cases import (
+    PAPER_ETAS,
+    PAPER_RATE,
+    Case,
+    Cases,
+    at_etas,
+    log_uniform,
+    on_either_side,
+    relative_error,
+)
 from allora_analysis.claims.claim import Finding, Size, ranged
-from allora_analysis.claims.layer_training import PAPER_RATE, ROUNDING, Layer, Pass, Problem, Run
+from allora_analysis.claims.layer_training import ROUNDING, Layer, Pass, Problem, Run
 from allora_analysis.claims.s4_2_definition import frame
 from allora_analysis.claims.s4_3_allora_od import family_claim
 

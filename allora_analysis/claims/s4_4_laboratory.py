@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from allora_analysis.arms import OPTIMIZERS
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.claims.laboratory_noise import (
@@ -48,7 +49,6 @@ FLIPS = {
     "refuted": "no length's mean clearly below minus its margin ({}), or one clearly above it",
     "undecided": "a length's mean clearly above its margin ({}), or clearly below minus it, and not both",
 }
-LABELS = {"adamw": "AdamW", "sgd": "SGD", "momentum": "momentum"}
 NOTHING = "the laboratory's contrasts are not recorded"
 FINER = "After 50 steps nine rates and more, and 200 seeds, replaced three and 100 when runs had been seen"
 NAMES = {"constant": "constant one, plain LoRA,", "inverse": "inverse one", "exponential": "exponential one"}
@@ -132,7 +132,7 @@ def _by_length_in_words(means: Samples, remark: str = "") -> str:
 
 def _by_rule(of: Samples, steps: str) -> list[tuple[str, float]]:
     # Each optimizer's mean gap at a length, the least first.
-    own = {LABELS[name.split(", ")[1]]: float(gaps.mean()) for name, gaps in of.items() if length(name) == steps}
+    own = {OPTIMIZERS[name.split(", ")[1]]: float(gaps.mean()) for name, gaps in of.items() if length(name) == steps}
     return sorted(own.items(), key=lambda one: one[1])
 
 
@@ -332,7 +332,7 @@ def best_of(
     f"Until the lengths were looked at apart the row judged the mean of both, and was open. {FINER}, with which it "
     "would be open too.",
 )
-def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
+def better_than_lora(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many."""
     pairs = named("rule", lambda name: name.startswith("ALLoRA − LoRA, "))
     answers = {
@@ -357,7 +357,7 @@ def better_than_lora(cases: Cases, folder: Path | None = None) -> Finding:
     test="tests/test_claims_laboratory_mnist.py",
     depends_on=("4-better-than-lora-laboratory",),
 )
-def better_than_lora_on_mnist(cases: Cases, folder: Path | None = None) -> Finding:
+def better_than_lora_on_mnist(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many, on MNIST."""
     pairs, controls = ({one.name: one for one in on_mnist(question)} for question in ("rule", "control"))
     answers = {
@@ -376,7 +376,7 @@ def better_than_lora_on_mnist(cases: Cases, folder: Path | None = None) -> Findi
     "after 50 steps or 300 (no control is under AdamW: its margin is that of SGD and momentum); beside it LoRA minus "
     "DoRA, what of the gap is no work of ALLoRA's factor. Both comparisons were formed after the runs.",
 )
-def better_than_dora(cases: Cases, folder: Path | None = None) -> Finding:
+def better_than_dora(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus DoRA under AdamW, after few steps and many; LoRA minus DoRA beside it."""
 
     def over_dora(arm: str, *knobs: float | str) -> dict[str, Contrast]:
@@ -396,7 +396,7 @@ def better_than_dora(cases: Cases, folder: Path | None = None) -> Finding:
     reading="On digits, under SGD, each at its best rate, no η² of 1, 2 and 16 is better than 4, after few steps or "
     f"many. That 16 is clearly worse after 50 stands beside it: η² does matter. {FINER}: the same verdict.",
 )
-def no_eta_is_better(cases: Cases, folder: Path | None = None) -> Finding:
+def no_eta_is_better(cases: Cases, folder: Path | None) -> Finding:
     """Each η² minus 4."""
     answers = {
         "refuted": "No: {name} is {best} points better than 4 after {steps} on a small network.",
@@ -416,7 +416,7 @@ def no_eta_is_better(cases: Cases, folder: Path | None = None) -> Finding:
     "50 steps, by a rule written before they ran, each choosing among rates that the first two hundred fixed, which "
     "had left it open. The arm LoRA itself is 0.6 ahead on the same seeds (looked at afterwards).",
 )
-def another_adaptor_is_better(cases: Cases, folder: Path | None = None) -> Finding:
+def another_adaptor_is_better(cases: Cases, folder: Path | None) -> Finding:
     """Each adaptor minus the inverse square root."""
     answers = {
         "holds": "Yes, under SGD: the {name} is {best} points better after {steps} on a small network.",

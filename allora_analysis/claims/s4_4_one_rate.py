@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from allora_analysis.arms import OPTIMIZERS as LABELS
 from allora_analysis.claims.cases import Case, Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
 from allora_analysis.claims.laboratory_noise import POINTS
-from allora_analysis.claims.s4_4_laboratory import LABELS
 from allora_analysis.claims.tables.procedures import LISTED, PROCEDURES, TRAINED, mean_shape, reported_ratio
 from allora_analysis.laboratory.one_rate import (
     AFTER,
@@ -69,7 +69,10 @@ def over_lora() -> dict[str, tuple[Arm, Arm]]:
 def over(first: str, second: str) -> dict[str, tuple[Arm, Arm]]:
     """Two arms, case by case."""
     return {
-        f"{first} − {second}, {LABELS[optimizer]}, η² = {eta2:g}": ((first, optimizer, eta2), (second, optimizer, eta2))
+        f"{first} − {second}, {LABELS[optimizer]}, η² = {eta2:g}": (
+            (first, optimizer, eta2),
+            (second, optimizer, eta2),
+        )
         for optimizer in OPTIMIZERS
         for eta2 in ETA2
     }
@@ -229,7 +232,7 @@ def on_average(
     "Adam's division; LoRA's classifier at η·l_b too, as in print.",
     depends_on=("D-universally-better",),
 )
-def table_3(cases: Cases, folder: Path | None = None) -> Finding:
+def table_3(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA, and ALLoRAAdamW, minus LoRA at η·l."""
     return in_all(cases, folder, over_lora())
 
@@ -242,7 +245,7 @@ def table_3(cases: Cases, folder: Path | None = None) -> Finding:
     "1, 2, 4, under AdamW and under SGD.",
     depends_on=("E-universally-better",),
 )
-def table_4(cases: Cases, folder: Path | None = None) -> Finding:
+def table_4(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus each of the three."""
     return in_all(cases, folder, dict(pair for other in FAMILY for pair in over(ALLORA, other).items()))
 
@@ -255,7 +258,7 @@ def table_4(cases: Cases, folder: Path | None = None) -> Finding:
     f"LoRA's best rate: the mean over η² of 1, 2, 4 and over AdamW and SGD is above 0. {FAMILY_OF_FOUR}",
     depends_on=("5.1-better-than-od",),
 )
-def better_than_od(cases: Cases, folder: Path | None = None) -> Finding:
+def better_than_od(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus ALLoRA-OD."""
     answers = {
         "refuted": "No: on digits, no language model, it is {gap} points behind on average.",
@@ -273,7 +276,7 @@ def better_than_od(cases: Cases, folder: Path | None = None) -> Finding:
     f"AdamW and SGD, is above 0. {FAMILY_OF_FOUR}",
     depends_on=("5.2-asf-lower-beyond-chance",),
 )
-def asf_significantly(cases: Cases, folder: Path | None = None) -> Finding:
+def asf_significantly(cases: Cases, folder: Path | None) -> Finding:
     """LoRA × η minus ASF-LoRA."""
     answers = {
         "refuted": "No: on digits, no language model, the adaptive factor is {gap} points ahead on average.",
@@ -291,7 +294,7 @@ def asf_significantly(cases: Cases, folder: Path | None = None) -> Finding:
     f"half and twice that are in the evidence. {FAMILY_OF_FOUR}",
     depends_on=("5.2-asf-not-better",),
 )
-def asf_not_better(cases: Cases, folder: Path | None = None) -> Finding:
+def asf_not_better(cases: Cases, folder: Path | None) -> Finding:
     """LoRA × η minus ASF-LoRA against minus the margin."""
     answers = {
         "refuted": "No: on digits, no language model, the fixed factor is {gap} points behind on average.",
@@ -363,7 +366,7 @@ def _beside(table: Table, whole: Mapping[str, Mapping[str, Any]]) -> dict[str, A
     "conditional.",
     depends_on=("T3-procedure",),
 )
-def procedure(cases: Cases, folder: Path | None = None) -> Finding:
+def procedure(cases: Cases, folder: Path | None) -> Finding:
     """The listed procedures against Table 3's ratio, lot by lot; the others beside them."""
     table = recorded(folder)
     whole = {name: measured_shape(table, name) if table else None for name in CANDIDATES}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, run_diverged, units_wanted
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import ABLATION_ARMS, LISTS, RATE, command
 from allora_analysis.grid.reading import (
@@ -143,8 +143,7 @@ def _points(share: float) -> str:
 def _no_case(runs: Runs, stopped: Sequence[str]) -> Finding:
     if not stopped:
         return not_run(f"{len(runs)} runs are recorded", "Not run: no case is recorded in full.")
-    why = f"a run diverged among the pairs of {', '.join(stopped)}"
-    return Finding("undecided", Evidence({}, {}, RULE), why, "Undecided: runs diverged.", flips_if="runs that end")
+    return run_diverged(f"a run diverged among the pairs of {', '.join(stopped)}", RULE)
 
 
 def by_case(
