@@ -341,6 +341,33 @@ def test_the_power_of_a_thousand_seeds_is_as_told(truth, least, most):
     assert least <= np.mean([verdict() == "holds" for _ in range(100)]) <= most
 
 
+@pytest.mark.parametrize(
+    ("truth", "verdict", "least", "most"),
+    [(0.3, "refuted", 0.9, 1), (0.23, "refuted", 0.6, 0.85), (0.1, "refuted", 0, 0.1), (0.0, "holds", 0.4, 0.65)],
+)
+def test_the_power_of_two_thousand_seeds_of_eta_is_as_told(truth, verdict, least, most):
+    """Drawn from the first seeds' differences, moved to a truth for η² = 1 and to 0 for 2."""
+    rng, table = np.random.default_rng(0), comparisons.recorded(None)
+    known, control = (comparisons.in_units(table, comparisons.named(of), "accuracy") for of in ("eta2", "control"))
+    again, few = comparisons.fresh(table, "adaptor"), "50 steps"
+    margins = comparisons.margins_of_one({name: again.get(name, gaps) for name, gaps in control.items()})
+    assert margins[few] == pytest.approx(0.0967, abs=1e-4)
+
+    def drawn(name, gaps):
+        means = {f"η² = 1 − 4, sgd, {few}": truth, f"η² = 2 − 4, sgd, {few}": 0.0}
+        return rng.choice(gaps - gaps.mean() + means[name], 2000) if name in means else gaps
+
+    found = [comparisons.in_none({n: drawn(n, gaps) for n, gaps in known.items()}, margins) for _ in range(200)]
+    assert least <= np.mean([one == verdict for one in found]) <= most
+
+
+def test_fresh_seeds_of_eta_are_of_one_and_two_against_four_after_few_steps():
+    """Nothing has used them, the margin's controls have seeds of their own."""
+    others = {*range(400), *range(2000, 2040), *TUNING, *AGAIN["placement"], *AGAIN["adaptor"]}
+    assert not set(AGAIN["eta2"]) & others
+    assert [one.name for one in judged_again("eta2")] == [f"η² = {eta2} − 4, sgd, 50 steps" for eta2 in (1, 2)]
+
+
 def test_fresh_seeds_of_the_adaptors_are_of_all_their_contrasts_and_controls():
     assert not set(AGAIN["adaptor"]) & {*range(400), *TUNING}
     judged = [(one.question, one.first.steps) for one in judged_again("adaptor")]

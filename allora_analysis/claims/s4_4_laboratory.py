@@ -252,7 +252,7 @@ def _wanted(means: Samples, margins: Mapping[str, float]) -> str:
 
 
 def fresh(table: Table, question: str) -> dict[str, np.ndarray]:
-    """The contrasts and controls that judge a question again, in points by fresh seed; none until all are there."""
+    """What judges a question again, in points by fresh seed, with the adaptors' the controls; none until all are there."""
     if question not in AGAIN:
         return {}
     found = {one.name: table.by_seed(one.first, one.second, "accuracy", one.fine) for one in judged_again(question)}
@@ -300,7 +300,11 @@ def best_of(
         return lacking(table, named(question), named("control"))
     again = fresh(table, question)
     beside = _beside(table, question, known, control, rule, bool(again))
-    known, control = ({name: again.get(name, gaps) for name, gaps in of.items()} for of in (known, control))
+    same = fresh(table, "adaptor") if again else {}
+    known, control = (
+        {name: fresher.get(name, gaps) for name, gaps in of.items()}
+        for fresher, of in ((again, known), (same, control))
+    )
     margins = margins_of_one(control)
     tested = cases.test(known, lambda of: rule(of, margins))
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())

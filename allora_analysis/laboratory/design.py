@@ -25,7 +25,8 @@ STEPS = (FEW, MANY)
 PLACEMENTS = ("input", "bottleneck")
 SEEDS = 100  # that judge a contrast
 FEWER = {"placement": 60, "rule on mnist": 60, "control on mnist": 60}  # of questions added later, by their own rules
-AGAIN = {"placement": range(200, 400), "adaptor": range(3000, 4000)}  # fresh seeds that judge a question again, alone
+AGAIN = {"placement": range(200, 400), "adaptor": range(3000, 4000), "eta2": range(4000, 6000)}
+"""By question, fresh seeds that judge it again, alone."""
 FINE_SEEDS = 200  # that judge a contrast whose seeds choose among nine rates
 COARSE = ("dropout", "placement")  # questions whose seeds choose among three rates after few steps too
 
@@ -181,9 +182,13 @@ def _contrasts(steps: int) -> list[Contrast]:
 
 
 def judged_again(question: str) -> list[Contrast]:
-    """The contrasts that `AGAIN` judges: LoRA's masks between A and B; the adaptors and their controls, few steps."""
+    """The contrasts that `AGAIN` judges: LoRA's masks between A and B; after few steps the adaptors and the controls,
+    and η² of 1 and 2.
+    """
     if question == "placement":
         return [one for one in contrasts() if one.name.startswith("LoRA, bottleneck")]
+    if question == "eta2":
+        return [one for one in contrasts() if one.question == question and one.fine and one.first.eta2 in (1.0, 2.0)]
     return [one for one in contrasts() if one.question in (question, "control") and one.fine]
 
 
