@@ -177,7 +177,7 @@ def test_the_starts_deviation_over_their_loss_is_that_of_many():
     rng = np.random.default_rng(0)
     one = s3_1_in_training.Random(s3_1_in_training.training(0.5, 0.7, rng), 2.0)
     (x, y, p, _), d = one.of, one.of.x.shape[1]
-    starts = 2.0 / math.sqrt(d) * rng.standard_normal((20_000, d, y.shape[1]))
+    starts = 2.0 * rng.standard_normal((20_000, d, y.shape[1]))
     means, stds = np.transpose([deviation.loss_moments(x, y, w, p) for w in starts])
     told = math.sqrt(np.mean(stds**2)) / np.mean(means)
     assert s3_1_few_masks.off_at_start(one) == pytest.approx(told, rel=0.02)
@@ -328,8 +328,8 @@ def test_the_loss_s_row_notices_a_wrong_closed_form(monkeypatch, name, factor):
 
 def test_a_turning_scale_that_sums_rows_and_not_outputs_is_refuted(monkeypatch):
     def rows_alone(one):
-        mean, fit = np.mean(one.x**2, axis=1, keepdims=True), one.fit
-        a, b = 3 * np.sum(mean**2), 4 * np.sum(one.y**2 * mean)
+        rows, fit = np.sum(one.x**2, axis=1, keepdims=True), one.fit
+        a, b = 3 * np.sum(rows**2), 4 * np.sum(one.y**2 * rows)
         c = np.sum(fit**2 * (fit - 2 * one.y) ** 2)
         return one.keep_prob * math.sqrt((math.sqrt(b**2 + 4 * a * c) - b) / (2 * a))
 
@@ -387,6 +387,6 @@ def test_the_gradients_mean_square_over_starts_is_that_of_many():
     rng = np.random.default_rng(0)
     one = s3_1_in_training.Random(s3_1_in_training.training(0.5, 0.7, rng), 2.0)
     (x, y, p, _), d = one.of, one.of.x.shape[1]
-    starts = 2.0 / math.sqrt(d) * rng.standard_normal((20_000, d, y.shape[1]))
+    starts = 2.0 * rng.standard_normal((20_000, d, y.shape[1]))
     sampled = np.mean([deviation.gradient_std(x, y, w, p) ** 2 for w in starts], axis=0)
     assert s3_1_in_training.random_gradient(one) == pytest.approx(np.mean(np.sqrt(sampled)), rel=0.01)

@@ -223,9 +223,9 @@ def benefit_few_masks(cases: Cases) -> Finding:
 
 
 def off_at_start(one: Random) -> float:
-    """√(k Σ (3s⁴m_n²/p² + 4Y²s²m_n))/Σ (Y² + s²m_n/p), m_n = ‖X_n‖²/D: Std[L]/E L over the starts; 0 from zero."""
+    """√(k Σ (3s⁴m_n²/p² + 4Y²s²m_n))/Σ (Y² + s²m_n/p), m_n = ‖X_n‖²: Std[L]/E L over the starts; 0 from zero."""
     (x, y, p, _), scale = one.of, one.scale
-    mean = float(np.sum(y**2 + scale**2 * np.mean(x**2, axis=1, keepdims=True) / p))
+    mean = float(np.sum(y**2 + scale**2 * np.sum(x**2, axis=1, keepdims=True) / p))
     return math.sqrt((1 - p) / p * mean_square_start(one.of, scale)) / mean
 
 
@@ -247,7 +247,7 @@ def measured_ends(those: Sequence[Random]) -> list[list[float]]:
     found = []
     for one in those:
         x, y, p, _ = one.of
-        square = one.scale**2 * float(np.sum(x**2)) * y.shape[1] / x.shape[1]  # E‖XW‖²
+        square = one.scale**2 * float(np.sum(x**2)) * y.shape[1]  # E‖XW‖²
         mean, std = deviation.loss_moments(x, y, trained(one.of), p)
         found.append([random_start(one) / (float(np.sum(y**2)) + square / p), std / mean])
     return found
@@ -323,7 +323,7 @@ def benefit_in_training(cases: Cases) -> Finding:
         size=size,
         condition="the start is LoRA's zero, or random matrices so small, or p so near 1, that dropout's noise over "
         "the loss is less there than at the end. In formulas: p²Σ F²(F − 2Y)²/(Σ Y² − pΣ F²)² > Σ (3s⁴m_n²/p² + "
-        "4Y²s²m_n)/(Σ (Y² + s²m_n/p))², sums over n and c, s the start's standard deviation times √D, "
-        "m_n = ‖X_n‖²/D, F = XX⁺Y",
+        "4Y²s²m_n)/(Σ (Y² + s²m_n/p))², sums over n and c, s the start's standard deviation, m_n = "
+        "‖X_n‖², F = XX⁺Y",
         flips_if="a start at which that says more and Std[L]/E L falls, or less and it rises",
     )

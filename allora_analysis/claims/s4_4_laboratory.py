@@ -252,7 +252,7 @@ def _wanted(means: Samples, margins: Mapping[str, float]) -> str:
 
 
 def fresh(table: Table, question: str) -> dict[str, np.ndarray]:
-    """What judges a question again, in points by fresh seed, with the adaptors' the controls; none until all are there."""
+    """What judges a question again, in points by fresh seed, of adaptors the controls too; none until all are there."""
     if question not in AGAIN:
         return {}
     found = {one.name: table.by_seed(one.first, one.second, "accuracy", one.fine) for one in judged_again(question)}
