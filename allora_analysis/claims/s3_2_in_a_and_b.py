@@ -96,7 +96,10 @@ def at_pefts_start(rng: np.random.Generator) -> float:
     return down_over_up(*at_qwens_k_proj(rng), rng.standard_normal((8, 896)) / math.sqrt(3 * 896))
 
 
-QWENS = "six draws at Qwen2-0.5B's k_proj, 896 inputs, variances as 1/i, 128 outputs, errors of variance 1, r = 8"
+QWENS = (
+    "six draws at Qwen2-0.5B's k_proj, 512 tokens of 896 inputs, variances as 1/i, 128 outputs, errors of variance 1, "
+    "r = 8, PEFT's A"
+)
 STEP, CURVATURE = 1e-3, 1e-5  # of second differences; tolerance, of the highest curvature
 
 

@@ -164,7 +164,9 @@ def triangle(cases: Cases) -> Finding:
     return judged.finding(
         holds="Yes: it is an upper bound everywhere, and attained by aligned layers.",
         evidence=judged.evidence(ROUNDING, lambda one: worst(one).log_bound, tolerance=TOLERANCE),
-        size=in_twelve(cases, lambda one: worst(one).log_bound - log_norm(one), "the bound above the norm"),
+        size=in_twelve(
+            cases, lambda one: worst(one).log_bound - log_norm(one), "the bound above the norm of the layers' product"
+        ),
         flips_if="one product of layers with a norm above the bound",
     )
 

@@ -377,7 +377,7 @@ def asf_ripple(cases: Cases) -> Finding:
         size=Size(
             float(judged.measured[2][:, at].sum() / (ours.depth * np.log1p(ours.m))),
             "times",
-            "log growth over that at scaling 1, outputs near 0.1, η² = 4",
+            f"log growth over that at scaling 1, outputs near 0.1, η² = 4, {ours.depth} layers, m = ‖BA‖ = {ours.m:g}",
         ),
         corrected="a layer grows by log(1 + m·f̃/f), f̃/f = 1/√(|f| + 1/η²), which is above 1 where |f| < 1 − 1/η²",
         condition="η > 1: then at outputs |f| < 1 − 1/η² in every layer",
