@@ -56,7 +56,7 @@ def plant(folder: Path, wanted, accuracies=epochs, norms=speed, skip=lambda run:
             entry["test_loss"] = loss
         steps = [*STEPS[:-1], run.max_steps or STEPS[-1]]
         row = [step * norms(run) for step in steps]
-        layers = {"q": {"mean": row, "max": row}, "v": {"mean": [3 * norm for norm in row], "max": row}}
+        layers = {"q": row, "v": [3 * norm for norm in row]}
         result = {
             "epochs": measured,
             "diverged_at_step": 7 if None in values else None,

@@ -118,24 +118,22 @@ def _held(folder: Path, setting: Setting) -> contextlib.AbstractContextManager[N
     return hold(folder.with_suffix(".lock"), setting.words())
 
 
-SERIES = ("step", "mean", "least", "most", "largest")
+SERIES = ("step", "mean", "least", "most")
 
 
 def summarised(norms: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Row norms over all layers, of norms by layer ("step"; "layers": by layer the "mean" and the "max" over rows, a
-    number a step).
+    """Row norms over all layers, of norms by layer ("step"; "layers": by layer the mean over rows, a number a step).
 
-    "mean", "least" and "most" are the mean (six digits, as of a layer), the smallest and the largest over layers of the
-    mean over rows, "largest" the largest row norm of all; the lists are empty where nothing is adapted.
+    "mean", "least" and "most" are the mean (six digits, as of a layer), the smallest and the largest over layers; the
+    lists are empty where nothing is adapted.
     """
     layers, steps = list(norms["layers"].values()), range(len(norms["step"]))
-    means = [[layer["mean"][i] for layer in layers] for i in steps] if layers else []
+    means = [[layer[i] for layer in layers] for i in steps] if layers else []
     return {
         "step": list(norms["step"]),
         "mean": [float(f"{sum(of) / len(of):.6g}") for of in means],
         "least": [min(of) for of in means],
         "most": [max(of) for of in means],
-        "largest": [max(layer["max"][i] for layer in layers) for i in steps] if layers else [],
     }
 
 

@@ -43,16 +43,14 @@ def norm_steps(total: int) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def norms_by_layer(model: torch.nn.Module) -> dict[str, dict[str, float]]:
-    """‖(ηBA)_i‖ over the rows of each adapted layer, with the adapter's LoRA scaling in η's place.
-
-    By layer the `mean` and the `max` over rows (of all experts of a stack); to 6 digits, which is what float32 holds.
+def norms_by_layer(model: torch.nn.Module) -> dict[str, float]:
+    """‖(ηBA)_i‖, the mean over the rows of each adapted layer (of all experts of a stack), with the adapter's LoRA
+    scaling in η's place; to 6 digits, which is what float32 holds.
     """
     found = {}
     for pair in lora_pairs(model):
         norms = abs(pair.scaling) * norms_of_rows(*pair.matrices).double()
-        name = pair.name.removeprefix("base_model.model.")
-        found[name] = {"mean": _kept(norms.mean()), "max": _kept(norms.max())}
+        found[pair.name.removeprefix("base_model.model.")] = _kept(norms.mean())
     return found
 
 
@@ -142,7 +140,7 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
             {
                 "step": [entry["step"] for entry in norms],
                 "layers": {
-                    layer: {which: [entry["row_norms"][layer][which] for entry in norms] for which in ("mean", "max")}
+                    layer: [entry["row_norms"][layer] for entry in norms]
                     for layer in sorted(norms[0]["row_norms"] if norms else ())  # as a checkpoint's JSON has them
                 },
             }
@@ -166,8 +164,8 @@ def _measured(key: str) -> bool:
     return key.startswith("eval_") and key.endswith(("_accuracy", "_loss"))
 
 
-def _finite(norms: dict[str, dict[str, float]]) -> bool:
-    return all(math.isfinite(value) for layer in norms.values() for value in layer.values())
+def _finite(norms: dict[str, float]) -> bool:
+    return all(map(math.isfinite, norms.values()))
 
 
 def packed(right: Bool[np.ndarray, " rows"]) -> str:
