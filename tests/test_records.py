@@ -340,12 +340,16 @@ def test_importing_and_saving_needs_no_heavy_library(tmp_path):
 def test_the_processor_is_named_with_its_instruction_sets(tmp_path, monkeypatch):
     listed = tmp_path / "cpuinfo"
     listed.write_text(
-        "model name\t: Some CPU w/ care\nflags\t\t: fpu avx2 avx512f avx512_bf16\n\nmodel name\t: other\n"
+        "cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: Some CPU w/ care\nstepping\t: 1\ncache size\t: 512 KB\n"
+        "flags\t\t: fpu avx2 avx512f avx512_bf16\n\nmodel name\t: other\n"
     )
     monkeypatch.setattr("allora_analysis.records.record.CPU", listed)
-    known = {"cpu": "Some CPU w  care", "instructions": ["avx2", "avx512f", "avx512_bf16"]}
+    name = "Some CPU w  care, family 25, model 17, stepping 1, cache 512 KB"
+    known = {"cpu": name, "instructions": ["avx2", "avx512f", "avx512_bf16"]}
     assert records.processor() == known
     assert known.items() <= records.provenance().items()
+    listed.write_text("model name\t: Another\n")
+    assert records.processor() == {"cpu": "Another", "instructions": None}
     monkeypatch.setattr("allora_analysis.records.record.CPU", tmp_path / "none")
     assert records.processor()["instructions"] is None
 

@@ -304,10 +304,11 @@ def git(folder: Path, *arguments: str) -> str | None:
 
 
 def processor() -> dict[str, Any]:
-    """The CPU's model and which instruction sets it has: results agree bit by bit on equal ones only.
+    """The CPU and which instruction sets it has: results agree bit by bit on equal ones only.
 
     Returns:
-        `cpu` and `instructions`, each null where the system does not tell.
+        `cpu`, its name with the family, model, stepping and cache size that the system tells, as one name has many; and
+        `instructions`; each null where it does not tell.
     """
     try:
         lines = CPU.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
@@ -316,6 +317,8 @@ def processor() -> dict[str, Any]:
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = (facts.get("flags") or facts.get("Features") or "").split()
     name = facts.get("model name", platform.processor()).replace("/", " ").replace("\\", " ")
+    kinds = {"cpu family": "family", "model": "model", "stepping": "stepping", "cache size": "cache"}
+    name = ", ".join(filter(None, [name, *(f"{word} {facts[key]}" for key, word in kinds.items() if facts.get(key))]))
     return {"cpu": name or None, "instructions": [flag for flag in INSTRUCTIONS if flag in flags] if flags else None}
 
 
