@@ -144,7 +144,7 @@ def cut_off(folder, name, steps):
     plant(folder, lambda run: FAST, skip=lambda run: run == one)
     assert finding().verdict == "undecided"
     row = [2 * FAST * step for step in steps]  # as the layers' average is of those planted in full
-    norms = summarised({"step": [*steps], "layers": {"a": {"mean": row, "max": row}}})
+    norms = summarised({"step": [*steps], "layers": {"a": row}})
     result = {"epochs": [], "diverged_at_step": steps[-1] + 4, "row_norms": norms}
     records.save(folder, STUDY, one, result, protocol=PROTOCOL, digests=planted_finetune.DIGESTS, provenance={})
 
@@ -173,8 +173,7 @@ def plant_both(folder, norms):
         shares = (run.max_steps * quarter // 4 for quarter in (1, 2, 3, 4))
         steps = sorted({*planted_finetune.STEPS[:-1], 30, 100, *shares})
         row = [norms(run, step) for step in steps]
-        largest = [2 * norm for norm in row]
-        norms_of = summarised({"step": steps, "layers": {"q": {"mean": row, "max": largest}}})
+        norms_of = summarised({"step": steps, "layers": {"q": row}})
         result = {"epochs": [], "diverged_at_step": None, "row_norms": norms_of}
         records.save(folder, STUDY, run, result, protocol=PROTOCOL, digests=planted_finetune.DIGESTS, provenance={})
 
@@ -193,7 +192,7 @@ def plant_ends(folder, norm, runs=LISTED, diverged=()):
     """ALLoRA's runs whose rows end at a norm, and nothing else."""
     for run in dict.fromkeys(one for one in runs if one.arm in ("allora", "allora_0")):
         row = [1e-3, norm(run)]
-        norms = summarised({"step": [1, 267], "layers": {"q": {"mean": row, "max": row}}})
+        norms = summarised({"step": [1, 267], "layers": {"q": row}})
         result = {"epochs": [], "diverged_at_step": 200 if run in diverged else None, "row_norms": norms}
         records.save(folder, STUDY, run, result, protocol=PROTOCOL, digests=planted_finetune.DIGESTS, provenance={})
 

@@ -204,7 +204,7 @@ class OwnBest(NamedTuple):
 OWN_BEST = {
     "minilm-adamw": OwnBest(MINILM, "adamw", ON_MINILM, {"allora_0": 1e-3, "allora_adamw": 1e-3, "lora": 1e-3}),
     "minilm-sgd": OwnBest(MINILM, "sgd", ON_MINILM, {"allora_0": 1.0, "lora": 3.0}),
-    "smollm2-adamw": OwnBest(SMOLLM2, "adamw", ON_SMOLLM2, {"allora_0": 1e-3, "allora_adamw": 3e-4, "lora": 1e-3}),
+    "smollm2-adamw": OwnBest(SMOLLM2, "adamw", ON_SMOLLM2, {"allora_0": 1e-3, "lora": 1e-3}),
 }
 
 
