@@ -111,22 +111,6 @@ def test_zero_design_gives_zero_weights():
         np.testing.assert_array_equal(tikhonov.dropout_solution(np.zeros((3, 2)), np.ones((3, 1)), 0.5, placement), 0)
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
-@pytest.mark.parametrize("p", [0.3, 1.0])
-def test_reduced_rank_minimises_over_factors(placement, p):
-    x, y = problem(8, 9, 4, 3)
-    gram = x.T @ x if placement == "output" else np.diag(np.sum(x**2, axis=0))
-    best = brute.reduced_rank_minimum(x, y, (1 - p) / p * gram, 2, 4, np.random.default_rng(0))
-    w = tikhonov.reduced_rank_solution(x, y, p, 2, placement)
-    assert np.linalg.matrix_rank(w, tol=1e-9) == 2
-    assert tikhonov.expected_loss(x, y, w, p, placement) == pytest.approx(best, rel=1e-9)
-    full = tikhonov.reduced_rank_solution(x, y, p, 3, placement)
-    np.testing.assert_allclose(full, tikhonov.dropout_solution(x, y, p, placement), atol=1e-12)
-    plain = np.linalg.svd(tikhonov.dropout_solution(x, y, p, placement))
-    truncated = (plain[0][:, :2] * plain[1][:2]) @ plain[2][:2]  # W's own truncation ignores the loss
-    assert tikhonov.expected_loss(x, y, truncated, p, placement) > best * (1 + 1e-6)
-
-
 # --- shapes and bad input ----------------------------------------------------------------------------------------
 
 
@@ -148,7 +132,6 @@ X, Y, W = np.ones((3, 2)), np.ones((3, 1)), np.ones((2, 1))
         (lambda: tikhonov.dropout_solution(X, Y, 0.5, "latent"), r"placement.*latent"),
         (lambda: tikhonov.ridge_solution(X, Y, -1.0), r"penalty must be a number in \[0, ∞\], received -1"),
         (lambda: tikhonov.ridge_solution(X, Y, float("nan")), r"penalty.*nan"),
-        (lambda: tikhonov.reduced_rank_solution(X, Y, 0.5, 2), r"rank must be at most min\(n1, n2\) = 1, received 2"),
         (lambda: tikhonov.exact_penalty(X, 0.5, "input", "weight"), r"of must be one of weights, fit"),
         (lambda: tikhonov.is_exact_ridge(X, "input", tolerance=-1.0), r"tolerance.*-1"),
         (lambda: tikhonov.nearest_ridge(X, Y, -0.1, "input"), r"keep_prob.*-0\.1"),

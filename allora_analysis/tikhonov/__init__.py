@@ -25,7 +25,7 @@ from allora_analysis.tikhonov.bottleneck import (
     bottleneck_minimum,
     bottleneck_solution,
 )
-from allora_analysis.tikhonov.loss import PLACEMENTS, dropout_solution, expected_loss, reduced_rank_solution
+from allora_analysis.tikhonov.loss import PLACEMENTS, dropout_solution, expected_loss
 from allora_analysis.tikhonov.masks import (
     SampleMean,
     enumerated_bottleneck_loss,
@@ -61,7 +61,6 @@ __all__ = [
     "expected_loss",
     "is_exact_ridge",
     "nearest_ridge",
-    "reduced_rank_solution",
     "ridge_solution",
     "sample_mean",
     "sampled_losses",
