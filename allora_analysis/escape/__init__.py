@@ -21,7 +21,6 @@ from allora_analysis.escape.optimizers import (
 )
 from allora_analysis.escape.scalar import (
     Tradeoff,
-    lora_pair,
     lora_trajectory,
     time_to_reach,
     tradeoff,
@@ -57,7 +56,6 @@ __all__ = [
     "drift",
     "iterate",
     "linear_teacher",
-    "lora_pair",
     "lora_trajectory",
     "time_to_reach",
     "tradeoff",
