@@ -15,7 +15,6 @@ from allora_analysis.escape.optimizers import (
     SCHEDULES,
     ClippedStep,
     Recipe,
-    adamw_step,
     clip_factor,
     clipped_step,
 )
@@ -48,7 +47,6 @@ __all__ = [
     "Recipe",
     "Teacher",
     "Tradeoff",
-    "adamw_step",
     "clip_factor",
     "clipped_step",
     "constant_gradient",
