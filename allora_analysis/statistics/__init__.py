@@ -35,10 +35,8 @@ from allora_analysis.statistics.families import (
 from allora_analysis.statistics.intervals import Ratio, TwoLevel, mean_ratio, two_level
 from allora_analysis.statistics.paired import (
     ClusteredTest,
-    PairedTest,
     SignFlipTest,
     clustered_test,
-    paired_test,
     sign_flip_test,
 )
 
@@ -48,7 +46,6 @@ __all__ = [
     "Difference",
     "Judgement",
     "OneSided",
-    "PairedTest",
     "Ratio",
     "SignFlipTest",
     "TwoLevel",
@@ -62,7 +59,6 @@ __all__ = [
     "mean_ratio",
     "one_sided",
     "paired_family",
-    "paired_test",
     "power",
     "required_n",
     "required_n_interval",

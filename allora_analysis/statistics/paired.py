@@ -30,77 +30,20 @@ TIE = 1e-12
 EXACT_FLIPS = 40
 
 
-@dataclass(frozen=True)
-class PairedTest:
-    """Outcome of a paired test of "no difference" by Student's t, two-sided.
-
-    Attributes:
-        statistic: Student's t.
-        p_value: two-sided.
-        mean_difference: mean of first − second.
-        interval: of the mean difference.
-        n: number of pairs.
-        n_nonzero: number of pairs that differ.
-    """
-
-    statistic: float
-    p_value: float
-    mean_difference: float
-    interval: tuple[float, float]
-    n: int
-    n_nonzero: int
-
-
-@representable("first", "second", infinite=True)
-def paired_test(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> PairedTest:
-    """Two-sided test that paired values differ only by chance, by Student's t.
-
-    Assumes independent pairs (`clustered_test` does not) and normal differences; a constant non-zero difference has
-    t = ±∞ and p = 0.
-
-    Args:
-        first: one arm's values, at least two.
-        second: the other's, in the same order.
-        confidence: of the interval.
-
-    Returns:
-        The outcome; p = 1 where no pair differs.
-    """
-    differences, grain = _differences(first, second)
-    return difference_test(differences, probability("confidence", confidence), grain)
-
-
-def difference_test(differences: Float[np.ndarray, " n"], confidence: float, grain: float) -> PairedTest:
-    """`paired_test` by Student's t, of differences whose two sides are not at hand."""
-    if differences.size < 2:
-        raise ArgumentError(f"differences: at least 2 pairs are needed, received {differences.size}")
-    mean = float(differences.mean())
-    if not math.isfinite(mean):
-        raise OverflowError("a difference or their sum")
-    interval, statistic, p_value = student(differences, confidence, grain)
-    nonzero = int((np.abs(differences) > max(grain, TIE * np.abs(differences).max())).sum())
-    return PairedTest(statistic, p_value, mean, interval, differences.size, nonzero)
-
-
 def standard_deviation(values: Float[np.ndarray, " n"]) -> float:
     """S over n − 1, of values whose squares may leave float64's range; `OverflowError` where s itself does."""
     scaled, exponent = unit_scaled(values)
     return math.ldexp(float(scaled.std(ddof=1)), exponent)
 
 
-def _differences(first: ArrayLike, second: ArrayLike) -> tuple[Float[np.ndarray, " n"], float]:
-    left, right = vector("first", first), vector("second", second)
-    if left.shape != right.shape:
-        raise ArgumentError(f"second: {right.size} values received, {left.size} wanted, one for each of first")
-    if left.size < 2:
-        raise ArgumentError(f"first and second: at least 2 pairs are needed, received {left.size}")
-    return left - right, TIE * float(max(np.abs(left).max(), np.abs(right).max()))
-
-
 def student(
     values: Float[np.ndarray, " n"], confidence: float, grain: float = 0.0
 ) -> tuple[tuple[float, float], float, float]:
-    """Student's t over n ≥ 2 independent values: mean ± t_{(1 + confidence)/2, n − 1}·s/√n."""
+    """Student's t of n ≥ 2 independent values: the interval mean ± t_{(1 + confidence)/2, n − 1}·s/√n, t, p two-sided.
+
+    Values that differ by no more than the grain, which rounding may have added, are equal: t = ±∞ and p = 0, but where
+    they are 0.
+    """
     from scipy.special import stdtr, stdtrit
 
     size, n = float(np.abs(values).max()), values.size

@@ -113,7 +113,6 @@ INFINITE: dict[str, tuple[str, ...]] = {
     "hessian.block_conditioning": ("block", "gram", "adapter"),
     "dropout_sgd.stability_limits": ("mean", "mean_square"),
     "width.taper": ("eta_to_taper",),
-    "statistics.paired_test": ("interval", "statistic"),
     "statistics.clustered_test": ("interval",),
     "statistics.paired_family": ("interval",),
     "statistics.mean_ratio": ("value", "low", "high"),
