@@ -37,8 +37,6 @@ from allora_analysis.tikhonov.masks import (
 )
 from allora_analysis.tikhonov.ridge import (
     NearestRidge,
-    exact_penalty,
-    is_exact_ridge,
     nearest_ridge,
     ridge_solution,
 )
@@ -57,9 +55,7 @@ __all__ = [
     "enumerated_bottleneck_minimum",
     "enumerated_loss",
     "enumerated_solution",
-    "exact_penalty",
     "expected_loss",
-    "is_exact_ridge",
     "nearest_ridge",
     "ridge_solution",
     "sample_mean",
