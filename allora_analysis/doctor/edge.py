@@ -61,7 +61,6 @@ def edge(
     *,
     steps: int = 0,
     batch_size: int = 32,
-    max_length: int = 128,
     head_lr: float | None = None,
     clip: float = 1.0,
     seed: int = 0,
@@ -88,8 +87,7 @@ def edge(
         raise ArgumentError("--trial-steps must be 1 or more for Adam, whose second moments it needs, received 0")
     setting = Setting(
         source, data, "lora", "adamw" if adam else "sgd", recipe.lr, recipe.lr if head_lr is None else head_lr,
-        rank=recipe.r, batch_size=count("--batch-size", batch_size), max_length=max_length,
-        seed=count("--seed", seed, 0),
+        rank=recipe.r, batch_size=count("--batch-size", batch_size), seed=count("--seed", seed, 0),
     )  # fmt: skip
     model, optimizer, loss = _prepared(setting, recipe, steps, layers)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
