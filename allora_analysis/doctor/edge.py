@@ -293,23 +293,19 @@ def compared(
     """Every curve with its prediction: `folder` is of the predictions, `runs` of fine-tuning; None: those of this
     repository.
     """
-    edges = {_setting(one): result for one, result in _recorded(TRIALS, folder).items()}
+    known = records.results_of(folder or RESULTS, STUDY, PROTOCOL, TRIALS)
+    edges = {_setting(one): result for one, result in known.items()}
     return [Compared(curve, _predicted(curve, edges.get(_setting(curve)))) for curve in curves(runs, seeds)]
 
 
 def grown(folder: Path | None = None) -> dict[Trial, float]:
     """The largest stable rate of each of `GROWN` that is recorded."""
-    return {one: result["rate"] for one, result in _recorded(GROWN, folder).items()}
+    known = records.results_of(folder or RESULTS, STUDY, PROTOCOL, GROWN)
+    return {one: result["rate"] for one, result in known.items()}
 
 
 def _setting(one: Trial | Curve) -> tuple:
     return (one.model, one.optimizer, one.clip, one.data, one.rank)
-
-
-def _recorded(trials: Sequence[Trial], folder: Path | None) -> dict[Trial, Mapping[str, float]]:
-    where = RESULTS if folder is None else folder
-    known = records.find_each(where, STUDY, PROTOCOL, {one: one for one in trials})
-    return {one: record.result for one, record in known.items()}
 
 
 def _predicted(curve: Curve, edge: Mapping[str, float] | None) -> float | None:
