@@ -60,7 +60,7 @@ test_a_planted_wrong_formula_is_refuted = ROWS.plants([(row, tikhonov, *rest, "r
 
 def equal_spectrum(x):
     sizes = np.linalg.svd(x, compute_uv=False)
-    return np.ptp(sizes[sizes > 1e-9]) < 1e-9
+    return bool(np.ptp(sizes[sizes > 1e-9]) < 1e-9)
 
 
 @pytest.mark.parametrize(
