@@ -67,7 +67,7 @@ USUAL: dict[str, Any] = {
 }  # fmt: skip
 # Where several are usual: under a name, or under a package's name for it.
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "placement": ("input", "output"), "of": ("weights", "fit"), "architecture": ("linear", "relu", "prelayernorm"),
+    "placement": ("input", "output"), "architecture": ("linear", "relu", "prelayernorm"),
     "adaptor": tuple(adaptors.ADAPTORS),
     "ripple.method": ("matrices", "isotropy", "chi_square"), "width.method": tuple(width.METHODS),
     "test": ("sign flips", "t"), "damped": (False, True), "shared_mask": (False, True), "closed": (False, True),
