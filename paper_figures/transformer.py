@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 
 from allora_analysis.claims import pretrained_ripple
 from allora_analysis.plotting import COLOURS, page, page_style
+from allora_analysis.ripple.mean_field import attention_entropy
 from paper_figures.sources import Loaded, Missing, say_missing
 
 if TYPE_CHECKING:
@@ -106,10 +107,27 @@ def _gradients(axis: Axes, sweep: dict[str, Any]) -> None:
     _by_eta(axis, sweep, lambda one: np.array(one["log_output_gradient"]))
 
 
+def _entropy(sigma: float, sweep: dict[str, Any]) -> float:
+    # Of random logits, over a sentence's tokens: each sees as many as come before it where the model is causal.
+    tokens = sweep["tokens"]
+    seen = range(1, tokens + 1) if sweep["causal"] else [tokens]
+    return float(np.mean([attention_entropy(sigma, count) for count in seen]))
+
+
+def predicted_entropy(sweep: dict[str, Any]) -> np.ndarray:
+    """Of random logits whose σ is that of η = 0, as its mean entropy tells, times 1 + η²m̄²: q and k each grow so."""
+    from scipy.optimize import brentq
+
+    start = min(float(np.mean(sweep["random"]["entropy"][0])), 0.9999 * _entropy(0.0, sweep))
+    sigma = brentq(lambda s: _entropy(s, sweep) - start, 1e-3, 1e3, xtol=1e-4)
+    growth = 1 + np.square(np.array(sweep["eta"]) * sweep["row_norm"]["random"] / sweep["weight_row_norm"])
+    return np.array([_entropy(sigma * float(one), sweep) for one in growth])
+
+
 def _entropies(axis: Axes, sweep: dict[str, Any]) -> None:
-    most = pretrained_ripple.largest_entropy(sweep)
+    most = _entropy(0.0, sweep)  # uniform attention's
     for kind, (_, dash, role) in KINDS.items():
         axis.plot(sweep["eta"][1:], np.mean(sweep[kind]["entropy"], axis=1)[1:] / most, dash, color=COLOURS[role])
-    axis.plot(sweep["eta"][1:], pretrained_ripple.predicted_entropy(sweep)[1:] / most, ":", color=COLOURS["predicted"])
+    axis.plot(sweep["eta"][1:], predicted_entropy(sweep)[1:] / most, ":", color=COLOURS["predicted"])
     axis.axvspan(1, 2, color=COLOURS["other"], alpha=0.25, lw=0)
     axis.set(xscale="log", xlabel="η", ylim=(0, 1))

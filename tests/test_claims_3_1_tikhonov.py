@@ -58,11 +58,16 @@ PLANTED = [
 test_a_planted_wrong_formula_is_refuted = ROWS.plants([(row, tikhonov, *rest, "refuted") for row, *rest in PLANTED])
 
 
+def equal_spectrum(x):
+    sizes = np.linalg.svd(x, compute_uv=False)
+    return bool(np.ptp(sizes[sizes > 1e-9]) < 1e-9)
+
+
 @pytest.mark.parametrize(
     ("claim_id", "module", "name", "of_x_alone"),
     [
-        ("3.1-general-spectrum", s3_1_tikhonov, "one_singular_value", lambda x: tikhonov.is_exact_ridge(x, "output")),
-        ("3.1-implicit-regularizer", s3_1_tikhonov, "orthogonal", lambda x: tikhonov.is_exact_ridge(x, "output")),
+        ("3.1-general-spectrum", s3_1_tikhonov, "one_singular_value", equal_spectrum),
+        ("3.1-implicit-regularizer", s3_1_tikhonov, "orthogonal", equal_spectrum),
         ("3.1-placement-latent", s3_1_placement, "keeps_the_shape", lambda x: False),
         ("3.1-placement-input", s3_1_placement, "correlations_cancel", lambda x: np.allclose(x.T @ x, diagonal(x))),
     ],

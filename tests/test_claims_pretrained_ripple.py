@@ -92,7 +92,7 @@ def test_the_command_and_the_figure(swept):
     line = next(line for line in drawn.axes[0].get_lines() if line.get_label() == "adapters at random")
     np.testing.assert_allclose(line.get_ydata(), streams["SmolLM2-135M"][1:] - streams["SmolLM2-135M"][0])
     assert_readable(drawn)
-    told = pretrained_ripple.predicted_entropy(known["SmolLM2-135M"])
+    told = figure.predicted_entropy(known["SmolLM2-135M"])
     assert told[0] == pytest.approx(np.mean(known["SmolLM2-135M"]["random"]["entropy"][0]), rel=1e-3)
     assert (np.diff(told) <= 0).all()
 

@@ -167,8 +167,6 @@ def test_percent_conventions():
         (lambda a: contrasts.gaps("Table 1", "ALLoRA", "LoRA"), "worse must be one of"),
         (lambda a: study.seeds_needed(0.3, (0.0,)), "standard_deviations must be"),
         (lambda a: study.seeds_needed(0.3, ()), "at least one"),
-        (lambda a: study.clusters_needed([], 0.05, 0.8), "means"),
-        (lambda a: study.clusters_needed([0.1, 0.2], 0.05, 0.8, family=0), "family must be"),
     ],
 )
 def test_bad_input(call, words):

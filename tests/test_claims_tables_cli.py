@@ -29,7 +29,7 @@ def test_json(capsys, tmp_path):
     assert len(predicted["disagreements"]) == len(measured["disagreements"]) == len(measured["disagreement_places"])
     assert predicted["average_improvement"].keys() == measured["average_improvement"].keys()
     assert measured["seeds_needed_by_paired_std"]["ALLoRA − LoRA"].keys() == {"0.4"}
-    assert measured["contrasts"]["ALLoRA − LoRA×η"]["clusters_needed"] == 10
+    assert measured["contrasts"]["ALLoRA − DoRA"]["by_the_rule"]["needed"] == 16
     of_all = measured["trainable_percent_of_all"]
     assert of_all.keys() == predicted["trainable_percent"].keys()
     assert sum(round(of_all[place], 2) != printed for place, printed in predicted["trainable_percent"].items()) == 1

@@ -17,7 +17,6 @@ SHOWN = (
     "tikhonov.expected_loss",
     "tikhonov.dropout_solution",
     "tikhonov.ridge_solution",
-    "tikhonov.is_exact_ridge",
     "tikhonov.nearest_ridge",
     "tikhonov.bottleneck_solution",
     "deviation.loss_moments",

@@ -308,13 +308,18 @@ def test_properties_of_the_clipped_step(norm, eta, other, limit):
         assert alone.allora == pytest.approx(alone.lora, rel=1e-6 / (low * norm) + 1e-9)
 
 
+def adamw_step(gradient, eps=1e-8):
+    """AdamW's first step over −l, without decay, whatever β₁ and β₂."""
+    return gradient / (np.abs(gradient) + eps)
+
+
 @pytest.mark.parametrize("eta", [0.5, 2.0])
 @pytest.mark.parametrize("eps", [1e-8, 1e-3, 1.0])
 def test_adamw_takes_loras_step_at_l(eta, eps):
     (lora, lora_eta, allora), start, gradient = steps("adamw", eta, eps=eps)
     np.testing.assert_array_equal(allora.a, start)
-    np.testing.assert_allclose(lora.b, -0.1 * optimizers.adamw_step(gradient, eps), rtol=1e-11)
-    np.testing.assert_allclose(allora.b, -0.1 * optimizers.adamw_step(gradient, eps / eta), rtol=1e-11)
+    np.testing.assert_allclose(lora.b, -0.1 * adamw_step(gradient, eps), rtol=1e-11)
+    np.testing.assert_allclose(allora.b, -0.1 * adamw_step(gradient, eps / eta), rtol=1e-11)
     gap = np.abs(allora.b - lora.b) / 0.1
     np.testing.assert_allclose(gap, adamw_gap(gradient, eta, eps), rtol=1e-5, atol=1e-14)
     assert np.all(gap <= adamw_gap_bound(gradient, eta, eps) + 1e-14)
@@ -328,7 +333,7 @@ def test_adamw_with_clipping_is_the_same_again():
     for index, size in enumerate(np.linalg.norm(gradient, axis=(1, 2))):
         result = optimizers.clipped_step(size, 2.0, 0.1)
         for arm, factor in ((lora, result.lora), (allora, result.allora)):
-            np.testing.assert_allclose(arm.b[index], -0.1 * optimizers.adamw_step(factor * gradient[index]), rtol=1e-11)
+            np.testing.assert_allclose(arm.b[index], -0.1 * adamw_step(factor * gradient[index]), rtol=1e-11)
     np.testing.assert_allclose(allora.b, lora.b, rtol=1e-5)
 
 
@@ -345,7 +350,7 @@ def test_allora_adamw_restores_the_factor():
 @settings(deadline=None, max_examples=100)
 def test_the_gap_is_exact_and_bounded(gradient, eta, eps):
     gap = float(adamw_gap(gradient, eta, eps))
-    direct = abs(float(optimizers.adamw_step(eta * gradient, eps) - optimizers.adamw_step(gradient, eps)))
+    direct = abs(float(adamw_step(eta * gradient, eps) - adamw_step(gradient, eps)))
     assert gap == pytest.approx(direct, rel=1e-6, abs=1e-14)
     assert gap <= adamw_gap_bound(gradient, eta, eps) * (1 + 1e-12)
 
@@ -374,7 +379,3 @@ def test_bad_input():
         optimizers.clipped_step(1.0, 0.0)
     with pytest.raises(ArgumentError, match="other_norm"):
         optimizers.clipped_step(1.0, 1.0, None, -1.0)
-    with pytest.raises(ArgumentError, match="eps"):
-        optimizers.adamw_step(1.0, -1.0)
-    with pytest.raises(ArgumentError, match="gradient"):
-        optimizers.adamw_step([math.nan])

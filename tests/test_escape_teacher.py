@@ -165,7 +165,7 @@ def test_sgd_on_both_factors_tends_to_the_pair(adaptor):
 def test_lora_on_both_factors_tends_to_the_sinh():
     teacher = escape.constant_gradient([[1.2, 1.6]], [[0.3, 0.4]])
     value = last_norms(teacher, "lora_eta", "sgd", 1.5, 5e-4, 0.5, train_a=True)
-    assert value[0] == pytest.approx(float(escape.lora_pair(0.5, 0.5, 0.25, 1.5)), rel=3e-3)
+    assert value[0] == pytest.approx(0.25 / 2 * np.sinh(2 * 1.5 * 2.0 * 0.5), rel=3e-3)  # (s/2)·sinh(2ηγt)
 
 
 @pytest.mark.bad_input

@@ -104,25 +104,25 @@ def test_gradients_follow_in_the_middle(rng):
 @pytest.mark.parametrize("sigma", [0.0, 0.3, 0.999, 1.001, 4.0, 40.0])
 @pytest.mark.parametrize("count", [2, 16])
 @pytest.mark.statistical
-def test_random_attention(sigma, count, rng):
+def test_attention_entropy(sigma, count, rng):
     logits = sigma * rng.standard_normal((40_000, count))
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
-    entropy, square = -(weights * np.log(np.maximum(weights, 1e-300))).sum(axis=1), np.square(weights).sum(axis=1)
-    told = mean_field.random_attention(sigma, count)
+    entropy = -(weights * np.log(np.maximum(weights, 1e-300))).sum(axis=1)
+    told = mean_field.attention_entropy(sigma, count)
     if sigma == 0:
-        assert told == pytest.approx((math.log(count), 1 / count), abs=2e-6)
+        assert told == pytest.approx(math.log(count), abs=2e-6)
         return
-    assert_mean(np.stack([entropy, square], axis=1), told, smallest_error=0.05)
+    assert_mean(entropy, told, smallest_error=0.05)
     if sigma == 4:  # σ for σ²
-        wrong = mean_field.random_attention(2.0, count)
-        assert_rejects(assert_mean, np.stack([entropy, square], axis=1), wrong, smallest_error=0.05)
+        wrong = mean_field.attention_entropy(2.0, count)
+        assert_rejects(assert_mean, entropy, wrong, smallest_error=0.05)
 
 
 @pytest.mark.statistical
 @pytest.mark.parametrize("eta", [0.0, 1.0, 6.0])
 def test_entropy_of_a_first_block(eta, rng):
-    """Orthogonal tokens: `random_attention`'s, averaged over σ² = (1 + η²χ²_r/r)(1 + η²χ′²_r/r)χ²_d/d."""
+    """Orthogonal tokens: `attention_entropy`, averaged over σ² = (1 + η²χ²_r/r)(1 + η²χ′²_r/r)χ²_d/d."""
     found = []
     for _ in range(150):
         x = 4 * np.linalg.qr(rng.standard_normal((16, 16)))[0][:8]
@@ -132,7 +132,7 @@ def test_entropy_of_a_first_block(eta, rng):
     one, head = 1 + eta**2 * chi2.ppf(level, 4) / 4, chi2.ppf(level, 16) / 16
     sigma = np.sqrt(one[:, None, None] * one[:, None] * head).ravel()
     grid = np.geomspace(sigma.min(), sigma.max(), 24)
-    known = [mean_field.random_attention(float(each), 8).entropy for each in grid]
+    known = [mean_field.attention_entropy(float(each), 8) for each in grid]
     told = float(np.interp(np.log(sigma), np.log(grid), known).mean())
     assert_mean(np.array(found), told, smallest_error=0.25)
 
@@ -153,7 +153,7 @@ def test_the_logits_gain_is_that_of_sampled_softmaxes(sigma, tokens, rng):
 
 
 def test_one_token_attends_to_itself():
-    assert mean_field.random_attention(2.0, 1) == (0.0, 1.0)
+    assert mean_field.attention_entropy(2.0, 1) == 0.0
 
 
 def test_the_gain_where_attention_is_uniform_over_very_many_tokens():

@@ -8,6 +8,7 @@ import pytest
 from allora_analysis import ripple, validation
 from allora_analysis.ripple import monte_carlo
 from allora_analysis.ripple.bounds import Scales
+from allora_analysis.ripple.growth import residual_log, residual_root
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import ripple as brute
 from tests.stat_assert import assert_close_to_stderr, assert_mean, assert_rejects
@@ -86,13 +87,25 @@ def test_residual_square_is_additive(method, rng):
     assert_rejects(assert_mean, scale[:, 2], linear_in_n, smallest_error=0.05)
 
 
+def squares(eta, w_std, a_std, b_std):
+    return w_std**2, (eta * a_std * b_std) ** 2
+
+
+def log_growth(depth, n, rank, eta, *stds):
+    return residual_log(depth, n, rank, *squares(eta, *stds))
+
+
+def root_growth(depth, n, rank, eta, *stds):
+    return residual_root(depth, n, rank, *squares(eta, *stds))
+
+
 @pytest.mark.parametrize("eta", ETAS)
 def test_residual_variance_equals_the_recursion(eta):
     first, second = brute.residual_second_moment(7, 5, 2, eta, *STDS)
     ours = ripple.residual_square(7, 5, 2, eta, *STDS)
     assert ours.mean == pytest.approx(first, rel=1e-12)
     assert ours.variance == pytest.approx(second - first**2, rel=1e-10)
-    assert ripple.residual_growth(7, 5, 2, eta, *STDS).mean == pytest.approx(0.5 * math.log(first / 5))
+    assert root_growth(7, 5, 2, eta, *STDS).mean == pytest.approx(0.5 * math.log(first / 5))
     other = ripple.residual_square(7, 5, 2, eta, *STDS, input_square=2.0)
     assert other.mean == pytest.approx(first - 3, rel=1e-12)
 
@@ -107,8 +120,8 @@ def test_variance_of_a_residual_stacks_log_growth(depth, rank, rng):
     """Of the logarithm itself. At n = 64 its O(1/n) is below 0.7 %, the standard error of 110,000 replicas 0.5 %."""
     n, eta = 64, 3.0
     growth = sample_fair(n, depth, rank, eta, rng, 110_000)
-    mean, variance = ripple.residual_log_growth(depth, n, rank, eta, *fair(n))
-    assert ripple.residual_growth(depth, n, rank, eta, *fair(n)).variance == variance
+    mean, variance = log_growth(depth, n, rank, eta, *fair(n))
+    assert root_growth(depth, n, rank, eta, *fair(n)).variance == variance
     assert_mean((growth - mean) / math.sqrt(variance), 0.0, smallest_error=0.03)
     assert_mean((growth - mean) ** 2 / variance, 1.0, smallest_error=0.05)
     if depth == rank == 1:  # the delta method, Var(S)/(2 E S)², is 55 % too large there, and at no n good
@@ -130,7 +143,7 @@ def sample_fair(n, depth, rank, eta, rng, replicas):
 def test_accuracy_of_that_variance_in_narrow_stacks(n, accuracy, rng):
     for depth, eta in ((1, 0.3), (1, 3.0), (4, 0.3), (4, 3.0), (64, 3.0)):
         growth = sample_fair(n, depth, 1, eta, rng, 40_000)
-        found = ripple.residual_log_growth(depth, n, 1, eta, *fair(n)).variance
+        found = log_growth(depth, n, 1, eta, *fair(n)).variance
         squares = (growth - growth.mean()) ** 2
         slack = 5 * squares.std() / math.sqrt(len(squares))
         assert abs(squares.mean() - found) < accuracy * squares.mean() + slack
@@ -138,25 +151,25 @@ def test_accuracy_of_that_variance_in_narrow_stacks(n, accuracy, rng):
 
 def test_log_growth_of_a_residual_stack_at_its_ends():
     # No branch: nothing grows. No adapter and a huge W: a χ²_n, whose variance is ψ₁(n/2).
-    assert ripple.residual_log_growth(3, 5, 1, 0.0, 0.0, 1.0, 1.0) == (0.0, 0.0)
-    assert ripple.residual_growth(3, 5, 1, 0.0, 0.0, 1.0, 1.0) == (0.0, 0.0)
-    large = ripple.residual_log_growth(1, 4, 1, 0.0, 1e8, 1.0, 1.0)
+    assert log_growth(3, 5, 1, 0.0, 0.0, 1.0, 1.0) == (0.0, 0.0)
+    assert root_growth(3, 5, 1, 0.0, 0.0, 1.0, 1.0) == (0.0, 0.0)
+    large = log_growth(1, 4, 1, 0.0, 1e8, 1.0, 1.0)
     assert large.variance == pytest.approx((math.pi**2 / 6 - 1) / 4, rel=1e-12)  # ψ₁(2)/4
     assert large.mean == pytest.approx((math.log(2e16) + 1 - np.euler_gamma) / 2, rel=1e-12)  # ψ(2) = 1 − γ
     # A small W: 1 + 2√q z, variance of the half logarithm q = L s_W².
-    assert ripple.residual_log_growth(3, 50, 1, 0.0, 1e-6, 1.0, 1.0).variance == pytest.approx(3e-12, rel=1e-4)
-    assert ripple.residual_log_growth(3, 50, 1, 0.0, 1e-70, 1.0, 1.0).variance == pytest.approx(3e-140, rel=1e-4, abs=0)
-    assert ripple.residual_log_growth(3, 50, 1, 0.0, 1e-160, 1.0, 1.0).variance < 1e-290
+    assert log_growth(3, 50, 1, 0.0, 1e-6, 1.0, 1.0).variance == pytest.approx(3e-12, rel=1e-4)
+    assert log_growth(3, 50, 1, 0.0, 1e-70, 1.0, 1.0).variance == pytest.approx(3e-140, rel=1e-4, abs=0)
+    assert log_growth(3, 50, 1, 0.0, 1e-160, 1.0, 1.0).variance < 1e-290
     for w_std in (1e-3, 1e-6, 1e-8, 1e-12):  # ½ log(1 + ns_W²)
-        small = ripple.residual_growth(1, 4, 1, 0.0, w_std, 1.0, 1.0).mean
+        small = root_growth(1, 4, 1, 0.0, w_std, 1.0, 1.0).mean
         assert small == pytest.approx(2 * w_std**2 - 4 * w_std**4, rel=1e-9, abs=0)
-    huge = ripple.residual_growth(1, 4, 1, 1e100, 1.0, 1.0, 1.0)  # ½ log(n·η²): a log χ²₁ and a log χ²₄
+    huge = root_growth(1, 4, 1, 1e100, 1.0, 1.0, 1.0)  # ½ log(n·η²): a log χ²₁ and a log χ²₄
     assert huge.mean == pytest.approx(math.log(4e200) / 2, rel=1e-12)
     assert huge.variance == pytest.approx((math.pi**2 / 2 + math.pi**2 / 6 - 1) / 4, rel=1e-9)
 
 
 def test_the_residual_norm_grows_as_the_root_of_depth():
-    shallow, deep = (ripple.residual_growth(depth, 64, 4, 2.0, *STDS).mean for depth in (10**5, 4 * 10**5))
+    shallow, deep = (root_growth(depth, 64, 4, 2.0, *STDS).mean for depth in (10**5, 4 * 10**5))
     assert deep - shallow == pytest.approx(math.log(2), abs=1e-5)
 
 

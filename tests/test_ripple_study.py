@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from allora_analysis.cli import main
-from allora_analysis.ripple import fair_scales, residual_log_growth, study
+from allora_analysis.ripple import fair_scales, study
 from allora_analysis.ripple.figure import by_depth
+from allora_analysis.ripple.growth import residual_log
 from allora_analysis.ripple.study import STUDY, Config, plot, run
 
 SMALL = ["--depth", "6", "--width", "16", "--rank", "2", "--eta", "0.5", "2", "--replicas", "8"]
@@ -235,7 +236,9 @@ def test_lines_are_the_bound_and_the_typical_growth(architecture):
     ends = band[np.isclose(band[:, 0], 6 * math.log(10)), 1]
     centre = 0.5 * (ends.min() + ends.max())
     if architecture == "prelayernorm":  # about the mean of the logarithm, below the root mean square's
-        assert centre == pytest.approx(residual_log_growth(6, 8, 2, 1.5, *scales).mean)
+        assert centre == pytest.approx(
+            residual_log(6, 8, 2, scales.w_std**2, (1.5 * scales.a_std * scales.b_std) ** 2).mean
+        )
         assert centre < typical[-1] - 0.02
     else:
         assert centre == pytest.approx(typical[-1])

@@ -31,37 +31,27 @@ def test_ridge_at_both_ends(name):
     np.testing.assert_array_equal(tikhonov.ridge_solution(x, y, math.inf), 0)
 
 
-@pytest.mark.parametrize("of", ["weights", "fit"])
+def assert_exact(x, y, keep_prob, placement, penalty):
+    """Dropout is the ridge of this penalty, weights and all, and the nearest ridge finds it."""
+    w = tikhonov.dropout_solution(x, y, keep_prob, placement)
+    np.testing.assert_allclose(tikhonov.ridge_solution(x, y, penalty), w, atol=1e-12)
+    found = tikhonov.nearest_ridge(x, y, keep_prob, placement)
+    assert found.penalty == pytest.approx(penalty)
+    assert found.distance < 1e-12
+
+
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_equal_spectrum_is_an_exact_ridge(placement, of):
+def test_equal_spectrum_is_an_exact_ridge(placement):
     x = 2.0 * np.linalg.qr(problem(9, 6, 3, 1)[0])[0]
     y = targets(x, 2)
-    penalty = tikhonov.exact_penalty(x, 0.8, placement, of)
-    assert penalty == pytest.approx(4.0 * 0.25)  # λ = kc
-    np.testing.assert_allclose(
-        tikhonov.ridge_solution(x, y, penalty), tikhonov.dropout_solution(x, y, 0.8, placement), atol=1e-12
-    )
-    assert tikhonov.is_exact_ridge(x, placement, of)
-    assert tikhonov.exact_penalty(x * [1, 1, 1.01], 0.8, placement, of) is None
-
-
-@pytest.mark.parametrize(("placement", "of"), [("output", "weights"), ("input", "weights"), ("input", "fit")])
-def test_within_a_tolerance_the_penalty_is_of_the_mean_square(placement, of):
-    """X diagonal: its columns' norms and its singular values are the same three numbers."""
-    x = np.diag([1.0, 0.9, 0.7])
-    assert tikhonov.exact_penalty(x, 0.2, placement, of) is None
-    assert tikhonov.exact_penalty(x, 0.2, placement, of, tolerance=0.6) == pytest.approx(4 * (1 + 0.81 + 0.49) / 3)
+    assert_exact(x, y, 0.8, placement, 4.0 * 0.25)  # λ = kc
+    assert tikhonov.nearest_ridge(x * [1, 1, 1.01], y, 0.8, placement).distance > 1e-4
 
 
 def test_output_exactness_wants_the_non_zero_singular_values_only():
     basis = np.linalg.qr(problem(10, 6, 2, 1)[0])[0]
     x = 3.0 * basis @ np.linalg.qr(problem(11, 5, 2, 1)[0])[0].T
-    y = targets(x, 2)
-    penalty = tikhonov.exact_penalty(x, 0.5, "output")
-    assert penalty == pytest.approx(9.0)
-    np.testing.assert_allclose(
-        tikhonov.ridge_solution(x, y, penalty), tikhonov.dropout_solution(x, y, 0.5, "output"), atol=1e-12
-    )
+    assert_exact(x, targets(x, 2), 0.5, "output", 9.0)
 
 
 def test_input_exactness_wants_equal_columns_and_a_zero_column_may_join():
@@ -69,41 +59,26 @@ def test_input_exactness_wants_equal_columns_and_a_zero_column_may_join():
     x = 2.0 * x / np.linalg.norm(x, axis=0)
     y = targets(x, 2)
     for design in (x, np.column_stack([x, np.zeros(6)])):
-        penalty = tikhonov.exact_penalty(design, 0.5, "input")
-        assert penalty == pytest.approx(4.0)
-        np.testing.assert_allclose(
-            tikhonov.ridge_solution(design, y, penalty), tikhonov.dropout_solution(design, y, 0.5, "input"), atol=1e-12
-        )
-    assert not tikhonov.is_exact_ridge(x, "output")
+        assert_exact(design, y, 0.5, "input", 4.0)
+    assert tikhonov.nearest_ridge(x, y, 0.5, "output").distance > 1e-4
 
 
 def test_the_fit_of_a_single_sample_is_always_a_ridge_but_its_weights_are_not():
     x, y = np.array([[1.0, 2.0, 0.0, -0.5]]), np.array([[3.0, 1.0]])
-    assert tikhonov.exact_penalty(x, 0.4, "input", "weights") is None
-    penalty = tikhonov.exact_penalty(x, 0.4, "input", "fit")
-    difference = tikhonov.ridge_solution(x, y, penalty) - tikhonov.dropout_solution(x, y, 0.4, "input")
+    found = tikhonov.nearest_ridge(x, y, 0.4, "input")
+    assert found.distance < 1e-12
+    difference = tikhonov.ridge_solution(x, y, found.penalty) - tikhonov.dropout_solution(x, y, 0.4, "input")
     np.testing.assert_allclose(x @ difference, 0, atol=1e-12)
     assert np.abs(difference).max() > 0.01
-    assert tikhonov.nearest_ridge(x, y, 0.4, "input").penalty == pytest.approx(penalty)
 
 
 def test_the_fit_of_wide_designs_can_be_a_ridge_with_unequal_columns():
     turn = np.array([[0.6, -0.8], [0.8, 0.6]])
     x, y = np.hstack([turn, 3.0 * turn.T]), targets(np.eye(2), 3)
-    assert tikhonov.exact_penalty(x, 0.5, "input", "weights") is None
-    assert tikhonov.exact_penalty(x, 0.5, "input", "fit") == pytest.approx(5.0)  # XXᵀ = 10 I, X diag(XᵀX)⁻¹Xᵀ = 2 I
     found = tikhonov.nearest_ridge(x, y, 0.5, "input")
-    assert found.penalty == pytest.approx(5.0)
+    assert found.penalty == pytest.approx(5.0)  # XXᵀ = 10 I, X diag(XᵀX)⁻¹Xᵀ = 2 I
     assert found.distance < 1e-14
-    generic = DESIGNS["wide"]
-    assert tikhonov.exact_penalty(generic, 0.5, "input", "fit") is None
-    assert tikhonov.nearest_ridge(generic, y, 0.5, "input").distance > 1e-4
-
-
-@pytest.mark.parametrize("x", [np.zeros((2, 2)), problem(13, 4, 3, 1)[0]])
-def test_exactness_without_dropout_or_design(x):
-    keep_prob = 0.5 if not x.any() else 1.0
-    assert tikhonov.exact_penalty(x, keep_prob, "input") == 0.0
+    assert tikhonov.nearest_ridge(DESIGNS["wide"], y, 0.5, "input").distance > 1e-4
 
 
 # --- the nearest ridge -------------------------------------------------------------------------------------------

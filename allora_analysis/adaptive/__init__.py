@@ -33,7 +33,6 @@ from allora_analysis.adaptive.descent import (
     first_order_change,
     first_return,
     loss_after_step,
-    smallest_eigenvalue,
 )
 from allora_analysis.adaptive.field import (
     OutputFactor,
@@ -88,7 +87,6 @@ __all__ = [
     "rest_point",
     "row_factor",
     "run_to_rest",
-    "smallest_eigenvalue",
     "train",
     "unmergeable_pair",
     "update_field",

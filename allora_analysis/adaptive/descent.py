@@ -47,11 +47,9 @@ from allora_analysis.validation import (
     adapter_rank,
     count,
     fits,
-    matrix,
     positive,
     representable,
     several,
-    vector,
 )
 
 
@@ -85,38 +83,6 @@ def first_order_change(a: ArrayLike, b: ArrayLike, g: ArrayLike, eta: float) -> 
     a, b, g = checked_gradient(a, b, g)
     part_a, part_b = field(a, b, g, factor_of(a, b, eta))
     return FirstOrderChange(-float(np.sum((b.T @ g) * part_a)), -float(np.sum((g @ a.T) * part_b)))
-
-
-@representable()
-def smallest_eigenvalue(b: ArrayLike, d: ArrayLike) -> float:
-    """λ_min of sym(BBᵀD_d): below 0, some gradient makes A's part of the step climb.
-
-    For r = 1 and n₁ ≥ 2 the closed form (bᵀD_db − ‖b‖‖D_db‖)/2, written without cancellation as −½ times the squared
-    area of the parallelogram of b and D_db over (bᵀD_db + ‖b‖‖D_db‖).
-
-    Args:
-        b: B (n₁×r).
-        d: d (n₁), positive.
-
-    Raises:
-        ArgumentError: d of another size or not positive.
-    """
-    b, d = matrix("b", b), vector("d", d)
-    if d.shape != b.shape[:1] or d.min() <= 0:
-        raise ArgumentError(f"d must hold {len(b)} positive factors, one per row of b, received {d}")
-    # λ is b's scale squared times d's; powers of two, which round nothing, keep the fourth powers below in range.
-    b_unit, d_unit = (math.ldexp(1.0, math.frexp(float(np.abs(array).max()))[1] - 1) for array in (b, d))
-    return _lowest(b / b_unit, d / d_unit) * d_unit * b_unit * b_unit
-
-
-def _lowest(b: Float[np.ndarray, "n1 r"], d: Float[np.ndarray, " n1"]) -> float:
-    if b.shape[1] > 1 or len(b) == 1:
-        half = b @ (b.T * d)
-        return float(np.linalg.eigvalsh((half + half.T) / 2)[0])
-    column = b[:, 0]
-    area = np.outer(column, column) * (d - d[:, None])
-    top = column @ (d * column) + np.linalg.norm(column) * np.linalg.norm(d * column)
-    return float(0.0 - np.sum(area**2) / 4 / top) if top > 0 else 0.0
 
 
 CHUNK = 2**18  # numbers a batch may draw at once

@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -181,28 +181,6 @@ def swept(models: Sequence[Transformer], x: np.ndarray) -> dict[str, list]:
     guess = series.radius_by_quadratics(models[0], short)
     radius = {"quadratics": guess, "winding": series.radius(models[0], short, guess, 0.15, (16, 32))}
     return found | {"radius": {name: portable(value) for name, value in radius.items()}}
-
-
-def _entropy(sigma: float, sweep: Mapping[str, Any]) -> float:
-    # Of random logits, over a sentence's tokens: each sees as many as come before it where the model is causal.
-    tokens = sweep["tokens"]
-    seen = range(1, tokens + 1) if sweep["causal"] else [tokens]
-    return float(np.mean([mean_field.random_attention(sigma, count).entropy for count in seen]))
-
-
-def largest_entropy(sweep: Mapping[str, Any]) -> float:
-    """That of uniform attention."""
-    return _entropy(0.0, sweep)
-
-
-def predicted_entropy(sweep: Mapping[str, Any]) -> np.ndarray:
-    """Of random logits whose σ is that of η = 0, as its mean entropy tells, times 1 + η²m̄²: q and k each grow so."""
-    from scipy.optimize import brentq
-
-    start = min(float(np.mean(sweep["random"]["entropy"][0])), 0.9999 * largest_entropy(sweep))
-    sigma = brentq(lambda s: _entropy(s, sweep) - start, 1e-3, 1e3, xtol=1e-4)
-    growth = 1 + np.square(np.array(sweep["eta"]) * sweep["row_norm"]["random"] / sweep["weight_row_norm"])
-    return np.array([_entropy(sigma * float(one), sweep) for one in growth])
 
 
 def portable(value: Any) -> Any:

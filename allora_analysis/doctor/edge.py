@@ -61,7 +61,6 @@ def edge(
     *,
     steps: int = 0,
     batch_size: int = 32,
-    max_length: int = 128,
     head_lr: float | None = None,
     clip: float = 1.0,
     seed: int = 0,
@@ -88,8 +87,7 @@ def edge(
         raise ArgumentError("--trial-steps must be 1 or more for Adam, whose second moments it needs, received 0")
     setting = Setting(
         source, data, "lora", "adamw" if adam else "sgd", recipe.lr, recipe.lr if head_lr is None else head_lr,
-        rank=recipe.r, batch_size=count("--batch-size", batch_size), max_length=max_length,
-        seed=count("--seed", seed, 0),
+        rank=recipe.r, batch_size=count("--batch-size", batch_size), seed=count("--seed", seed, 0),
     )  # fmt: skip
     model, optimizer, loss = _prepared(setting, recipe, steps, layers)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -295,23 +293,19 @@ def compared(
     """Every curve with its prediction: `folder` is of the predictions, `runs` of fine-tuning; None: those of this
     repository.
     """
-    edges = {_setting(one): result for one, result in _recorded(TRIALS, folder).items()}
+    known = records.results_of(folder or RESULTS, STUDY, PROTOCOL, TRIALS)
+    edges = {_setting(one): result for one, result in known.items()}
     return [Compared(curve, _predicted(curve, edges.get(_setting(curve)))) for curve in curves(runs, seeds)]
 
 
 def grown(folder: Path | None = None) -> dict[Trial, float]:
     """The largest stable rate of each of `GROWN` that is recorded."""
-    return {one: result["rate"] for one, result in _recorded(GROWN, folder).items()}
+    known = records.results_of(folder or RESULTS, STUDY, PROTOCOL, GROWN)
+    return {one: result["rate"] for one, result in known.items()}
 
 
 def _setting(one: Trial | Curve) -> tuple:
     return (one.model, one.optimizer, one.clip, one.data, one.rank)
-
-
-def _recorded(trials: Sequence[Trial], folder: Path | None) -> dict[Trial, Mapping[str, float]]:
-    where = RESULTS if folder is None else folder
-    known = records.find_each(where, STUDY, PROTOCOL, {one: one for one in trials})
-    return {one: record.result for one, record in known.items()}
 
 
 def _predicted(curve: Curve, edge: Mapping[str, float] | None) -> float | None:

@@ -34,7 +34,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
 from allora_analysis import validation
 from allora_analysis.validation import ArgumentError, representable
@@ -227,18 +226,3 @@ def clipped_step(
         raise ArgumentError("gradient_norm, eta, other_norm: a norm leaves float64's range; give smaller ones")
     lora, allora = (clip_factor(one, max_grad_norm) for one in norms)
     return ClippedStep(lora, eta * lora, eta * allora)
-
-
-@representable()
-def adamw_step(gradient: ArrayLike, eps: float = 1e-8) -> Float[np.ndarray, "*shape"]:
-    """AdamW's first step over −l, without decay: g/(|g| + ε), whatever β₁ and β₂.
-
-    Args:
-        gradient: g, of any shape.
-        eps: ε > 0.
-
-    Returns:
-        The step for each entry; 0 where g is.
-    """
-    g = validation.finite("gradient", gradient)
-    return np.asarray(g / (np.abs(g) + validation.positive("eps", eps)))

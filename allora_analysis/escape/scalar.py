@@ -216,17 +216,3 @@ def _not_negative(name: str, value: ArrayLike) -> Float[np.ndarray, "*shape"]:
     if array.min() < 0:
         raise ArgumentError(f"{name} must be 0 or above everywhere, received {array.min():g}")
     return array
-
-
-@representable()
-def lora_pair(t: ArrayLike, gradient: float, start: float, rate: float = 1.0) -> Float[np.ndarray, "*shape"]:
-    """(s/2)·sinh(2·rate·γt): LoRA at learning rate rate·l with A trained too, γ = gradient/start.
-
-    Arguments as in `lora_trajectory`; `start` is s = ‖A‖² at the start, above 0.
-
-    Returns:
-        m at each time.
-    """
-    times, start = _not_negative("t", t), validation.positive("start", start)
-    growth = 2 * validation.positive("rate", rate) * validation.positive("gradient", gradient) / start
-    return np.asarray(start / 2 * np.sinh(growth * times))

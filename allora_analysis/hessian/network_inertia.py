@@ -278,7 +278,7 @@ def descend(model: nn.Module, loss: nn.Module, data: tuple[Tensor, Tensor], step
                 parameter -= learning_rate * gradient
 
 
-def adapted_mlp(seed: int, rank: int, eta: float = 1.0) -> nn.Module:
+def adapted_mlp(seed: int, rank: int) -> nn.Module:
     """The MLP, pretrained on the digits 0 to 4, frozen, a LoRA adapter with B = 0 on both layers."""
     seed, rank = count("seed", seed, 0, LARGEST_SEED), adapter_rank(rank, 10, HIDDEN)
     generator = torch.Generator().manual_seed(seed)
@@ -286,7 +286,7 @@ def adapted_mlp(seed: int, rank: int, eta: float = 1.0) -> nn.Module:
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(64, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 10)).double()
     descend(model, nn.CrossEntropyLoss(), digits(0, 4), PRETRAINING_STEPS, PRETRAINING_RATE)
-    return add_adapters(model, rank, positive("eta", eta), generator)
+    return add_adapters(model, rank, 1.0, generator)
 
 
 def gradient_norms(model: nn.Module, loss: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[float, float]:

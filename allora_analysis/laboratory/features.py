@@ -163,12 +163,10 @@ def rounded(values: np.ndarray | np.generic | float) -> list | float | None:
 
 def recorded(folder: Path | None = None) -> Mapping[str, dict[str, np.ndarray]]:
     """The recorded trials by their words; empty where one of the list is missing."""
-    found = records.find_each(
-        RESULTS if folder is None else folder, STUDY, PROTOCOL, {trial.words: trial for trial in TRIALS}
-    )
+    found = records.results_of(folder or RESULTS, STUDY, PROTOCOL, TRIALS)
     if len(found) < len(TRIALS):
         return {}
     return {
-        words: {name: np.array(record.result[name], dtype=float) for name in ("one_rate", "own_rate")}
-        for words, record in found.items()
+        trial.words: {name: np.array(result[name], dtype=float) for name in ("one_rate", "own_rate")}
+        for trial, result in found.items()
     }

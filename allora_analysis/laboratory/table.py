@@ -42,6 +42,7 @@ TUNING = range(1000, 1005)  # seeds that choose the rates and judge nothing
 SCREENING = range(10)
 ALL_SEEDS = range(SEEDS)
 START = {"sgd": 0.1, "momentum": 0.01, "adamw": 1e-2}  # the middle of the first five rates, half a decade apart
+MOST_RATES = 12  # tried of a cell
 ENDPOINTS = ("accuracy", "loss")
 BEGUN, GONE_ON, PRETRAINED = "begun", "gone_on", "pretrained_accuracy"
 
@@ -371,14 +372,14 @@ def rates(cell: Cell) -> list[float]:
     return [rounded(START[cell.optimizer] * 10 ** (k / 2)) for k in range(-2, 3)]
 
 
-def further(scores: Mapping[float, float], most: int = 12) -> float | None:
+def further(scores: Mapping[float, float]) -> float | None:
     """The next rate to try: half a decade beyond an end at which the best one is, or else half-way to its neighbors.
 
-    None where the best one's neighbors are a quarter of a decade away, or `most` were tried.
+    None where the best one's neighbors are a quarter of a decade away, or `MOST_RATES` were tried.
     """
     tried = sorted(scores)
     best = min(tried, key=scores.__getitem__)
-    if len(tried) >= most or math.isinf(scores[best]):
+    if len(tried) >= MOST_RATES or math.isinf(scores[best]):
         return None
     place = tried.index(best)
     if place in (0, len(tried) - 1):

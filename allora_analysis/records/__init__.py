@@ -3,7 +3,7 @@
 | file | object |
 | --- | --- |
 | `record` | what a record may hold, its canonical JSON, its key and provenance; its file and verification, `load` |
-| `storage` | `save`, `lookup`, `find`, `standing`; `find_each` of a list of runs; `status` of a folder |
+| `storage` | `save`, `lookup`, `find`, `standing`; `find_each` and `results_of` a list of runs; `status` of a folder |
 | `files` | writing whole or not at all, setting aside, one holder a run |
 
 A run is its study, its config (full, but for fields that came later and are at their default: `LATER`), a `protocol`
@@ -38,6 +38,7 @@ from allora_analysis.records.storage import (
     find_each,
     lookup,
     record_files,
+    results_of,
     save,
     single,
     standing,
@@ -66,6 +67,7 @@ __all__ = [
     "provenance",
     "record_files",
     "results_folder",
+    "results_of",
     "save",
     "single",
     "standing",

@@ -8,7 +8,7 @@ import operator
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -248,6 +248,11 @@ def find_each(folder: Path | str, study: str, protocol: int, wanted: Mapping[Run
         if same := known.get(canonical_json("config", config), []):
             found[run] = single(folder, same)
     return found
+
+
+def results_of(folder: Path | str, study: str, protocol: int, runs: Iterable[Run]) -> dict[Run, dict[str, Any]]:
+    """The results of those runs that are recorded; arguments as in `find_each`, each run its own config."""
+    return {run: one.result for run, one in find_each(folder, study, protocol, {run: run for run in runs}).items()}
 
 
 def single(folder: Path | str, same: Sequence[Record]) -> Record:

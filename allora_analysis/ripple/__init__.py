@@ -31,8 +31,6 @@ from allora_analysis.ripple.growth import (
     growth_exponent,
     log_survival,
     network_growth,
-    residual_growth,
-    residual_log_growth,
     residual_square,
 )
 from allora_analysis.ripple.monte_carlo import Simulation, damped_branch, log_output_growth, simulate
@@ -54,8 +52,6 @@ __all__ = [
     "log_output_growth",
     "log_survival",
     "network_growth",
-    "residual_growth",
-    "residual_log_growth",
     "residual_square",
     "simulate",
     "spectral_norms",

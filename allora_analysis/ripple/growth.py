@@ -300,14 +300,12 @@ def residual_square(
     Returns:
         (mean, variance).
     """
-    shape = _checked(depth, width, rank, eta, w_std, a_std, b_std)
-    return _square_of(
-        *shape, float(width) if input_square is None else validation.positive("input_square", input_square)
-    )
-
-
-def _square_of(depth: int, n: int, r: int, w2: float, c: float, start: float) -> SquareMoments:
-    """The core of `residual_square`, from s_W² and η²s_A²s_B²."""
+    depth, n = validation.count("depth", depth), validation.count("width", width, 2)
+    r = validation.adapter_rank(rank, n, n)
+    w2 = validation.non_negative("w_std", w_std) ** 2
+    c = (validation.non_negative("eta", eta) * validation.non_negative("a_std", a_std)) ** 2
+    c *= validation.non_negative("b_std", b_std) ** 2
+    start = float(n) if input_square is None else validation.positive("input_square", input_square)
     v = n * (w2 + c * r)
     # Var(vQ) = E v² E Q² − (n E v)² with E Q² = n(n + 2) and Var v = 2r(nc)², written without the difference.
     spread = 2 * n * v * v + n * (n + 2) * 2 * r * (n * c) * (n * c)
@@ -315,10 +313,7 @@ def _square_of(depth: int, n: int, r: int, w2: float, c: float, start: float) ->
     return SquareMoments(start + depth * n * v, variance)
 
 
-@validation.representable("depth", "width", "rank", "eta", "w_std", "a_std", "b_std")
-def residual_log_growth(
-    depth: int, width: int, rank: int, eta: float, w_std: float, a_std: float, b_std: float
-) -> Growth:
+def residual_log(depth: int, n: int, r: int, w2: float, c: float) -> Growth:
     """Mean and variance of log(‖h_L‖/‖h₀‖) from ‖h₀‖ = √n: of the logarithm itself, from the law in two variables.
 
     Relative error of the variance O(1/n) at every depth and rank: at r = 1, 2, 8, L = 1, 4, 64, η = 0.3 and 3 at most
@@ -326,47 +321,22 @@ def residual_log_growth(
     get better with n: at n = 1024, r = 1, η = 3 it is 52 % too large at L = 1, and within 3 % from L = 4 on. Checked by
     `tests/test_ripple_monte_carlo.py`.
 
-    Arguments as in `residual_square`; ‖h₀‖² is n.
+    Arguments: L, n, r, s_W² and η²s_A²s_B², unchecked.
 
     Returns:
         (mean, variance), natural logarithm; (0, 0) where no branch adds anything.
     """
-    return residual_log(*_checked(depth, width, rank, eta, w_std, a_std, b_std))
-
-
-def residual_log(depth: int, n: int, r: int, w2: float, c: float) -> Growth:
-    """The core of `residual_log_growth`, from s_W² and η²s_A²s_B²."""
     if w2 + c == 0:
         return Growth(0.0, 0.0)
     mean, variance = _log_shifted_square(n, depth * r, depth * w2, c)
     return Growth(mean / 2, variance / 4)
 
 
-@validation.representable("depth", "width", "rank", "eta", "w_std", "a_std", "b_std")
-def residual_growth(depth: int, width: int, rank: int, eta: float, w_std: float, a_std: float, b_std: float) -> Growth:
-    """½ log(E‖h_L‖²/‖h₀‖²), the log growth of the root mean square, exact, and `residual_log_growth`'s variance.
+def residual_root(depth: int, n: int, r: int, w2: float, c: float) -> Growth:
+    """½ log(E‖h_L‖²/‖h₀‖²), the log growth of the root mean square, exact, and `residual_log`'s variance.
 
     The mean of the logarithm is lower: by half a standard deviation at L = r = 1, by 0.1 at L = 64 (n = 64, η = 3).
-    Arguments as in `residual_log_growth`.
-
-    Returns:
-        (mean, variance), natural logarithm.
+    Arguments and answer as in `residual_log`.
     """
-    return residual_root(*_checked(depth, width, rank, eta, w_std, a_std, b_std))
-
-
-def residual_root(depth: int, n: int, r: int, w2: float, c: float) -> Growth:
-    """The core of `residual_growth`, from s_W² and η²s_A²s_B²."""
     mean = 0.5 * math.log1p(depth * n * (w2 + c * r))  # ‖h₀‖² is n, each branch adds n·n(s_W² + c·r)
     return Growth(mean, residual_log(depth, n, r, w2, c).variance)
-
-
-# L, n, r, s_W² and η²s_A²s_B².
-def _checked(
-    depth: int, width: int, rank: int, eta: float, w_std: float, a_std: float, b_std: float
-) -> tuple[int, int, int, float, float]:
-    depth, n = validation.count("depth", depth), validation.count("width", width, 2)
-    r = validation.adapter_rank(rank, n, n)
-    w2 = validation.non_negative("w_std", w_std) ** 2
-    c = (validation.non_negative("eta", eta) * validation.non_negative("a_std", a_std)) ** 2
-    return depth, n, r, w2, c * validation.non_negative("b_std", b_std) ** 2

@@ -23,7 +23,7 @@ tokens share a part, which the softmax does not see, and values that are alike: 
 
 Entropy: of T logits that are independent and N(0, σ²) (the random energy model, Derrida 1981; in transformers Cowsik et
 al. 2024, arXiv 2403.02579). With Gumbel's γ_j, log Z + γ has the law of max_j(σz_j + γ_j): E log Z = F(σ) is an
-integral of Φ's powers, and E H = F − σF′, E Σp² = 1 − F′/σ. In a first block with orthogonal tokens it is exact with
+integral of Φ's powers, and E H = F − σF′. In a first block with orthogonal tokens it is exact with
 σ² = (1 + η²m²χ²_r/r)(1 + η²m²χ′²_r/r)χ²_d/d, d a head's width: **σ grows as η², and the entropy falls as 1/η²**.
 Checked by `tests/test_ripple_mean_field.py`.
 """
@@ -110,23 +110,16 @@ def _feed_forward(
     return added + given + _log_gain(maps["up"], eta), slope / square + 1
 
 
-class Attention(NamedTuple):
-    """Of the softmax of random logits: E H, natural logarithm, and E Σp²."""
-
-    entropy: float
-    participation: float
-
-
-def random_attention(sigma: float, tokens: int) -> Attention:
-    """Entropy and Σp² of a softmax over T independent N(0, σ²) logits, in expectation; to 1e-6.
+def attention_entropy(sigma: float, tokens: int) -> float:
+    """Entropy of a softmax over T independent N(0, σ²) logits, natural logarithm, in expectation; to 1e-6.
 
     Examples:
-        >>> from allora_analysis.ripple.mean_field import random_attention
-        >>> print(round(random_attention(0.0, 8).entropy, 6))  # log 8
+        >>> from allora_analysis.ripple.mean_field import attention_entropy
+        >>> print(round(attention_entropy(0.0, 8), 6))  # log 8
         2.079442
     """
     if tokens == 1:
-        return Attention(0.0, 1.0)
+        return 0.0
     from scipy.special import ndtr
 
     sigma = max(sigma, LEAST)
@@ -144,7 +137,7 @@ def random_attention(sigma: float, tokens: int) -> Attention:
     step = float(u[1, 0] - u[0, 0])
     log_partition = float(u[-1, 0]) - step * float(np.sum(below**tokens) - below[-1] ** tokens / 2) - np.euler_gamma
     rising = step * float(np.sum(tokens * below ** (tokens - 1) * falling))  # F′
-    return Attention(max(0.0, log_partition - sigma * rising), 1 - rising / sigma)
+    return max(0.0, log_partition - sigma * rising)
 
 
 def logit_gain(sigma: float, tokens: int) -> float:

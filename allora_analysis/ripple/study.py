@@ -163,7 +163,7 @@ def _squares(eta: float, scales: Scales) -> tuple[float, float]:
 
 
 def typical_growth(depth: int, width: int, rank: int, eta: float, scales: Scales, architecture: str) -> Growth:
-    """Mean and variance of log(‖f_L‖/‖x‖); for "prelayernorm" of the root mean square's growth (`residual_growth`)."""
+    """Mean and variance of log(‖f_L‖/‖x‖); for "prelayernorm" of the root mean square's growth (`residual_root`)."""
     if architecture == "prelayernorm":
         return residual_root(depth, width, rank, *_squares(eta, scales))
     layer = layer_growth(width, rank, eta, scales, architecture)

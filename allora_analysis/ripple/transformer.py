@@ -311,14 +311,14 @@ def degree(depth: int, design: Design) -> int:
     return d
 
 
-def stream_bound(model: Transformer, eta: float, start: float = 1.0) -> float:
+def stream_bound(model: Transformer, eta: float) -> float:
     """The largest that log(‖h_L‖/√n) of a token can be, natural logarithm: in the module's docstring.
 
-    Additive in the blocks for "pre", their product for "none", 0 for "post"; `start` is the largest ‖h₀‖/√n of a token.
-    Refuses a transformer of which it is no bound: other gains or shifts, or without "post" linear attention or biases,
-    or gated with "none".
+    Additive in the blocks for "pre", their product for "none", 0 for "post"; of tokens h₀ no longer than √n. Refuses a
+    transformer of which it is no bound: other gains or shifts, or without "post" linear attention or biases, or gated
+    with "none".
     """
-    design, log_size = model.design, math.log(start)
+    design, log_size = model.design, 0.0
     norms = () if design.norm == "none" else [norm for pair in model.norms for norm in pair]
     free = design.norm != "post"  # else the last norm says it all
     lacking = {

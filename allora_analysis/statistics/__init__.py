@@ -2,7 +2,7 @@
 
 | file | object |
 | --- | --- |
-| `paired` | paired tests: Student's t; exact sign flips, over units and over clusters |
+| `paired` | Student's t over paired differences |
 | `families` | power of the paired t-test, the n it needs, the effect it sees; comparisons tested together, Holm's way |
 | `directional` | one-sided tests, equivalence, families of both: the rule by which the ledger judges a comparison |
 | `e_values` | sequential tests of paired differences, valid whenever one stops |
@@ -33,27 +33,15 @@ from allora_analysis.statistics.families import (
     required_n_interval,
 )
 from allora_analysis.statistics.intervals import Ratio, TwoLevel, mean_ratio, two_level
-from allora_analysis.statistics.paired import (
-    ClusteredTest,
-    PairedTest,
-    SignFlipTest,
-    clustered_test,
-    paired_test,
-    sign_flip_test,
-)
 
 __all__ = [
-    "ClusteredTest",
     "Decision",
     "Difference",
     "Judgement",
     "OneSided",
-    "PairedTest",
     "Ratio",
-    "SignFlipTest",
     "TwoLevel",
     "accuracy_stderr",
-    "clustered_test",
     "decide",
     "detectable_effect",
     "holm",
@@ -62,12 +50,10 @@ __all__ = [
     "mean_ratio",
     "one_sided",
     "paired_family",
-    "paired_test",
     "power",
     "required_n",
     "required_n_interval",
     "sides",
-    "sign_flip_test",
     "two_level",
     "units_to_reject",
 ]

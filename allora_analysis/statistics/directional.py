@@ -119,7 +119,8 @@ def one_sided(differences: ArrayLike, test: str = "sign flips", level: float = 0
         differences: of the units, at least 2; at most 20 for sign flips.
         test: "sign flips" or "t".
         level: of each test; the interval has confidence 1 − 2·level.
-        grain: what rounding may have added to a difference, as in `sign_flip_test`.
+        grain: what rounding may have added to a difference. A difference of two rounded numbers carries their rounding,
+            however small it is itself: give `TIE` times the largest of them.
 
     Returns:
         The outcome; both p = 1 where every difference is 0.

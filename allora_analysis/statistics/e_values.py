@@ -100,7 +100,7 @@ def e_values(differences: ArrayLike, effect: float = EFFECT, grain: float = 0.0)
     Args:
         differences: of each pair, in the order in which they came, at least one.
         effect: δ in (0, 1e6], in standard deviations.
-        grain: what rounding may have added to a difference, as in `paired.sign_flip_test`: those that lie no further
+        grain: what rounding may have added to a difference, as in `directional.one_sided`: those that lie no further
             apart are equal.
 
     Returns:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from allora_analysis.statistics.paired import difference_test, standard_deviation
+from allora_analysis.statistics.paired import standard_deviation, student
 from allora_analysis.validation import (
     ArgumentError,
     count,
@@ -292,25 +292,37 @@ def paired_family(
     level, power = probability("level", level), probability("power", power)
     arrays = named("differences", differences)
     grain = non_negative("grain", grain)
-    tests = {case: difference_test(array, 1 - level, grain) for case, array in arrays.items()}
-    family = count("cases", len(tests) if cases is None else cases, len(tests))
-    p_values = [2.0 ** (1 - test.n) if math.isinf(test.statistic) else test.p_value for test in tests.values()]
-    adjusted = _holm(np.array(p_values), family)
+    family = count("cases", len(arrays) if cases is None else cases, len(arrays))
+    tests = {case: _test(array, 1 - level, grain) for case, array in arrays.items()}
+    adjusted = _holm(np.array([raw for *_, raw in tests.values()]), family)
     found = {}
-    for (case, test), raw, p_value in zip(tests.items(), p_values, adjusted, strict=True):
-        equal = test.interval[0] == test.interval[1]  # have no deviation but their rounding
-        deviation, first = 0.0 if equal else standard_deviation(arrays[case]), level / family
+    for (case, (mean, interval, raw)), p_value in zip(tests.items(), adjusted, strict=True):
+        differences, first = arrays[case], level / family
+        deviation = 0.0 if interval[0] == interval[1] else standard_deviation(differences)  # or only their rounding
         found[case] = Difference(
-            arrays[case],
-            test.mean_difference,
-            test.interval,
+            differences,
+            mean,
+            interval,
             raw,
             float(p_value),
-            _detectable(deviation, test.n, power, first),
-            _needed(test.mean_difference, deviation, power, first) if p_value > level else None,
+            _detectable(deviation, differences.size, power, first),
+            _needed(mean, deviation, power, first) if p_value > level else None,
             level,
         )
     return found
+
+
+# The mean, its interval, and p as `Difference` has it.
+def _test(
+    differences: Float[np.ndarray, " n"], confidence: float, grain: float
+) -> tuple[float, tuple[float, float], float]:
+    if differences.size < 2:
+        raise ArgumentError(f"differences: at least 2 pairs are needed, received {differences.size}")
+    mean = float(differences.mean())
+    if not math.isfinite(mean):
+        raise OverflowError("a difference or their sum")
+    interval, statistic, p_value = student(differences, confidence, grain)
+    return mean, interval, 2.0 ** (1 - differences.size) if math.isinf(statistic) else p_value
 
 
 def _detectable(deviation: float, n: int, power: float, level: float) -> float:

@@ -25,7 +25,7 @@ from allora_analysis.tikhonov.bottleneck import (
     bottleneck_minimum,
     bottleneck_solution,
 )
-from allora_analysis.tikhonov.loss import PLACEMENTS, dropout_solution, expected_loss, reduced_rank_solution
+from allora_analysis.tikhonov.loss import PLACEMENTS, dropout_solution, expected_loss
 from allora_analysis.tikhonov.masks import (
     SampleMean,
     enumerated_bottleneck_loss,
@@ -37,8 +37,6 @@ from allora_analysis.tikhonov.masks import (
 )
 from allora_analysis.tikhonov.ridge import (
     NearestRidge,
-    exact_penalty,
-    is_exact_ridge,
     nearest_ridge,
     ridge_solution,
 )
@@ -57,11 +55,8 @@ __all__ = [
     "enumerated_bottleneck_minimum",
     "enumerated_loss",
     "enumerated_solution",
-    "exact_penalty",
     "expected_loss",
-    "is_exact_ridge",
     "nearest_ridge",
-    "reduced_rank_solution",
     "ridge_solution",
     "sample_mean",
     "sampled_losses",

@@ -181,25 +181,3 @@ def input_weights(x: X, y: Y, keep_prob: float) -> W:
     norms = column_norms(x)
     scale = np.where(norms > 0, norms, 1.0)
     return ridge_weights(x / scale, y, noise_ratio(keep_prob)) / scale[:, None]
-
-
-@validation.representable("x", "y", "keep_prob")
-def reduced_rank_solution(x: ArrayLike, y: ArrayLike, keep_prob: float, rank: int, placement: str = "input") -> W:
-    """A minimizer of `expected_loss` over W of rank ≤ r: LoRA's W = AᵀBᵀ, whatever the scales of A and B.
-
-    The expected loss is ‖Ỹ − X̃W‖² plus a constant with X̃ = [X; √k P], P = X (output) or diag(S)^{1/2} (input), so the
-    unrestricted minimizer is projected on the first r right singular vectors of X̃W (Eckart–Young, Izenman 1975).
-
-    Arguments as in `expected_loss`; r ≤ min(D, C); LoRA as shipped has "input".
-
-    Returns:
-        W (D×C).
-    """
-    x, y = design_and_targets(x, y)
-    keep_prob = validation.keep_probability(keep_prob)
-    w = dropout_weights(x, y, keep_prob, validation.choice("placement", placement, PLACEMENTS))
-    rank = validation.adapter_rank(rank, *w.shape)
-    extra = x @ w if placement == "output" else column_norms(x)[:, None] * w
-    stacked = np.vstack([x @ w, math.sqrt(noise_ratio(keep_prob)) * extra])
-    directions = np.linalg.svd(stacked, full_matrices=False)[2][:rank]
-    return w @ directions.T @ directions

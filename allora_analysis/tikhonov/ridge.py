@@ -1,6 +1,11 @@
-"""Tikhonov's solution argmin ‖Y − XW‖² + λ‖W‖², the designs on which dropout is exactly that, and the nearest ridge.
+"""Tikhonov's solution argmin ‖Y − XW‖² + λ‖W‖², and the ridge that is nearest to dropout.
 
-Where none is exact: in X's singular basis, ridge's fit multiplies direction i of Y by h_i(λ) = s_i²/(s_i² + λ), so
+Dropout is a ridge for every Y, λ = kc with k = (1 − p)/p, where all non-zero singular values of X have one square c
+(masks on the output) or all its non-zero columns one squared norm c (on the input). The fit XW alone also where
+X diag(XᵀX)⁺Xᵀ = XXᵀ/c, as a single sample always has it. Why: in the singular basis dropout's fit is diagonal only if
+the penalty's matrix is proportional to I on X's row space.
+
+Elsewhere: in X's singular basis, ridge's fit multiplies direction i of Y by h_i(λ) = s_i²/(s_i² + λ), so
 ‖Z − XW_λ‖² = Σ_i ‖G_i − h_i(λ)H_i‖² with G = UᵀZ, H = UᵀY: a sum of terms each unimodal in λ, but not unimodal itself.
 §3.1. Checked by `tests/test_tikhonov_ridge.py`, the nearest one against a dense grid.
 """
@@ -20,10 +25,8 @@ from allora_analysis.tikhonov.loss import (
     W,
     X,
     Y,
-    column_norms,
     design_and_targets,
     dropout_weights,
-    noise_ratio,
     ridge_weights,
     singular_basis,
 )
@@ -65,88 +68,6 @@ def _penalty(value: Any) -> float:
     if result < 0:
         raise validation.ArgumentError(f"penalty must be {allowed}, received {value!r}")
     return result
-
-
-@validation.representable("x", "keep_prob")
-def exact_penalty(
-    x: ArrayLike, keep_prob: float, placement: str, of: str = "weights", tolerance: float = 1e-9
-) -> float | None:
-    """The λ at which ridge equals dropout **for every Y**, or None where there is none.
-
-    - output: all non-zero singular values of X equal; λ = ks².
-    - input, weights: all non-zero columns of X have one squared norm c (standardized features); λ = kc.
-    - input, fit (the predictions XW only): X diag(XᵀX)⁺Xᵀ = XXᵀ/c, which for X of full column rank is the same
-      condition, and for wide X a weaker one: a single sample always satisfies it.
-    - keep_prob = 1: λ = 0.
-
-    Why: in the singular basis dropout's fit is diagonal only if the penalty's matrix is proportional to I on X's row
-    space. Source: claims on §3.1; the paper's case is "the eigenvalues of XᵀX are all c".
-
-    Args:
-        x: X (N×D).
-        keep_prob: p in (0, 1].
-        placement: "output" or "input".
-        of: "weights" for equality of W, "fit" for equality of XW.
-        tolerance: relative spread that still counts as equal.
-
-    Returns:
-        λ ≥ 0, or None.
-
-    Raises:
-        ArgumentError: λ is no number of float64, besides what the checks of single arguments refuse.
-    """
-    noise = noise_ratio(validation.keep_probability(keep_prob))
-    design, sizes = _sizes(x, placement, of)
-    tolerance = validation.non_negative("tolerance", tolerance)
-    if noise == 0 or not design.any():
-        return 0.0
-    if not _equal(sizes, tolerance):
-        return None
-    top = float(sizes.max())
-    penalty = noise * float(np.mean((sizes / top) ** 2)) * top * top
-    if not sys.float_info.min <= penalty < math.inf:
-        raise validation.ArgumentError(
-            f"x: the penalty (1 - keep_prob)/keep_prob·c² with c = {top:.3g} leaves float64's range; scale x to c = 1"
-        )
-    return penalty
-
-
-def _sizes(x: ArrayLike, placement: str, of: str) -> tuple[X, Float[np.ndarray, " R"]]:
-    # The checked design, and what must all be one c; none for X = 0.
-    x = validation.matrix("x", x)
-    validation.choice("placement", placement, PLACEMENTS)
-    validation.choice("of", of, ("weights", "fit"))
-    if placement == "output":
-        return x, singular_basis(x)[1]
-    norms = column_norms(x)
-    if of == "weights" or not x.any():
-        return x, norms[norms > 0]
-    size = norms.max()
-    with np.errstate(over="ignore"):
-        rows = singular_basis(x)[2][:, norms > 0] / (norms[norms > 0] / size)
-    if not np.isfinite(rows @ rows.T).all():  # a column that vanishes beside the others, and whose row is rounding
-        return x, np.array([0.0, size])
-    return x, size / np.linalg.svd(rows, compute_uv=False)
-
-
-# Relative to the largest, so that no square overflows or vanishes.
-def _equal(sizes: Float[np.ndarray, " R"], tolerance: float) -> bool:
-    return sizes.size == 0 or bool(np.ptp((sizes / sizes.max()) ** 2) <= tolerance)
-
-
-@validation.representable("x")
-def is_exact_ridge(x: ArrayLike, placement: str, of: str = "weights", tolerance: float = 1e-9) -> bool:
-    """Whether dropout is exactly a ridge on this design, for every Y and every keep probability.
-
-    Arguments as in `exact_penalty`.
-
-    Examples:
-        >>> from allora_analysis.tikhonov import is_exact_ridge
-        >>> is_exact_ridge([[2.0, 0.0], [0.0, 2.0]], "output"), is_exact_ridge([[1.0, 0.0], [0.0, 2.0]], "output")
-        (True, False)
-    """
-    sizes = _sizes(x, placement, of)[1]
-    return _equal(sizes, validation.non_negative("tolerance", tolerance))
 
 
 @dataclass(frozen=True)
@@ -236,7 +157,7 @@ def nearest_to_fit(x: X, y: Y, fit: Y) -> NearestRidge:
 def nearest_ridge(x: ArrayLike, y: ArrayLike, keep_prob: float, placement: str) -> NearestRidge:
     """λ in [0, ∞] minimizing ‖X(W_drop − W_λ)‖_F, and that distance over ‖XW_drop‖_F.
 
-    Source: claims on §3.1. The paper's equivalence λ = kc is the case of distance 0 (see `exact_penalty`).
+    Source: claims on §3.1. The paper's equivalence λ = kc is the case of distance 0 (see the module's text).
 
     Arguments as in `expected_loss`; at keep_prob = 1 the answer is λ = 0, distance 0.
 

@@ -97,9 +97,7 @@ RUNS = [one for model in ENDS for one in runs(model)]
 
 def recorded(wanted: Iterable[Setting], folder: Path | str | None = None) -> dict[Setting, dict[str, Any]]:
     """The results of those runs that are recorded."""
-    where = RESULTS if folder is None else folder
-    found = records.find_each(where, STUDY, PROTOCOL, {run: run for run in wanted})
-    return {run: record.result for run, record in found.items()}
+    return records.results_of(folder or RESULTS, STUDY, PROTOCOL, wanted)
 
 
 def run(setting: Setting, source: str, data: TextData, digests: dict[str, str], results: Path) -> tuple[Any, bool]:

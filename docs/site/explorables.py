@@ -53,7 +53,7 @@ EXPLORABLES = {
         "Leaving zero",
         "From B = 0 a row of BA grows by ηgl in ALLoRA's first step of SGD, as LoRA's does at learning rate η·l, and "
         "more slowly the longer it is. Under AdamW the factor on the gradient divides out again.",
-        ("escape.scalar.trajectory", "escape.optimizers.adamw_step"),
+        ("escape.scalar.trajectory", "escape.scalar.lora_trajectory"),
         ("4-escape", "4-figure-2-right", "4-figure-2-slower", "4-effective-rate", "4-escape-optimisers"),
     ),
     "ripple": Explorable(

@@ -85,25 +85,6 @@ def bottleneck_minimum(x, y, keep_prob, rank, starts, generator):
     )
 
 
-def reduced_rank_minimum(x, y, extra, rank, starts, generator):
-    """min over W = AᵀBᵀ of ‖Y − XW‖² + Tr(WᵀEW), by multi-start L-BFGS over (A, B)."""
-    d, c = x.shape[1], y.shape[1]
-
-    def value(flat):
-        a, b = flat[: rank * d].reshape(rank, d), flat[rank * d :].reshape(c, rank)
-        w = a.T @ b.T
-        error = x @ w - y
-        slope = 2 * x.T @ error + 2 * extra @ w
-        gradient = np.concatenate([(slope @ b).T.ravel(), (slope.T @ a.T).ravel()])
-        return float(np.sum(error**2) + np.sum(w * (extra @ w))), gradient
-
-    options = {"maxiter": 3000, "maxfun": 6000, "ftol": 1e-16, "gtol": 1e-11}
-    return min(
-        minimize(value, generator.standard_normal(rank * (d + c)), jac=True, method="L-BFGS-B", options=options).fun
-        for _ in range(starts)
-    )
-
-
 def thresholded(values, noise, rank):
     """argmin over t ≥ 0 of Σ_{i≤r}(σ_i − t_i)² + (k/r)(Σ t_i)², as non-negative least squares."""
     kept = np.sort(values)[::-1][:rank]

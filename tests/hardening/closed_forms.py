@@ -240,10 +240,6 @@ def _level(t: float, g: float, eta: float) -> mp.mpf:
         return (3 * mp.mpf(g) * mp.mpf(t) / 2 + mp.mpf(eta) ** -3) ** (mp.mpf(2) / 3) - mp.mpf(eta) ** -2
 
 
-def _pair(rng: np.random.Generator) -> Arguments:
-    return _log(rng, -6, 1.5), _log(rng, -6, 1), _log(rng, -6, 6)
-
-
 FORMS = {
     "adaptors.inverse_sqrt": Form(
         _scalar,
@@ -314,12 +310,6 @@ FORMS = {
         escape.time_to_reach,
         lambda m, g, eta: 2 / (3 * mp.mpf(g)) * ((mp.mpf(m) + mp.mpf(eta) ** -2) ** mp.mpf(1.5) - mp.mpf(eta) ** -3),
         "level 1e-12–1e12, g and η 1e-8–1e8",
-    ),
-    "escape.lora_pair": Form(
-        _pair,
-        lambda t, g, s: escape.lora_pair(t, g, s),
-        lambda t, g, s: mp.mpf(s) / 2 * mp.sinh(2 * mp.mpf(g) / mp.mpf(s) * mp.mpf(t)),
-        "t 1e-6–30, g 1e-6–10, start 1e-6–1e6",
     ),
     "hessian.marchenko_pastur_condition": Form(
         lambda rng: (1 + float(rng.choice([-1, 1])) * _log(rng, -12, -0.01),),

@@ -67,7 +67,7 @@ USUAL: dict[str, Any] = {
 }  # fmt: skip
 # Where several are usual: under a name, or under a package's name for it.
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "placement": ("input", "output"), "of": ("weights", "fit"), "architecture": ("linear", "relu", "prelayernorm"),
+    "placement": ("input", "output"), "architecture": ("linear", "relu", "prelayernorm"),
     "adaptor": tuple(adaptors.ADAPTORS),
     "ripple.method": ("matrices", "isotropy", "chi_square"), "width.method": tuple(width.METHODS),
     "test": ("sign flips", "t"), "damped": (False, True), "shared_mask": (False, True), "closed": (False, True),
@@ -88,7 +88,6 @@ OWN = {
     "escape.linear_teacher": {"samples": 4},
     "ripple.fair_scales": {"b_std": None},
     "gradient_std.changes": {"first": 0},
-    "statistics.sign_flip_test": {"draws": 99},
     "statistics.judge_family": {
         "differences": {"one": np.array([0.4, 0.1, 0.3]), "two": np.array([0.1, -0.2, 0.3])},
         "margins": {"one": 0.3},
@@ -113,8 +112,6 @@ INFINITE: dict[str, tuple[str, ...]] = {
     "hessian.block_conditioning": ("block", "gram", "adapter"),
     "dropout_sgd.stability_limits": ("mean", "mean_square"),
     "width.taper": ("eta_to_taper",),
-    "statistics.paired_test": ("interval", "statistic"),
-    "statistics.clustered_test": ("interval",),
     "statistics.paired_family": ("interval",),
     "statistics.mean_ratio": ("value", "low", "high"),
     "statistics.one_sided": ("interval",),

@@ -4,9 +4,8 @@ A cell is one (model, data set, η²) of Tables 3 and 4 or one (model, rank, tas
 the three η² of one (model, data set) share the model and the test set, and Table 1's eight tasks are answered by one
 fine-tuned model. The unit is therefore the cluster, a (model, data set) or a (model, rank), with the mean of its cells.
 
-The ledger's verdicts follow the rule of `statistics.directional`, a question of `QUESTIONS` a family (`judged`);
-`study.contrast_summaries` shows beside that what stricter and laxer readings would give. Checked by
-`tests/test_claims_tables_contrasts.py`.
+The ledger's verdicts follow the rule of `statistics.directional`, a question of `QUESTIONS` a family (`judged`).
+Checked by `tests/test_claims_tables_contrasts.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,8 +1,7 @@
 """The reported numbers as a study: every disagreement with both numbers, and what the gaps amount to.
 
-A contrast's summary has the ledger's rule beside what stricter and laxer readings would give: two-sided, with Holm over
-all nine contrasts; signed ranks, signs and t. Checked by `tests/test_claims_tables_contrasts.py` and
-`tests/test_claims_tables_cli.py`.
+A contrast's summary has its gaps, Student's interval and the ledger's rule. Checked by
+`tests/test_claims_tables_contrasts.py` and `tests/test_claims_tables_cli.py`.
 """
 
 from __future__ import annotations
@@ -13,21 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from allora_analysis.claims.tables.accuracies import commonsense_cells, perception_cells
 from allora_analysis.claims.tables.contrasts import CONTRASTS, QUESTIONS, Gaps, family, judged, of
 from allora_analysis.claims.tables.reported import DENOMINATORS, disagreements, table_1_parameters
-from allora_analysis.statistics import (
-    Judgement,
-    clustered_test,
-    holm,
-    required_n,
-    sign_flip_test,
-    units_to_reject,
-)
+from allora_analysis.statistics import Judgement, required_n
+from allora_analysis.statistics.paired import student
 from allora_analysis.study import Result, Study, Table, text
-from allora_analysis.validation import ArgumentError, count, positive, probability, several, vector
+from allora_analysis.validation import ArgumentError, positive, probability, several
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +51,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the reported cells say about a contrast; gaps in percentage points, p-values two-sided."""
+    """What the reported cells say about a contrast; gaps in percentage points."""
 
     contrast: str
     cells: int
@@ -68,31 +60,8 @@ class Summary:
     mean: float
     clusters: int
     clusters_positive: int  # with a positive mean
-    interval: tuple[float, float]  # Student's t interval of the mean over clusters
-    p_value: float  # exact sign flips of the cluster means
-    adjusted_p_value: float  # the same, Holm-adjusted over all nine contrasts
-    smallest_p_value: float  # the least that this many clusters can give, before adjustment
-    smallest_adjusted_p_value: float  # the least after that adjustment, whatever the gaps of this and the others
-    t_p_value: float  # Student's t over clusters
-    clusters_needed: int | None  # `clusters_needed` at Holm's first step; None where the mean gap is 0
+    interval: tuple[float, float]  # Student's t interval of the mean over clusters, two-sided
     by_the_rule: Judgement  # one-sided and within its question, as the ledger judges it
-
-
-def clusters_needed(means: ArrayLike, level: float, power: float, family: int = len(CONTRASTS)) -> int | None:
-    """Clusters of this mean and spread that two-sided tests need, at Holm's strictest step level/family.
-
-    The larger of the n at which Student's t over clusters has this power and the least at which flips reject with it
-    (where all clusters must share a sign, or one more); None where the mean is 0.
-    """
-    from scipy.special import ndtr
-
-    values, step = vector("means", means), level / count("family", family)
-    centre, spread = float(values.mean()), float(values.std(ddof=1))
-    if not centre:
-        return None
-    least = units_to_reject(step / 2)
-    one_sign = ndtr(centre / spread) ** least + ndtr(-centre / spread) ** least
-    return max(required_n(centre, spread, power, step), least + int(one_sign < power))
 
 
 def seeds_needed(
@@ -118,7 +87,7 @@ def seeds_needed(
 
 
 def contrast_summaries(level: float = 0.05, power: float = 0.8) -> dict[str, Summary]:
-    """The nine contrasts: by the ledger's rule, and two-sided with Holm over all of them.
+    """The nine contrasts, judged by the ledger's rule.
 
     Args:
         level: family-wise size of the tests; intervals have confidence 1 − level.
@@ -128,27 +97,15 @@ def contrast_summaries(level: float = 0.05, power: float = 0.8) -> dict[str, Sum
         One summary a contrast, by name.
     """
     probability("level", level)
-    found = {contrast.name: of(contrast.name) for contrast in CONTRASTS}
-    rule = {}
+    rule: dict[str, Judgement] = {}
     for names in QUESTIONS.values():
         rule |= judged(family(names[0]), level, power)
-    flips = [sign_flip_test(list(item.by_cluster().values())).p_value for item in found.values()]
-    least = smallest_adjusted([len(item.by_cluster()) for item in found.values()])
-    return {
-        name: _summary(name, item, (float(p_value), smallest), (level, power), rule[name])
-        for (name, item), p_value, smallest in zip(found.items(), holm(flips), least, strict=True)
-    }
+    names = [contrast.name for contrast in CONTRASTS]
+    return {name: _summary(name, of(name), level, rule[name]) for name in names}
 
 
-def smallest_adjusted(clusters: Sequence[int]) -> list[float]:
-    """The least two-sided p-value after Holm that each contrast can have, whatever the gaps: Holm's of 2^{1 − n}."""
-    return [float(p_value) for p_value in holm([2.0 ** (1 - count("clusters", n)) for n in clusters])]
-
-
-def _summary(name: str, item: Gaps, adjusted: tuple, sizes: tuple, rule: Judgement) -> Summary:
-    level, power = sizes
+def _summary(name: str, item: Gaps, level: float, rule: Judgement) -> Summary:
     means = np.array(list(item.by_cluster().values()))
-    clustered = clustered_test(item.values, item.clusters, 1 - level)
     return Summary(
         contrast=name,
         cells=item.values.size,
@@ -157,13 +114,7 @@ def _summary(name: str, item: Gaps, adjusted: tuple, sizes: tuple, rule: Judgeme
         mean=float(item.values.mean()),
         clusters=means.size,
         clusters_positive=int((means > 0).sum()),
-        interval=clustered.interval,
-        p_value=clustered.p_value,
-        adjusted_p_value=adjusted[0],
-        smallest_p_value=sign_flip_test(means).smallest_p_value,
-        smallest_adjusted_p_value=adjusted[1],
-        t_p_value=clustered.t_p_value,
-        clusters_needed=clusters_needed(means, level, power),
+        interval=student(means, 1 - level)[0],
         by_the_rule=rule,
     )
 
@@ -234,17 +185,17 @@ def notes(config: Config, measured: dict) -> list[str]:
     lines = [
         "",
         "Mean gaps over cells (points), by exact sign flips over clusters: one-sided, Holm within the question,",
+        "as the ledger judges them; in brackets Student's interval over clusters:",
     ]
-    lines += ["as the ledger judges them; in brackets two-sided, Holm over all nine contrasts:"]
     for name, item in measured["contrasts"].items():
         seeds = ", ".join(f"{n} at {d}" for d, n in measured["seeds_needed_by_paired_std"][name].items())
         (low, high), rule = item["interval"], item["by_the_rule"]
+        wanted = f", needs {rule['needed']} clusters" if rule["needed"] else ""
         lines.append(
             f"  {name:19} {item['mean']:+.2f} [{low:+.2f}, {high:+.2f}]  cells {item['positive']}+ {item['negative']}− "
             f"of {item['cells']}, clusters {item['clusters_positive']}+ of {item['clusters']}, "
-            f"p = {text(rule['p_value'], 2)}, Holm {text(rule['adjusted_p_value'], 2)} "
-            f"({text(item['p_value'], 2)}, {text(item['adjusted_p_value'], 2)}): {rule['verdict']}; "
-            f"needs {item['clusters_needed']} clusters, or seeds a cell: {seeds}"
+            f"p = {text(rule['p_value'], 2)}, Holm {text(rule['adjusted_p_value'], 2)}: {rule['verdict']}{wanted}; "
+            f"seeds that a cell needs: {seeds}"
         )
     near = [cell for cell in measured["above_majority"] if cell["distance"] is not None]
     near = [cell for cell in near if cell["distance"] <= 1.96 * cell["stderr"]]
