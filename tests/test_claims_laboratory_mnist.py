@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from allora_analysis.claims.laboratory_noise import QUANTILE
+from allora_analysis.claims.laboratory_noise import QUANTILE, in_units
 from allora_analysis.claims.s4_4_laboratory import better_than_lora_on_mnist as row
+from allora_analysis.claims.s4_4_laboratory import by_length
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import contrasts, on_mnist
 from allora_analysis.laboratory.table import Table
+from allora_analysis.statistics import one_sided
 from tests.ledger_rows import finding
 
 
@@ -47,6 +49,13 @@ def test_the_means_over_optimizers_decide_a_length_each(monkeypatch, folder, few
     assert "these 4,861 images" in found.evidence.tolerance_source
 
 
+def test_on_the_recorded_runs_both_lengths_are_equivalent_as_the_reading_says():
+    table = tables.recorded(None, "mnist")
+    known = in_units(table, {one.name: one for one in on_mnist("rule")}, "accuracy")
+    ends = [end for gaps in by_length(known).values() for end in one_sided(gaps, "t").interval]
+    assert ("within ±0.3 points" in row.reading) == (max(map(abs, ends)) < 0.3)
+
+
 def test_the_margin_is_that_of_the_controls_on_mnist(monkeypatch, folder):
     """Planted: one method is 0.5 points from itself, 0.62 in a mean over three optimizers."""
     margin = 0.005 * QUANTILE / 3**0.5
@@ -54,7 +63,7 @@ def test_the_margin_is_that_of_the_controls_on_mnist(monkeypatch, folder):
     found = finding(row, folder)
     assert found.verdict == "undecided"
     assert found.corrected == "no seeds at these means, which are within their margins"
-    assert found.answer.endswith("0.0 after 300 (SGD +0.0, AdamW +0.0); margins 0.6, 0.6.")
+    assert found.answer.endswith("0.0 after 300 (SGD +0.0, AdamW +0.0); against itself: 0.6, 0.6.")
     plant(monkeypatch, margin + 0.001, 0.0, control=0.005)
     assert finding(row, folder).verdict == "holds"
 

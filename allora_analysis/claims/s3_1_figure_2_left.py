@@ -26,6 +26,7 @@ from allora_analysis.grid.reading import (
     Runs,
     after_epoch,
     diverged,
+    found,
     judged,
     recorded,
 )
@@ -144,7 +145,7 @@ def _measured_epochs(best: Mapping[float, Sequence[int]]) -> dict[str, Any]:
     says="On all-MiniLM-L6-v2 the highest drop rate is last after short training and first after long training.",
     reading=f"Test accuracy at drop rate {HIGH:g} is below that at each other rate after {EARLY} epochs and above "
     f"it after {LATE}, on a model that fits a desk, whose own dropout of 0.1 stays on in all; one-sided since the "
-    "runs, two-sided before them.",
+    "runs, two-sided before them. Row 3.1-figure-2-left-loss asks again: more seeds, test loss, no dropout beside it.",
     command=command("dropout_rates", AT_INPUT),
     test=TEST,
     reads=STUDY,
@@ -252,9 +253,15 @@ def dropout_alone(cases: Cases, folder: Path | None) -> Finding:
         size=Size(
             gain.mean, "nats", f"gain of drop rate {HIGH:g} at A's input after {ALONE_EPOCHS} epochs", *gain.interval
         ),
-        wanted=units_wanted(family.values(), "seeds"),
+        wanted=units_wanted(family.values(), "seeds") + _hours_a_seed(folder),
         flips_if="seeds in which one of the four differences is clearly the other way",
     )
+
+
+def _hours_a_seed(folder: Path | None) -> str:
+    # By the recorded times of all runs; nothing where one has none.
+    seconds = [one.provenance.get("seconds") for one in found(LISTS["dropout_alone"]["desk"], folder).values()]
+    return f", {sum(seconds) / len(ALONE_SEEDS) / 3600:.1f} core-hours each" if all(seconds) else ""
 
 
 def _bounded(family: Mapping[str, Judgement], epoch: int) -> str:
