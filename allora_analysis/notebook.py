@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from allora_analysis.validation import ArgumentError, several
@@ -20,11 +22,14 @@ if TYPE_CHECKING:
     from IPython.display import Markdown
     from matplotlib.figure import Figure
 
+    from allora_analysis.claims.claim import Claim
     from allora_analysis.claims.ledger import Row
     from allora_analysis.study import Table
 
 SMALL = "ALLORA_NOTEBOOKS_SMALL"
 """Set to 1, every notebook runs with sizes that fit continuous integration."""
+LEDGER = "ALLORA_NOTEBOOKS_LEDGER"
+"""Set to a file of the ledger's (`python -m allora_analysis --json FILE`), the notebooks show its rows."""
 MANY = 8  # rows, from which on they are folded away
 DPI, LABEL = 100, 9  # pixels to the inch for a figure whose labels have so many points
 SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\|*_<>$~`[]#"} | {"\n": "<br>"})
@@ -130,12 +135,30 @@ def shown(table: Table, fold: str = "") -> Markdown:
     return result
 
 
-def verdicts(*only: str) -> Markdown:
-    """The ledger's rows for some claims, checked now."""
+def rows(*only: str) -> list[Row]:
+    """The ledger's rows for some claims, for all without any: checked now, or read where `LEDGER` names a file."""
     from allora_analysis.claims import ledger
 
-    rows = ledger.run(ledger.select(ledger.all_claims(), only))[0]
-    return verdict_table(rows, "All of them" if len(rows) > MANY else "")
+    claims = ledger.select(ledger.all_claims(), only or None)
+    if not (path := os.environ.get(LEDGER)):
+        return ledger.run(claims)[0]
+    found = {entry["id"]: entry for entry in json.loads(Path(path).read_text(encoding="utf-8"))["claims"]}
+    return [_read(claim, found[claim.id]) for claim in claims]
+
+
+def _read(claim: Claim, entry: dict[str, Any]) -> Row:
+    from allora_analysis.claims.claim import Evidence, Finding, Size
+    from allora_analysis.claims.ledger import Row
+
+    size, evidence = entry["size"] and Size(**entry["size"]), Evidence(**entry["evidence"])
+    told = {name: entry[name] for name in ("verdict", "corrected", "answer", "at_paper", "condition", "flips_if")}
+    return Row(claim, Finding(size=size, evidence=evidence, **told))
+
+
+def verdicts(*only: str) -> Markdown:
+    """The ledger's rows for some claims, as a table; of many, folded away."""
+    found = rows(*only)
+    return verdict_table(found, "All of them" if len(found) > MANY else "")
 
 
 def verdict_table(rows: Sequence[Row], title: str = "") -> Markdown:

@@ -31,26 +31,36 @@ class Arguments:
     """Small sizes, as continuous integration runs them; with --check only, as outputs are kept at full size."""
     check: bool = False
     """Execute and compare the verdicts shown with those committed; write nothing."""
+    ledger: Path | None = None
+    """With --check, a run of the ledger (python -m allora_analysis --json PATH) that need not be made again; if it is
+    older than the package or the records, or of other ones, the notebooks check their rows themselves."""
 
 
 def run(arguments: Arguments) -> int:
     """Execute the notebooks asked for.
 
     Raises:
-        ArgumentError: small sizes without --check, a notebook that is not there, an extra that is not installed.
+        ArgumentError: small sizes or a ledger without --check; a file that is not there, an extra not installed.
     """
     if arguments.small and not arguments.check:
         raise ArgumentError("--small: outputs are committed at full size; add --check")
+    if arguments.ledger is not None and not (arguments.check and arguments.ledger.is_file()):
+        raise ArgumentError(f"--ledger {arguments.ledger}: must be a file, and goes with --check only")
     names = [choice("--only", name, NOTEBOOKS) for name in several("--only", arguments.only)]
     paths = [arguments.folder / f"{name}.ipynb" for name in names]
     for path in paths:
         if not path.is_file():
             raise ArgumentError(f"--folder {arguments.folder}: has no {path.name}")
     try:
-        from notebooks.execution import Failed, execute
+        from notebooks.execution import Failed, execute, of_today
     except ImportError as error:
         raise ArgumentError(f"{error.name} is not installed; pip install -e '.[notebooks,llm]'") from None
     os.environ[notebook.SMALL] = "1" if arguments.small else "0"
+    os.environ[notebook.LEDGER] = ""
+    if arguments.ledger is not None and of_today(arguments.ledger):
+        os.environ[notebook.LEDGER] = str(arguments.ledger.resolve())
+    elif arguments.ledger is not None:
+        print(f"--ledger {arguments.ledger}: not what a run would give now; the rows are checked", file=sys.stderr)
     status = 0
     for path in paths:
         start = time.perf_counter()

@@ -84,10 +84,13 @@ def repeats(item, before: int) -> bool:
     """Whether a test only goes again through lines that others reach: coverage, which slows it down, leaves it out.
 
     Monte Carlo, hypothesis's examples, the ledger's rows with other draws or a planted error, which `test_ledger.py`
-    runs as they are; a test's third value and on, but of rows and mistakes, each of which has lines of its own. What
-    coverage reports is a lower bound of what the tests reach.
+    runs as they are unless another test has (`ledger_rows.as_is`); a test's third value and on, but of rows and
+    mistakes, each of which has lines of its own. What coverage reports is a lower bound of what the tests reach.
     """
-    drawn = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+    test = getattr(item, "obj", None)
+    if "as_is" in getattr(getattr(test, "__code__", None), "co_names", ()):
+        return False
+    drawn = getattr(test, "is_hypothesis_test", False)
     planted = re.match(r"test_claims_(\d|draws)", item.path.name) is not None
     own = "bad_input" in item.keywords or item.path.name in ("test_ledger.py", "test_doctests.py")
     return drawn or planted or "statistical" in item.keywords or (before >= 2 and not own)

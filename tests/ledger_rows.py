@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from allora_analysis.claims import ledger
+from allora_analysis.claims.cases import Cases, Judged, _Outcomes, settle
 from allora_analysis.claims.claim import Claim, Finding
 from allora_analysis.lora import functional
-from allora_analysis.render.view import recorded
+from allora_analysis.render.view import bare, recorded
 from allora_analysis.study import plain
 
 
@@ -23,6 +24,49 @@ def finding(claim: Claim, results: Path | None = None, seed: int = 0) -> Finding
     assert row.error is None, row.error
     json.dumps(plain(row.finding), allow_nan=False)
     return row.finding
+
+
+@functools.cache
+def as_is(claim: Claim) -> tuple[Cases, Finding]:
+    """A row's cases and what its check finds, computed once a process: for tests that plant nothing."""
+    cases = Cases(0, claim.id)
+    return cases, claim.check(cases, None) if claim.reads else claim.check(cases)
+
+
+class _Settled(Exception):
+    """A verdict, raised out of the check that was to go on from it."""
+
+
+class _UntilSettled(Cases):
+    def judge(self, cases, measure, printed, *, corrected=None, condition=None):
+        measured = functools.cache(lambda index: measure(cases[index].inputs))
+
+        def outcomes(passes):
+            def one(index):
+                return bool(passes(cases[index].inputs, measured(index)))
+
+            return _Outcomes({case.name: functools.partial(one, index) for index, case in enumerate(cases)})
+
+        foretold = Judged(cases, (), printed, corrected, condition).condition
+        raise _Settled(settle(outcomes(printed), corrected and outcomes(corrected), foretold))
+
+
+def settled(claim: Claim) -> str:
+    """The verdict of a row's check, which is left as soon as its cases settle it, most often at the first that fails.
+
+    No further case is measured, and no answer, size or evidence made; a row judged on samples is checked in full. That
+    the verdict can be written down, in an answer short enough and with its correction or condition, is what the plants
+    run in full show, at least one for each verdict that a row is led to (`Rows.plants`). The verdict is that of the
+    full check but where `against` may change it once it is found: those rows are always run in full. Checked by
+    `tests/test_ledger_rows.py`.
+    """
+    if "against" in bare(claim.check).__code__.co_names:
+        return finding(claim).verdict
+    cases = _UntilSettled(0, claim.id)
+    try:
+        return (claim.check(cases, None) if claim.reads else claim.check(cases)).verdict
+    except _Settled as end:
+        return end.args[0]
 
 
 class Rows(dict[str, Claim]):
@@ -35,28 +79,41 @@ class Rows(dict[str, Claim]):
         """What the row's check finds."""
         return finding(self[identifier], results, seed)
 
+    def as_is(self, identifier: str) -> Finding:
+        """What it finds with nothing planted, computed once."""
+        return as_is(self[identifier])[1]
+
     def verdict(self, identifier: str, seed: int = 0) -> str:
         """Its verdict."""
         return self.finding(identifier, seed).verdict
 
-    def planted(self, monkeypatch: Any, identifier: str, module: Any, name: str, wrong: Any) -> str:
+    def planted(
+        self, monkeypatch: Any, identifier: str, module: Any, name: str, wrong: Any, in_full: bool = True
+    ) -> str:
         """The row's verdict with a wrong formula in a name's place, which must not be the recorded one.
 
-        A formula whose first argument is `right` gets there the one that it replaces.
+        A formula whose first argument is `right` gets there the one that it replaces. Not in full: as `settled`.
         """
         if inspect.isfunction(wrong) and next(iter(inspect.signature(wrong).parameters), "") == "right":
             wrong = functools.partial(wrong, getattr(module, name))
         monkeypatch.setattr(module, name, wrong)
-        found = self.verdict(identifier)
+        found = self.verdict(identifier) if in_full else settled(self[identifier])
         assert found != recorded()[identifier]["verdict"]
         return found
 
     def plants(self, planted: Sequence[tuple]) -> Callable[..., None]:
-        """A test of each: row, module, name, the wrong formula there, the verdict that it must lead to."""
+        """A test of each: row, module, name, the wrong formula there, the verdict that it must lead to.
+
+        The first that leads a row to a verdict is run in full, the others until the verdict is `settled`.
+        """
+        first: dict[tuple[str, str], Any] = {}
+        for identifier, _, _, wrong, expected in planted:
+            first.setdefault((identifier, expected), wrong)
 
         @pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), planted)
         def test(monkeypatch, identifier, module, name, wrong, expected):
-            assert self.planted(monkeypatch, identifier, module, name, wrong) == expected
+            in_full = first[identifier, expected] is wrong
+            assert self.planted(monkeypatch, identifier, module, name, wrong, in_full) == expected
 
         return test
 

@@ -112,7 +112,7 @@ def test_few_masks_leave_more_where_entries_have_both_signs():
         assert left == pytest.approx(deviations[0] / deviations[1], rel=1e-8)
         assert (left > 0.75) == (dropped < 0.26)
         assert s3_1_few_masks.left_of_one(s3_1_few_masks.Alike(12, dropped / 12)) < 0.75
-    assert "twelve in all, up to about 0.25" in ROWS.finding("3.1-benefit-few-masks").condition
+    assert "twelve in all, up to about 0.25" in ROWS.as_is("3.1-benefit-few-masks").condition
 
 
 def test_few_masks_leave_more_where_one_entry_outweighs_the_rest():
@@ -142,7 +142,7 @@ def test_few_dropped_on_a_grid():
 
 
 def test_the_bound_is_attained_by_one_mask_alone():
-    known = {name: seen for name, seen in ROWS.finding("3.1-bound").evidence.measured.items() if "one entry" in name}
+    known = {name: seen for name, seen in ROWS.as_is("3.1-bound").evidence.measured.items() if "one entry" in name}
     shares = [seen["mean |·|"] / seen["√ mean square"] for seen in known.values()]
     assert shares == pytest.approx([1, 0.5**0.5, 0.75**0.5])
 
@@ -209,7 +209,7 @@ def test_the_loss_s_row_notices_an_end_that_is_in_no_worst_case_above_the_start(
 
 
 def test_the_loss_from_zero_is_a_case_of_the_paper_s_and_always_false():
-    found = ROWS.finding(LOSS)
+    found = ROWS.as_is(LOSS)
     zero = [
         seen
         for name, seen in found.evidence.measured.items()
@@ -299,7 +299,7 @@ def test_the_gradient_s_row_does_not_hold_by_a_wrong_closed_form(monkeypatch, en
 
 
 def test_the_gradient_s_row_is_rarely_true_and_never_where_noise_is_small():
-    found = ROWS.finding(GRADIENT)
+    found = ROWS.as_is(GRADIENT)
     (often,) = (value for key, value in found.evidence.measured.items() if key.startswith("% of draws"))
     assert often["0.1 to 1"] <= 1 < often["10 to 100"] < 10
     for parts in (s3_1_in_training.STARTS, s3_1_in_training.BANDS):
@@ -379,7 +379,7 @@ def test_from_zero_only_noise_that_is_not_normal_makes_both_rise():
     assert np.linalg.norm(one.y - one.x) == pytest.approx(0.5 * np.linalg.norm(one.x))
     assert s3_1_in_training.shares(one)["average"] > 3
     assert s3_1_in_training.loss_stds(one)["after training"] > 1
-    own = ROWS.finding(FIGURE_1).evidence.measured
+    own = ROWS.as_is(FIGURE_1).evidence.measured
     assert [seen["gradient"] < 1 < seen["loss"] for name, seen in own.items() if "scale 0," in name] == 3 * [True]
 
 

@@ -187,7 +187,7 @@ def test_a_condition_that_is_wrong_is_refuted(name, module, condition, wrong, mo
 
 
 def test_where_dropout_leads_after_few_steps_noise_outweighs_the_signal():
-    found = ROWS.finding("3.1-benefit-not-early")
+    found = ROWS.as_is("3.1-benefit-not-early")
     (told,) = (value for key, value in found.evidence.measured.items() if key.startswith("noise over the signal"))
     early = [told[name] for name in told if name.startswith("below the boundary")]
     assert len(early) == 6
@@ -265,7 +265,7 @@ def test_the_sampled_distance_is_that_of_all_masks_and_0_on_the_path():
     ],
 )
 def test_the_share_after_ten_steps_is_of_ten_steps_at_half_the_signal_and_the_answer_s_of_every_noise(name, told):
-    found = ROWS.finding(name)
+    found = ROWS.as_is(name)
     (by_noise,) = (value for key, value in found.evidence.measured.items() if key.endswith("by noise and step"))
     costs = 0 if "vanish" in name else 100  # the % that gain after one step, or in which the highest rate is last
     assert all(by_step[1] == costs for by_step in by_noise.values())
@@ -505,7 +505,7 @@ def test_a_rate_that_falls_linearly_to_0_leaves_half_the_covariance_in_four_time
 
 
 def test_more_steps_are_needed_at_lower_rates_and_for_masks_on_the_input():
-    found = ROWS.finding("3.1-sgd-reliable")
+    found = ROWS.as_is("3.1-sgd-reliable")
     (by_place,) = (value for key, value in found.evidence.measured.items() if key.startswith("step at which"))
     medians = {place: [middle for _, middle, _ in rates.values()] for place, rates in by_place.items()}
     assert medians["output"][0] > medians["output"][1] > medians["output"][2]
@@ -538,7 +538,7 @@ def test_noise_in_the_labels_alone_decides_nothing_in_the_long_run(placement):
 
 
 def test_how_often_bias_never_leads_rises_with_the_rate_and_with_noise():
-    found = ROWS.finding("3.1-sgd-reliable")
+    found = ROWS.as_is("3.1-sgd-reliable")
     shares = [value for key, value in found.evidence.measured.items() if key.startswith("% in which it never does")]
     assert len(shares) == 2
     for by_noise in shares:
@@ -548,7 +548,7 @@ def test_how_often_bias_never_leads_rises_with_the_rate_and_with_noise():
 
 
 def test_the_highest_drop_rate_is_last_just_where_it_costs():
-    found = ROWS.finding("3.1-sgd-first-step")
+    found = ROWS.as_is("3.1-sgd-first-step")
     assert (
         found.evidence.measured["cases in which the highest rate is last just where it costs"] == found.evidence.cases
     )

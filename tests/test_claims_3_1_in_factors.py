@@ -97,7 +97,7 @@ def test_between_the_times_looked_at_dropout_makes_nodes_more_alike():
     seen = s3_1_hidden_nodes.by_noise(nodes)
     assert seen["|cos| at 0.3"][1] > 5 * seen["|cos| without"][1]
     assert not s3_1_hidden_nodes.as_they_say(nodes, seen)
-    told = ROWS.finding("3.1-hidden-dropout-online").evidence.measured
+    told = ROWS.as_is("3.1-hidden-dropout-online").evidence.measured
     (at_30,) = (value for key, value in told.items() if "α = 30" in key)
     assert at_30["|cos| at 0.3"] == pytest.approx(seen["|cos| at 0.3"], rel=1e-3)
 

@@ -15,7 +15,7 @@ verdict = ROWS.verdict
 
 @pytest.mark.parametrize("name", ["3.1-not-a-must-have", "3.1-not-a-must-have-always"])
 def test_gaps_are_those_of_moments_summed_over_masks(name):
-    evidence = ROWS.finding(name).evidence
+    evidence = ROWS.as_is(name).evidence
     assert evidence.error < evidence.tolerance
 
 
@@ -28,7 +28,7 @@ def test_a_margin_between_the_mean_gap_and_none_decides_nothing(monkeypatch):
 
 
 def test_higher_drop_rates_lead_by_more_than_the_margin_in_some_problems_and_the_papers_in_few():
-    found = ROWS.finding("3.1-not-a-must-have-always")
+    found = ROWS.as_is("3.1-not-a-must-have-always")
     often = found.evidence.measured["% of problems more behind, by drop rate"]
     assert often["0.05"] < 3 < 10 < min(often["0.2"], often["0.4"])
     assert found.evidence.measured["collinear inputs"] > 20
@@ -50,6 +50,6 @@ def test_weights_along_one_input_near_the_largest_rate_are_farther_behind():
         run = dropout_sgd.trajectory(one.x, one.labels, 0.95, one.rate, 40, "output", w_true=one.truth)
         behind[fraction] = run.risk_plain.min() / run.risk.min()
     assert behind[0.9] > 1.06 > 1.05 > behind[0.1]
-    told = ROWS.finding("3.1-not-a-must-have-always").evidence.measured
+    told = ROWS.as_is("3.1-not-a-must-have-always").evidence.measured
     for share, ratio in behind.items():  # the row's is at the worst of a grid of noises
         assert told[f"weights along one input, {share:g} of the largest rate"] > 99 * (ratio - 1)

@@ -81,7 +81,7 @@ test_a_planted_wrong_formula_changes_the_verdict = ROWS.plants(
 
 def test_what_the_answer_on_the_worst_place_says_is_true_of_every_case():
     """Without flat directions κ passes ∞ or tends to it; it need not end lower than it began, which is not said."""
-    found = ROWS.finding("3.2-worst-place")
+    found = ROWS.as_is("3.2-worst-place")
     seen = [one for one in found.evidence.measured.values() if isinstance(one, dict)]
     flat, others = ([one for one in seen if (one["flat"] > 0) == wanted] for wanted in (True, False))
     assert len(flat) + len(others) == found.evidence.cases

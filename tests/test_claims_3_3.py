@@ -130,10 +130,10 @@ test_a_planted_formula_is_refuted = ROWS.plants([(*row, "refuted") for row in PL
 
 def test_the_worst_cases_of_the_answers_are_the_rows_own():
     """Three-fold a layer where weight and adapter are 1; what is said of normalized blocks is 3.3-residual's."""
-    worst = ROWS.finding("3.3-worst-case")
+    worst = ROWS.as_is("3.3-worst-case")
     assert worst.size.value == pytest.approx(1 + 2.0)
     assert f"{worst.size.value:.2g}-fold each at η = 2, ‖W‖ = ‖BA‖ = 1; {1 + 2 * 0.015:.2f}-fold" in worst.answer
-    assert ROWS.finding("3.3-limiting-in-depth").answer.endswith("not in normalized blocks (3.3-residual).")
+    assert ROWS.as_is("3.3-limiting-in-depth").answer.endswith("not in normalized blocks (3.3-residual).")
     told = recorded()["3.3-residual"]
     assert (told["verdict"], told["at_paper"]) == ("conditional", False)
     assert told["answer"].startswith("Only without normalization")
@@ -148,7 +148,7 @@ def test_lines_up_knows_aligned_from_random_and_from_a_flipped_sign():
 
 
 def test_an_inequality_has_an_excess_of_0():
-    assert ROWS.finding("3.3-norm").evidence.error == 0
+    assert ROWS.as_is("3.3-norm").evidence.error == 0
 
 
 def test_the_expansion_is_the_forward_pass():
@@ -293,7 +293,7 @@ def losses_of(found, words):
 
 def test_under_adam_at_the_papers_rate_eta_decides_only_in_layers_that_enlarge_their_inputs():
     """With one layer's B trained, and with all; the first line and the size are of all."""
-    found = ROWS.finding("3.3-unstable")
+    found = ROWS.as_is("3.3-unstable")
     assert found.at_paper is None
     assert max(losses_of(found, "one B trained, 23 layers that multiply by 1 each")) <= 1
     assert np.max(losses_of(found, "all 24 B trained, layers that keep")) <= 1
@@ -418,7 +418,7 @@ def test_depth_leads_where_it_does_in_more_than_half_of_eleven_families(monkeypa
 
 
 def test_from_smallest_to_largest_llama_and_llama_2_apart_are_four_of_the_papers_seven():
-    found = ROWS.finding("3.3-depth-at-the-ends")
+    found = ROWS.as_is("3.3-depth-at-the-ends")
     assert (found.verdict, found.at_paper, found.size.value) == ("refuted", "mixed", 4)
     assert "3 of 6, or 4 of 7" in found.size.of
 

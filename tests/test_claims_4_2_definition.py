@@ -133,7 +133,7 @@ def test_adamw_is_lora_at_its_own_rate_unless_one_of_both_is_clipped(clip, least
 
 def test_the_text_names_the_misprint_of_equation_6():
     assert "κ∘f = ηg" in ROWS["4-scaled-gradient"].statement
-    assert ROWS.finding("4-scaled-gradient").corrected.startswith("g̃ = κ∘g")
+    assert ROWS.as_is("4-scaled-gradient").corrected.startswith("g̃ = κ∘g")
 
 
 @pytest.mark.parametrize(("rank", "ratio"), [(64, 0.232), (8, 0.0334), (1, 0.00163)])
@@ -164,7 +164,7 @@ def test_lora_times_eta_keeps_its_factor():
 
 
 def test_the_size_of_dropout_is_no_one_draw():
-    size = ROWS.finding("4-two-hyper-parameters").size
+    size = ROWS.as_is("4-two-hyper-parameters").size
     assert 0.12 < size.low < 0.19 < size.value < 0.27 < size.high < 0.4
 
 

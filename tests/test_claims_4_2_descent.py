@@ -109,7 +109,7 @@ def test_without_unequal_factors_the_example_descends(monkeypatch):
 
 
 def test_the_answer_rounds_the_size_outwards():
-    found = ROWS.finding("4-optimal-direction")
+    found = ROWS.as_is("4-optimal-direction")
     (told,) = re.findall(r"within ([\d.]+) %", found.answer)
     assert 100 * found.size.high <= float(told) < 100 * found.size.high + 0.1
 

@@ -122,7 +122,7 @@ def test_adam_at_zero_epsilon():
 def test_the_rows_on_the_count_agree():
     """η stands where LoRA's scaling factor stood; the drop rate is what goes."""
     new, removed = (
-        next(iter(ROWS.finding(name).evidence.measured.values()))
+        next(iter(ROWS.as_is(name).evidence.measured.values()))
         for name in ("4-no-new-hyper-parameter", "4-two-fewer-to-choose")
     )
     assert new["of (η, l_b)"] == removed["ALLoRA-0"] == 2
@@ -154,10 +154,10 @@ def test_with_a_classifier_clipped_alpha_adds_a_degree_of_freedom_where_it_does_
 
 
 def test_eta_is_exchanged_for_the_scaling_factor_but_where_a_classifier_is_clipped_too():
-    found = ROWS.finding("4-no-new-hyper-parameter").evidence.measured
+    found = ROWS.as_is("4-no-new-hyper-parameter").evidence.measured
     ends = {name: seen["distance of BA unclipped, clipped"] for name, seen in found.items()}
     together = [clipped for name, (_, clipped) in ends.items() if "classifier" in name]
     assert min(together) > 1e-3
     assert max(value for name, both in ends.items() for value in both if value not in together) < 1e-12
-    corrected = ROWS.finding("4-two-fewer-to-choose").corrected
+    corrected = ROWS.as_is("4-two-fewer-to-choose").corrected
     assert all(word in corrected for word in ("ε/η²", "λ/η³", "alone are clipped"))

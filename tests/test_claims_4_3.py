@@ -129,7 +129,7 @@ def test_the_ripple_ends_at_one_minus_one_over_eta_squared(f, grows):
 
 def test_at_eta_of_one_no_output_ripples():
     """One of the paper's three: growth is below scaling 1's in every layer, so the sentence is not true of all."""
-    assert ROWS.finding("4-asf-ripple").at_paper == "mixed"
+    assert ROWS.as_is("4-asf-ripple").at_paper == "mixed"
     u = asf.frame(np.random.default_rng(0), 4, 2)
     for eta, grows in ((1.0, False), (1.01, True)):
         growth = asf._asf_growth(asf._Stack(0.1, (1e-4, 1e-2, 1.0, 100.0), u, 4, eta))

@@ -13,9 +13,9 @@ ROWS = Rows(section)
 
 
 def test_the_outcomes_as_they_are():
-    printed = ROWS.finding("4-listing-1").evidence.measured
+    printed = ROWS.as_is("4-listing-1").evidence.measured
     assert all(seen["outcome"].startswith("NameError: name 'LinearLayer2'") for seen in printed.values())
-    inputs = ROWS.finding("4-listing-inputs").evidence.measured
+    inputs = ROWS.as_is("4-listing-inputs").evidence.measured
     assert inputs["4 × 2 × 2 × n₂ = 5, r = n₁ = 2"]["outcome"] == "runs"  # and is not ALLoRA: the row is conditional
     for axes, error in {(): "IndexError", (6,): "IndexError", (3, 4): "runs", (2, 3, 4): "RuntimeError"}.items():
         call = section.Layer(section.with_axes(np.random.default_rng(0), axes, 4, 5, 2), 2.0)
@@ -102,6 +102,6 @@ def test_names_can_be_handed_in():
 
 def test_what_a_scale_left_at_its_default_costs_is_told_of_short_rows():
     """At η² = 1 the factor is 2 for 1 at the start, and √(1.1/0.35) for 1 at rows of 0.1."""
-    size = ROWS.finding("4-listing-eta").size
+    size = ROWS.as_is("4-listing-eta").size
     assert (size.value, size.high) == (pytest.approx(2.0), pytest.approx(2.0))
     assert size.low == pytest.approx((1.1 / 0.35) ** 0.5, abs=0.03)

@@ -1,7 +1,6 @@
 """The ledger's rows about the reported numbers: planted errors must change their verdicts."""
 
 import dataclasses
-import functools
 
 import numpy as np
 import pytest
@@ -49,7 +48,7 @@ finding = CLAIMS.finding
 
 @pytest.mark.parametrize("identifier", CLAIMS)
 def test_every_row_says_what_would_change_it(identifier):
-    found = finding(identifier)
+    found = CLAIMS.as_is(identifier)
     assert found.answer
     assert found.flips_if
     assert (found.corrected is not None) == (found.verdict in ("holds_corrected", "undecided"))
@@ -177,15 +176,9 @@ PLANTED = [
 UNDECIDED = "6-over-backbones"  # whatever the gaps, as its plant shows
 
 
-@functools.cache
-def as_printed(identifier):
-    """A row's verdict with nothing planted."""
-    return finding(identifier).verdict
-
-
 @pytest.mark.parametrize(("identifier", "module", "name", "wrong", "expected"), PLANTED)
 def test_planted_errors_change_verdicts(monkeypatch, identifier, module, name, wrong, expected):
-    assert expected != as_printed(identifier) or identifier == UNDECIDED
+    assert expected != CLAIMS.as_is(identifier).verdict or identifier == UNDECIDED
     monkeypatch.setattr(module, name, wrong)
     for other in (table_1, prose_of_results, universally, beyond_chance):  # who imported the planted name sees it too
         if module is contrasts and hasattr(other, name):

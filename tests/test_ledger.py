@@ -10,7 +10,6 @@ import pytest
 
 from allora_analysis.__main__ import main
 from allora_analysis.claims import ledger
-from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import OPENINGS, VERDICTS, Claim, Evidence, Finding, Size, not_run, ranged
 from allora_analysis.claims.claim import claim as claimed
 from allora_analysis.claims.ledger import Row
@@ -18,6 +17,7 @@ from allora_analysis.render import terminal as written
 from allora_analysis.render.view import CUT, LESS_KIND, recorded, said_by, sentence, size_text, summary, view
 from allora_analysis.study import plain
 from allora_analysis.validation import ArgumentError
+from tests.ledger_rows import as_is
 
 EVIDENCE = Evidence({"a": 1.0}, {"a": np.float64(1.0)}, "rounding", error=1e-16, tolerance=1e-12)
 
@@ -337,8 +337,7 @@ def test_a_row(identifier):
     for said in (one.where, one.statement, one.command, one.test):
         assert said
     assert "(read:" not in one.statement
-    cases = Cases(0, identifier)
-    finding = one.check(cases, None) if one.reads else one.check(cases)
+    cases, finding = as_is(one)
     row = view(Row(one, finding))
     json.dumps(plain(row), allow_nan=False)
     golden = recorded()[identifier]
@@ -362,7 +361,7 @@ def test_a_row(identifier):
 @pytest.mark.parametrize("identifier", {one.reads: one.id for one in CLAIMS.values() if one.reads}.values())
 def test_the_committed_records_given_by_name_change_nothing(identifier):
     """One row of each study."""
-    found, named = (ledger.examine(CLAIMS[identifier], folder).finding for folder in (None, RESULTS))
+    found, named = as_is(CLAIMS[identifier])[1], ledger.examine(CLAIMS[identifier], RESULTS).finding
     assert (named.verdict, named.corrected) == (found.verdict, found.corrected)
     assert named.evidence.measured == found.evidence.measured
 

@@ -18,11 +18,12 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import allora_analysis
 from allora_analysis import notebook as shared
-from allora_analysis.claims.claim import Claim, Evidence, Finding
+from allora_analysis.claims import ledger
+from allora_analysis.claims.claim import Claim, Evidence, Finding, spaced
 from allora_analysis.claims.ledger import Row, all_claims
 from allora_analysis.plotting import panels
 from allora_analysis.render import view
-from allora_analysis.study import Table
+from allora_analysis.study import Table, environment
 from allora_analysis.validation import ArgumentError
 from notebooks import NOTEBOOKS, execution
 from notebooks.__main__ import FOLDER, main
@@ -222,6 +223,84 @@ def test_verdicts_are_the_ledgers_and_are_read_back():
         shared.verdicts("T1-average")
 
 
+def test_rows_are_read_where_the_environment_names_a_file(tmp_path, monkeypatch):
+    named = ("T1-averages", "F3-cells", "T2-long")
+    fresh = shared.verdicts(*named).data
+    path = tmp_path / "ledger.json"
+    path.write_text(view.as_json(view.views(shared.rows(*named))), encoding="utf-8")
+    monkeypatch.setattr(ledger, "run", None)
+    monkeypatch.setenv(shared.LEDGER, str(path))
+    assert shared.verdicts(*named).data == fresh
+
+
+@pytest.fixture
+def run_of_today(tmp_path):
+    """A repository of one module and one record, and a ledger's file made after them."""
+    for place in ("allora_analysis/module.py", "experiments/results/study/record.json"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).touch()
+    claims = [
+        {"id": one.id, "statement": one.statement, "verdict": "holds", "evidence": {"seed": 0}}
+        | {"reading": one.reading and spaced(one.reading)}
+        for one in all_claims()
+    ]
+    return tmp_path, {"claims": claims, "environment": environment()}
+
+
+def is_of_today(root, document, later=10) -> bool:
+    path = root / "ledger.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document), encoding="utf-8")
+    now = time.time()
+    os.utime(path, (now + later, now + later))
+    return execution.of_today(path, root)
+
+
+def test_a_run_of_today_need_not_be_made_again(run_of_today):
+    root, document = run_of_today
+    assert is_of_today(root, document)
+    (root / "allora_analysis" / "__pycache__").mkdir()
+    compiled = root / "allora_analysis" / "__pycache__" / "module.pyc"
+    compiled.touch()
+    os.utime(compiled, (time.time() + 20, time.time() + 20))
+    assert is_of_today(root, document | {"environment": document["environment"] | {"threads": 99}})
+
+
+@pytest.mark.parametrize("place", ["allora_analysis/module.py", "experiments/results/study/record.json"])
+def test_a_run_before_the_last_change_is_made_again(place, run_of_today):
+    root, document = run_of_today
+    os.utime(root / place, (time.time() + 20, time.time() + 20))
+    assert not is_of_today(root, document)
+
+
+def test_a_run_before_a_record_was_taken_away_is_made_again(run_of_today):
+    root, document = run_of_today
+    (root / "experiments" / "results" / "study" / "record.json").unlink()
+    assert not is_of_today(root, document, later=-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda of: of["environment"].update(numpy="1.0"),
+        lambda of: of["claims"].pop(),
+        lambda of: of["claims"][3].update(statement="0 = 1"),
+        lambda of: of["claims"][3].update(reading="Otherwise."),
+        lambda of: of["claims"][3].update(verdict=None),
+        lambda of: of["claims"][3].update(evidence={"seed": 1}),
+        lambda of: of["claims"][3].update(evidence=None),
+        lambda of: of["claims"].reverse(),
+        lambda of: of.update(own_records=True),
+        lambda of: of.pop("environment"),
+    ],
+)
+def test_another_run_is_not_todays(change, run_of_today):
+    root, document = run_of_today
+    change(document)
+    assert not is_of_today(root, document)
+    assert not is_of_today(root, "no JSON")
+    assert not is_of_today(root, "[]")
+
+
 def draw(slope):
     figure, (axis,) = panels()
     axis.plot([0, 1], [0, slope])
@@ -314,6 +393,20 @@ def test_a_check_writes_nothing_and_sees_an_old_verdict(folder, capsys):
     assert os.environ[shared.SMALL] == "0"
 
 
+@pytest.mark.parametrize("today", [True, False])
+def test_a_check_reads_a_run_of_today_and_makes_another_again(today, folder, capsys, monkeypatch):
+    path, file = written(folder, GOOD[0], GOOD[-1]), folder / "ledger.json"
+    assert command(folder) == 0
+    file.write_text(view.as_json(view.views(shared.rows("T1-averages"))).replace('"holds"', '"refuted"'))
+    monkeypatch.setattr(execution, "of_today", lambda path: today)
+    good = path.read_bytes()
+    assert command(folder, "--check", "--ledger", str(file)) == int(today)  # the file is of another ledger
+    assert ("T1-averages" if today else "the rows are checked") in capsys.readouterr().err
+    assert path.read_bytes() == good
+    assert command(folder, "--check") == 0
+    assert os.environ[shared.LEDGER] == ""
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -395,6 +488,8 @@ def test_looks_change_no_output(folder, monkeypatch):
         (["--only", "6_conclusion"], "6_conclusion"),
         (["--folder", "."], "has no"),
         (["--only"], "only"),
+        (["--ledger", "."], "must be a file, and goes with --check only"),
+        (["--ledger", __file__], "--check"),
     ],
 )
 def test_a_users_mistake_is_one_line(flags, said, tmp_path, monkeypatch, capsys):
