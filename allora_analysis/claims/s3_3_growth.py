@@ -15,7 +15,7 @@ import numpy as np
 from allora_analysis import ripple
 from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, Judged, at_etas, log_uniform
 from allora_analysis.claims.claim import Finding, Size, claim
-from allora_analysis.claims.s3_3_worst_case import RECORDED, ROUNDING, TOLERANCE, ripple_claim
+from allora_analysis.claims.s3_3_worst_case import INDUCED, ROUNDING, TOLERANCE, ripple_claim
 from allora_analysis.ripple import study
 
 THETA = "C(1 + ηm̄)^L ‖x‖ = Θ((1 + η)^L)"
@@ -175,7 +175,7 @@ def worst_case(cases: Cases) -> Finding:
         printed=lambda one, seen: abs(seen / (one.depth * np.log1p(one.eta)) - 1) < TOLERANCE,
     )
     largest = own[-1].inputs
-    layer = [math.exp(grown(one) / one.depth) for one in (largest, largest._replace(ratio=RECORDED))]
+    layer = [math.exp(grown(one) / one.depth) for one in (largest, largest._replace(ratio=INDUCED))]
     return judged.finding(
         holds=f"Yes, in aligned layers: {layer[0]:.2g}-fold each at η = {largest.eta:g}, ‖W‖ = ‖BA‖ = 1; "
         f"{layer[1]:.2f}-fold at our runs' sizes.",
@@ -188,7 +188,7 @@ def worst_case(cases: Cases) -> Finding:
             layer[0],
             "times larger after each layer",
             f"the output in the worst case at η = {largest.eta:g}, weight and adapter of norm 1 ({layer[1]:.2f} times "
-            f"where the adapter is {RECORDED:.1%} of the weight, as the recorded rows are at most)",
+            f"where the adapter is {INDUCED:.0%} of the weight, as recorded at most)",
         ),
         flips_if="no network of any alignment with growth linear in L on the log scale",
     )

@@ -21,7 +21,7 @@ from allora_analysis.claims.cases import (
 )
 from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.s3_3_at_random import mean_and_error
-from allora_analysis.claims.s3_3_worst_case import RECORDED, TOLERANCE, aligned, ripple_claim
+from allora_analysis.claims.s3_3_worst_case import INDUCED, TOLERANCE, aligned, ripple_claim
 from allora_analysis.ripple import study
 from allora_analysis.ripple.bounds import Layer, Scales
 
@@ -75,10 +75,10 @@ def limiting_in_depth(cases: Cases) -> Finding:
         return Worst(weights, ratios, width, int(rng.integers(1, 5)), log_uniform(rng, -1, 4))
 
     def made(eta: float) -> Worst:
-        return Worst(np.full(24, 2.0), np.full(24, RECORDED), 32, 8, eta)
+        return Worst(np.full(24, 2.0), np.full(24, INDUCED), 32, 8, eta)
 
     judged = cases.judge(
-        at_etas(f"‖W_l‖ = 2, m̄ = {RECORDED:g}, L = 24, n = 32, r = 8", made) + cases.draw(draw, 12),
+        at_etas(f"‖W_l‖ = 2, m̄ = {INDUCED:g}, L = 24, n = 32, r = 8", made) + cases.draw(draw, 12),
         lambda one: {name: enlarged(one, *times, cases.rng) for name, times in GROWN.items()},
         printed=lambda one, seen: all(
             abs(seen[name] - deeper * one.told) < TOLERANCE for name, (deeper, _) in GROWN.items()
@@ -96,8 +96,8 @@ def limiting_in_depth(cases: Cases) -> Finding:
         size=Size(
             math.exp(seen["2L, n"]),
             "times",
-            f"what η = 2 makes of the worst case's output in 48 layers (in 24: {math.exp(seen['L, n']):.2g}; in 24 "
-            f"twice as wide: {math.exp(seen['L, 2n']):.2g}), ‖B_lA_l‖ {RECORDED:.1%} of ‖W_l‖",
+            f"what η = 2 makes of the worst case's output in 48 layers (in 24: {math.exp(seen['L, n']):.0f}; in 24 "
+            f"twice as wide: {math.exp(seen['L, 2n']):.0f}), ‖B_lA_l‖ {INDUCED:.0%} of ‖W_l‖, as recorded at most",
         ),
         flips_if="norms ‖W_l‖, ‖B_lA_l‖ at which η enlarges the output of the network that attains the bound by "
         "another factor at twice the width, or not by its square at twice the depth",

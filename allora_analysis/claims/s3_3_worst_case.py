@@ -45,6 +45,7 @@ def aligned(widths: Sequence[int], rank: int, weights: object, adapters: object,
 
 
 RECORDED = 0.015  # BA's mean row norm over W*'s after fine-tuning at most: row 3.3-comparable-level
+INDUCED = 0.11  # the same of induced norms, averaged over a model's maps: row 3.3-comparable-level-induced
 
 
 def as_fine_tuned(depth: int, eta: float, rng: np.random.Generator, share: float = RECORDED) -> Network:
