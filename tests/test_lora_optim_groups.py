@@ -220,10 +220,17 @@ def test_groups_of_another_model_are_named_once():
         optimizer.step()
     assert len(told) == 1
     optimizer.step()  # a warning is an error here
-    _, later = built()
-    step(later, 0)
-    later.zero_grad()
-    later.step()  # no warning of a step without gradients that is not the first
+
+
+def test_a_later_step_that_trains_nothing_is_named_once():
+    """Planted: after `set_adapter` the first adapter's optimizer went on without a word."""
+    _, optimizer = built()
+    step(optimizer, 0)
+    optimizer.zero_grad()
+    with pytest.warns(UserWarning, match=r"this step trains nothing; was another adapter switched on .set_adapter."):
+        optimizer.step()
+    optimizer.step()  # a warning is an error here
+    step(optimizer, 1)
 
 
 def test_under_a_gradient_scaler_infinite_gradients_skip_the_step():

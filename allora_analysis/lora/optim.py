@@ -227,9 +227,9 @@ class ALLoRAAdamW(Optimizer):
                 eta = group["eta"]
                 hyper = but(hyper, lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
             plain.setdefault(hyper, []).extend(trained)
-        if not (torch.compiler.is_compiling() or self.state or self._told):
+        if not (torch.compiler.is_compiling() or plain or pairs or self._told):
             self._told = True
-            warn_of_no_gradients()
+            warn_of_no_gradients(is_first=not self.state)
         for hyper, parameters in plain.items():
             own = self._tensors(parameters, hyper.amsgrad)
             adamw_on(own.parameters, own, hyper)
