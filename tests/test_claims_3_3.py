@@ -133,7 +133,7 @@ def test_the_worst_cases_of_the_answers_are_the_rows_own():
     worst = ROWS.as_is("3.3-worst-case")
     assert worst.size.value == pytest.approx(1 + 2.0)
     assert f"{worst.size.value:.2g}-fold each at η = 2, ‖W‖ = ‖BA‖ = 1; {1 + 2 * 0.11:.2f}-fold" in worst.answer
-    assert s3_3_worst_case.INDUCED == round(ROWS.as_is("3.3-comparable-level-induced").size.high, 2)
+    assert round(ROWS.as_is("3.3-comparable-level-induced").size.high, 2) == s3_3_worst_case.INDUCED
     assert ROWS.as_is("3.3-limiting-in-depth").answer.endswith("not in normalized blocks (3.3-residual).")
     told = recorded()["3.3-residual"]
     assert (told["verdict"], told["at_paper"]) == ("conditional", False)

@@ -171,6 +171,8 @@ def test_rows_against_one_over_eta_squared(tmp_path, capsys):
     large = peft_folder(tmp_path / "large", size=10.0)
     assert "it tapers" in said(capsys, large, "--eta", 2)
     assert "factor" not in document(capsys, large)["adapter"]["answers"]
+    start = document(capsys, peft_folder(tmp_path / "start", size=0.0), "--eta", 2)["adapter"]["answers"]["factor"]
+    assert start.endswith("so ALLoRA's factor is 1 to 1 of η = 2 (1)")  # planted: "from η = inf on it is below …"
 
 
 def test_the_callers_eta_and_dropout_are_taken_before_the_files(tmp_path, capsys):

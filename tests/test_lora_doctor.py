@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -316,3 +317,6 @@ def test_what_the_doctor_cannot_see():
             ArgumentError, match=f"optimizer must have param_groups, received {kind}; give the one that"
         ):
             doctor(model, other)
+    trainer = SimpleNamespace(optimizer=None)  # as transformers' before train(), once taken for no optimizer at all
+    with pytest.raises(ArgumentError, match=r"the SimpleNamespace has made none yet; call its create_optimizer\(\)"):
+        doctor(model, trainer)

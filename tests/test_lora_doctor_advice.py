@@ -293,7 +293,7 @@ def test_merged_disabled_frozen_and_inactive_adapters():
     model.merge_adapter()
     advice = lines(model, sgd(model))
     assert "unmerge_adapter" in advice["merged"].text
-    assert "nothing trained" in advice
+    assert "nothing trained" not in advice  # whose way out, first in the callback's one line, helped nobody here
     model.unmerge_adapter()
     with model.disable_adapter():
         assert "enable_adapter_layers" in lines(model)["disabled"].text

@@ -122,7 +122,7 @@ def test_without_a_pair_it_would_be_adamw(asked):
     for params in (four, [{"params": four}], [nn.Parameter(torch.ones(2))], [{"params": matrices(), "pair": False}]):
         with pytest.raises(ArgumentError, match=r"no group is a pair \(A, B\), so eta = .* would do nothing") as caught:
             ALLoRAAdamW(params, 0.1, **asked)
-        assert str(caught.value).endswith("call ALLoRAAdamW(param_groups(model), lr, eta)")
+        assert "call ALLoRAAdamW(param_groups(model), lr, eta), in a Trainer" in str(caught.value)
         assert "\n" not in str(caught.value)
     ALLoRAAdamW(four, 0.1, 1.0, adaptor="constant")
 
@@ -220,10 +220,17 @@ def test_groups_of_another_model_are_named_once():
         optimizer.step()
     assert len(told) == 1
     optimizer.step()  # a warning is an error here
-    _, later = built()
-    step(later, 0)
-    later.zero_grad()
-    later.step()  # no warning of a step without gradients that is not the first
+
+
+def test_a_later_step_that_trains_nothing_is_named_once():
+    """Planted: after `set_adapter` the first adapter's optimizer went on without a word."""
+    _, optimizer = built()
+    step(optimizer, 0)
+    optimizer.zero_grad()
+    with pytest.warns(UserWarning, match=r"this step trains nothing; was another adapter switched on .set_adapter."):
+        optimizer.step()
+    optimizer.step()  # a warning is an error here
+    step(optimizer, 1)
 
 
 def test_under_a_gradient_scaler_infinite_gradients_skip_the_step():

@@ -121,6 +121,16 @@ def test_an_adapted_layers_own_biases_go_at_the_pairs_rate_and_do_not_decay(bias
     assert sum(len(group["params"]) for group in groups) == sum(one.requires_grad for one in model.parameters())
 
 
+def test_rows_of_tokens_train_at_the_pairs_rate_and_do_not_decay():
+    """Planted: pretrained rows at head_lr, pulled towards 0."""
+    model = adapted(target_modules=["first"], trainable_token_indices={"embed": [1, 3]})
+    groups = param_groups(model, lr=1e-3, head_lr=1.0, weight_decay=0.1)
+    assert_each_trainable_once(model, groups)
+    (tokens,) = [group for group in groups if group["name"] == "tokens"]
+    assert (tokens["lr"], tokens["weight_decay"], tokens["pair"]) == (1e-3, 0.0, False)
+    assert [one.shape[0] for one in tokens["params"]] == [2]
+
+
 def test_an_embeddings_adapter_is_a_pair_and_a_frozen_matrix_stays_in_its_pair():
     model = adapted(target_modules=["embed"])
     groups = param_groups(model)

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from allora_analysis.lora.peft import ALLoRALinearLayer, Rule, allora_config
 from allora_analysis.validation import ArgumentError
@@ -250,6 +251,63 @@ def test_weighted_adapters_of_unlike_rules_warn_whose_rule_it_is(other):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.add_weighted_adapter(["default", "default-other"], [0.5, 0.5], "alike", combination_type="linear")
+
+
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed but")
+@pytest.mark.parametrize("field", ["use_dora", "lora_bias"])
+def test_weighted_adapters_of_more_than_matrices_are_refused(field):
+    """Planted: a copy with weight 1 had the magnitudes, or the bias, of a new adapter."""
+    model = adapted(**{field: True})
+    with pytest.raises(ArgumentError, match=rf"adapter 'default': .* A and B alone, without what {field} trains"):
+        model.add_weighted_adapter(["default"], [1.0], "copy", combination_type="linear")
+    assert [*model.peft_config] == ["default"]
+
+
+def test_a_weighted_adapter_that_fails_is_not_left_behind():
+    """Planted: B = 0 under the new name, and the second try returned at once, in silence."""
+    model = adapted(rank_pattern={"o_proj": 4})
+    model.add_adapter("other", config(rank_pattern={"down_proj": 4}))
+    randomise(model)
+    before, names = logits(model), [name for name, _ in model.named_parameters()]
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    two = ["default", "other"], [1.0, -0.5], "sum"
+    with pytest.raises(ArgumentError, match=r"'default' and 'other' have other ranks in a layer, .* 'cat' or 'svd'$"):
+        model.add_weighted_adapter(*two, "linear")
+    with pytest.raises(ValueError, match="Invalid combination_type"):
+        model.add_weighted_adapter(*two, "product")
+    assert ([*model.peft_config], model.active_adapters) == (["default", "other"], ["default"])
+    assert [name for name, _ in model.named_parameters()] == names
+    assert [parameter.requires_grad for parameter in model.parameters()] == trained
+    assert torch.equal(logits(model), before)
+    model.add_weighted_adapter(*two, "cat")
+    model.set_adapter("sum")
+    assert not near(logits(model), before)
+    with pytest.raises(ArgumentError, match=r"^adapter_name: the model has an adapter 'sum'; choose another name, or"):
+        model.add_weighted_adapter(*two, "cat")
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT's, of names that it knows
+@pytest.mark.parametrize("target", ["wte", "lm_head"])
+@pytest.mark.parametrize("way", ["merge_adapter", "merge_and_unload"])
+def test_a_merge_into_a_weight_that_another_module_has_too_is_refused(way, target):
+    """Planted: it changed the embedding and the head by one ΔW, and with them the model's function, without a word."""
+    sizes = {"vocab_size": 50, "n_embd": 16, "n_layer": 1, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
+    base = GPT2LMHeadModel(GPT2Config(**sizes)).double()
+    model = get_peft_model(base, config(target_modules=[target]))
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    before, weight = logits(model), base.get_input_embeddings().weight.detach().clone()
+    with model.disable_adapter():
+        assert not near(logits(model), before)
+    with pytest.raises(ArgumentError, match=r"weight is that of 'transformer.wte' and 'lm_head', .*untie them first"):
+        getattr(model, way)()
+    assert torch.equal(base.get_input_embeddings().weight, weight)
+    head = base.lm_head if target == "wte" else base.lm_head.base_layer
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    base.config.tie_word_embeddings = False
+    getattr(model, way)()
+    assert near(logits(base), before)
 
 
 def test_any_module_takes_adapters():

@@ -117,7 +117,12 @@ def refused_and_unchanged(model, match):
         ({"alora_invocation_tokens": [1]}, r"alora_invocation_tokens must be left out .*a forward pass of their own"),
         ({"init_lora_weights": "eva"}, r"init_lora_weights must be one of True, False, .*received 'eva'"),
         ({"init_lora_weights": "pissa_niter_x"}, r"init_lora_weights"),
-        ({"rank": 3}, r"rank: no field of peft.LoraConfig; received 3"),
+        ({"rank": 3}, r"rank: no field of peft.LoraConfig; received 3; perhaps r$"),
+        ({"alpha": 16}, r"alpha: no field of peft.LoraConfig; received 16; perhaps lora_alpha$"),
+        ({"dropout": 0.1}, r"dropout: no field of .*; perhaps lora_dropout$"),
+        ({"lora_aplha": 16}, r"lora_aplha: no field of .*; perhaps lora_alpha$"),
+        ({"eta_squared": 4.0}, r"eta_squared: no field of .*; perhaps eta, its root: the paper's tables print η²$"),
+        ({"qqq": 1}, r"qqq: no field of peft.LoraConfig; received 1$"),
         ({"peft_type": "ASF_LORA"}, r"peft_type: no field"),
     ],
 )

@@ -281,6 +281,13 @@ def test_an_allora_adapter_trained_on_with_another_rule(tmp_path):
     assert layers(ours)[0].lora_variant["default"] == Rule("allora_0", 5.0, "inverse_sqrt")
 
 
+@pytest.mark.parametrize(("variant", "rate"), [("allora_0", 0.0), ("allora", 0.05)])
+def test_an_adapter_with_dropout_is_trained_on_without_it_where_that_is_asked(tmp_path, variant, rate):
+    """Planted: "lora_dropout must be 0 with variant 'allora_0'", with no way but to edit the file."""
+    lora(lora_dropout=0.05).save_pretrained(tmp_path)
+    assert train_on(qwen(), tmp_path, ETA, variant).peft_config["default"].lora_dropout == rate
+
+
 def trained_from(folder, **fields):
     """A model from another start than B = 0, one step on, and the start itself saved, as PEFT's conversion wants it."""
     model = get_peft_model(qwen(), allora_config(ETA, r=3, target_modules=QWEN_TARGETS, **fields))

@@ -163,6 +163,21 @@ def test_adapters_that_are_not_loras_alone(tmp_path, fields, match):
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
+    ("rule", "match"),
+    [
+        ((-1.0,), r"^eta must be .*, received -1"),
+        ((2.0, "alora"), r"^variant must be one of .*; received 'alora'"),
+        ((2.0, "allora", "sqrt"), r"^adaptor must be one of .*; received 'sqrt'"),
+    ],
+)
+def test_the_callers_own_mistake_is_not_the_files(tmp_path, rule, match):
+    """Planted: "adapter_config.json: eta must be …", and a folder that is not there came first."""
+    with refused_and_unchanged(base := qwen(), match):
+        train_on(base, tmp_path / "none", *rule)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
     ("what", "match"),
     [
         ('{"r": 0}', "r must be a whole number, 1 or above, received 0"),

@@ -147,7 +147,7 @@ def test_the_trainers_own_groups_are_refused(tmp_path):
     """Planted: `optimizer_cls_and_kwargs` without the groups trained with AdamW, without a word."""
     one = trainer(plain(), tmp_path, 1)
     one.optimizer_cls_and_kwargs = (ALLoRAAdamW, {"lr": 1e-2, "eta": 4.0})
-    with pytest.raises(ArgumentError, match=r"no group is a pair .* call ALLoRAAdamW\(param_groups\(model\)"):
+    with pytest.raises(ArgumentError, match=r"no group is a pair .* by .params.: param_groups\(model\), anew for each"):
         one.train()
 
 

@@ -289,7 +289,7 @@ def _factor(pairs: Sequence[SavedPair], eta: float, switches: Switches) -> Itera
         share = _spread(pairs)[1] * eta**2
         told += f"rows are {share:.3g} of 1/η² = {eta**-2:.3g} in the median, so "
     told += f"ALLoRA's factor is {least:.3g} to {most:.3g} of η = {eta:g} ({middle:.3g})"
-    if switches.adaptor == "inverse_sqrt":
+    if switches.adaptor == "inverse_sqrt" and all(pair.norms[1] for pair in pairs):  # as rows of 0 taper at no η
         told += f"; {recipes.eta_to_taper([pair.norms[1] for pair in pairs], eta)}"
     yield "factor", told
     yield "stable step", recipes.stable_step_at(least * eta, most * eta)

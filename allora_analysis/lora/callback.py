@@ -6,7 +6,6 @@ finds, and warns where ALLoRA is off. Checked by `tests/test_lora_training.py`.
 
 import importlib.util
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
@@ -17,7 +16,8 @@ from torch import Tensor, distributed, nn
 
 from allora_analysis.lora.doctor import Diagnosis, NoAdapter, doctor
 from allora_analysis.lora.doctor.advice import VERDICTS
-from allora_analysis.validation import count
+from allora_analysis.lora.watch import warn_of_run
+from allora_analysis.validation import ArgumentError, count
 
 if importlib.util.find_spec("transformers") is None:
     raise ModuleNotFoundError("transformers is not installed: pip install 'allora-analysis[llm]'", name="transformers")
@@ -53,6 +53,8 @@ class DoctorCallback(TrainerCallback):
     """
 
     def __init__(self, step: int = 10, log: Callable[[dict[str, float]], Any] | None = None, *, allora: bool = True):
+        if log is not None and not callable(log):
+            raise ArgumentError(f"log must be a function of the numbers, as trainer.log is, received {log!r}")
         self.step, self.log, self.allora = count("step", step), log, allora
         self.diagnoses: dict[int, Diagnosis] = {}
         self._looks_after = self.step - 1  # steps, a resumed run's earlier ones too
@@ -128,16 +130,17 @@ class DoctorCallback(TrainerCallback):
         numbers = _numbers(found)
         if self.log is None:
             state.log_history.append({**numbers, "step": state.global_step})
-        else:
-            self.log(numbers)
         problems = [line.text for line in found.advice if line.level == "problem"]
         if problems and state.is_world_process_zero:
             said = VERDICTS[found.verdict].rstrip(".")
-            warnings.warn(f"{said} (step {state.global_step}): {problems[0]}", stacklevel=2)
+            warn_of_run(f"{said} (step {state.global_step}): {problems[0]}")
+        if self.log is not None:
+            with _going_on(state, "the log that DoctorCallback was given"):
+                self.log(numbers)
 
 
 @contextmanager
-def _going_on(state: Any) -> Iterator[None]:
+def _going_on(state: Any, what: str = "the doctor") -> Iterator[None]:
     # A model or an optimizer that nobody foresaw: the run is worth more than what is said about it.
     try:
         yield
@@ -145,7 +148,7 @@ def _going_on(state: Any) -> Iterator[None]:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        warnings.warn(f"the doctor failed at step {state.global_step} ({reason}); training goes on", stacklevel=2)
+        warn_of_run(f"{what} failed at step {state.global_step} ({reason}); training goes on")
 
 
 def _is_sharded(args: Any, model: nn.Module, optimizer: Any) -> bool:

@@ -133,7 +133,10 @@ class ALLoRAAdamW(Optimizer):
             kernels.row_kernel()
         acts = any(group["eta"] != 1 or group["adaptor"] != "constant" for group in self.param_groups)
         if acts and not any(group["pair"] for group in self.param_groups):
-            raise ArgumentError(f"params: no group is a pair (A, B), so eta = {eta:g} would do nothing; call {RECIPE}")
+            raise ArgumentError(
+                f"params: no group is a pair (A, B), so eta = {eta:g} would do nothing; call {RECIPE}, in a Trainer's "
+                'optimizer_cls_and_kwargs by "params": param_groups(model), anew for each Trainer, which takes it out'
+            )
         warn_of_left_out([self.param_groups[k] for k in unsaid], f"call {RECIPE}")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -227,9 +230,9 @@ class ALLoRAAdamW(Optimizer):
                 eta = group["eta"]
                 hyper = but(hyper, lr=eta * hyper.lr, weight_decay=hyper.weight_decay / eta)
             plain.setdefault(hyper, []).extend(trained)
-        if not (torch.compiler.is_compiling() or self.state or self._told):
+        if not (torch.compiler.is_compiling() or plain or pairs or self._told):
             self._told = True
-            warn_of_no_gradients()
+            warn_of_no_gradients(is_first=not self.state)
         for hyper, parameters in plain.items():
             own = self._tensors(parameters, hyper.amsgrad)
             adamw_on(own.parameters, own, hyper)

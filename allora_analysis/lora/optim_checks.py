@@ -1,4 +1,4 @@
-"""§4, beyond the paper: what `ALLoRAAdamW` finds in its groups, a saved state or its first step, and says of it.
+"""§4, beyond the paper: what `ALLoRAAdamW` finds in its groups, a saved state or a step, and says of it.
 
 Checked by `tests/test_lora_optim_groups.py` and `tests/test_lora_optim_state.py`.
 """
@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 from allora_analysis.lora.pairs import is_pair, looks_like_a_pair, tensors_of
+from allora_analysis.lora.watch import warn_of_run
 from allora_analysis.validation import ArgumentError
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
@@ -28,12 +29,14 @@ def warn_of_left_out(groups: list[dict[str, Any]], way_out: str) -> None:
         )
 
 
-def warn_of_no_gradients() -> None:
-    """Says in a warning that the first step moves nothing."""
-    warnings.warn(
-        "ALLoRAAdamW: no parameter of its groups has a gradient, so this step trains nothing; are they another "
-        "model's, or of before it was made anew? Build them from the one that is trained: param_groups(model)",
-        stacklevel=5,
+def warn_of_no_gradients(is_first: bool) -> None:
+    """Says in a warning that a step, the first or a later one, moves nothing."""
+    why = "are they another model's, or of before it was made anew?"
+    if not is_first:
+        why = "was another adapter switched on (set_adapter) after the groups were made?"
+    warn_of_run(
+        f"ALLoRAAdamW: no parameter of its groups has a gradient, so this step trains nothing; {why} Build them from "
+        "what is trained: param_groups(model)"
     )
 
 

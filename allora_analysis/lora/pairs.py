@@ -25,6 +25,7 @@ _PRODUCTS = (*PLAIN, "allora", "allora_0", "allora_od", "asf_lora", "ALoraLinear
 # What PEFT's layers have whose own ΔW is no BA: one with a diagonal (AdaLoRA).
 _OTHERS = ("lora_E",)
 _BASES = ("base_layer.", "base.")  # where PEFT and the toolkit keep the layer that is adapted
+_TOKENS = "trainable_tokens_delta"  # PEFT's name
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _QUANTISED_WORDS = ("4bit", "8bit", "quant", "gptq", "awq", "hqq", "eetq", "aqlm")
 
@@ -218,16 +219,16 @@ def param_groups(
     Each pair (per layer and adapter; of PEFT's LoRA layers, or of modules with matrices `a` and `b`) is a group with
     its LoRA scaling; what else the adapted layers train (PEFT's lora_bias, DoRA's magnitude) is a plain group at the
     pairs' rate, and so are their own biases (PEFT's bias="lora_only"; under its bias="all" all others too that are not
-    modules_to_save's), which do not decay: they are pretrained; all the rest (a classifier head, modules_to_save) is a
-    plain group at a rate of its own: LoRA at learning rate η·l would train the head at η·l too, ALLoRA does not.
-    Every trainable parameter is in exactly one group. A pair of which
-    one matrix is frozen keeps both: the norms need them.
+    modules_to_save's) and the rows of PEFT's trainable_token_indices, which do not decay: they are pretrained; all the
+    rest (a classifier head, modules_to_save) is a plain group at a rate of its own: LoRA at learning rate η·l would
+    train the head at η·l too, ALLoRA does not. Every trainable parameter is in exactly one group. A pair of which one
+    matrix is frozen keeps both: the norms need them.
 
     Args:
         model: a model with LoRA adapters whose forward is plain LoRA's.
         lr: the pairs' learning rate; None leaves it to the optimizer's.
         head_lr: the rest's; None leaves it to the optimizer's.
-        weight_decay: of all groups but the pretrained biases; None leaves it to the optimizer's.
+        weight_decay: of all groups but the pretrained biases and rows; None leaves it to the optimizer's.
 
     Returns:
         The groups, pairs first.
@@ -254,8 +255,11 @@ def param_groups(
     rest = {name: parameter for name, parameter in named if parameter.requires_grad and parameter not in taken}
     if _trains_all_biases(model):
         biases |= {one for name, one in rest.items() if "bias" in name and "modules_to_save" not in name} - inside
-    homes = {name: "adapters" if one in inside else "biases" if one in biases else "head" for name, one in rest.items()}
-    settings = {"adapters": rates, "biases": rates | {"weight_decay": 0.0}, "head": rates | {"lr": head_lr}}
+    tokens = {one for name, one in rest.items() if _TOKENS in name}
+    kinds = {"adapters": inside, "biases": biases, "tokens": tokens}
+    homes = {name: next((kind for kind in kinds if one in kinds[kind]), "head") for name, one in rest.items()}
+    pretrained = rates | {"weight_decay": 0.0}
+    settings = {"adapters": rates, "biases": pretrained, "tokens": pretrained, "head": rates | {"lr": head_lr}}
     for title, own in settings.items():
         if names := [name for name, home in homes.items() if home == title]:
             groups.append(_group([rest[name] for name in names], title, own) | {"pair": False, "names": names})

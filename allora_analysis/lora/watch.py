@@ -4,6 +4,7 @@ The layers call `watch`; torch calls `_look` before each step of any optimizer, 
 closure, before which there is no gradient, is waited for. Checked by `tests/test_lora_watch.py`.
 """
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import compress
@@ -28,8 +29,24 @@ _JUDGED: WeakKeyDictionary[Optimizer, set[int]] = WeakKeyDictionary()
 _LOOKED: WeakKeyDictionary[Optimizer, set[int]] = WeakKeyDictionary()
 
 
+# What lies between a warning of a run and the line that trains.
+_BETWEEN = ("torch", "accelerate", "transformers", "peft", "contextlib", __name__.partition(".")[0])
+
+
 class FactorUndone(UserWarning):
     """ALLoRA's layers train as plain LoRA under this optimizer. `warnings` makes it an error, or nothing."""
+
+
+def warn_of_run(text: str, category: type[Warning] = UserWarning) -> None:
+    """A warning in each run of a process, at the line that trains, and as this module's.
+
+    `warnings.warn` shows a text once a process, and names the caller: in transformers' Trainer that is torch's
+    `lr_scheduler`, whose warnings accelerate ignores.
+    """
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame = frame.f_back
+    warnings.warn_explicit(text, category, frame.f_code.co_filename, frame.f_lineno, module=__name__)
 
 
 def watch(layer: nn.Module) -> None:
@@ -68,10 +85,10 @@ def _look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     except Exception as error:  # the run is worth more than what is said about it
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         name = type(optimizer).__name__
-        warnings.warn(f"what {name} makes of ALLoRA's factor could not be looked at ({reason})", stacklevel=4)
+        warn_of_run(f"what {name} makes of ALLoRA's factor could not be looked at ({reason})")
         return
     if said:
-        warnings.warn(said, FactorUndone, stacklevel=4)
+        warn_of_run(said, FactorUndone)
 
 
 def _found(optimizer: Optimizer) -> str | None:

@@ -95,18 +95,13 @@ def doctor(
 
     Raises:
         NoAdapter: no adapter in the model, an ArgumentError.
-        ArgumentError: a negative maximum, an optimizer without parameter groups.
+        ArgumentError: a negative maximum, an optimizer without parameter groups, a Trainer before it has one.
     """
     pairs = any_pairs(model)
     if not pairs:
         raise NoAdapter("model: no LoRA adapter found; add one, for example peft.get_peft_model")
     maximum = non_negative("max_grad_norm", 0.0 if max_grad_norm is None else max_grad_norm)
-    optimizer = None if optimizer is None else unwrapped(optimizer)
-    if optimizer is not None and not hasattr(optimizer, "param_groups"):
-        raise ArgumentError(
-            f"optimizer must have param_groups, received {type(optimizer).__name__}; give the one that trains A "
-            "and B, not a list of several, a scheduler or a class"
-        )
+    optimizer = None if optimizer is None else _checked(optimizer)
     groups = [{**group, "lr": rate(group)} for group in getattr(optimizer, "param_groups", ())]
     homes = {id(p): group for group in groups for p in group["params"]}
     judged(optimizer, [pair for pair in pairs if scaled_by(pair, homes)])  # what comes later is looked at
@@ -124,6 +119,22 @@ def doctor(
     verdict = "plain" if plain else _verdict(effects)
     advice = advise(pairs, layers, effect, clipping, homes, configs, allora, max_grad_norm is None)
     return Diagnosis(verdict, layers, effect, clipping, advice)
+
+
+def _checked(optimizer: Any) -> Any:
+    """The optimizer inside its wrappers."""
+    inner = unwrapped(optimizer)
+    if inner is None:
+        raise ArgumentError(
+            f"optimizer: the {type(optimizer).__name__} has made none yet; call its create_optimizer() first, or give "
+            "it DoctorCallback()"
+        )
+    if not hasattr(inner, "param_groups"):
+        raise ArgumentError(
+            f"optimizer must have param_groups, received {type(inner).__name__}; give the one that trains A "
+            "and B, not a list of several, a scheduler or a class"
+        )
+    return inner
 
 
 def _gradients(model: nn.Module, pairs: tuple[Pair, ...]) -> tuple[list[Tensor], list[tuple]]:

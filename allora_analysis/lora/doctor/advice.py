@@ -76,7 +76,8 @@ def _which(names: Sequence[str]) -> str:
 
 
 def _on_effects(layers: Sequence[LayerReport], allora: bool) -> Iterator[Advice]:
-    if all(layer.effect.idle for layer in layers):
+    found_out = any(layer.effect in (Effect.MERGED, Effect.DISABLED) for layer in layers)  # each has its own way out
+    if all(layer.effect.idle for layer in layers) and not found_out:
         yield Advice("problem", "nothing trained", "no adapter is trained; load with is_trainable=True, or set_adapter")
     for effect in Effect:
         found = [layer for layer in layers if layer.effect == effect]

@@ -1,6 +1,7 @@
 """§4 in PEFT: `allora_config(eta=…)` for `peft.get_peft_model`, for ALLoRA and every arm that the paper compares.
 
 - `config.py`: `allora_config`, `ALLoRAConfig`: a `LoraConfig` with a rule; PEFT's tuner, all or nothing
+- `snapshot.py`: a model to go back to
 - `layer.py`: what one adapter does beside LoRA, and `ALLoRALinearLayer`, one class for all variants
 - `other_layers.py`, `quantised.py`: the same for embeddings, convolutions, experts, and for 4-bit and 8-bit weights
 - `saving.py`: `load`, `train_on`, `export_lora`

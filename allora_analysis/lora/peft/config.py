@@ -9,8 +9,8 @@ they do what PEFT's do. Checked by `tests/test_lora_peft_refusals.py`.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+import difflib
 import math
 import re
 import warnings
@@ -21,9 +21,7 @@ from peft import LoraConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.lora import LoraModel
 from peft.tuners.lora.layer import ParamWrapper
-from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import PeftType, hotswap
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -31,6 +29,7 @@ from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.lora.functional import check_eta
 from allora_analysis.lora.peft.layer import LORA_X_ETA, VARIANTS, ALLoRALayer, Rule, is_foreign, refuse_merge
 from allora_analysis.lora.peft.other_layers import new_layer
+from allora_analysis.lora.peft.snapshot import Snapshot
 from allora_analysis.validation import ArgumentError, choice, count, number, positive, shown
 
 _INITS = (True, False, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_16")
@@ -58,6 +57,14 @@ _REASONS = {
         ("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
         "it starts from data or another base weight; init_lora_weights has the starts that ALLoRA takes",
     ),
+}
+# What others call a field.
+_MEANT = {
+    "rank": "r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "drop_rate": "lora_dropout",
+    **dict.fromkeys(("eta_squared", "eta2"), "eta, its root: the paper's tables print η²"),
 }
 # LoRA×η is LoRA at scaling η, and ASF-LoRA's output at scaling s is no ASF-LoRA of (A, sB).
 _OF_ONE_SCALING = (LORA_X_ETA, "asf_lora")
@@ -250,7 +257,9 @@ def allora_config(eta: float, variant: str = "allora", adaptor: str = "inverse_s
     known = {f.name for f in dataclasses.fields(LoraConfig) if f.init} - {"peft_type"}
     for name in fields:
         if name not in known:
-            raise ArgumentError(f"{name}: no field of peft.LoraConfig; received {fields[name]!r}")
+            perhaps = _MEANT.get(name) or next(iter(difflib.get_close_matches(name, known, 1)), "")
+            perhaps = perhaps and f"; perhaps {perhaps}"
+            raise ArgumentError(f"{name}: no field of peft.LoraConfig; received {fields[name]!r}{perhaps}")
     return ALLoRAConfig(eta=eta, variant=variant, adaptor=adaptor, **fields)
 
 
@@ -266,40 +275,6 @@ class _ByContent(type(LoraConfig)):
 
 class _SavedConfig(LoraConfig, metaclass=_ByContent):
     """What PEFT reads adapters of type LORA as, so that its own `from_pretrained` and `load_adapter` keep the rule."""
-
-
-class Snapshot:
-    """A model's tree of modules, its adapters' settings, and what is trained; no weight is copied."""
-
-    def __init__(self, model: nn.Module):
-        self._root = (model, dict(vars(model)))
-        self._modules = [(m, m.training, dict(m._modules), dict(m._parameters)) for m in model.modules()]
-        self._settings = [(m, _settings(m)) for m in model.modules()]
-        self._trained = [(p, p.requires_grad, p.data) for p in model.parameters()]
-
-    def restore(self) -> None:
-        """Put everything back."""
-        root, attributes = self._root
-        vars(root).clear()
-        vars(root).update(attributes)
-        for module, training, children, parameters in self._modules:
-            module.training = training
-            for now, before in ((module._modules, children), (module._parameters, parameters)):
-                now.clear()
-                now.update(before)
-        for module, settings in self._settings:
-            vars(module).update(settings)
-        for parameter, requires_grad, data in self._trained:
-            parameter.requires_grad_(requires_grad)
-            if parameter.data_ptr() != data.data_ptr():  # an initialization put another base weight there
-                parameter.data = data
-
-
-def _settings(module: nn.Module) -> dict[str, Any]:
-    if not isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
-        return {}
-    kinds = (bool, str, list, set, tuple, dict)
-    return {key: copy.copy(value) for key, value in vars(module).items() if type(value) in kinds and "hooks" not in key}
 
 
 class ALLoRAModel(LoraModel):
@@ -336,10 +311,15 @@ class ALLoRAModel(LoraModel):
         super()._create_and_replace(lora_config, adapter_name, target, *args, **kwargs)
 
     def check_merge(self, adapter_names: list[str] | None = None) -> None:
-        """Every layer can merge these adapters."""
+        """Every layer can merge these adapters, and none has its weight in common with another module."""
+        homes: dict[int, list[str]] = {}
+        for name, module in self.model.named_modules():
+            for part in module.parameters(recurse=False):
+                homes.setdefault(id(part), []).append(name.replace(".base_layer", ""))
         for module in self.model.modules():
             if isinstance(module, ALLoRALayer):
                 module.check_merge(adapter_names)
+                module.check_untied(homes, adapter_names)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """PEFT's, in all layers or in none."""
@@ -353,23 +333,23 @@ class ALLoRAModel(LoraModel):
         self.check_merge(adapter_names)
         return super().merge_and_unload(progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names)
 
-    def add_weighted_adapter(self, adapters: list[str], *args: Any, **kwargs: Any) -> None:
-        """PEFT's, from adapters that are matrices. The new one has the rule of the first, and scaling 1."""
-        variants = [getattr(self.peft_config.get(name), "variant", "") for name in adapters]
-        for name, variant in zip(adapters, variants, strict=True):
-            refuse_merge([variant], name)
-        if variants[:1] == [LORA_X_ETA]:
-            raise ArgumentError(
-                f"adapter {adapters[0]!r}: add_weighted_adapter gives the new adapter the first one's rule and scaling "
-                "1, but lora_x_eta's is eta; name an adapter of another variant first, or combine them in plain PEFT "
-                "(export_lora)"
-            )
-        if getattr(self.peft_config.get(adapters[0] if adapters else None), "use_rslora", False):
-            raise ArgumentError(
-                f"adapter {adapters[0]!r}: add_weighted_adapter would scale the new adapter by rsLoRA's factor again; "
-                "name an adapter without use_rslora first"
-            )
-        super().add_weighted_adapter(adapters, *args, **kwargs)
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """PEFT's, from adapters that are matrices, or none. The new one has the rule of the first, and scaling 1."""
+        _check_weighted({name: self.peft_config.get(name) for name in adapters}, adapter_name, self.peft_config)
+        is_new = adapter_name not in self.peft_config
+        try:
+            super().add_weighted_adapter(adapters, weights, adapter_name, *args, **kwargs)
+        except BaseException as error:
+            if is_new and adapter_name in self.peft_config:
+                self.delete_adapter(adapter_name)
+            if isinstance(error, RuntimeError) and "equal size" in str(error):
+                raise ArgumentError(
+                    f"add_weighted_adapter: {' and '.join(map(repr, adapters))} have other ranks in a layer, and this "
+                    "combination_type adds up A and B as they are; take 'cat' or 'svd'"
+                ) from error
+            raise
         rules = {name: _rule_in_words(self.peft_config[name]) for name in adapters}
         if unlike := [name for name in adapters if rules[name] != rules[adapters[0]]]:
             warnings.warn(
@@ -377,6 +357,35 @@ class ALLoRAModel(LoraModel):
                 f"{rules[adapters[0]]}, not by that of {unlike[0]!r}, {rules[unlike[0]]}; name first the one whose "
                 "rule it is to have",
                 stacklevel=2,
+            )
+
+
+def _check_weighted(adapters: dict[str, Any], name: str, known: dict[str, Any]) -> None:
+    """These adapters are s·BA alone, the first at a scaling that a new adapter of this name can have."""
+    for one, config in adapters.items():
+        refuse_merge([getattr(config, "variant", "")], one)
+    first, config = next(iter(adapters.items()), ("", None))
+    if getattr(config, "variant", "") == LORA_X_ETA:
+        raise ArgumentError(
+            f"adapter {first!r}: add_weighted_adapter gives the new adapter the first one's rule and scaling 1, but "
+            "lora_x_eta's is eta; name an adapter of another variant first, or combine them in plain PEFT (export_lora)"
+        )
+    if getattr(config, "use_rslora", False):
+        raise ArgumentError(
+            f"adapter {first!r}: add_weighted_adapter would scale the new adapter by rsLoRA's factor again; name an "
+            "adapter without use_rslora first"
+        )
+    if not any(isinstance(config, ALLoRAConfig) for config in adapters.values()):
+        return
+    if name in known:
+        raise ArgumentError(
+            f"adapter_name: the model has an adapter {name!r}; choose another name, or delete_adapter({name!r}) first"
+        )
+    for one, config in adapters.items():
+        if beside := [field for field in ("use_dora", "lora_bias") if getattr(config, field, False)]:
+            raise ArgumentError(
+                f"adapter {one!r}: add_weighted_adapter combines A and B alone, without what {beside[0]} trains beside "
+                "them; use the adapters at once (model.base_model.set_adapter([…])), or merge one after the other"
             )
 
 

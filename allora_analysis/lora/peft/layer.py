@@ -344,6 +344,18 @@ class ALLoRALayer(Watched):
                     f"adapter {name!r} has NaN or infinite weights and cannot be merged: load an earlier checkpoint"
                 )
 
+    def check_untied(self, homes: dict[int, list[str]], adapter_names: list[str] | None = None) -> None:
+        """A merge of the adapters changes no other module's weight; `homes`: the modules that have each, by its id."""
+        names = [name for name in adapter_names or self.active_adapters if name in self.r]
+        weight = getattr(self.get_base_layer(), getattr(self, "parameter_name", "weight"), None)
+        tied = homes.get(id(weight), [])
+        if names and len(tied) > 1 and not self.quantised:  # which would be another tensor
+            raise ArgumentError(
+                f"adapter {names[0]!r}: its layer's weight is that of {' and '.join(map(repr, tied))}, so that a merge "
+                "would change both, and the model's function; untie them first (tie_word_embeddings=False in the "
+                "model's config, one weight an nn.Parameter of a clone), or leave the adapter unmerged"
+            )
+
     def delete_adapter(self, adapter_name: str) -> None:
         """Without its rule, too."""
         super().delete_adapter(adapter_name)

@@ -22,9 +22,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from allora_analysis.adaptive.recipe import alpha_of_one
-from allora_analysis.lora.peft.config import CONVERT, ALLoRAConfig, Snapshot
-from allora_analysis.lora.peft.layer import DTYPES, changes_base, is_finite, layers_with, refuse_merge
-from allora_analysis.validation import ArgumentError, count, positive
+from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.lora.functional import check_eta
+from allora_analysis.lora.peft.config import CONVERT, ALLoRAConfig
+from allora_analysis.lora.peft.layer import DTYPES, VARIANTS, changes_base, is_finite, layers_with, refuse_merge
+from allora_analysis.lora.peft.snapshot import Snapshot
+from allora_analysis.validation import ArgumentError, choice, count, positive
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What these leave of an adapter once its weights are read is LoRA; the others have changed the base weight.
@@ -75,6 +78,7 @@ def train_on(
     depends on the product alone.
 
     Arguments as in `load` and `allora_config`; a folder saved by ALLoRA will do, and gets the new rule, not "asf_lora".
+    The file's `lora_dropout` stays, but for "allora_0", which has none.
 
     Returns:
         The `PeftModel`, the adapter trainable (and not yet active, if `model` was a `PeftModel`).
@@ -83,6 +87,8 @@ def train_on(
         ArgumentError: as in `load`; an adapter that is not LoRA's (DoRA, patterns, a changed base weight, ASF-LoRA).
     """
     folder = _checked(model, folder)
+    rule = {"eta": check_eta(eta), "variant": choice("variant", variant, VARIANTS)}
+    rule |= {"adaptor": choice("adaptor", adaptor, ADAPTORS)} | ({"lora_dropout": 0.0} if variant == "allora_0" else {})
     saved = _read_config(folder)
     refuse_merge([variant, saved.get("variant", "")], adapter_name)
     if saved.get("peft_type") != "LORA" or saved.get("init_lora_weights", True) not in _HARMLESS_INITS:
@@ -99,7 +105,6 @@ def train_on(
     # PEFT sets `fan_in_fan_out` in the file of every adapter over a Conv1D; here the layer itself says how it lies.
     own = {"lora_alpha": None, "use_rslora": False, "init_lora_weights": True, "fan_in_fan_out": False}
     own |= {"eva_config": None}  # of the start, which is over
-    rule = {"eta": eta, "variant": variant, "adaptor": adaptor}
     config = _config(folder, saved | own | rule)
     factor = scaling / (config.lora_alpha / config.r)
     _check_scaled(weights, factor, folder, saved.get("lora_alpha"))
