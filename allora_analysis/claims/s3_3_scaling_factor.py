@@ -94,8 +94,8 @@ def at_least_a_tenth(shares: Mapping[str, ArrayLike]) -> dict[str, Decision]:
 @level_claim(
     "3.3-comparable-level-induced",
     reading="On each model ‖ηBA‖ is at least a tenth of ‖W*‖, averaged over maps, in the induced norm, after LoRA at "
-    "the paper's highest rate, 2e-4 under AdamW. Written before these runs; those before had recorded norms of rows "
-    "alone, which left it open.",
+    "the paper's highest rate, 2e-4 under AdamW, held for one epoch of rotten_tomatoes (SmolLM2-135M: half of one). "
+    "Written before these runs; those before had recorded norms of rows alone, which left it open.",
     command=command("induced_norms", LISTS["induced_norms"]["desk"]),
 )
 def comparable_in_the_induced_norm(cases: Cases, folder: Path | None) -> Finding:
@@ -115,7 +115,7 @@ def comparable_in_the_induced_norm(cases: Cases, folder: Path | None) -> Finding
     every = [share for of in shares.values() for share in of]
     return tested.finding(
         holds=f"Yes: it ends at {told} of ‖W*‖.",
-        refuted=f"No: it ends at {told} of ‖W*‖.",
+        refuted=f"Not on both: it ends at {told} of ‖W*‖.",
         undecided=f"Undecided: it ends at {told} of ‖W*‖, near a tenth.",
         evidence=Evidence(
             {"‖ηBA‖/‖W*‖": f"{COMPARABLE:g} or more"},
@@ -125,7 +125,11 @@ def comparable_in_the_induced_norm(cases: Cases, folder: Path | None) -> Finding
         ),
         size=ranged(every, "of ‖W*‖", "‖ηBA‖ after fine-tuning, induced norm, averaged over maps; over runs"),
         wanted="more seeds",
-        flips_if=f"runs in which the average over maps is clearly on the other side of {COMPARABLE:g}",
+        flips_if={
+            "holds": f"a model whose average is clearly below {COMPARABLE:g}",
+            "refuted": f"no model whose average is clearly below {COMPARABLE:g}",
+            "undecided": f"averages clearly above {COMPARABLE:g} on both models, or clearly below it on one",
+        }[tested.verdict],
     )
 
 
