@@ -48,7 +48,8 @@ verify: $(VENV)/.core
 	$(RUN) -m allora_analysis --json $(LEDGER) --report $(PAGE)
 
 # As `make verify` left them, unless something that they were made from is newer.
-$(PAGE) $(LEDGER): $(shell find allora_analysis experiments/results -type f -not -path '*/__pycache__/*') | $(VENV)/.core
+$(PAGE): $(LEDGER)
+$(LEDGER): $(shell find allora_analysis experiments/results -type f -not -path '*/__pycache__/*') | $(VENV)/.core
 	@mkdir -p build
 	$(RUN) -m allora_analysis --json $(LEDGER) --report $(PAGE)
 

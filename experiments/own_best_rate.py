@@ -23,7 +23,8 @@ SGD keeps the clipping under which its rates were chosen. Without clipping no ru
 `experiments.row_norms`, at a constant rate and unclipped, LoRA ends between 0.50 and 0.77 on validation at rate 1.
 
 SmolLM2-135M's list had ALLoRAAdamW at 3e-4, too. It was taken off before any run of it, when eight runs of each other
-arm had been made: a run takes 13 minutes of one core, and without that arm the list can stop where ALLoRA-0 is decided.
+arm had been made: a run takes a third of an hour (the records' median), and without that arm the list can stop where
+ALLoRA-0 is decided.
 
 **Seeds.** 3 to 62, in this order, of A, the classifier, the order of the data; arms share seeds. Seeds 0, 1 and 2 chose
 the rates and are not counted. Arms of one seed ran on one kind of machine, but for two of minilm-adamw, 5 and 20, whose

@@ -34,7 +34,8 @@ PLACE = re.compile(
     rf"(?<![\w.:/<])/(?:home|root|tmp|usr|var|opt|mnt|Users|private)/\S+|\b[A-Z]:\\\S+|\b0x[0-9a-f]{{8,}}|{HERE}"
 )
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("allora_analysis/**/*.*", "experiments/results/**/*")  # what a row of the ledger is made from
+# What a row of the ledger is made from.
+SOURCES = ("allora_analysis/**/*.*", "experiments/results", "experiments/results/**/*")
 VERDICT = re.compile(r"^\| (\w+(?:\\_\w+)*) \| (\S+) \|", re.MULTILINE)
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 # The same sums in the same order on every machine, and no hub.

@@ -133,7 +133,12 @@ def test_the_worst_cases_of_the_answers_are_the_rows_own():
     worst = ROWS.as_is("3.3-worst-case")
     assert worst.size.value == pytest.approx(1 + 2.0)
     assert f"{worst.size.value:.2g}-fold each at η = 2, ‖W‖ = ‖BA‖ = 1; {1 + 2 * 0.11:.2f}-fold" in worst.answer
-    assert round(ROWS.as_is("3.3-comparable-level-induced").size.high, 2) == s3_3_worst_case.INDUCED
+    row, minilm = ROWS["3.3-comparable-level-induced"], "all-MiniLM-L6-v2"
+    induced = ROWS.as_is(row.id).evidence.measured
+    assert round(max(induced[minilm]["by seed"]), 2) == s3_3_worst_case.INDUCED
+    assert (induced["the verdict at 0.05"], induced["the verdict at 0.2"]) == ("refuted", "refuted")
+    assert f"({induced[minilm]['largest map']['bert.pooler.dense']:.1f} times)" in row.reading
+    assert f"it is {100 * induced[minilm]['mean of the others']:.0f} %, looked at afterwards" in row.reading
     assert ROWS.as_is("3.3-limiting-in-depth").answer.endswith("not in normalized blocks (3.3-residual).")
     told = recorded()["3.3-residual"]
     assert (told["verdict"], told["at_paper"]) == ("conditional", False)
@@ -349,10 +354,10 @@ def test_in_one_layer_doubling_eta_multiplies_curvature_by_four_and_adds_no_ripp
 test_other_data_or_formulas_change_the_verdict = ROWS.plants(SCALING)
 
 
-def test_the_induced_norm_is_averaged_over_maps_in_the_order_of_their_names(monkeypatch):
+def test_the_induced_norm_is_by_map_in_the_order_of_their_names(monkeypatch):
     """Planted: the committed maps in another order, and a record of too few."""
     monkeypatch.setattr(s3_3_scaling_factor, "weight_norms", lambda model: {"b": {"induced": 8.0}, "a": {"induced": 2}})
-    assert s3_3_scaling_factor.in_the_induced_norm("", [1.0, 2.0]) == (1 / 2 + 2 / 8) / 2
+    assert s3_3_scaling_factor.in_the_induced_norm("", [1.0, 2.0]) == {"a": 1 / 2, "b": 2 / 8}
     with pytest.raises(ValueError, match="longer"):
         s3_3_scaling_factor.in_the_induced_norm("", [1.0])
 
@@ -378,7 +383,8 @@ def test_a_tenth_of_the_induced_norm_decides(runs_folder, shares, expected):
     assert found.verdict == expected
     told = [float(number) / 100 for number in re.findall(r"([\d.]+)%", found.answer)]
     assert told == pytest.approx(shares, abs=6e-4)
-    assert (found.size.low, found.size.high) == pytest.approx((0.99 * min(shares), 1.01 * max(shares)))
+    assert (found.size.low, found.size.high) == pytest.approx((0.99 * min(shares), 1.01 * min(shares)))
+    assert found.evidence.measured["all-MiniLM-L6-v2"]["median map"] == pytest.approx(shares[0])
 
 
 def test_the_induced_norm_is_judged_by_all_its_runs(runs_folder):

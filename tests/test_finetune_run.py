@@ -140,21 +140,30 @@ def test_a_rate_that_is_far_too_large_ends_the_run(films):
     assert result["epochs"] == []
 
 
-def test_weights_that_the_last_step_of_an_epoch_breaks(films, monkeypatch):
+@pytest.mark.parametrize("part", ["classifier", "lora_B"])
+def test_weights_that_the_last_step_of_an_epoch_breaks(films, monkeypatch, part):
     """The loss was finite; the evaluation's is not: nothing of it is kept, and the step that broke it is named."""
     theirs = trainer.History.on_step_end
 
     def breaking(self, args, state, control, model=None, **kwargs):
         if state.global_step == 12:
             with torch.no_grad():
-                model.base_model.model.classifier.modules_to_save.default.bias.fill_(math.nan)
+                trained = (one for name, one in model.named_parameters() if part in name and one.requires_grad)
+                next(trained).fill_(math.nan)
         theirs(self, args, state, control, model=model, **kwargs)
 
     monkeypatch.setattr(trainer.History, "on_step_end", breaking)
-    result = start(films, setting()).result
+    result = start(films, setting(epochs=2)).result
     assert (result["diverged_at_step"], result["steps"]) == (12, 12)
     assert [entry["step"] for entry in result["epochs"]] == [6]
+    assert bool(result["induced_norms"]) == (part == "classifier")
     json.dumps(result, allow_nan=False)
+
+
+def test_a_checkpoint_of_an_older_revision_is_finished():
+    """Its log has the mean and the largest row norm of a layer."""
+    log = [{"step": i, "row_norms": {"a": {"mean": float(i), "max": 9.0}}} for i in (0, 1)]
+    assert trainer.collect(log)["row_norms"]["mean"] == [0.0, 1.0]
 
 
 def test_norms_that_are_not_finite_are_left_out():

@@ -240,6 +240,9 @@ def test_rounding_is_told_from_a_difference_and_provenance_is_compared(recorded)
             key = series or name
             of[key] = [float(f"{value:.6e}") + units * _sixth(value) for value in of[key]]
             assert compare(record, dataclasses.replace(record, result=moved)).verdict == verdict, name
+    for study in ("hessian", "stable_rates"):  # whose one loss has all digits
+        ours, theirs = (dataclasses.replace(record, study=study, result={"loss": loss}) for loss in (1.05, 1.05 + 5e-6))
+        assert compare(ours, theirs).verdict == "different"
     older = {name: value for name, value in record.result.items() if name not in ("right", "induced_norms")}
     assert compare(dataclasses.replace(record, result=older), record).verdict == "bitwise equal"
 

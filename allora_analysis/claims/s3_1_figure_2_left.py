@@ -261,7 +261,7 @@ def dropout_alone(cases: Cases, folder: Path | None) -> Finding:
 def _hours_a_seed(folder: Path | None) -> str:
     # By the recorded times of all runs; nothing where one has none.
     seconds = [one.provenance.get("seconds") for one in found(LISTS["dropout_alone"]["desk"], folder).values()]
-    return f", {sum(seconds) / len(ALONE_SEEDS) / 3600:.1f} core-hours each" if all(seconds) else ""
+    return f", {sum(seconds) / len(ALONE_SEEDS) / 3600:.1f} hours of a shared core each" if all(seconds) else ""
 
 
 def _bounded(family: Mapping[str, Judgement], epoch: int) -> str:

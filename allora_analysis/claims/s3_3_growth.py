@@ -188,7 +188,7 @@ def worst_case(cases: Cases) -> Finding:
             layer[0],
             "times larger after each layer",
             f"the output in the worst case at η = {largest.eta:g}, weight and adapter of norm 1 ({layer[1]:.2f} times "
-            f"where the adapter is {INDUCED:.0%} of the weight, as recorded at most)",
+            f"where the adapter is {INDUCED:.0%} of the weight, as recorded on average at most)",
         ),
         flips_if="no network of any alignment with growth linear in L on the log scale",
     )

@@ -263,7 +263,7 @@ def _gradient_cases(cases: Cases, aligned: bool) -> list[Case]:
     "explodes: η at least doubles ‖J v‖, J the derivative of the last stream in the first, and doubling L multiplies "
     "what η adds to its logarithm by more than 1.5. J is one-sided, on the side where ReLU passes nothing; on the "
     "other it grows faster. A norm bounds the stream, not the derivative across it. At the paper's setting it is true "
-    "with ‖BA‖ = ‖W‖, as 3.3-worst-case has it, and with ‖BA‖ as large as recorded at most "
+    "with ‖BA‖ = ‖W‖, as 3.3-worst-case has it, and with ‖BA‖ as large as recorded on average at most "
     "(3.3-comparable-level-induced).",
     depends_on=("3.3-transformer", "3.3-unstable"),
 )
@@ -295,7 +295,7 @@ def gradient_grows(cases: Cases) -> Finding:
             own,
             "times a block",
             f"what η² = 4 multiplies it by, ‖BA‖ = ‖W‖; down to η = 1 ({least:.2f} times where the adapter is "
-            f"{INDUCED:.0%} of the weight, as recorded at most: "
+            f"{INDUCED:.0%} of the weight, as recorded on average at most: "
             f"{math.exp(recorded[-1]['2L']):.0f} times in all in 24 blocks)",
             max(own),
         ),

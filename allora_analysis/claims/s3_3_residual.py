@@ -97,7 +97,7 @@ def limiting_in_depth(cases: Cases) -> Finding:
             math.exp(seen["2L, n"]),
             "times",
             f"what η = 2 makes of the worst case's output in 48 layers (in 24: {math.exp(seen['L, n']):.0f}; in 24 "
-            f"twice as wide: {math.exp(seen['L, 2n']):.0f}), ‖B_lA_l‖ {INDUCED:.0%} of ‖W_l‖, as recorded at most",
+            f"twice as wide: {math.exp(seen['L, 2n']):.0f}), ‖B_lA_l‖ {INDUCED:.0%} of ‖W_l‖, as recorded on average",
         ),
         flips_if="norms ‖W_l‖, ‖B_lA_l‖ at which η enlarges the output of the network that attains the bound by "
         "another factor at twice the width, or not by its square at twice the depth",

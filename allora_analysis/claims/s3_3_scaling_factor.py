@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -80,50 +80,71 @@ level_claim = functools.partial(
 )
 
 
-def in_the_induced_norm(model: str, norms: Sequence[float]) -> float:
-    """‖ηBA‖₂/‖W*‖₂, mean over maps, of a run's `induced_norms` (in the order of the maps' names)."""
+def in_the_induced_norm(model: str, norms: Sequence[float]) -> dict[str, float]:
+    """‖ηBA‖₂/‖W*‖₂ by map, of a run's `induced_norms` (in the order of the maps' names)."""
     weights = sorted(weight_norms(model).items())
-    return float(np.mean([norm / weight["induced"] for norm, (_, weight) in zip(norms, weights, strict=True)]))
+    return {name: norm / weight["induced"] for norm, (name, weight) in zip(norms, weights, strict=True)}
 
 
-def at_least_a_tenth(shares: Mapping[str, ArrayLike]) -> dict[str, Decision]:
-    """By model, whether the mean over seeds is at least `COMPARABLE`."""
-    return decide({model: [np.asarray(of) - COMPARABLE] for model, of in shares.items()}, "t")
+def as_large(shares: Mapping[str, ArrayLike], threshold: float = COMPARABLE) -> dict[str, Decision]:
+    """By model, whether the mean over seeds is at least a threshold."""
+    return decide({model: [np.asarray(of) - threshold] for model, of in shares.items()}, "t")
+
+
+def _by_map(of: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    # What an average over maps hides, each averaged over seeds: without the largest, the median, how many reach it.
+    largest = max(of[0], key=lambda name: np.mean([one[name] for one in of]))
+    rest = [[share for name, share in one.items() if name != largest] for one in of]
+    every = [[*one.values()] for one in of]
+    return {
+        "largest map": {largest: float(np.mean([one[largest] for one in of]))},
+        "mean of the others": float(np.mean(rest)),
+        "median map": float(np.mean(np.median(every, axis=1))),
+        f"share of maps at {COMPARABLE:g} or more": float(np.mean(np.array(every) >= COMPARABLE)),
+    }
 
 
 @level_claim(
     "3.3-comparable-level-induced",
     reading="On each model ‖ηBA‖ is at least a tenth of ‖W*‖, averaged over maps, in the induced norm, after LoRA at "
     "the paper's highest rate, 2e-4 under AdamW, held for one epoch of rotten_tomatoes (SmolLM2-135M: half of one). "
-    "Written before these runs; those before had recorded norms of rows alone, which left it open.",
+    "Written before these runs; those before had recorded norms of rows alone, which left it open. MiniLM's average is "
+    "its pooler's, which is longer than W* (1.2 times); without that map it is 8 %, looked at afterwards.",
     command=command("induced_norms", LISTS["induced_norms"]["desk"]),
 )
 def comparable_in_the_induced_norm(cases: Cases, folder: Path | None) -> Finding:
     """‖ηBA‖₂/‖W*‖₂ after the last step, by model and seed."""
     listed = LISTS["induced_norms"]["desk"]
-    runs = recorded(listed, folder)
+    known = recorded(listed, folder)
+    stopped = any(result["diverged_at_step"] is not None for result in known.values())
+    runs = known if stopped else {one: of for one, of in known.items() if "induced_norms" in of}  # older ones have none
     if len(runs) < len(listed):
         return not_run(f"{len(runs)} of {len(listed)} runs are recorded, whose rule asks for all")
     rule = f"Student's t over seeds, one-sided at 0.05, Holm over two models; a threshold of {COMPARABLE:g}"
-    if any(result["diverged_at_step"] is not None for result in runs.values()):
+    if stopped:
         return run_diverged("a run diverged", rule)
-    shares: dict[str, list[float]] = {}
+    maps: dict[str, list[dict[str, float]]] = {}
     for one, result in runs.items():
-        shares.setdefault(one.model, []).append(in_the_induced_norm(one.model, result["induced_norms"]))
-    tested = cases.test(shares, lambda samples: in_every(at_least_a_tenth(samples)))
+        maps.setdefault(one.model, []).append(in_the_induced_norm(one.model, result["induced_norms"]))
+    shares = {model: [float(np.mean([*one.values()])) for one in of] for model, of in maps.items()}
+    tested = cases.test(shares, lambda samples: in_every(as_large(samples)))
     told = " and ".join(f"{np.mean(of):.1%} ({model})" for model, of in shares.items())
-    every = [share for of in shares.values() for share in of]
+    least = min(shares, key=lambda model: np.mean(shares[model]))
     return tested.finding(
         holds=f"Yes: it ends at {told} of ‖W*‖.",
         refuted=f"Not on both: it ends at {told} of ‖W*‖.",
         undecided=f"Undecided: it ends at {told} of ‖W*‖, near a tenth.",
         evidence=Evidence(
             {"‖ηBA‖/‖W*‖": f"{COMPARABLE:g} or more"},
-            {model: {"by seed": shares[model]} | one._asdict() for model, one in at_least_a_tenth(shares).items()},
+            {
+                model: {"by seed": shares[model]} | one._asdict() | _by_map(maps[model])
+                for model, one in as_large(shares).items()
+            }
+            | {f"the verdict at {at:g}": in_every(as_large(shares, at)) for at in (COMPARABLE / 2, 2 * COMPARABLE)},
             rule,
             n=len(INDUCED_SEEDS),
         ),
-        size=ranged(every, "of ‖W*‖", "‖ηBA‖ after fine-tuning, induced norm, averaged over maps; over runs"),
+        size=ranged(shares[least], "of ‖W*‖", f"‖ηBA‖ after fine-tuning {least}, induced norm, averaged over maps"),
         wanted="more seeds",
         flips_if={
             "holds": f"a model whose average is clearly below {COMPARABLE:g}",

@@ -176,12 +176,17 @@ def _beside(name: str, folder: Path | None) -> dict[str, Any]:
     return {"test loss": loss, "other arms": {arm: one for arm, one in accuracy.items() if arm != OURS}}
 
 
+def _processor(record: Record) -> str:
+    # Its name alone, which is what older records have.
+    return (record.provenance.get("cpu") or "unknown").partition(", family ")[0]
+
+
 def _afterwards(spent: Sequence[float], margin: float, pairs: Pairs, runs: Mapping[Setting, Record]) -> dict[str, Any]:
     # What was looked at after the runs and decides nothing: ALLoRA's factor, the machines, failed runs.
     ends = [(one.eta2, runs[one].result) for one, _ in pairs]
     kept = [1 - lost(eta2, average_norm(of, of["row_norms"]["step"][-1])) for eta2, of in ends]
     told: dict[str, Any] = {"factor at the end, of η": statistics.fmean(kept)}
-    kinds = [" and ".join(sorted({runs[run].provenance.get("cpu") or "unknown" for run in pair})) for pair in pairs]
+    kinds = [" and ".join(sorted({_processor(runs[run]) for run in pair})) for pair in pairs]
     if len(set(kinds)) > 1:
         by_kind = {kind: [x for x, own in zip(spent, kinds, strict=True) if own == kind] for kind in sorted(set(kinds))}
         told["by CPU"] = {kind: {"n": len(of), "mean": statistics.fmean(of)} for kind, of in by_kind.items()}

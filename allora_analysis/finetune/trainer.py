@@ -113,8 +113,10 @@ class History(TrainerCallback):
             raise Diverged(state.global_step)
 
     def _note(self, state: Any, model: torch.nn.Module) -> None:
-        last = {"induced_norms": induced_norms(model)} if state.global_step == self.total else {}
-        state.log_history.append({"step": state.global_step, "row_norms": norms_by_layer(model)} | last)
+        entry: dict[str, Any] = {"step": state.global_step, "row_norms": norms_by_layer(model)}
+        if state.global_step == self.total and _finite(entry["row_norms"]):  # else the evaluation says that it diverged
+            entry["induced_norms"] = induced_norms(model)
+        state.log_history.append(entry)
 
 
 def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
@@ -132,7 +134,8 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
             epochs.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]}).update(measured)
     whole = [entry for entry in epochs.values() if all(math.isfinite(value) for value in entry.values())]
     losses = [(entry["step"], _kept(entry["loss"])) for entry in log if math.isfinite(entry.get("loss", math.nan))]
-    norms = [entry for entry in log if "row_norms" in entry and _finite(entry["row_norms"])]
+    noted = [entry | {"row_norms": _means(entry["row_norms"])} for entry in log if "row_norms" in entry]
+    norms = [entry for entry in noted if _finite(entry["row_norms"])]
     return {
         "epochs": whole,
         "loss": {"step": [step for step, _ in losses], "value": [value for _, value in losses]},
@@ -162,6 +165,11 @@ def _right(log: list[dict[str, Any]], step: int | None) -> dict[str, str]:
 
 def _measured(key: str) -> bool:
     return key.startswith("eval_") and key.endswith(("_accuracy", "_loss"))
+
+
+def _means(norms: dict[str, Any]) -> dict[str, float]:
+    # A checkpoint of an older revision has {"mean", "max"} by layer.
+    return {layer: value["mean"] if isinstance(value, dict) else value for layer, value in norms.items()}
 
 
 def _finite(norms: dict[str, float]) -> bool:

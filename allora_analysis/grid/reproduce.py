@@ -33,7 +33,7 @@ from allora_analysis.zero_initialisation import run as hessian
 EMBEDDED = "digits"  # data that need no source
 ROUNDING = 1e-6  # some ten units in the last place of float32
 # By study, or part of a result, what numbers are rounded to when they are recorded.
-DIGITS = {tables.STUDY: 6, features.STUDY: 5, "row_norms": 6, "loss": 6, "induced_norms": 6}
+DIGITS = {tables.STUDY: 6, features.STUDY: 5, "row_norms": 6, "loss.value": 6, "induced_norms": 6}
 OF_THE_MOMENT = ("time_utc", "seconds", "seconds_a_step", "peak_memory_bytes")
 OF_THE_CODE = ("git_revision", "git_dirty")  # told where the results differ
 RELATIVE = "certificate."  # leaves that are relative errors
@@ -117,7 +117,8 @@ def _size(leaf: Leaf, sizes: Mapping[str, float]) -> float:
 
 def _last_digit(study: str, leaf: Leaf, value: Any) -> float:
     # A unit of the last digit that is kept, and a little for its own rounding; 0 where all digits are.
-    digits = DIGITS.get(study, DIGITS.get(_name(leaf).partition(".")[0]))
+    name = _name(leaf)
+    digits = next((DIGITS[key] for key in (study, name, name.partition(".")[0]) if key in DIGITS), None)
     if digits is None or not value or not _is_number(value) or isinstance(value, int):
         return 0.0
     return 1.01 * 10.0 ** (math.floor(math.log10(abs(value))) - digits + 1)

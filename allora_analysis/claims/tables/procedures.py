@@ -335,8 +335,8 @@ def stability(cases: Cases) -> Finding:
     says=STABILITY,
     reading="A less kind reading: accuracy itself hardly hangs on η. At the one l_b, η² = 4 and η² = 1 differ by less "
     "than a quarter of a point in Table 3, a margin changed after the numbers were seen; else η has to be chosen, as "
-    "§4.5 does from three. Whether another η² than 4 helps once l_b is chosen for each is "
-    "4-eta-needs-no-tuning-laboratory's, and open.",
+    "§4.5 does from three. Whether another η² than 4 helps once l_b is chosen for each is judged in "
+    "4-eta-needs-no-tuning-laboratory.",
     depends_on=("4.5-best-of-three",),
 )
 def eta_no_cross_validation(cases: Cases) -> Finding:
