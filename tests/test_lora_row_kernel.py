@@ -208,7 +208,8 @@ def test_equals_the_step_without_it(sizes, count, adaptor, switch, betas, scalin
     want = stepped(twins, theirs := optimizer_of(twins, False, **options))
     for one, other, start in zip(got, want, starts, strict=True):
         size = (other - start).abs().max()
-        assert (one - other).abs().max() <= 2e-5 * size + 2e-7 * other.abs().max()
+        rounding = 3 * 2.0**-23 * other.abs().max()  # a unit in float32's last place at each of three steps
+        assert (one - other).abs().max() <= 2e-5 * size + rounding
     for one, other in zip(ours.state.values(), theirs.state.values(), strict=True):
         assert one["step"] == other["step"]
         for moment in one:
