@@ -30,7 +30,11 @@ def finding(claim: Claim, results: Path | None = None, seed: int = 0) -> Finding
 def as_is(claim: Claim) -> tuple[Cases, Finding]:
     """A row's cases and what its check finds, computed once a process: for tests that plant nothing."""
     cases = Cases(0, claim.id)
-    return cases, claim.check(cases, None) if claim.reads else claim.check(cases)
+    return cases, _checked(claim, cases)
+
+
+def _checked(claim: Claim, cases: Cases) -> Finding:
+    return claim.check(cases, None) if claim.reads else claim.check(cases)
 
 
 class _Settled(Exception):
@@ -64,7 +68,7 @@ def settled(claim: Claim) -> str:
         return finding(claim).verdict
     cases = _UntilSettled(0, claim.id)
     try:
-        return (claim.check(cases, None) if claim.reads else claim.check(cases)).verdict
+        return _checked(claim, cases).verdict
     except _Settled as end:
         return end.args[0]
 

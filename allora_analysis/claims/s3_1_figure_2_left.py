@@ -30,6 +30,7 @@ from allora_analysis.grid.reading import (
     judged,
     recorded,
 )
+from allora_analysis.records import Record
 from allora_analysis.statistics import Judgement, decide, in_every
 from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import signed
@@ -224,7 +225,8 @@ def alone_pairs() -> dict[str, Pairs]:
 def dropout_alone(cases: Cases, folder: Path | None) -> Finding:
     """Test losses by seed, with dropout minus without, by place and epoch; accuracy, more being better, beside."""
     pairs, listed = alone_pairs(), LISTS["dropout_alone"]["desk"]
-    runs = recorded(listed, folder)
+    known = found(listed, folder)
+    runs = {run: record.result for run, record in known.items()}
     if len(runs) < len(listed):
         lacking = not_run(f"{len(runs)} of {len(listed)} runs are recorded, whose rule asks for all")
         return dataclasses.replace(lacking, flips_if="the rest of the records")
@@ -253,14 +255,14 @@ def dropout_alone(cases: Cases, folder: Path | None) -> Finding:
         size=Size(
             gain.mean, "nats", f"gain of drop rate {HIGH:g} at A's input after {ALONE_EPOCHS} epochs", *gain.interval
         ),
-        wanted=units_wanted(family.values(), "seeds") + _hours_a_seed(folder),
+        wanted=units_wanted(family.values(), "seeds") + _hours_a_seed(known.values()),
         flips_if="seeds in which one of the four differences is clearly the other way",
     )
 
 
-def _hours_a_seed(folder: Path | None) -> str:
+def _hours_a_seed(known: Iterable[Record]) -> str:
     # By the recorded times of all runs; nothing where one has none.
-    seconds = [one.provenance.get("seconds") for one in found(LISTS["dropout_alone"]["desk"], folder).values()]
+    seconds = [one.provenance.get("seconds") for one in known]
     return f", {sum(seconds) / len(ALONE_SEEDS) / 3600:.1f} hours of a shared core each" if all(seconds) else ""
 
 

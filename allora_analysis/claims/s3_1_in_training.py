@@ -143,13 +143,13 @@ def from_one_start(one: Training) -> tuple[bool, bool]:
 
 
 def papers_turns(rng: np.random.Generator) -> list[float]:
-    """P times the size, beside the true weights', at which Std[L] turns, of 200 data sets, noise half of the signal."""
-    return [turning_scale(training(0.5, PAPER_KEEP, rng)) / PAPER_KEEP for _ in range(200)]
+    """`turning_scale` at the paper's setting, of 200 data sets with noise half of the signal."""
+    return [turning_scale(training(0.5, PAPER_KEEP, rng)) for _ in range(200)]
 
 
 def loss_turns(rng: np.random.Generator) -> Size:
     """The scale at which Std[L] turns, at noise half of the signal, with what single starts of three scales show."""
-    turns = papers_turns(rng)
+    turns = [scale / PAPER_KEEP for scale in papers_turns(rng)]
     single = [
         np.mean([from_one_start(training(0.5, PAPER_KEEP, rng, scale)) for _ in range(200)], axis=0) for scale in SCALES
     ]
@@ -401,7 +401,7 @@ def figure_1_illustrates(cases: Cases) -> Finding:
         corrected=lambda one, seen: relative_error(seen["gradient"], told_gradient(one)) < 1e-6,
         condition=as_the_loss,
     )
-    turn = round(100 * PAPER_KEEP * float(np.median(papers_turns(cases.rng))), -1)
+    turn = round(100 * float(np.median(papers_turns(cases.rng))), -1)
     drawn = {
         scale: [alike(training(0.5, PAPER_KEEP, cases.rng, scale)) for _ in range(100)] for scale in (1.0, 1 / 3, 3.0)
     }
