@@ -213,8 +213,8 @@ def paid_for_noise(singular, keep_prob, rate):
         one = masked_descent.Sgd(np.array([[value]]), np.ones(1), 1.0, keep_prob, rate, 10, "output")
         added += masked_descent.risks(one, keep_prob)[1, -1] - masked_descent.risks(one, 1.0)[1, -1]
     whole = one._replace(x=np.diag(singular))
-    assert rate > s3_1_few_steps.highest_small(whole)
-    return s3_1_few_steps.cost_over_saving(whole), added
+    assert rate > masked_descent.highest_small(whole)
+    return masked_descent.cost_over_saving(whole), added
 
 
 def test_the_turn_is_another_at_rates_that_are_not_small():
@@ -307,8 +307,8 @@ def test_rates_that_overshoot_can_fit_better():
     """One feature, l = 0.815/λ_max(H): dropout's residual is 1 − p + pz³ = 0 at step 3, plain descent's is not."""
     ones = np.ones((300, 1))
     one = s3_1_training_fit.Fit(ones, ones, 0.8, 0.815, "output")
-    assert s3_1_training_fit.told_gaps(one).min() < -s3_1_few_steps.TOLERANCE
-    assert s3_1_training_fit.told_gaps(one._replace(share=0.5)).min() > -s3_1_few_steps.TOLERANCE
+    assert s3_1_training_fit.told_gaps(one).min() < -masked_descent.TOLERANCE
+    assert s3_1_training_fit.told_gaps(one._replace(share=0.5)).min() > -masked_descent.TOLERANCE
 
 
 def test_the_worst_gap_is_a_scan_over_noise_and_over_new_inputs():

@@ -15,15 +15,19 @@ from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases
 from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.masked_descent import (
+    DROPOUT_GUIDE,
+    EXACT,
+    NOT_THE_PAPERS,
     PLACEMENTS,
+    TOLERANCE,
     Sgd,
     falling_spectra,
     moments,
     pulls,
     row_masks,
+    sgd_claim,
     turned,
 )
-from allora_analysis.claims.s3_1_few_steps import DROPOUT_GUIDE, EXACT, NOT_THE_PAPERS, TOLERANCE, sgd_claim
 from allora_analysis.claims.s3_1_tikhonov import on_both_sides
 
 

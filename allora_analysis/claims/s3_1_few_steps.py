@@ -5,7 +5,6 @@ new inputs of equal variances, which the training inputs X need not have. The ro
 by `tests/test_claims_3_1_few_steps.py`, which plants wrong formulas.
 """
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,43 +13,41 @@ import numpy as np
 
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Cases, relative_error
-from allora_analysis.claims.claim import Finding, Reliance, Size, claim, ranged, share
+from allora_analysis.claims.claim import Finding, Size, ranged, share
 from allora_analysis.claims.masked_descent import (
+    DROPOUT_GUIDE,
+    FEW,
+    MANY,
+    MANY_ROWS,
+    MARGIN,
+    NOT_THE_PAPERS,
+    OFF,
+    RATES,
+    RISK,
+    SMALL,
+    TOLERANCE,
     Sgd,
     Tiny,
     beyond_the_mean,
     cost_over_saving,
+    early,
     enumerated_variance,
     falling_spectra,
+    measured_risks,
     moments,
     rank_8,
     risks,
     setting,
-    turned,
+    sgd_claim,
+    with_rows,
 )
 from allora_analysis.claims.s3_1_tikhonov import on_both_sides
 
-sgd_claim = functools.partial(claim, command="python -m allora_analysis.dropout_sgd", test="tests/test_dropout_sgd.py")
-TOLERANCE = 1e-9
-EXACT = "exact moments; no tolerance: an order"
-NOT_THE_PAPERS = "Plain SGD on a linear model is not the paper's own setting: whether it is true there is left open."
-RISK = "population risk (on new inputs of equal variances)"
+TURN = "t(t − 1)l < tr S/(2‖S‖²_F), S = XᵀX, to leading order in lt‖X‖²/p"
 FLAW = (
     "Dropout–a stochastic regularizer–whose benefits quickly vanish when considering fine-tuning, and can in fact "
     "introduce detrimental additional variance to the training"
 )
-DROPOUT_GUIDE = Reliance(
-    "Unsloth",
-    "LoRA Hyperparameters Guide",
-    "docs.unsloth.ai, on lora_dropout: 'Recent research suggests that for the short training runs common in "
-    "fine-tuning, lora_dropout may be an unreliable regularizer', citing arXiv:2410.09692",
-)
-
-
-def measured_risks(one: Sgd) -> dict[str, float]:
-    """Risks in expectation over the noise in Y, by `dropout_sgd`."""
-    run = dropout_sgd.trajectory(one.x, one.labels, one.keep_prob, one.rate, one.steps, one.placement, w_true=one.truth)
-    return {"dropout": run.risk[-1], "its mean alone": run.risk_marginal[-1], "without": run.risk_plain[-1]}
 
 
 def told_variance(one: Sgd | Tiny) -> float:
@@ -114,19 +111,6 @@ def variance(cases: Cases) -> Finding:
     )
 
 
-FEW = (1, 2, 3, 5, 10)
-SMALL = 1 / 8
-RATES = f"l ≤ {SMALL:g}·p/(t‖X‖²)"
-TURN = "t(t − 1)l < tr S/(2‖S‖²_F), S = XᵀX, to leading order in lt‖X‖²/p"
-MARGIN = 1.35
-OFF = f"draws keep a factor of {MARGIN:g} away from the boundary, which is off by up to a third at these rates"
-
-
-def highest_small(one: Sgd) -> float:
-    """The largest rate that `RATES` allows."""
-    return SMALL * one.keep_prob / (one.steps * float(np.linalg.norm(one.x, 2)) ** 2)
-
-
 def near_the_turn(rng: np.random.Generator, keep_prob: float) -> Sgd:
     """At a rate from half to twice that at which `cost_over_saving` is 1, after steps enough for these to be small."""
     one = setting(rng, keep_prob, 1, 1.0, "output")
@@ -134,12 +118,6 @@ def near_the_turn(rng: np.random.Generator, keep_prob: float) -> Sgd:
     enough = squares.sum() * squares.max() / (np.sum(squares**2) * SMALL * keep_prob)  # twice the turn is small then
     one = one._replace(steps=2 + math.ceil(enough * rng.uniform(1, 2)))
     return one._replace(rate=one.rate * cost_over_saving(one) * float(2 ** rng.uniform(-1, 1)))
-
-
-def early(rng: np.random.Generator, keep_prob: float) -> Sgd:
-    """1 to 10 steps at up to the largest small rate, and a quarter of the one at which `cost_over_saving` is 1."""
-    one = setting(rng, keep_prob, int(rng.choice(FEW)), 1.0, "output")
-    return one._replace(rate=min(highest_small(one), one.rate * cost_over_saving(one) / 4) * float(rng.uniform(0.5, 1)))
 
 
 def parts(one: Sgd, keep_prob: float) -> list[float]:
@@ -163,15 +141,6 @@ def ten_steps(rng: np.random.Generator) -> Sgd:
     return one._replace(rate=one.rate * 0.1 * float(5 ** rng.random()))
 
 
-def with_rows(one: Sgd, rng: np.random.Generator) -> Sgd:
-    """Another of `MANY_ROWS` rows of 4 inputs whose variances fall, at the same share of the largest rate."""
-    share = one.rate / dropout_sgd.stability_limits(one.x, one.keep_prob, one.placement).mean_square
-    x = turned(MANY_ROWS, np.arange(1.0, 5.0) ** -0.5, rng)
-    most = dropout_sgd.stability_limits(x, one.keep_prob, one.placement).mean_square
-    return one._replace(x=x, w=rng.standard_normal(4), rate=share * most)
-
-
-MANY_ROWS, MANY = 512, 40  # rows, and settings that have so many
 NOISES = (0.5, 0.1, 0.3, 1.0, 3.0)  # in units of the signal; the first is the size's
 
 

@@ -14,8 +14,7 @@ import numpy as np
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
-from allora_analysis.claims.masked_descent import Tiny, enumerated_mean, turned
-from allora_analysis.claims.s3_1_few_steps import RISK
+from allora_analysis.claims.masked_descent import RISK, Tiny, enumerated_mean, turned
 from allora_analysis.claims.s3_1_without_dropout import AS_GOOD, less, more
 from allora_analysis.laboratory.features import log_losses, softmax_slopes
 from allora_analysis.statistics import one_sided

@@ -13,34 +13,32 @@ from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, share
 from allora_analysis.claims.masked_descent import (
-    PLACEMENTS,
-    Sgd,
-    behind,
-    best_without,
-    cost_over_saving,
-    falling_spectra,
-    left_by_masks,
-    risks,
-    setting,
-    with_noise,
-)
-from allora_analysis.claims.s3_1_deviation import AFTER, BENEFIT
-from allora_analysis.claims.s3_1_few_steps import (
     FEW,
     MANY,
     MANY_ROWS,
     MARGIN,
     NOT_THE_PAPERS,
     OFF,
+    PLACEMENTS,
     RATES,
     RISK,
     SMALL,
+    Sgd,
+    behind,
+    best_without,
+    cost_over_saving,
     early,
+    falling_spectra,
     highest_small,
+    left_by_masks,
     measured_risks,
+    risks,
+    setting,
     sgd_claim,
+    with_noise,
     with_rows,
 )
+from allora_analysis.claims.s3_1_deviation import AFTER, BENEFIT
 from allora_analysis.claims.s3_1_tikhonov import on_both_sides
 
 

@@ -13,6 +13,7 @@ from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, ranged
 from allora_analysis.claims.masked_descent import (
     PLACEMENTS,
+    TOLERANCE,
     Tiny,
     enumerated_mean,
     many_rows,
@@ -20,8 +21,8 @@ from allora_analysis.claims.masked_descent import (
     rank_8,
     regularised_descent,
     sampled_distance,
+    sgd_claim,
 )
-from allora_analysis.claims.s3_1_few_steps import TOLERANCE, sgd_claim
 
 
 def any_tiny(rng: np.random.Generator) -> Tiny:

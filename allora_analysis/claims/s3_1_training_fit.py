@@ -11,8 +11,7 @@ import numpy as np
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases
 from allora_analysis.claims.claim import Finding, ranged
-from allora_analysis.claims.masked_descent import Sgd, moments, turned
-from allora_analysis.claims.s3_1_few_steps import TOLERANCE, sgd_claim
+from allora_analysis.claims.masked_descent import TOLERANCE, Sgd, moments, sgd_claim, turned
 
 
 class Fit(NamedTuple):

@@ -11,8 +11,17 @@ import numpy as np
 from allora_analysis import dropout_sgd
 from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases, each_above, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size, ranged
-from allora_analysis.claims.masked_descent import PLACEMENTS, Sgd, falling_spectra, gap_at_worst, worst_gap
-from allora_analysis.claims.s3_1_few_steps import NOT_THE_PAPERS, RISK, TOLERANCE, sgd_claim
+from allora_analysis.claims.masked_descent import (
+    NOT_THE_PAPERS,
+    PLACEMENTS,
+    RISK,
+    TOLERANCE,
+    Sgd,
+    falling_spectra,
+    gap_at_worst,
+    sgd_claim,
+    worst_gap,
+)
 from allora_analysis.statistics import one_sided
 from allora_analysis.study import bound
 
