@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from allora_analysis.claims import ledger
-from allora_analysis.claims.cases import Cases, Judged, _Outcomes, settle
+from allora_analysis.claims.cases import Cases, Judged, Outcomes, settle
 from allora_analysis.claims.claim import Claim, Finding
 from allora_analysis.lora import functional
 from allora_analysis.render.view import bare, recorded
@@ -49,7 +49,7 @@ class _UntilSettled(Cases):
             def one(index):
                 return bool(passes(cases[index].inputs, measured(index)))
 
-            return _Outcomes({case.name: functools.partial(one, index) for index, case in enumerate(cases)})
+            return Outcomes({case.name: functools.partial(one, index) for index, case in enumerate(cases)})
 
         foretold = Judged(cases, (), printed, corrected, condition).condition
         raise _Settled(settle(outcomes(printed), corrected and outcomes(corrected), foretold))

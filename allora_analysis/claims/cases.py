@@ -261,15 +261,15 @@ class Judged(_Verdict):
             for other, own in zip(order, self.measured, strict=True)
         ]
 
-        def outcomes(predicate: Callable[[Any, Any], bool]) -> _Outcomes:
+        def outcomes(predicate: Callable[[Any, Any], bool]) -> Outcomes:
             guarded, pairs = _guarded(predicate), zip(self.cases, moved, strict=True)
-            return _Outcomes({case.name: functools.partial(guarded, case.inputs, seen) for case, seen in pairs})
+            return Outcomes({case.name: functools.partial(guarded, case.inputs, seen) for case, seen in pairs})
 
         mended = None if self.mended is None else outcomes(self.mended)
         return settle(outcomes(self.passes), mended, self.condition)
 
 
-class _Outcomes(Mapping[str, bool]):
+class Outcomes(Mapping[str, bool]):
     """Outcomes by case, each computed when it is first asked for: the first few settle most scrambled verdicts."""
 
     def __init__(self, of: Mapping[str, Callable[[], bool]]):
