@@ -22,9 +22,9 @@ from allora_analysis.statistics import Judgement, holm, in_every, judge_family
 from allora_analysis.study import bound, signed
 
 
-def by_more_than_chance(cases: Cases, name: str, units: str) -> Finding:
-    """A contrast by the rule of its question; `units`: what its clusters are."""
-    told = f"{{mean}} points on average, better in {{clusters}} {units}"
+def by_more_than_chance(cases: Cases, name: str, units: str, better: str = "better") -> Finding:
+    """A contrast by the rule of its question; `units`: what its clusters are, `better`: what is more accurate there."""
+    told = f"{{mean}} points on average, {better} in {{clusters}} {units}"
     answers = {
         "undecided": f"Undecided: {told}; may be chance (p = {{p}}).",
         "holds": f"Yes: {told}; more than chance (p = {{p}}).",
@@ -124,7 +124,7 @@ def optimal_in_family(cases: Cases) -> Finding:
 )
 def asf_lower(cases: Cases) -> Finding:
     """LoRA×η − ASF-LoRA in Table 4."""
-    return by_more_than_chance(cases, "LoRA×η − ASF-LoRA", "pairs")
+    return by_more_than_chance(cases, "LoRA×η − ASF-LoRA", "pairs", "LoRA × η better")
 
 
 @reported_claim(
@@ -153,11 +153,11 @@ def asf_not_better(cases: Cases) -> Finding:
         "ASF-LoRA ahead": {", ".join(pair): -value for pair, value in pairs.items() if value < 0},
     }
     told = f"the fixed one is {signed(mean, 2)} points ahead"
-    shown = f"that it trails by under {MARGIN:g}"
+    lag = f"a lag of {MARGIN:g}"
     needed = units_wanted([one], "pairs of model and data set")
     return tested.finding(
-        undecided=f"Undecided: {told}; {shown} is not shown (p = {one.adjusted_p_value:.3f}).",
-        holds=f"Yes: {told}; {shown} is shown (p = {one.adjusted_p_value:.3f}).",
+        undecided=f"Undecided: {told}; {lag} is not excluded (p = {one.adjusted_p_value:.3f}).",
+        holds=f"Yes: {told}; {lag} is excluded (p = {one.adjusted_p_value:.3f}).",
         refuted=f"No: {told}.",
         evidence=Evidence({"mean gap": f"above −{MARGIN:g}"}, measured, RULE, tolerance=MARGIN, n=one.n),
         size=Size(mean, "percentage points", f"the mean gap {name}", *(end - MARGIN for end in one.interval)),

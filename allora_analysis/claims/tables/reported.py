@@ -151,6 +151,11 @@ DORA_PUBLISHED: dict[tuple[str, str, int], tuple[float, ...]] = {
     for model, method, rank, accuracies, average in _DATA["dora_published"]["rows"]
 }
 """(model, method, rank) → eight accuracies and their average."""
+RIVALS_SOURCE: str = _DATA["dora_rivals"]["source"]
+DORA_RIVALS: dict[tuple[str, str], tuple[float, ...]] = {
+    (model, method): (*accuracies, average) for model, method, accuracies, average in _DATA["dora_rivals"]["rows"]
+}
+"""(model, method) → the same of other methods, beside DoRA where it is printed with them alone."""
 SETUP_SOURCE: str = _DATA["dora_setup"]["source"]
 DORA_SETUP = {(model, rank): Training(rate, epochs) for model, rank, rate, epochs in _DATA["dora_setup"]["rows"]}
 PERCEPTION_LABELS, COMMONSENSE_LABELS = (_labels(_DATA["labels"][kind]) for kind in ("perception", "commonsense"))
