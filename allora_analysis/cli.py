@@ -228,7 +228,7 @@ def _run(study: Study, config: Any, output: Output) -> int:
     try:
         result = study.run(config)
     except ArgumentError as error:
-        raise ArgumentError(_by_flag(str(error), read)) from None
+        raise ArgumentError(by_flag(str(error), read)) from None
     document = as_json(study, config, result)
     if output.json == "-":
         outputs.tell(lambda: outputs.print_json(document))
@@ -252,7 +252,7 @@ def _run(study: Study, config: Any, output: Output) -> int:
     return 0
 
 
-def _by_flag(words: str, flags: Collection[str]) -> str:
+def by_flag(words: str, flags: Collection[str]) -> str:
     """An error that begins with a field's name, with its flag's instead."""
     field = re.split("[ :]", words)[0]
     flag = "--" + field.replace("_", "-")

@@ -189,7 +189,7 @@ def _chunks(x: np.ndarray) -> list[np.ndarray]:
 def _mean_and_deviation(x: np.ndarray) -> tuple[float, float]:
     # Two passes in float64, a chunk at a time: no float64 copy of the whole set, and nothing cancels.
     mean = sum(float(part.sum(dtype=np.float64)) for part in _chunks(x)) / x.size
-    squares = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in _chunks(x))
+    squares = sum(float(np.square(part.astype(np.float64) - mean).sum()) for part in _chunks(x))
     return mean, (squares / x.size) ** 0.5
 
 
@@ -201,7 +201,7 @@ def _normalised(data: str, flat: dict[str, np.ndarray]) -> list[Float32[np.ndarr
         for key in ("x_train", "x_test"):
             result = np.empty(flat[key].shape, dtype=np.float32)
             for source, target in zip(_chunks(flat[key]), _chunks(result), strict=True):
-                target[...] = (source - mean) / deviation
+                target[...] = (source.astype(np.float64) - mean) / deviation
             if not (0 < deviation < np.inf and all(np.isfinite(part).all() for part in _chunks(result))):
                 raise ArgumentError(
                     f"--data {data}: {key} over the deviation of x_train, {deviation:.3g}, leaves single precision's "

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -163,6 +163,12 @@ def tell(say: Callable[[], None]) -> None:
 def say(line: str) -> None:
     """Print a line to standard output as `tell` does."""
     tell(lambda: print(line))
+
+
+def list_runs(runs: Iterable[str], recorded: Iterable[bool]) -> None:
+    """A line for each run of a list, in words, and whether it is recorded."""
+    for words, is_recorded in zip(runs, recorded, strict=True):
+        say(f"{'recorded' if is_recorded else 'to run  '}  {words}")
 
 
 def print_json(document: str) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 from tyro.conf import arg
 
 from allora_analysis import outputs
+from allora_analysis.validation import COUNTABLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -211,11 +212,12 @@ def doubt(study: Study, config: Any, result: Result) -> str | None:
         return None
     chance = min(1.0, len(known) * math.erfc(worst / math.sqrt(2)))
     often = f"at most one seed in {1 / chance:,.0f}" if chance > 0 else "no seed"
-    again = study.run(dataclasses.replace(config, seed=config.seed + 1))
+    other = config.seed + 1 if config.seed < COUNTABLE else config.seed - 1
+    again = study.run(dataclasses.replace(config, seed=other))
     second = ", ".join("–" if z is None else f"{z:+.2f}" for z in study.z(again))
     return (
-        f"|z| = {worst:.2f} is above {LARGE:g}: among {len(known)} numbers chance gives one so large under {often}. "
-        f"Seed {config.seed + 1}, run at once: z = {second}."
+        f"|z| = {worst:.2f} is above {LARGE:g}: were z normal, chance would give one so large among {len(known)} "
+        f"numbers under {often}; of few draws or rare masks it gives more. Seed {other}, run at once: z = {second}."
     )
 
 

@@ -205,6 +205,15 @@ def keep_probability(value: Any, name: str = "keep_prob") -> float:
     return result
 
 
+def drop_rate(name: str, value: Any) -> float:
+    """A drop rate, in [0, 1): 0 drops nothing."""
+    allowed = "a drop rate in [0, 1)"
+    result = number(name, value, allowed)
+    if not 0.0 <= result < 1.0:
+        raise ArgumentError(f"{name} must be {allowed}, received {shown(value)}")
+    return result
+
+
 def probability(name: str, value: Any) -> float:
     """A probability strictly between 0 and 1."""
     allowed = "a probability strictly between 0 and 1"

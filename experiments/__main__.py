@@ -157,7 +157,9 @@ def reproduce(arguments: Repetition) -> int:
         chosen = [_only_one(folders, name) for name in arguments.keys]
     else:
         given = {word.partition("=")[0] for word in arguments.source}
-        chosen = _drawn(folders, count("--sample", arguments.sample), arguments.seed, {EMBEDDED, *given})
+        chosen = _drawn(
+            folders, count("--sample", arguments.sample), count("--seed", arguments.seed, 0), {EMBEDDED, *given}
+        )
     names = dict.fromkeys(one.config[kind] for one in chosen for kind in ("model", "data") if kind in one.config)
     known = [word for word in arguments.source if word.partition("=")[0] in names]
     sources = {name: where for name, where in resolve(names, known, []).items() if where != name}
@@ -228,7 +230,7 @@ def _stable_rate(record: records.Record, sources: Mapping[str, str], scratch: Pa
     digests = digests_of(record, sources, trusted)
     if digests == record.digests:
         trial = setting_of(edge.Trial, record)
-        stable_rates.predict(trial, sources[trial.model], sources[trial.data], scratch)
+        stable_rates.predict(trial, sources[trial.model], sources[trial.data], scratch, digests)
     return digests
 
 

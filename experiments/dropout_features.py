@@ -111,18 +111,20 @@ def experiment(arguments: Arguments) -> int:
     from allora_analysis.finetune import data as texts
     from allora_analysis.finetune import models, sources
 
-    (outputs.refuse_file if arguments.dry_run else outputs.check_folder)("--results", arguments.results)
+    outputs.refuse_file("--results", arguments.results)
     wanted = chosen(arguments)
     data = texts.load(arguments.data, DATA)
     if data.classes is None or "validation" not in data.splits:
         raise ArgumentError(f"--data {arguments.data}: labels and a validation split are needed; give {DATA}")
-    digests = {"model": sources.digest(arguments.model), "data": data.digest}
-    todo = [one for one in wanted if records.lookup(arguments.results, STUDY, one, PROTOCOL, digests) is None]
-    for one in wanted if arguments.dry_run else ():
-        outputs.say(f"{'to run  ' if one in todo else 'recorded'}  {one.words}, {one.seeds} seeds")
+    digests = sources.digests(arguments.model, data.digest, arguments.dry_run)
+    known = records.known(arguments.results, STUDY, PROTOCOL, wanted, digests)
+    todo = [one for one, is_known in zip(wanted, known, strict=True) if not is_known]
+    if arguments.dry_run:
+        outputs.list_runs((f"{one.words}, {one.seeds} seeds" for one in wanted), known)
     outputs.say(f"{len(wanted) - len(todo)} of {len(wanted)} trials recorded in {arguments.results}")
     if not todo or arguments.dry_run:
         return 0
+    outputs.check_folder("--results", arguments.results)
     pretrained = models.load(arguments.model, data.classes)
     features = scaled([pooled(pretrained, data.splits[name]) for name in Features._fields])
     with cli.goes_on():

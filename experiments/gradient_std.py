@@ -96,8 +96,8 @@ def run(arguments: Arguments, grid: Grid = FIGURE_1) -> int:
     runs = _chosen(list(grid.runs(loaded.name)), arguments)
     found = {each: _record(arguments.results, grid, each, loaded.digest) for each in runs}
     todo = [each for each, record in found.items() if record is None]
-    for arm, seed in runs if arguments.dry_run else ():
-        outputs.say(f"{'to run  ' if (arm, seed) in todo else 'recorded'}  {_words(arm, seed)}")
+    if arguments.dry_run:
+        outputs.list_runs((_words(*each) for each in runs), (record is not None for record in found.values()))
     outputs.say(f"{loaded.name}: {len(runs) - len(todo)} of {len(runs)} runs recorded in {arguments.results}")
     if arguments.dry_run:
         return 0

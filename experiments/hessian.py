@@ -95,6 +95,8 @@ def chosen(arguments: Arguments, model: str, data: str) -> list[Setting]:
         raise ArgumentError(
             f"--layers: {model!r} has no list of runs; name layers, or say --model-name {' or '.join(runs.ENDS)}"
         )
+    if arguments.modules and not arguments.layers:
+        raise ArgumentError("--modules: are those of --layers; name layers too, or choose of the list by --only")
     if arguments.layers:
         modules = arguments.modules or runs.MODULES.get(model, runs.MODULES[runs.BERT])
         listed = [] if changes or arguments.modules else own
@@ -126,20 +128,15 @@ def run(arguments: Arguments) -> int:
     from allora_analysis.finetune import sources
 
     outputs.refuse_file("--results", arguments.results)
-    if not arguments.dry_run:  # a run takes minutes: its folder is tried before the first
-        outputs.check_folder("--results", arguments.results)
     name = arguments.model_name or sources.name_of(arguments.model)
     data = text_data.load(arguments.data, arguments.data_name)
     wanted = chosen(arguments, name, data.name)
-    if arguments.dry_run and not Path(arguments.model).exists():  # of a model on the hub any record of its name will do
-        same = records.find_each(arguments.results, STUDY, PROTOCOL, {one: one for one in wanted})
-        known = [one in same for one in wanted]
-    else:
-        digests = {"model": sources.digest(arguments.model), "data": data.digest}
-        known = [records.lookup(arguments.results, STUDY, one, PROTOCOL, digests) is not None for one in wanted]
+    digests = sources.digests(arguments.model, data.digest, arguments.dry_run)
+    known = records.known(arguments.results, STUDY, PROTOCOL, wanted, digests)
     if arguments.dry_run:
-        for one, is_known in zip(wanted, known, strict=True):
-            outputs.say(f"{'recorded' if is_known else 'to run  '}  {one.words()}")
+        outputs.list_runs((one.words() for one in wanted), known)
+    else:  # a run takes minutes: its folder is tried before the first
+        outputs.check_folder("--results", arguments.results)
     outputs.say(f"{sum(known)} of {len(wanted)} runs recorded in {arguments.results}")
     todo = [one for one, is_known in zip(wanted, known, strict=True) if not is_known]
     try:

@@ -43,7 +43,7 @@ digits laboratory's network, and this paragraph written, before any other s of t
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,12 +90,8 @@ class Arguments:
     """List the predictions of the model, and which of them are recorded, and make none."""
 
 
-def predict(trial: Trial, model: str, data: str, results: Path) -> dict[str, Any]:
-    """A trial's prediction, measured on a model and data that lie here, or found recorded."""
-    from allora_analysis.finetune import data as texts
-    from allora_analysis.finetune import sources
-
-    digests = {"model": sources.digest(model), "data": texts.load(data, trial.data).digest}
+def predict(trial: Trial, model: str, data: str, results: Path, digests: Mapping[str, str]) -> dict[str, Any]:
+    """A trial's prediction, measured on a model and data that lie here, or found recorded by their digests."""
     if (known := records.lookup(results, STUDY, trial, PROTOCOL, digests)) is not None:
         return known.result
     begun = time.perf_counter()
@@ -122,40 +118,43 @@ def chosen(arguments: Arguments, name: str) -> list[Trial]:
     return [dataclasses.replace(one, seed=seed) for seed in seeds for one in own]
 
 
-def _list(trials: Sequence[Trial], arguments: Arguments) -> None:
-    from allora_analysis.finetune import data as texts
-    from allora_analysis.finetune import sources
+def _words(one: Trial) -> str:
+    clip = f"clipped at {one.clip:g}" if one.clip else "unclipped"
+    return f"{one.model}, {one.optimizer}, {clip}, {one.steps} steps at {one.rate:g}, seed {one.seed}"
 
-    digests = {
-        "model": sources.digest(arguments.model),
-        "data": texts.load(arguments.data, trials[0].data).digest,
-    }
-    for one in trials:
-        known = records.lookup(arguments.results, STUDY, one, PROTOCOL, digests) is not None
-        clip = f"clipped at {one.clip:g}" if one.clip else "unclipped"
-        told = f"{one.model}, {one.optimizer}, {clip}, {one.steps} steps at {one.rate:g}, seed {one.seed}"
-        outputs.say(f"{'recorded' if known else 'to run  '}  {told}")
+
+ASKED = ("data", "model_name", "only", "seeds", "dry_run")  # of a model's predictions
 
 
 def run(arguments: Arguments) -> int:
     """Predict what is asked for, then print every comparison that is recorded.
 
     Raises:
-        ArgumentError: a model without its data, or of another name than the curves'.
+        ArgumentError: a model without its data, or of another name than the curves'; its flags without a model.
     """
     if arguments.model is not None:
+        from allora_analysis.finetune import data as texts
         from allora_analysis.finetune import sources
 
         if arguments.data is None:
             raise ArgumentError("--data: missing; a folder of train.jsonl and test.jsonl with text and label")
-        (outputs.refuse_file if arguments.dry_run else outputs.check_folder)("--results", arguments.results)
+        outputs.refuse_file("--results", arguments.results)
         trials = chosen(arguments, arguments.model_name or sources.name_of(arguments.model))
+        data_digest = texts.load(arguments.data, trials[0].data).digest
+        digests = sources.digests(arguments.model, data_digest, arguments.dry_run)
         if arguments.dry_run:
-            _list(trials, arguments)
+            known = records.known(arguments.results, STUDY, PROTOCOL, trials, digests)
+            outputs.list_runs(map(_words, trials), known)
             return 0
+        outputs.check_folder("--results", arguments.results)
         with cli.goes_on():
             for trial in trials:
-                predict(trial, arguments.model, arguments.data, arguments.results)
+                predict(trial, arguments.model, arguments.data, arguments.results, digests)
+    elif given := [name for name in ASKED if getattr(arguments, name) != getattr(Arguments, name)]:
+        flag = "--" + given[0].replace("_", "-")
+        raise ArgumentError(
+            f"{flag}: is for the predictions of a model, which --model names; name one, or leave it out"
+        )
     elif not arguments.results.is_dir():
         raise ArgumentError(f"--results {arguments.results}: is not a folder; name one that predictions are in")
     seeds = None if arguments.every_seed else SEEDS

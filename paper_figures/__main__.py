@@ -44,7 +44,7 @@ def run(arguments: Arguments) -> int:
     """
     names = [choice("NAME", name, NAMES) for name in dict.fromkeys(arguments.names or NAMES)]
     try:
-        arguments.out.mkdir(exist_ok=True)
+        arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArgumentError(f"--out {arguments.out}: cannot be made ({error.strerror}); name another folder") from None
     lacking = []

@@ -233,6 +233,10 @@ def test_decay_left_and_warm_up_against_torch_and_transformers():
         ({"alpha": -1.0}, "alpha must be"),
         ({"lr": math.nan}, "lr must be"),
         ({"optimizer": "lion"}, "optimizer must be one of adamw"),
+        (
+            {"lr": 1.0, "weight_decay": 3.0},
+            "weight_decay 3 times a rate is 3: above 2 decay alone makes the matrices grow",
+        ),
         ({"zero": "c"}, "zero must be one of"),
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"eps": 0.0}, "eps must be"),

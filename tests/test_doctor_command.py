@@ -253,12 +253,12 @@ def test_seeds(capsys):
         ([*RUN, "--r", "0"], "r must be"),
         ([*RUN, "--lr", "nan"], "lr must be"),
         ([*RUN, "--width", "0"], "width"),
-        ([*RUN, "--lora-dropout", "1"], "lora_dropout"),
+        ([*RUN, "--lora-dropout", "1"], "--lora-dropout must be a drop rate"),
         ([*RUN, "--eta", "-1"], "--eta"),
         ([*RUN, "--as-alpha", "0"], "alpha must be"),
-        ([*RUN, "--warmup-steps", "-1"], "warmup_steps"),
+        ([*RUN, "--warmup-steps", "-1"], "--warmup-steps must be"),
         (["--gap", "0.5", "--arms", "lora", "lora"], "--arms must be two different ones, received lora twice"),
-        ([*RUN, "--max-grad-norm", "-1"], "max_grad_norm"),
+        ([*RUN, "--max-grad-norm", "-1"], "--max-grad-norm must be"),
         ([*RUN, "--model", "x"], "--data: missing"),
         (["no/such/folder"], "no such folder"),
         (["--gap", "0"], "--gap"),
@@ -276,6 +276,16 @@ def test_a_mistake_is_one_line_and_status_2(words, told, capsys):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert any(word in error for word in told.split("|"))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_json_is_never_written_over_the_adapter_that_is_read(name, tmp_path, capsys):
+    folder = peft_folder(tmp_path / "a")
+    before = (folder / name).read_bytes()
+    assert main([str(folder), "--json", str(folder / name)]) == 2
+    assert "ADAPTER and --json must be two files" in capsys.readouterr().err
+    assert (folder / name).read_bytes() == before
 
 
 @pytest.mark.bad_input

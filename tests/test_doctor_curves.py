@@ -217,6 +217,11 @@ def test_results_that_are_no_folder_are_one_line(name, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["--only", "adamw"], "--only: is for the predictions of a model, which --model names"),
+        (["--data", "y"], "--data: is for the predictions"),
+        (["--seeds", "2"], "--seeds: is for the predictions"),
+        (["--model-name", "SmolLM2-135M"], "--model-name: is for the predictions"),
+        (["--dry-run"], "--dry-run: is for the predictions"),
         (["--model", "x"], "--data: missing"),
         (["--model", "x", "--data", "y", "--model-name", "z"], "--model-name"),
         (["--model", "x", "--data", "y", "--model-name", "all-MiniLM-L6-v2", "--only", "adam"], "--only"),

@@ -326,7 +326,7 @@ WORDS = {
     '{"lora_alpha": 1' + 400 * "0" + "}": "lora_alpha must be a finite number",
     '{"eta": "2"}': "eta must be a finite number",
     '{"r": "4"}': "r must be a whole number, 1 or above, received '4'",
-    '{"lora_dropout": {}}': "lora_dropout must be a finite number",
+    '{"lora_dropout": {}}': "lora_dropout must be a drop rate",
     '{"alpha_pattern": 7}': "alpha_pattern must be α by layer, received 7",
     '{"alpha_pattern": {"x": null}}': "must be a finite number, received None",
     '{"alpha_pattern": {"(": 1}}': "alpha_pattern must be of regular expressions",

@@ -68,6 +68,8 @@ def test_the_factors_too(placement, capsys, tmp_path):
         (["--parameters", "layers"], "weights, factors"),
         (["--parameters", "factors", "--batch-size", "3"], "batch_size"),
         (["--parameters", "factors", "--rank", "0"], "--rank"),
+        (["--rank", "3"], "--rank is of factors; give --parameters factors too"),
+        (["--steps", "1000000000"], "--steps: a rate for each would need 7.45 GiB"),
         (["--parameters", "factors", "--learning-rate", "9"], "a tenth of"),
         (["--learning-rate", "-1"], "--learning-rate"),
         (["--samples", "0"], "--samples"),

@@ -118,6 +118,7 @@ def test_an_altered_table_is_named_and_status_1(tmp_path, capsys):
     ("words", "told"),
     [
         (["status", "--results", "/nowhere/at/all"], "--results /nowhere/at/all: is not a folder"),
+        (["reproduce", "--sample", "1", "--seed", "-1"], "--seed must be a whole number, 0 or above, received -1"),
         (["run"], "an experiment has a command of its own, python -m experiments.NAME: ablation, commonsense"),
         ([], "say python -m experiments status or reproduce; "),
     ],

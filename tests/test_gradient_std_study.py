@@ -199,7 +199,7 @@ def test_lazy_names():
         (["--batch-size", "2000"], "--batch-size must be at most the 1438 training images of digits, received 2000"),
         (["--hidden"], "--hidden must have at least one value"),
         (["--hidden", "8", "0"], "--hidden must be a whole number, 1 or above, received 0"),
-        (["--seeds", "0"], "--seeds must be a whole number, 1 or above, received 0"),
+        (["--seeds", "0"], "--seeds must be a whole number in [1, 1000000], received 0"),
         (["--seeds", "2", "2"], "--seeds must differ from one another, received (2, 2)"),
         (["--seeds", "2", "-1"], "--seeds must be a whole number, 0 or above, received -1"),
         (["--seed", "-1"], "--seed must be a whole number, 0 or above, received -1"),

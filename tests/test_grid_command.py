@@ -366,7 +366,8 @@ def test_a_stable_rate_and_trials_on_features_are_made_again(recorded, tmp_path,
     from experiments import dropout_features, stable_rates
 
     sources, trial = recorded[0], edge.Trial("bert", "sgd", 1.0, 0, 8, 0.1, 0.0, "films", rank=2)
-    stable_rates.predict(trial, str(sources.bert), str(sources.films), tmp_path)
+    digests = {"model": digest(str(sources.bert)), "data": texts.load(str(sources.films)).digest}
+    stable_rates.predict(trial, str(sources.bert), str(sources.films), tmp_path, digests)
     assert 0 < records.find(tmp_path)[0].provenance["seconds"] < 600
     cut = {"rank": 2, "batch_size": 12, "rates": 2, "times": (0, 1, 5), "tuning": 1, "seeds": 2}
     small = dataclasses.replace(features.TRIALS[1], model="bert", data="films", sentences=6, **cut)

@@ -333,6 +333,7 @@ def test_interrupted_keeps_the_finished_rows(monkeypatch):
 BAD_LINES = [
     (["--rank", "6"], "--rank must be at most min(n1, n2) = 5, received 6"),
     (["--rank", "0"], "--rank must be"),
+    (["--rank", "3", "--starts", "orthogonal"], "--rank must be even for the start orthogonal, received 3"),
     (["--features", "0"], "--features must be"),
     (["--outputs", "-1"], "--outputs must be"),
     (["--ratios", "0.001"], "--ratios must give N of 1 or more, above 0.04167 here, received 0.001"),

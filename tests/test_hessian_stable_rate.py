@@ -354,6 +354,17 @@ def test_layers_that_scale_their_gradients_have_no_hessian(variant):
         largest_stable_rate(parameters, torch.optim.SGD(parameters, 0.1), lambda: (layer(x) ** 2).sum())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_neither_a_parameters_type_nor_naming_it_twice_moves_the_edge(dtype):
+    """2/(0.2·2) = 5 times the rate, also where the type has no such rate (1e-7 in float16)."""
+    p = nn.Parameter(torch.ones(3, dtype=dtype))
+    for lr in (0.2, 1e-7):
+        sgd = torch.optim.SGD([p], lr=lr)
+        for parameters in ([p], [p, p]):
+            found = largest_stable_rate(parameters, sgd, lambda: p.float().square().sum())
+            assert found.multiple == pytest.approx(1 / lr, rel=0.02)
+
+
 def test_mistakes_are_one_line():
     x = nn.Parameter(torch.ones(2))
     sgd = torch.optim.SGD([x], lr=0.1)
@@ -384,6 +395,8 @@ def test_mistakes_are_one_line():
         largest_stable_rate([x], sgd, lambda: -(x * x).sum())
     with pytest.raises(ArgumentError, match="no second derivative"):
         largest_stable_rate([x], sgd, lambda: x.detach().sum())
+    with pytest.raises(ArgumentError, match="seed must be"):
+        largest_stable_rate([x], sgd, lambda: (x * x).sum(), seed=-1)
     with pytest.raises(ArgumentError, match="clip must be"):
         largest_stable_rate([x], sgd, lambda: (x * x).sum(), clip=-1.0)
     with pytest.raises(ArgumentError, match="tolerance"):

@@ -55,6 +55,16 @@ def test_normalised_by_one_mean_and_one_deviation_of_the_training_images(tmp_pat
     np.testing.assert_allclose(found.x_test, found.x_train[:2] + 6 / x.std(), atol=1e-5)
 
 
+def test_half_precision_is_normalised_in_double(tmp_path):
+    x = np.random.default_rng(0).normal(1e3, 0.5, (10, 4, 5)).astype(np.float16)
+    labels = {"y_train": np.arange(10) % 2, "y_test": np.array([0, 1])}
+    found = images.load(saved(tmp_path, x_train=x, x_test=x[:2], **labels))
+    wide = x.astype(float).reshape(10, 20)
+    np.testing.assert_allclose(found.x_train, (wide - wide.mean()) / wide.std(), atol=1e-6)
+    x = np.where(np.arange(200).reshape(10, 4, 5) % 10, 6e4, -6e4).astype(np.float16)
+    assert np.isfinite(images.load(saved(tmp_path, x_train=x, x_test=x[:2], **labels)).x_train).all()
+
+
 def test_npz_has_the_name_of_its_stem_or_the_name_given(tmp_path):
     path = saved(tmp_path)
     assert images.load(path).name == "tiny"

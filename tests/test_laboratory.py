@@ -444,7 +444,7 @@ def test_the_search_closes_in_on_the_best_rate():
         (Cell("lora", adaptor="inverse"), "adaptor and eta2 must be left out"),
         (Cell("allora", eta2=4.0), "adaptor"),
         (Cell("allora_adamw", "sgd", adaptor="inverse", eta2=4.0), "optimizer must be adamw"),
-        (Cell("lora", drop_rate=1.0), r"drop_rate must be in \[0, 1\)"),
+        (Cell("lora", drop_rate=1.0), r"drop_rate must be a drop rate in \[0, 1\)"),
         (Cell("nothing"), "rule"),
     ],
 )

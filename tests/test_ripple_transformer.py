@@ -284,6 +284,13 @@ def test_the_power_of_eta_does_not_depend_on_depth(design, power, depth, rng):
 
 
 @pytest.mark.bad_input
+@pytest.mark.parametrize("eta", [-1.0, -0.5, float("nan")])
+def test_a_bound_of_a_negative_eta_is_refused(eta, rng):
+    with pytest.raises(ArgumentError, match="eta must be"):
+        transformer.stream_bound(transformer.draw(Design(), 1, 8, 2, 0.1, rng), eta)
+
+
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -293,6 +300,9 @@ def test_the_power_of_eta_does_not_depend_on_depth(design, power, depth, rng):
         ({"rank": 9}, "rank must be"),
         ({"size": -1.0}, "size must be"),
         ({"design": Design(heads=3)}, "heads must divide"),
+        ({"design": Design(heads=0)}, "heads must be"),
+        ({"design": Design(heads=8, rope=1e4)}, "an even width of a head wanted, received 1"),
+        ({"hidden": -3}, "hidden must be"),
     ],
 )
 def test_a_design_that_is_none(options, words):

@@ -312,10 +312,13 @@ def test_a_large_z_is_doubted_with_its_chance_and_a_second_seed_at_once():
     assert asked == [4, 5]
     # Two numbers of which chance gives 4.7e-4 each.
     assert line.startswith(
-        "|z| = 3.50 is above 3: among 2 numbers chance gives one so large under at most one seed in 1,07"
+        "|z| = 3.50 is above 3: were z normal, chance would give one so large among 2 numbers under at most one seed "
+        "in 1,07"
     )
     assert line.endswith("Seed 5, run at once: z = +0.10, –, -0.20.")
     assert study.doubt(toy, Seeded(5), run(Seeded(5))) is None
+    last = Result({}, {"z": [9.0]})
+    assert f"Seed {2**63 - 2}, run at once" in study.doubt(toy, Seeded(2**63 - 1), last)
     assert study.doubt(toy, Seeded(), Result({}, {"z": [9.0]}, interrupted=True)) is None
     assert "under no seed" in study.doubt(toy, Seeded(), Result({}, {"z": [-math.inf]}))
     assert study.doubt(STUDY, Config(), Result({}, {})) is None

@@ -204,6 +204,7 @@ def test_the_lists():
     [
         ({"layers": (7,)}, "layer must be below 2 for bert, received 7"),
         ({"layers": (-1,)}, "--layers must be"),
+        ({"layers": (), "model_name": "all-MiniLM-L6-v2"}, "--modules: are those of --layers; name layers too"),
         ({"layers": ()}, "'bert' has no list of runs; name layers"),
         ({"modules": ("query", "q_proj")}, "'q_proj' names 0 linear maps of a layer; there are query, key, value"),
         ({"modules": ("dense",)}, "'dense' names 3 linear maps"),

@@ -26,7 +26,7 @@ from typing import Any
 
 from allora_analysis.adaptive.invariance import Setting, rescaled
 from allora_analysis.hessian.starts import expected_cosine
-from allora_analysis.validation import choice, count, non_negative, number, positive
+from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive
 from allora_analysis.width.exponents import flow_eta_to_taper, flow_factor, taper
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
@@ -153,7 +153,13 @@ def rates(recipe: Recipe, factor: float = 1.0, output: float = 1.0) -> Rates:
     if fan_in is not None:
         moved, spread = (b if recipe.zero == "b" else a), 1 / math.sqrt(3 * fan_in)
         step = times * moved * (spread * math.sqrt(recipe.r)) ** recipe.power
-    kept = tuple((1 - min(1.0, rate * recipe.weight_decay)) ** 1000 for rate in (own.rate_a, own.rate_b))
+    decays = [rate * recipe.weight_decay for rate in (own.rate_a, own.rate_b)]
+    if max(decays) > 2:
+        raise ArgumentError(
+            f"weight_decay {recipe.weight_decay:g} times a rate is {max(decays):.3g}: above 2 decay alone makes the "
+            "matrices grow at every step; lower it or the rate"
+        )
+    kept = tuple(abs(1 - decay) ** 1000 for decay in decays)
     return Rates(s, a, b, step, kept, times)
 
 

@@ -16,7 +16,7 @@ from tyro.conf import Positional, arg
 
 from allora_analysis import cli, outputs, study
 from allora_analysis.adaptive.recipe import Recipe, alpha_of_one
-from allora_analysis.validation import ArgumentError, count, keep_probability, positive
+from allora_analysis.validation import ArgumentError, count, drop_rate, positive
 
 if TYPE_CHECKING:
     from allora_analysis.doctor.answers import Section, Switches
@@ -202,7 +202,7 @@ def _switches(arguments: Arguments, saved: Saved | None):
     from allora_analysis.doctor import answers
 
     if arguments.lora_dropout is not None:
-        keep_probability(1 - arguments.lora_dropout, "1 - lora_dropout")
+        drop_rate("--lora-dropout", arguments.lora_dropout)
     if arguments.eta is not None:
         positive("--eta", arguments.eta)
     found = answers.Switches() if saved is None else answers.switches_of(saved)
@@ -302,8 +302,17 @@ def _edge(arguments: Arguments, recipe: Recipe, switches: Switches, saved: Saved
 def run(arguments: Arguments) -> int:
     """Print the answers, or write them as JSON."""
     if arguments.json not in (None, "-"):
+        if arguments.adapter is not None:
+            from allora_analysis.doctor.saved import CONFIG, files
+
+            weights, _ = files(arguments.adapter)
+            for read in (weights, weights.parent / CONFIG):
+                outputs.check_apart({"--json": Path(arguments.json)}, {"ADAPTER": read})
         outputs.check_writable("--json", Path(arguments.json))
-    found = list(sections(arguments))
+    try:
+        found = list(sections(arguments))
+    except ArgumentError as error:
+        raise ArgumentError(cli.by_flag(str(error), {_flag(one.name) for one in fields(arguments)})) from None
     if not found:
         raise ArgumentError(
             "nothing asked: give an ADAPTER, or --r 16 --alpha 32 --lr 2e-4, or --gap 0.5; --help has more"

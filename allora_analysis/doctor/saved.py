@@ -24,7 +24,7 @@ from allora_analysis.adaptive.recipe import alpha_of_one
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.ripple import series
 from allora_analysis.ripple.transformer import Adapters, Transformer, forward, transformer_of, turned_at_random
-from allora_analysis.validation import ArgumentError, choice, count, ending, number, positive, shown
+from allora_analysis.validation import ArgumentError, choice, count, drop_rate, ending, number, positive, shown
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PICKLES = ("adapter_model.bin", "*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -103,7 +103,7 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
     Refuses a pickle, what cannot be read or holds no LoRA pair, a config whose values make no sense, and a scaling
     given for ASF-LoRA, which has none but 1.
     """
-    weights, config = _files(path)
+    weights, config = files(path)
     tensors, beside = _tensors(weights)
     whole, left_out = _sides(tensors)
     given: dict[str, Any] = {} if alpha is None else {"lora_alpha": positive("--alpha", alpha)}
@@ -134,7 +134,7 @@ def read(path: Path, alpha: float | None = None, rslora: bool = False) -> Saved:
 
 def matrices(path: Path, saved: Saved) -> dict[str, tuple[Any, Any]]:
     """A and s·B of every pair that `read` found at a path, by the layer's name, as NumPy's float64."""
-    parts = {name.removeprefix(_PREFIX): part for name, part in _sides(_tensors(_files(path)[0])[0])[0].items()}
+    parts = {name.removeprefix(_PREFIX): part for name, part in _sides(_tensors(files(path)[0])[0])[0].items()}
     return {
         pair.name: (parts[pair.name]["a"].double().numpy(), pair.scaling * parts[pair.name]["b"].double().numpy())
         for pair in saved.pairs
@@ -155,7 +155,8 @@ def _sides(tensors: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], int]:
     return named, len(sides) - len(whole)
 
 
-def _files(path: Path) -> tuple[Path, dict[str, Any]]:
+def files(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The file of an adapter's weights, and its config beside them, empty where there is none."""
     if not os.path.exists(path):
         raise ArgumentError(f"adapter {str(path)!r}: no such folder or file; give a saved adapter's folder")
     weights = path / WEIGHTS if path.is_dir() else path
@@ -193,11 +194,9 @@ def _check(path: Path, config: dict[str, Any]) -> None:
     # The fields that are read here and in `answers`; null is as good as none.
     from allora_analysis.lora.layers import VARIANTS
 
-    for name, check in {"lora_alpha": number, "lora_dropout": number, "eta": positive}.items():
+    for name, check in {"lora_alpha": number, "lora_dropout": drop_rate, "eta": positive}.items():
         if config.get(name) is not None:
             check(f"{path}: {name}", config[name])
-    if not 0 <= (rate := config.get("lora_dropout") or 0.0) < 1:
-        raise ArgumentError(f"{path}: lora_dropout must be a drop rate in [0, 1), received {rate!r}")
     for name in ("variant", "init_lora_weights"):
         if not isinstance(config.get(name), str | bool | None):
             raise ArgumentError(f"{path}: {name} must be a name, received {shown(config[name])}")

@@ -196,13 +196,15 @@ def _run_factors(config: Config, x: np.ndarray, y: np.ndarray, w_true: np.ndarra
 
 def run(config: Config) -> Result:
     """Predict, simulate, compare."""
-    validation.count("steps", config.steps)
+    validation.fits("steps", validation.count("steps", config.steps), "a rate for each")
     seed = validation.count("seed", config.seed, 0)
     x, y, w_true = _data(config, np.random.default_rng([seed, 0]))
     if validation.choice("parameters", config.parameters, ("weights", "factors")) == "factors":
         return _run_factors(config, x, y, w_true)
     if config.placement == "bottleneck":
         raise ArgumentError("placement bottleneck is of factors; give --parameters factors too, or input or output")
+    if config.rank != Config.rank:
+        raise ArgumentError("rank is of factors; give --parameters factors too, or leave it out")
     problem = checked(x, y, config.keep_prob, config.placement, config.batch_size, config.shared_mask)
     process = build(problem)
     stable = limits(process)

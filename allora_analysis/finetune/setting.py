@@ -12,6 +12,7 @@ from allora_analysis.validation import (
     ArgumentError,
     choice,
     count,
+    drop_rate,
     keep_probability,
     non_negative,
     number,
@@ -169,7 +170,7 @@ def _eta2(value: float) -> float:
 
 
 def _drop_rate(value: float) -> float:
-    rate = number("drop_rate", value)
+    rate = drop_rate("drop_rate", value)
     keep_probability(1 - rate, "1 - drop_rate")  # 1 − (1 − 0.1) is not 0.1: the rate itself is recorded
     return rate
 

@@ -45,6 +45,13 @@ def digest(source: str, remote_code: bool = False) -> str:
     return whole.hexdigest()
 
 
+def digests(model: str, data_digest: str, dry_run: bool = False) -> dict[str, str] | None:
+    """What records of a model and its data are known by; None for a dry run on a model to be fetched."""
+    if dry_run and not Path(model).exists():
+        return None
+    return {"model": digest(model), "data": data_digest}
+
+
 def _snapshot(source: str, counted: tuple[str, ...]) -> Path:
     # Of a hub's files those that count: others, weights for other programs say, can be many times as large.
     from huggingface_hub import snapshot_download

@@ -13,7 +13,7 @@ from allora_analysis.adaptive.recipe import rule_on_gradients
 from allora_analysis.arms import ON_GRADIENTS
 from allora_analysis.finetune.setting import Setting, check
 from allora_analysis.study import Result, Study, Table, text
-from allora_analysis.validation import ArgumentError, choice, count
+from allora_analysis.validation import choice, count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,8 +61,8 @@ def run(config: Config) -> Result:
     _warn_of_idle_rule(setting(config, "model", "data"))
     choice("device", config.device, ("auto", "cpu"))
     count("checkpoint_steps", config.checkpoint_steps)
-    if config.results is not None and config.results.exists() and not config.results.is_dir():
-        raise ArgumentError(f"results must be a folder, received {str(config.results)!r}")
+    if config.results is not None:
+        outputs.refuse_file("results", config.results)
     from allora_analysis.finetune import data as text_data
     from allora_analysis.finetune import run as runs
     from allora_analysis.finetune import sources

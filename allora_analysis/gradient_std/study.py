@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from tyro.conf import arg
 
+from allora_analysis import outputs
 from allora_analysis.gradient_std.grid import LEARNING_RATES, OPTIMIZERS, WEIGHT_DECAYS, Setting
 from allora_analysis.gradient_std.summary import over_seeds
 from allora_analysis.study import Result, Study, Table, sweep, text
-from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive, several
+from allora_analysis.validation import ArgumentError, choice, count, drop_rate, non_negative, positive, several
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,8 +59,7 @@ class Config(Setting):
 def _check(config: Config) -> None:
     for width in several("hidden", config.hidden):
         count("hidden", width)
-    if not 0 <= number("drop_rate", config.drop_rate, "a drop rate in [0, 1)") < 1:
-        raise ArgumentError(f"drop_rate must be a drop rate in [0, 1), received {config.drop_rate!r}")
+    drop_rate("drop_rate", config.drop_rate)
     choice("optimizer", config.optimizer, OPTIMIZERS)
     if config.learning_rate is not None:
         positive("learning_rate", config.learning_rate)
@@ -70,8 +70,8 @@ def _check(config: Config) -> None:
     count("nested_minibatches", config.nested_minibatches, 3)
     count("nested_masks", config.nested_masks, 2)
     choice("device", config.device, ("auto", "cpu", "cuda"))
-    if config.results is not None and config.results.exists() and not config.results.is_dir():
-        raise ArgumentError(f"results must be a folder, received {str(config.results)!r}")
+    if config.results is not None:
+        outputs.refuse_file("results", config.results)
     if len(set(seeds(config))) < len(seeds(config)):
         raise ArgumentError(f"seeds must differ from one another, received {config.seeds!r}")
 
@@ -80,7 +80,7 @@ def seeds(config: Config) -> tuple[int, ...]:
     """The seeds: `seeds` themselves, or so many from `seed` on."""
     first, given = count("seed", config.seed, 0), several("seeds", config.seeds)
     if len(given) == 1:
-        return tuple(range(first, first + count("seeds", given[0])))
+        return tuple(range(first, first + count("seeds", given[0], 1, 10**6)))
     return tuple(count("seeds", seed, 0) for seed in given)
 
 

@@ -149,8 +149,7 @@ def select(settings: Sequence[Setting], only: Sequence[str], seeds: int | None) 
 
 def _list(grid: plan.Grid) -> None:
     known = plan.listed(grid)
-    for task, record in known.items():
-        outputs.say(f"{'to run  ' if record is None else 'recorded'}  {task.setting.words()}")
+    outputs.list_runs((task.setting.words() for task in known), (record is not None for record in known.values()))
     done = sum(record is not None for record in known.values())
     seconds, unknown = plan.forecast(grid, known)
     times = [f"about {_time(seconds)}"] if seconds else []

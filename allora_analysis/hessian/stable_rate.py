@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allora_analysis.validation import ArgumentError, non_negative, positive
+from allora_analysis.validation import ArgumentError, count, non_negative, positive
 
 _STEPS = 300  # Lanczos restarts
 _ADAM = (torch.optim.Adam, torch.optim.AdamW)
@@ -113,13 +113,13 @@ def step_sizes(optimizer: Any, parameters: Sequence[Tensor]) -> list[Tensor]:
     """D: each entry's rate, over Adam's √v̂ + ε, times ALLoRAAdamW's factor."""
     found = []
     for parameter, group in zip(parameters, _groups(optimizer, parameters), strict=True):
-        size = torch.full_like(parameter, float(group["lr"]), requires_grad=False)
+        size = torch.full_like(parameter, float(group["lr"]), dtype=torch.float64, requires_grad=False)
         if "betas" in group:
             state = optimizer.state.get(parameter, {})
             if "exp_avg_sq" not in state:
                 raise ArgumentError("optimizer: Adam has no second moments yet; make a few steps first")
             second = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
-            corrected = second / (1 - float(group["betas"][1]) ** float(state["step"]))
+            corrected = second.double() / (1 - float(group["betas"][1]) ** float(state["step"]))
             size = size / (corrected.sqrt() + float(group["eps"]))
         if _has_factors(optimizer) and group["pair"]:
             on_a, on_b = optimizer.update_factors(group)
@@ -159,7 +159,7 @@ def largest_stable_rate(
             different momenta, a loss that is not finite or has no finite second derivatives, through ALLoRA's layers,
             or whose curvature is nowhere positive.
     """
-    parameters = list(parameters)
+    parameters = list({id(parameter): parameter for parameter in parameters}.values())  # a tied one counts once
     if not parameters:
         raise ArgumentError("parameters must have at least one tensor, received none")
     edge = threshold(optimizer, parameters)
@@ -171,7 +171,7 @@ def largest_stable_rate(
     clip = non_negative("clip", clip)
     everything = [parameter for group in optimizer.param_groups for parameter in group["params"]] if clip else []
     value, left, product = _product(parameters, loss, roots.sqrt(), decay, everything, clip)
-    curvature, products = _largest(product, roots.numel(), positive("tolerance", tolerance), seed)
+    curvature, products = _largest(product, roots.numel(), positive("tolerance", tolerance), count("seed", seed, 0))
     if not curvature > 0:
         raise ArgumentError(f"loss: its largest curvature is {curvature:.3g}; one above 0 is wanted, for an edge to be")
     return StableRate(edge / curvature, curvature, edge, products, value, left)

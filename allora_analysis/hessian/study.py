@@ -80,7 +80,8 @@ def _check(config: Config) -> None:
             raise ArgumentError(f"ratios must give N of 1 or more, above {least} here, received {ratio!r}")
         fits("ratios", n * size, f"the design of N/D = {ratio!r}")
     for name in config.starts:
-        choice("starts", name, NAMED)
+        if choice("starts", name, NAMED) == "orthogonal" and config.rank % 2:
+            raise ArgumentError(f"rank must be even for the start orthogonal, received {config.rank}")
     fits("draws", count("draws", config.draws, minimum=2), "their condition numbers")
     fits("samples", count("samples", config.samples) * size, "a design")
     count("seed", config.seed, minimum=0, maximum=2**64 - 1 if config.network else None)  # torch's

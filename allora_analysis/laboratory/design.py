@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.validation import ArgumentError, choice, count, number, positive
+from allora_analysis.validation import ArgumentError, choice, count, drop_rate, positive
 
 STUDY = "laboratory"
 PROTOCOL = 1  # grows when the meaning of a run changes
@@ -81,8 +81,7 @@ def check(cell: Cell) -> Cell:
     choice("rule", cell.rule, RULES)
     choice("optimizer", cell.optimizer, OPTIMIZERS)
     count("steps", cell.steps)
-    if not 0 <= number("drop_rate", cell.drop_rate) < 1:
-        raise ArgumentError(f"drop_rate must be in [0, 1), received {cell.drop_rate!r}")
+    drop_rate("drop_rate", cell.drop_rate)
     if cell.rule in (*FAMILY, "allora_od"):
         choice("adaptor", str(cell.adaptor), tuple(ADAPTORS))
     elif cell.adaptor is not None or (cell.eta2 is not None and not _has_eta(cell)):

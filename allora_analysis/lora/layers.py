@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from allora_analysis.arms import IN_FORWARD
 from allora_analysis.lora.functional import allora, allora_linear, allora_od, asf_lora, check_rule, fusible
 from allora_analysis.lora.watch import Watched, watch
-from allora_analysis.validation import ArgumentError, adapter_rank, choice, number
+from allora_analysis.validation import ArgumentError, adapter_rank, choice, drop_rate
 
 VARIANTS = ("allora", "allora_0", "allora_od", "asf_lora", "lora_x_eta")
 
@@ -134,9 +134,7 @@ class ALLoRALinear(Watched, nn.Module):
 
 
 def _drop_rate(value: float, variant: str) -> float:
-    rate = number("drop_rate", value, "a drop rate in [0, 1)")
-    if not 0 <= rate < 1:
-        raise ArgumentError(f"drop_rate must be a drop rate in [0, 1), received {value!r}")
+    rate = drop_rate("drop_rate", value)
     if rate and variant == "allora_0":
         raise ArgumentError(f"drop_rate must be 0 for 'allora_0', received {value!r}; 'allora' takes one")
     return rate

@@ -3,7 +3,7 @@
 | file | object |
 | --- | --- |
 | `record` | what a record may hold, its canonical JSON, its key and provenance; its file and verification, `load` |
-| `storage` | `save`, `lookup`, `find`, `standing`; `find_each` and `results_of` a list of runs; `status` of a folder |
+| `storage` | `save`, `lookup`, `known`, `find`, `standing`; `find_each`, `results_of` of a list; `status` |
 | `files` | writing whole or not at all, setting aside, one holder a run |
 
 A run is its study, its config (full, but for fields that came later and are at their default: `LATER`), a `protocol`
@@ -36,6 +36,7 @@ from allora_analysis.records.storage import (
     Status,
     find,
     find_each,
+    known,
     lookup,
     record_files,
     results_of,
@@ -60,6 +61,7 @@ __all__ = [
     "find",
     "find_each",
     "key",
+    "known",
     "later",
     "load",
     "lookup",

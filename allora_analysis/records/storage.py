@@ -32,6 +32,8 @@ from allora_analysis.records.record import provenance as own_provenance
 from allora_analysis.study import Result
 from allora_analysis.validation import ArgumentError, ending
 
+Run = TypeVar("Run", bound=Hashable)
+
 
 class SetAsideWarning(UserWarning):
     """A torn or altered file was found and not read; it was moved to `set_aside/`, or left where only reading was."""
@@ -144,6 +146,30 @@ def lookup(
     return _verified(record_path(Path(folder), study, key(config, protocol, digests)))
 
 
+def known(
+    folder: Path | str, study: str, protocol: int, wanted: Sequence[Run], digests: Mapping[str, str] | None
+) -> list[bool]:
+    """Whether each run of a list is recorded.
+
+    Args:
+        folder: the folder of records, which need not exist.
+        study: the study's name.
+        protocol: the present one.
+        wanted: the runs, by their configs.
+        digests: of what they read; None: of any content, as where a dry run fetches nothing.
+
+    Returns:
+        The answers, in the order wanted.
+
+    Raises:
+        ArgumentError: without digests, a run recorded twice, of one name and different content.
+    """
+    if digests is None:
+        found = find_each(folder, study, protocol, {one: one for one in wanted})
+        return [one in found for one in wanted]
+    return [lookup(folder, study, one, protocol, digests) is not None for one in wanted]
+
+
 def find(folder: Path | str, study: str | None = None, kind: type | None = None, **config_fields: Any) -> list[Record]:
     """All verified records of a study whose config has these values, in an order that depends on content alone.
 
@@ -217,9 +243,6 @@ def record_files(folder: Path | str, study: str | None = None) -> list[Path]:
         raise RecordError(f"{folder}: cannot be read ({error.strerror}); name a folder of records") from None
     matches = [match for name in names if (match := NAME.fullmatch(name))]
     return [Path(folder) / match[0] for match in matches if study in (None, match[1])]
-
-
-Run = TypeVar("Run", bound=Hashable)
 
 
 def find_each(folder: Path | str, study: str, protocol: int, wanted: Mapping[Run, Any]) -> dict[Run, Record]:

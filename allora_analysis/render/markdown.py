@@ -164,9 +164,9 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
         f"Written by `make readme` from a fresh run of every check. The verdicts explained: [README]({home}); what "
         f"each letter stands for: [symbols](symbols.md). *{SETTING.capitalize()}*: the paper's training is taken to be "
         'AdamW at 1e-4, an optimizer that it does not name (where that decides: "no, if AdamW"; counted below as '
-        '"assuming AdamW"); its Table 3 looks unlike Listing 1 under AdamW at a usual ε (`T3-procedure`), so does its Figure 2 if '
-        f'it shows what its caption says (`4-figure-2-right`); "–": {NOT_THERE} (drawn settings, runs of ours, '
-        "arithmetic of tables). The wording of a sentence about the paper's tables decides how it is "
+        '"assuming AdamW"); its Table 3 looks unlike Listing 1 under AdamW at a usual ε (`T3-procedure`), so does its '
+        f'Figure 2 if it shows what its caption says (`4-figure-2-right`); "–": {NOT_THERE} (drawn settings, runs of '
+        "ours, arithmetic of tables). The wording of a sentence about the paper's tables decides how it is "
         'judged: "significant", "leans" or no difference by a test (cells, which cannot be tested, by a bar of ours: '
         "`5.2-asf-significantly`), every other one by the averages printed, with p in "
         "its answer or evidence; whether these are more than chance is a row of its own (`…-beyond-chance`). "

@@ -16,7 +16,7 @@ normalization N inside the branch ("pre": Llama), after the sum ("post": BERT) o
 
 So Proposition 1 keeps its exponential in L where nothing is normalized, and there alone. Every function here that is
 analytic in η takes a complex η, which is how `series.py` reads off coefficients and radius, and how a derivative costs
-one pass: f(h + iεv) = f(h) + iεJv + O(ε²), ε = 1e-30. Checked by `tests/test_ripple_transformer.py` against a plain
+one pass: f(h + iεv) = f(h) + iεJv + O(ε²), ε = `STEP`. Checked by `tests/test_ripple_transformer.py` against a plain
 double loop, and by `tests/test_claims_pretrained_ripple.py` against transformers' own BERT and Llama.
 """
 
@@ -254,10 +254,14 @@ def draw(
     validation.choice("norm", design.norm, NORMS)
     validation.choice("activation", design.activation, tuple(ACTIVATIONS))
     depth, width = validation.count("depth", depth), validation.count("width", width)
+    validation.count("heads", design.heads)
     if width % design.heads or design.heads % (design.key_heads or design.heads):
         raise ArgumentError(f"heads must divide the width {width}, and key_heads them; received {design.heads}")
+    if design.rope is not None and width // design.heads % 2:
+        raise ArgumentError(f"rope turns pairs: an even width of a head wanted, received {width // design.heads}")
     validation.adapter_rank(rank, width, width)
-    size, inner = validation.non_negative("size", size), hidden or width
+    size = validation.non_negative("size", size)
+    inner = width if hidden is None else validation.count("hidden", hidden)
     narrow = width * (design.key_heads or design.heads) // design.heads
     shapes = {"k": (narrow, width), "v": (narrow, width), "down": (width, inner)}
     shapes |= dict.fromkeys(("gate", "up"), (inner, width))
@@ -318,7 +322,7 @@ def stream_bound(model: Transformer, eta: float) -> float:
     transformer of which it is no bound: other gains or shifts, or without "post" linear attention or biases, or gated
     with "none".
     """
-    design, log_size = model.design, 0.0
+    design, log_size, eta = model.design, 0.0, validation.non_negative("eta", eta)
     norms = () if design.norm == "none" else [norm for pair in model.norms for norm in pair]
     free = design.norm != "post"  # else the last norm says it all
     lacking = {

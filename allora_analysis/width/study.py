@@ -70,7 +70,8 @@ def cases(config: Config) -> list[tuple[str, str]]:
     validation.adapter_rank(max(config.ranks), width, width)
     if validation.count("inputs", config.inputs) > 1 and (config.network or not many(config)):
         least = 4 * max(*config.ranks, config.rank)
-        raise validation.ArgumentError(f"inputs must be 1, or of a teacher {least} or more, received {config.inputs}")
+        wanted = "1 with --network" if config.network else f"1, or of a teacher {least} or more"
+        raise validation.ArgumentError(f"inputs must be {wanted}, received {config.inputs}")
     validation.count("seeds", config.seeds, 2)
     validation.count("seed", config.seed, 0)
     largest = max(max(config.widths) * config.rank, config.width * max(config.ranks)) * config.inputs**0.5

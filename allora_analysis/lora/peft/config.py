@@ -30,7 +30,7 @@ from allora_analysis.lora.functional import check_eta
 from allora_analysis.lora.peft.layer import LORA_X_ETA, VARIANTS, ALLoRALayer, Rule, is_foreign, refuse_merge
 from allora_analysis.lora.peft.other_layers import new_layer
 from allora_analysis.lora.peft.snapshot import Snapshot
-from allora_analysis.validation import ArgumentError, choice, count, number, positive, shown
+from allora_analysis.validation import ArgumentError, choice, count, drop_rate, positive, shown
 
 _INITS = (True, False, "gaussian", "orthogonal", "olora", "pissa", "pissa_niter_16")
 _ITERATED = re.compile(r"pissa_niter_\d+")  # by a randomized SVD: another device or version draws another one
@@ -194,9 +194,7 @@ class ALLoRAConfig(LoraConfig):
         return [*ranks] == [*alphas] and all(math.isclose(alphas[key], self.eta * ranks[key]) for key in ranks)
 
     def _check_drop_rate(self) -> None:
-        rate = number("lora_dropout", self.lora_dropout)
-        if not 0 <= rate < 1:
-            raise ArgumentError(f"lora_dropout must be a drop rate in [0, 1), received {self.lora_dropout!r}")
+        rate = drop_rate("lora_dropout", self.lora_dropout)
         if self.variant == "allora_0" and self.lora_dropout:
             raise ArgumentError(
                 f"lora_dropout must be 0 with variant 'allora_0', received {self.lora_dropout!r}; 'allora' takes one"
