@@ -67,6 +67,16 @@ def test_less_dropout_at_more_noise_changes_the_verdict(monkeypatch):
     assert verdict("3.1-hidden-dropout-noise") == "refuted"
 
 
+def test_more_samples_want_less_dropout_at_the_same_noise():
+    few, more = (
+        s3_1_hidden_nodes.at_samples(np.random.default_rng(0), samples).mean(axis=1)
+        for samples in (s3_1_hidden_nodes.SAMPLES, s3_1_hidden_nodes.MORE_SAMPLES)
+    )
+    assert np.all(few > 2 * more)
+    assert few[0] > few[1]
+    assert more[0] > more[1]  # the teacher of rank 1 leaves more nodes to noise
+
+
 def test_correlations_that_fall_change_the_verdict(monkeypatch):
     right = s3_1_hidden_nodes.correlations
     monkeypatch.setattr(s3_1_hidden_nodes, "correlations", lambda one, drop: right(one, 0.5 - drop))

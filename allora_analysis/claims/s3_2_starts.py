@@ -278,9 +278,9 @@ def largest_rank(one: _Anywhere) -> int:
     "3.2-most-negative",
     where="beyond the paper: §1, second flaw",
     says="No point has more directions of negative curvature than LoRA's start.",
-    reading="Of the Hessian in (A, B): B = 0 and A random, against points with A and B of any size. The paper's setting "
-    "is a layer whose errors reach every token, and one of the last block (but for k_proj and v_proj) of a classifier "
-    "that reads each sentence's last token, a batch of four sentences: there errors reach four.",
+    reading="Of the Hessian in (A, B): B = 0 and A random, against points with A and B of any size. The paper's "
+    "setting is a layer whose errors reach every token, and one of the last block (but for k_proj and v_proj) of a "
+    "classifier that reads each sentence's last token, a batch of four sentences: there errors reach four.",
     depends_on=("3.2-saddle-lora",),
 )
 def start_has_most(cases: Cases) -> Finding:
