@@ -84,8 +84,8 @@ def off_by(one: Noisy, masks: int) -> float:
 def most_noise(entries: int) -> float:
     """The noise in Y, in units of the signal, at which ten masks are `CLOSE` on so many entries, p = 0.95.
 
-    The root of `masks_needed` = `LARGE` in √ν: (1 − p + ν)² = c(3 + 4ν), c = p(1 − p)/(10m·`CLOSE`²). 0 where less
-    noise brings them that close, too.
+    The root of `masks_needed` = `LARGE` in √ν: (1 − p + ν)² = c(3 + 4ν), c = p(1 − p)/(10m·`CLOSE`²). 0 where
+    they are that close without noise, too.
     """
     q, c = 1 - PAPER_KEEP, PAPER_KEEP * (1 - PAPER_KEEP) / (LARGE * entries * CLOSE**2)
     nu = 2 * c - q + math.sqrt(c * (4 * c + 3 - 4 * q))
