@@ -62,6 +62,20 @@ def test_large_n_notices_a_formula_without_the_noise(monkeypatch):
     assert verdict("3.1-benefit-large-n") == "refuted"
 
 
+def test_the_noise_at_which_ten_masks_come_close_is_where_the_condition_turns():
+    for n, c in s3_1_few_masks.LABELS[:2]:
+        noise = s3_1_few_masks.most_noise(n * c)
+        one = s3_1_few_masks.layer(np.random.default_rng(0), n, c, noise)
+        assert s3_1_few_masks.masks_needed(one) == pytest.approx(s3_1_few_masks.LARGE)
+    assert s3_1_few_masks.most_noise(10**6) == 0
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(1 / 3, "mixed"), (0.5, "mixed"), (1.0, False)])
+def test_the_papers_batches_are_mixed_up_to_some_noise(monkeypatch, noise, expected):
+    monkeypatch.setattr(s3_1_few_masks, "NOISE", noise)
+    assert ROWS.finding("3.1-benefit-large-n").at_paper == expected
+
+
 def test_masks_needed_is_the_mean_over_all_masks():
     """On one entry of normal data, from sums over its two masks."""
     rng = np.random.default_rng(0)

@@ -41,8 +41,17 @@ def test_a_wrong_flow_changes_the_verdict(name, change, monkeypatch):
 )
 def test_other_losses_change_the_verdict(name, change, monkeypatch):
     right = s3_1_in_factors.digits_losses
-    monkeypatch.setattr(s3_1_in_factors, "digits_losses", lambda seed: change(right(seed)))
+    monkeypatch.setattr(s3_1_in_factors, "digits_losses", lambda *given: change(right(*given)))
     assert verdict(name) == "refuted"
+
+
+def test_few_steps_cost_less_where_more_is_learned():
+    """By rate: the loss falls, and a small drop rate costs at half of the rate and no longer at four times it."""
+    beside = s3_1_in_factors.at_other_rates(0)
+    losses = [each[-1] for each in beside.values()]
+    assert losses == sorted(losses, reverse=True)
+    assert beside["half"][1] > 0 > beside["four times"][1]
+    assert "four times the rate" in ROWS.as_is("3.1-few-steps-softmax").size.of
 
 
 def test_a_risk_of_dropout_a_fifth_lower_changes_the_verdict(monkeypatch):
@@ -56,6 +65,16 @@ def test_less_dropout_at_more_noise_changes_the_verdict(monkeypatch):
         tikhonov, "bottleneck_solution", lambda fit, keep_prob, rank: right(fit, 0.5 + keep_prob / 2, rank)
     )
     assert verdict("3.1-hidden-dropout-noise") == "refuted"
+
+
+def test_more_samples_want_less_dropout_at_the_same_noise():
+    few, more = (
+        s3_1_hidden_nodes.at_samples(np.random.default_rng(0), samples).mean(axis=1)
+        for samples in (s3_1_hidden_nodes.SAMPLES, s3_1_hidden_nodes.MORE_SAMPLES)
+    )
+    assert np.all(few > 2 * more)
+    assert few[0] > few[1]
+    assert more[0] > more[1]  # the teacher of rank 1 leaves more nodes to noise
 
 
 def test_correlations_that_fall_change_the_verdict(monkeypatch):

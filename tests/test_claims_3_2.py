@@ -326,6 +326,21 @@ def test_a_b_as_large_as_a_makes_the_first_step_root_two_times_as_long(optimizer
     assert s3_2_first_steps.away_from_zero(one, rng) / one.ratio == pytest.approx(2**0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("n1", [128, 1536])
+def test_with_other_outputs_than_inputs_only_adams_first_step_is_root_two_times_as_long(n1):
+    """A B as large as A: under gradient descent √(1 + (n₁ + r + 1)/(n₂ + r + 1)), as the row's reading says."""
+    rng, n2, rank = np.random.default_rng(0), 512, 4
+    g, a, b = (rng.standard_normal(shape) for shape in ((n1, n2), (rank, n2), (n1, rank)))
+    descent, adam = (
+        np.linalg.norm(of(g @ a.T) @ a + b @ of(b.T @ g)) / np.linalg.norm(of(g @ a.T) @ a)
+        for of in (np.positive, np.sign)
+    )
+    told = (1 + (n1 + rank + 1) / (n2 + rank + 1)) ** 0.5
+    assert descent == pytest.approx(told, rel=0.05)
+    assert adam == pytest.approx(2**0.5, rel=0.05)
+    assert abs(told - 2**0.5) > 0.2
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9])
 def test_only_more_inputs_than_the_rank_make_zero_flatter(n):
     """With n ≤ r inputs B alone reaches all outputs: nothing is flatter at B = 0, nor worse conditioned near it."""

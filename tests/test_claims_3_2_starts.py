@@ -103,6 +103,38 @@ def test_where_descent_of_several_ends_is_where_descent_of_each_does():
     assert section.at_both_ends(ones) == pytest.approx(np.array(alone), rel=1e-6)
 
 
+def test_the_change_to_be_learned_is_as_large_as_named():
+    """In induced norm beside a W* of entries of variance 1/n₂, of 50 draws."""
+    rng = np.random.default_rng(0)
+    sizes = [np.linalg.norm(section.usual(12, 12, rng, section.RECORDED).fit, 2) for _ in range(50)]
+    weights = [np.linalg.norm(rng.standard_normal((12, 12)), 2) / 12**0.5 for _ in range(50)]
+    assert np.mean(sizes) / np.mean(weights) == pytest.approx(section.RECORDED, rel=0.1)
+
+
+def test_errors_on_every_token_would_make_it_true_at_the_papers_setting(monkeypatch):
+    assert ROWS.as_is("3.2-most-negative").at_paper == "mixed"
+    right = section._of_errors
+    monkeypatch.setattr(section, "_of_errors", lambda apart, rng: right(1, rng))
+    assert ROWS.finding("3.2-most-negative").at_paper is True
+
+
+def test_errors_on_few_tokens_have_few_negative_directions():
+    """Four of 128: r times four at the start, as G has rank four, and more elsewhere."""
+    rng = np.random.default_rng(0)
+    seen = section._most_negative(section._of_errors(32, rng), rng)
+    assert seen["start"] == 8 * 4 < seen["most"] <= 8 * 16
+
+
+def test_errors_linear_in_the_inputs_leave_more_to_a_rank():
+    """Two inputs of variance 1 and 1/4, two outputs: G has the inputs' variances, the square of their roots."""
+    x = np.diag([1.0, 0.5])
+    assert section.best_cosine(x, 1) == pytest.approx(1.0)
+    g = np.diag([1.0, 0.5, 0.5])
+    assert section.best_cosine(g, 1) == pytest.approx((1.25 / 1.5) ** 0.5)
+    at_random, linear = section.possible(np.random.default_rng(0))
+    assert 0.7 < at_random < 0.8 < 0.95 < linear < 1
+
+
 def test_eigenvalues_are_those_of_the_dense_hessian():
     """Where B = 0 and A is one row the rescaling is a direction of A alone."""
     rng = np.random.default_rng(3)

@@ -157,9 +157,9 @@ def loss_turns(rng: np.random.Generator) -> Size:
     return ranged(
         turns,
         "",
-        "the start's deviation over p times the true weights', where it turns; noise half of the signal. From "
-        f"one start of a third, one and three times the true weights' it rises in {rises} %; entry by entry the "
-        f"average falls and the worst rises in {entries} %",
+        "the deviation of the start's entries over p times the true weights', where Std turns; noise half of the "
+        f"signal. From one start of a third, one and three times the true weights' it rises in {rises} %; entry by "
+        f"entry the average falls and the worst rises in {entries} %",
     )
 
 
@@ -167,7 +167,8 @@ def loss_turns(rng: np.random.Generator) -> Size:
     "3.1-loss-std",
     where=AFTER,
     says=SENTENCE,
-    reading="Of its relative clause; its main one is row 3.1-benefit-in-training. Std of the loss over masks ends "
+    reading="Of its relative clause; its main one is row 3.1-benefit-in-training. Std is how far the loss of one step "
+    "strays, root mean square, from its mean over the masks that this step may draw, data and W as they are. It ends "
     "below the root mean square over normal matrices at the start, LoRA's zero being those of size 0, and above their "
     "worst case, a matrix near zero, where it is near 0. Random matrices of any size reach that, so that the first "
     "half decides. Entry by entry, a less kind reading, both halves are seldom true at once (size). Of the gradient, "

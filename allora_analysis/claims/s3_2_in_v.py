@@ -399,7 +399,8 @@ KNOWN = [
     where="§3.2, last sentence",
     says=DEGENERATE,
     reading="Degenerate: the condition number κ of XᵀX's non-zero part rises, in the mean of log κ, from one n to a "
-    f"smaller one on the same side of d, the rank of the inputs' covariance: their number D, or less. {SETTING}",
+    f"smaller one on the same side of d, the rank of the inputs' covariance: their number D, or less. {SETTING} "
+    "Of that set only the number of words is used: rows are Gaussian, their variances a power law or equal.",
     depends_on=("3.2-hessian",),
 )
 def conditioning_by_samples(cases: Cases) -> Finding:
@@ -423,8 +424,8 @@ def conditioning_by_samples(cases: Cases) -> Finding:
     equal = [np.subtract(*limits(Counts(2 * n, n, 1, True))[::-1]) for n in (100, 18)]
     rises = [100 * float(np.expm1(each)) for each in (rise(judged.own[0]), *equal)]
     return judged.finding(
-        conditional="Only with more samples than independent inputs: halving rotten_tomatoes raises κ by "
-        f"{rises[0]:.2g} to {rises[-1]:.2g} %; with fewer κ falls.",
+        conditional="Only with more samples than independent inputs: halving Gaussian rows, as many as "
+        f"rotten_tomatoes' words, raises κ by {rises[0]:.2g} %.",
         evidence=judged.evidence(
             f"each difference between two means: {source_of_errors(DRAWS)}",
             lambda one: dict(zip(("many samples", "few samples"), limits(one), strict=True)) if one.fresh else 0.0,
@@ -433,8 +434,9 @@ def conditioning_by_samples(cases: Cases) -> Finding:
         size=ranged(
             rises,
             "%",
-            "rise of κ as rotten_tomatoes, 8,530 sentences of 21 words, is halved: from 200 rows for each of 896 "
-            f"inputs, variances a power law (equal: {rises[1]:.0f} %); up to 36 for each of 4,864, variances equal",
+            "rise of κ as Gaussian rows, as many as rotten_tomatoes has words (8,530 sentences of 21), are halved: "
+            f"from 200 for each of 896 inputs, variances a power law (equal, white inputs: {rises[1]:.0f} %); up to 36 "
+            "for each of 4,864, white",
             rises[0],
         ),
         condition="samples, drawn afresh, become fewer but not fewer than independent inputs. In formulas: n falls "

@@ -17,6 +17,7 @@ from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, Size
 from allora_analysis.claims.s3_2_in_a_and_b import at_qwens_k_proj, factor_claim
 from allora_analysis.claims.s3_2_in_v import power_law
+from allora_analysis.claims.starting_points import LOW, SHARES, Begin, begin, named_start
 from allora_analysis.hessian.factors import loss_gradient
 
 start_claim = functools.partial(factor_claim, command="python -m allora_analysis.hessian --starts b_zero both_random")
@@ -25,37 +26,7 @@ FLAT = 1e-4  # of the same: nearer 0 after the last step are those that tend to 
 WORSE = 100.0  # times the start's κ: surely worse; so only where an eigenvalue passes 0, where κ is ∞
 
 
-class _Begin(NamedTuple):
-    """X (N×n₂), M (n₁×n₂), and the first A and B."""
-
-    x: np.ndarray
-    fit: np.ndarray
-    a: np.ndarray
-    b: np.ndarray
-
-    @property
-    def slope(self) -> np.ndarray:
-        """G at BA = 0."""
-        return self.gradient(0 * self.fit)
-
-    def gradient(self, product: np.ndarray) -> np.ndarray:
-        """G at a BA."""
-        return 2 * ((product - self.fit) @ self.x.T) @ self.x
-
-    @property
-    def told(self) -> np.ndarray:
-        """The eigenvalues at the start without the rescalings, in closed form where A or B is 0."""
-        return hessian.restricted_spectrum(self.x, self.gradient(self.b @ self.a), self.a, self.b)
-
-
-def begin(x: np.ndarray, target: np.ndarray, name: str, rank: int, rng: np.random.Generator) -> _Begin:
-    """A start by name, on top of a pretrained matrix with entries of variance 1/n₂."""
-    weight = rng.standard_normal(target.shape) / math.sqrt(target.shape[1])
-    a, b = hessian.start_pair(name, -2 * (target @ x.T) @ x, rank, rng, weight)
-    return _Begin(x, target + b @ a, a, b)
-
-
-def eigenvalues(one: _Begin, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def eigenvalues(one: Begin, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Of the Hessian by central differences (to 1e-10: the gradient is cubic) on a basis without the rescalings."""
     split, step, slope, gram = b.size, 1e-5, one.slope, one.x.T @ one.x
 
@@ -92,12 +63,12 @@ def condition(values: np.ndarray) -> float:
 STEPS = 4000
 
 
-def _rate(one: _Begin, first: np.ndarray) -> float:
+def _rate(one: Begin, first: np.ndarray) -> float:
     # Half over the steepest curvature here or there.
     return 0.5 / float(np.abs(first).max() + 4 * np.linalg.norm(one.x, 2) ** 2 * np.linalg.norm(one.fit, 2))
 
 
-def at_both_ends(ones: Sequence[_Begin]) -> np.ndarray:
+def at_both_ends(ones: Sequence[Begin]) -> np.ndarray:
     """κ at gradient descent's start and end (problems of one shape, 2)."""
     grams, fits = (np.stack(parts) for parts in zip(*((one.x.T @ one.x, one.fit) for one in ones), strict=True))
     a, b = (np.stack(parts) for parts in zip(*((one.a, one.b) for one in ones), strict=True))
@@ -110,7 +81,7 @@ def at_both_ends(ones: Sequence[_Begin]) -> np.ndarray:
     return np.array([[condition(each) for each in values] for values in zip(firsts, lasts, strict=True)])
 
 
-def _worst_on_the_way(one: _Begin) -> dict[str, float]:
+def _worst_on_the_way(one: Begin) -> dict[str, float]:
     """κ and the negative directions at the start and where gradient descent ends, and the largest κ seen between.
 
     Between two steps at which the counts of negative directions differ, an eigenvalue passes 0: halved 20 times.
@@ -142,20 +113,20 @@ def _worst_on_the_way(one: _Begin) -> dict[str, float]:
     }
 
 
-def flat_at_start(one: _Begin) -> bool:
+def flat_at_start(one: Begin) -> bool:
     """Whether rank GP < n₂ − r, P the projector on A's kernel: of B = 0, X of full column rank and A of rank r."""
     image = one.slope @ (np.eye(one.a.shape[1]) - np.linalg.pinv(one.a) @ one.a)
     seen = np.linalg.svd(image, compute_uv=False) > ZERO * np.linalg.norm(one.slope)
     return bool(seen.sum() < one.a.shape[1] - len(one.a))
 
 
-def lead(one: _Begin) -> float:
+def lead(one: Begin) -> float:
     """By how much the r-th singular value of MXᵀ exceeds the next, over the largest: 0 where several BA are best."""
     values = np.append(np.linalg.svd(one.fit @ one.x.T, compute_uv=False), 0.0)
     return float((values[len(one.a) - 1] - values[len(one.a)]) / values[0])
 
 
-def _as_told(one: _Begin, seen: dict[str, float]) -> bool:
+def _as_told(one: Begin, seen: dict[str, float]) -> bool:
     # The start's negative and flat directions by the formula, and whether the least eigenvalue at the end is above 0.
     end, start = seen["lowest at the end"], [seen["negative"], seen["flat"]]
     return (
@@ -170,7 +141,7 @@ def target(n1: int, n2: int, rank: int, rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal((n1, rank)) @ rng.standard_normal((rank, n2)) / math.sqrt(rank)
 
 
-def tied(n1: int, n2: int, rank: int, gap: float, rng: np.random.Generator) -> _Begin:
+def tied(n1: int, n2: int, rank: int, gap: float, rng: np.random.Generator) -> Begin:
     """B = 0, XᵀX = I, and MXᵀ's singular values after the r-th are 1, the r-th is 1 + gap."""
     values = np.ones(min(n1, n2))
     values[:rank] += gap + np.arange(rank)[::-1] / 2
@@ -178,12 +149,25 @@ def tied(n1: int, n2: int, rank: int, gap: float, rng: np.random.Generator) -> _
     return begin(np.linalg.qr(rng.standard_normal((n2 + 6, n2)))[0], u * values @ v.T, "b_zero", rank, rng)
 
 
-def usual(n1: int, rank: int, rng: np.random.Generator) -> _Begin:
-    """B = 0, 12 inputs with a power-law spectrum, r = 2, and M of that rank."""
-    return begin(power_law(48, 12, rng) / math.sqrt(48), target(n1, 12, rank, rng), "b_zero", 2, rng)
+def usual(n1: int, rank: int, rng: np.random.Generator, size: float | None = None) -> Begin:
+    """B = 0, 12 inputs with a power-law spectrum, r = 2, and M of that rank, ‖M‖₂/‖W*‖₂ as given."""
+    change = target(n1, 12, rank, rng)
+    if size is not None:
+        weight = rng.standard_normal(change.shape) / math.sqrt(12)
+        change *= size * np.linalg.norm(weight, 2) / np.linalg.norm(change, 2)
+    return begin(power_law(48, 12, rng) / math.sqrt(48), change, "b_zero", 2, rng)
 
 
-def flat_or_not(rng: np.random.Generator) -> _Begin:
+RECORDED = 0.11  # ‖M‖₂/‖W*‖₂ of all-MiniLM-L6-v2, the larger one in row 3.3-comparable-level-induced
+
+
+def falls(rng: np.random.Generator, size: float, draws: int) -> list[float]:
+    """κ at the start over κ where descent ends, n₁ = n₂ = 12, r = 2, ‖M‖₂/‖W*‖₂ = size; quartiles over draws."""
+    ends = at_both_ends([usual(12, 12, rng, size) for _ in range(draws)])
+    return np.quantile(ends[:, 0] / ends[:, 1], [0.25, 0.5, 0.75]).tolist()
+
+
+def flat_or_not(rng: np.random.Generator) -> Begin:
     """B = 0 and n₂ of 4 or 5 inputs; rank GP is n₂ − r or one less."""
     rank = int(rng.integers(1, 3))
     n2 = int(rng.integers(rank + 3, 6))
@@ -222,9 +206,12 @@ def worst_place(cases: Cases) -> Finding:
         corrected=_as_told,
         condition=flat_at_start,
     )
-    ends = at_both_ends([usual(12, 12, cases.rng) for _ in range(200)])
-    low, middle, high = map(float, np.quantile(ends[:, 0] / ends[:, 1], [0.25, 0.5, 0.75]))
-    of = "condition number at B = 0 over the solution's, n₁ = n₂ = 12, r = 2, power-law X, 200 draws; ∞ if n₁ < n₂ − r"
+    (low, middle, high), as_large = falls(cases.rng, RECORDED, 200), falls(cases.rng, 1.0, 100)[1]
+    of = (
+        "condition number at B = 0 over the solution's, n₁ = n₂ = 12, r = 2, power-law X, 200 draws, the change M to "
+        f"be learned {100 * RECORDED:.0f} % of W* in induced norm, as recorded of all-MiniLM-L6-v2 (at 100 % "
+        f"{as_large:.0f} times); ∞ if n₁ < n₂ − r"
+    )
     return judged.finding(
         conditional="Only where B = 0 has flat directions; elsewhere the condition number passes ∞ later, or tends "
         "to it.",
@@ -253,7 +240,7 @@ class _Anywhere(NamedTuple):
 
 
 def _most_negative(one: _Anywhere, rng: np.random.Generator) -> dict[str, int]:
-    """Negative directions of the whole Hessian at B = 0, and the most at 120 points with A and B of sizes from 1e-3.
+    """Negative directions of the whole Hessian at B = 0, and the most at points with A and B of sizes from 1e-3.
 
     A third of the points adds to G what it has not: b from the kernel of Gᵀ, SA from that of G.
     """
@@ -261,7 +248,7 @@ def _most_negative(one: _Anywhere, rng: np.random.Generator) -> dict[str, int]:
     gram, found = one.x.T @ one.x, []
     u, s, vt = np.linalg.svd(one.g @ np.linalg.pinv(one.x) @ one.x)
     missing = min(n1, n2) - int((s > ZERO * s[0]).sum())
-    for count in range(120):
+    for count in range(120 if one.g.size < 400 else 45):  # the larger ones take longer
         size_a, size_b = 10 ** rng.uniform(-3, 0.5, 2)
         a, b = size_a * rng.standard_normal((rank, n2)), size_b * rng.standard_normal((n1, rank))
         if count % 3 == 0 and missing:
@@ -276,6 +263,12 @@ def _most_negative(one: _Anywhere, rng: np.random.Generator) -> dict[str, int]:
     return {"start": negative(np.linalg.eigvalsh(start)), "most": max(found)}
 
 
+def _of_errors(apart: int, rng: np.random.Generator) -> _Anywhere:
+    # G of 128 tokens whose inputs' variances fall, errors at random on every so many-th, 16 outputs, 32 inputs, r = 8.
+    x, errors = power_law(128, 32, rng), rng.standard_normal((16, 128)) * (np.arange(1, 129) % apart == 0)
+    return _Anywhere(x, -2 * errors @ x, rng.standard_normal((8, 32)) / math.sqrt(32))
+
+
 def largest_rank(one: _Anywhere) -> int:
     """Of any gradient −2RᵀX with these outputs and inputs."""
     return min(len(one.g), int(np.linalg.matrix_rank(one.x)))
@@ -285,7 +278,9 @@ def largest_rank(one: _Anywhere) -> int:
     "3.2-most-negative",
     where="beyond the paper: §1, second flaw",
     says="No point has more directions of negative curvature than LoRA's start.",
-    reading="Of the Hessian in (A, B): B = 0 and A random, against points with A and B of any size.",
+    reading="Of the Hessian in (A, B): B = 0 and A random, against points with A and B of any size. The paper's "
+    "setting is a layer whose errors reach every token, and one of the last block (but for k_proj and v_proj) of a "
+    "classifier that reads each sentence's last token, a batch of four sentences: there errors reach four.",
     depends_on=("3.2-saddle-lora",),
 )
 def start_has_most(cases: Cases) -> Finding:
@@ -300,10 +295,10 @@ def start_has_most(cases: Cases) -> Finding:
         left, right = (np.linalg.qr(rng.standard_normal((size, rank_g)))[0] for size in (n1, len(seen)))
         return _Anywhere(x, left * rng.uniform(2, 8, rank_g) @ right.T @ seen, rng.standard_normal((rank, n2)))
 
-    x = power_law(128, 32, cases.rng)
-    g, a = -2 * cases.rng.standard_normal((16, 128)) @ x, cases.rng.standard_normal((8, 32)) / math.sqrt(32)
+    every = Case("power-law X, n₁ = 16, n₂ = 32, r = 8", _of_errors(1, cases.rng), True)
+    last = Case("the same, errors on the last of 32 tokens", _of_errors(32, cases.rng), True)
     judged = cases.judge(
-        [Case("power-law X, n₁ = 16, n₂ = 32, r = 8", _Anywhere(x, g, a), True), *cases.draw(draw, 14)],
+        [every, last, *cases.draw(draw, 14)],
         lambda one: _most_negative(one, cases.rng),
         printed=lambda one, seen: seen["most"] <= seen["start"],
         corrected=lambda one, seen: (
@@ -313,7 +308,8 @@ def start_has_most(cases: Cases) -> Finding:
         condition=lambda one: bool(np.linalg.matrix_rank(one.g) == largest_rank(one)),
     )
     return judged.finding(
-        conditional="Yes where the gradient G has the most rank that outputs and inputs allow: no point has more.",
+        conditional="Only where G, the gradient, has the most rank possible; not for a batch in a last-token "
+        "classifier's last block.",
         evidence=judged.evidence("counts: none may differ", lambda one: {"start": hessian.inertia(*one).negative}),
         size=Size(0.5, "of all directions", "are negative at B = 0 for n₁ = n₂ and full-rank G, rescalings included"),
         corrected="B = 0 has r·rank G negative directions, no point more than r·min(n₁, rank X)",
@@ -322,26 +318,7 @@ def start_has_most(cases: Cases) -> Finding:
     )
 
 
-SHARES = {  # which of G's singular vectors A's rows and B's columns are
-    "swapped": lambda r: (range(r, 2 * r), range(r)),
-    "alternating": lambda r: (range(0, 2 * r, 2), range(1, 2 * r, 2)),
-    "without the first": lambda r: (range(1, r + 1), range(r + 1, 2 * r + 1)),
-    "first ones in A": lambda r: (range(r), range(r, 2 * r)),
-}
-
-
-def singular_start(
-    x: np.ndarray, target: np.ndarray, share: str, rank: int, rng: np.random.Generator, longer: float
-) -> _Begin:
-    """A's rows and B's columns span singular vectors of G, by one of `SHARES`, in random bases; A `longer` than B."""
-    u, _, vt = np.linalg.svd(-2 * (target @ x.T) @ x)
-    rows, columns = map(list, SHARES[share](rank))
-    turns = [np.linalg.qr(rng.standard_normal((rank, rank)))[0] for _ in range(2)]
-    a, b = longer * turns[0] @ vt[rows] / math.sqrt(3), u[:, columns] @ turns[1] / math.sqrt(3)
-    return _Begin(x, target + b @ a, a, b)
-
-
-def shares_out(one: _Begin) -> bool:
+def shares_out(one: Begin) -> bool:
     """Whether A and B share out G's first 2r singular pairs (u_i, v_i), σ_i > 0.
 
     They do where v_i is an eigenvector of AᵀA and u_i one of BBᵀ for every i with σ_i > 0, and the two eigenvalues add
@@ -359,43 +336,23 @@ def shares_out(one: _Begin) -> bool:
     return bool(max(np.abs(part).max() for part in (*off, total - wanted)) <= 1e-6 * total[0])
 
 
-def first_cosine(one: _Begin) -> float:
+def first_cosine(one: Begin) -> float:
     """The cosine of −G with the change of BA by a small step of gradient descent."""
     g, small = one.gradient(one.b @ one.a), 1e-6
     moved = (one.b - small * g @ one.a.T) @ (one.a - small * one.b.T @ g) - one.b @ one.a
     return float(-np.sum(moved * g) / (np.linalg.norm(moved) * np.linalg.norm(g)))
 
 
-LOW = (  # G of rank r, or nearly
-    "rank G = r, A sees all",
-    "rank G = r, A and B see all",
-    "rank G = r, A at random",
-    "steep, A sees r",
-)
+def best_cosine(g: np.ndarray, rank: int) -> float:
+    """‖[G]_2r‖/‖G‖."""
+    values = np.linalg.svd(g, compute_uv=False)
+    return float(np.linalg.norm(values[: 2 * rank]) / np.linalg.norm(values))
 
 
-def few_values(name: str, n1: int, n2: int, rank: int, rng: np.random.Generator) -> _Begin:
-    """G of r singular values, the others 0 or, where steep, small; n₂ inputs of one variance."""
-    u, v = (np.linalg.qr(rng.standard_normal((n, 2 * rank)))[0] for n in (n1, n2))
-    values = np.geomspace(2, 1, 2 * rank) * np.repeat([1.0, 3e-3 if name.startswith("steep") else 0.0], rank)
-    target, a, b = u * values @ v.T / 2, v[:, :rank].T, np.zeros((n1, rank))
-    if name.endswith("A and B see all"):
-        part = rng.uniform(0.2, 0.8, rank)
-        a, b = np.sqrt(part)[:, None] * a, u[:, :rank] * np.sqrt(1 - part)
-    elif name.endswith("at random"):
-        a = rng.standard_normal(a.shape) / math.sqrt(n2)
-    return _Begin(np.eye(n2), target + b @ a, a, b)
-
-
-def named_start(name: str, n1: int, n2: int, rank: int, rng: np.random.Generator) -> _Begin:
-    """The start of that name: of `LOW`, of `SHARES`, or one of `hessian.STARTS`."""
-    if name in LOW:
-        return few_values(name, n1, n2, rank, rng)
-    x, target = power_law(4 * n2, n2, rng) / math.sqrt(4 * n2), rng.standard_normal((n1, n2))
-    share, longer, _ = name.partition(", A longer")
-    if share not in SHARES:
-        return begin(x, target, name, rank, rng)
-    return singular_start(x, target, share, rank, rng, 1.02 if longer else 1.0)
+def possible(rng: np.random.Generator) -> tuple[float, float]:
+    """`best_cosine` at Qwen2-0.5B's k_proj, r = 8: of errors at random, and of XMᵀ, M at random."""
+    x, g = at_qwens_k_proj(rng)
+    return best_cosine(g, 8), best_cosine(rng.standard_normal(g.shape) @ x.T @ x, 8)
 
 
 @start_claim(
@@ -410,14 +367,13 @@ def first_direction(cases: Cases) -> Finding:
     """Named starts, shares of G's singular vectors, and G of few or of small singular values, against ‖[G]_2r‖/‖G‖."""
     names = [name for name in hessian.STARTS if name != "both_zero"]
 
-    def draw(rng: np.random.Generator) -> _Begin:
+    def draw(rng: np.random.Generator) -> Begin:
         n1, n2, half = (int(rng.integers(*ends)) for ends in ((9, 16), (9, 16), (1, 3)))
         name = str(rng.choice([*names, *LOW, *SHARES, *(f"{share}, A longer" for share in SHARES)]))
         return named_start(name, n1, n2, 2 * half, rng)
 
-    def best(one: _Begin) -> float:
-        values = np.linalg.svd(one.gradient(one.b @ one.a), compute_uv=False)
-        return float(np.linalg.norm(values[: 2 * len(one.a)]) / np.linalg.norm(values))
+    def best(one: Begin) -> float:
+        return best_cosine(one.gradient(one.b @ one.a), len(one.a))
 
     own = [
         Case(f"{name}, n₂ = 48, n₁ = 32, r = 8", named_start(name, 32, 48, 8, cases.rng), name == "b_zero")
@@ -430,12 +386,14 @@ def first_direction(cases: Cases) -> Finding:
         corrected=lambda one, seen: seen <= (1 + 1e-9) * best(one),
         condition=shares_out,
     )
-    values = np.linalg.svd(at_qwens_k_proj(cases.rng)[1], compute_uv=False)
-    lora, possible = math.sqrt(8 / (896 + 8 + 1)), float(np.linalg.norm(values[:16]) / np.linalg.norm(values))
-    told = f"√(r/(n₂ + r + 1)), n₂ = 896, r = 8; {possible:.2f} is possible at Qwen2-0.5B's k_proj, variances as 1/i"
+    lora, (at_random, linear) = math.sqrt(8 / (896 + 8 + 1)), possible(cases.rng)
+    told = (
+        f"√(r/(n₂ + r + 1)), n₂ = 896, r = 8; at Qwen2-0.5B's k_proj, variances as 1/i, {at_random:.2f} is possible "
+        f"for errors at random, {linear:.2f} where they are linear in the inputs"
+    )
     return judged.finding(
         conditional="Only where A and B share out G's singular vectors; from B = 0 cosine "
-        f"{lora:.2f}, where {possible:.2f} is possible.",
+        f"{lora:.2f}, possible {at_random:.2f} to {linear:.2f}.",
         evidence=judged.evidence("a step of 1e-6, whose square moves the cosine by 1e-12", best, tolerance=1e-9),
         size=Size(lora, "cosine", f"first step from B = 0 and full fine-tuning's: {told}"),
         corrected="the cosine is at most ‖[G]_2r‖/‖G‖, and about √(r/(n₂ + r + 1)) from B = 0 with Gaussian A",
