@@ -221,7 +221,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-three-limitations", limits, "ahead", without_the_other_gradients, "refuted"),
     ("4-three-limitations", limits, "mask_spread", lambda case, arm, drop_rate: 1.0, "refuted"),
     ("4-three-limitations", limits, "growth", lambda case, arm, eta: 1.0, "refuted"),
-    ("4-three-limitations", limits, "SMALLER", 1.01, "refuted"),
+    ("4-three-limitations", limits, "SMALLER", 1.0001, "refuted"),
     # As if BA's size did not matter to the ripple, or lengths added up at random as in aligned layers.
     ("4-three-limitations", limits, "rippled", lambda right, case: right(case._replace(ratio=1.0)), "refuted"),
     ("4-three-limitations", limits, "rippled", lambda right, case: right(case._replace(aligned=True)), "refuted"),

@@ -144,6 +144,14 @@ def own_cases(rng: np.random.Generator) -> list[Case]:
             Case(f"ripple: one BA, ‖ηBA‖ {size:.1%} of ‖W‖, aligned, η² = 4", lined_up(rng, eta, size / eta))
             for size in (ETA_M, ETA_M_SMOLLM2)
         ),
+        *(
+            Case(
+                f"ripple: one BA, ‖BA‖_F {ratio:.1%} of ‖W‖_F, {times:.2g} of the threshold's rise",
+                at_random(rng, threshold(ratio, False, times), 8, ratio),
+            )
+            for ratio in (1.0, ETA_M_ROWS)
+            for times in (2 / 3, 3 / 2)
+        ),
         Case("ripple: each trained to rest on one target", Depth(eta, None, fitted(rng), np.ones((1, 4)))),
     ]
 
@@ -173,7 +181,7 @@ def threshold(ratio: float, aligned: bool, times: float = 1.0) -> float:
     rise = SMALLER ** (-times / DEPTH)
     if aligned:
         return (rise * (1 + ratio) - 1) / ratio
-    return max(rise**2 * (1 + ratio**2) - 1, 0.0) ** 0.5 / ratio
+    return (rise**2 * (1 + ratio**2) - 1) ** 0.5 / ratio
 
 
 def fitted(rng: np.random.Generator) -> Problem:
