@@ -84,6 +84,17 @@ PLANTED = [
 test_a_planted_formula_changes_the_verdict = ROWS.plants(PLANTED)
 
 
+def test_the_gradient_at_recorded_sizes_has_eta_once(monkeypatch):
+    """By hand, ηm̄ twice in a block: at MiniLM's η more than doubles it in 24, at SmolLM2's it does not."""
+    found = ROWS.as_is("3.3-transformer-gradient")
+    blocks = {size: (1 + (1 + size) ** 2) / 2 for size in (0.11, 0.014)}
+    assert (found.verdict, found.at_paper) == ("holds", "mixed")
+    assert f"{blocks[0.11]:.2f}-fold at our runs' largest size, {blocks[0.11] ** 24:.0f}-fold in 24" in found.answer
+    assert f"{blocks[0.014] ** 24:.1f} at SmolLM2's" in found.size.of
+    monkeypatch.setattr(section, "ETA_M_SMOLLM2", 0.05)
+    assert ROWS.finding("3.3-transformer-gradient").at_paper is True
+
+
 def test_the_aligned_network_attains_the_bound():
     rng = np.random.default_rng(0)
     ones = [section.Blocks(norm, 3, 5.0, 1, True) for norm in transformer.NORMS]

@@ -104,6 +104,11 @@ def without_the_other_gradients(case):
     return AHEAD(case._replace(other=0.0))
 
 
+def of_spectral_norms(right, case):
+    """‖BA‖/‖W‖ for ‖BA‖_F/‖W‖_F at random, twice as large."""
+    return right(case if case.aligned else case._replace(ratio=case.ratio / 0.46))
+
+
 def masked_outputs_always(case, x, a, b):
     return LORA(x, a, b) * 0.5
 
@@ -216,10 +221,11 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-three-limitations", limits, "ahead", without_the_other_gradients, "refuted"),
     ("4-three-limitations", limits, "mask_spread", lambda case, arm, drop_rate: 1.0, "refuted"),
     ("4-three-limitations", limits, "growth", lambda case, arm, eta: 1.0, "refuted"),
-    ("4-three-limitations", limits, "SMALLER", 1.01, "refuted"),
+    ("4-three-limitations", limits, "SMALLER", 1.0001, "refuted"),
     # As if BA's size did not matter to the ripple, or lengths added up at random as in aligned layers.
     ("4-three-limitations", limits, "rippled", lambda right, case: right(case._replace(ratio=1.0)), "refuted"),
     ("4-three-limitations", limits, "rippled", lambda right, case: right(case._replace(aligned=True)), "refuted"),
+    ("4-three-limitations", limits, "rippled", of_spectral_norms, "refuted"),
     ("4-adapted-gradient", functional, "allora", lora_instead, "holds"),
     ("4-adapted-gradient", adaptive, "update_jacobian", without_the_factors_slope, "refuted"),
     ("4-adapted-gradient", adaptive, "layer_double_backward", adaptive.update_jacobian, "refuted"),
@@ -322,7 +328,32 @@ def test_growth_at_scaling_one_is_the_librarys():
     case = limits.at_random(rng, 2.0, 4, 1.0)
     case = case._replace(x=case.x[:1])
     found = limits.growth(case, "lora", 1.0)
-    assert np.log(found) == pytest.approx(ripple.log_output_growth(case.layers, case.x[0], 1.0)[0])
+    logs = [ripple.log_output_growth(network, case.x[0], 1.0)[0] for network in case.networks]
+    assert found**2 == pytest.approx(np.exp(2 * np.array(logs)).mean())
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("ratio", [1.0, 0.015])
+def test_the_ripple_s_threshold_is_where_its_growth_is(aligned, ratio):
+    """Also at 1.5 times the logarithm; near it LoRA's growth by the layers is what is foretold."""
+    rng = np.random.default_rng(1)
+    for times in (1.0, 1.5):
+        eta = limits.threshold(ratio, aligned, times)
+        case = limits.lined_up(rng, eta, ratio) if aligned else limits.at_random(rng, eta, 8, ratio)
+        assert limits.alleviated(case) == pytest.approx(times)
+        seen = -np.log(limits.measures(case)["ALLoRA"]) / -np.log(limits.SMALLER)
+        assert seen == pytest.approx(times, rel=1e-6 if aligned else 0.15)
+
+
+def test_adapters_at_random_have_the_frobenius_norm_asked_for():
+    for w, b, a in limits.at_random(np.random.default_rng(0), 2.0, 8, 0.3).networks[1]:
+        assert np.linalg.norm(b @ a) == pytest.approx(0.3 * np.linalg.norm(w))
+
+
+def test_half_of_the_ripples_are_drawn_near_their_threshold():
+    drawn = [limits.draw_depth(np.random.default_rng(seed), 2.0) for seed in range(60)]
+    near = [0.5 <= limits.alleviated(case) <= 2 for case in drawn if case.networks]
+    assert 0.4 < sum(near) / len(drawn) < 0.65
 
 
 @pytest.mark.parametrize("seed", [0, 1])

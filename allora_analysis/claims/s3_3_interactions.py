@@ -16,7 +16,7 @@ from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, r
 from allora_analysis.claims.claim import Finding, claim, ranged
 from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.claims.s3_3_worst_case import (
-    RECORDED,
+    ETA_M_ROWS,
     ROUNDING,
     TOLERANCE,
     Network,
@@ -87,7 +87,7 @@ def interactions(cases: Cases) -> Finding:
             100 * float(np.linalg.norm(interaction(one)) / np.linalg.norm(product(one) @ one.x)) for one in networks
         ]
 
-    most, least = alone(RECORDED), float(np.median(alone(LEAST)))
+    most, least = alone(ETA_M_ROWS), float(np.median(alone(LEAST)))
     return judged.finding(
         holds=f"Yes, but little: what adapters do only together is {np.median(most):.2f}% of {DEPTH} layers' output "
         "at their largest recorded size.",
@@ -95,8 +95,8 @@ def interactions(cases: Cases) -> Finding:
         size=ranged(
             most,
             "% of ‖f_L(x)‖",
-            f"what the adapters of {DEPTH} layers do together at η = 1, rows of BA {RECORDED:.1%} of W's, the largest "
-            f"recorded ({least:.1g} % at the smallest, {LEAST:.2%})",
+            f"what the adapters of {DEPTH} layers do together at η = 1, rows of BA {ETA_M_ROWS:.1%} of W's, the "
+            f"largest recorded ({least:.1g} % at the smallest, {LEAST:.2%})",
         ),
         flips_if="forward passes in which each adapter's own effects add up to the whole, or another power of η",
     )
@@ -182,7 +182,7 @@ def ripple_when_doubled(seed: int, rows: float) -> float:
 
 def at_gain(gain: float, eta: float, seed: int) -> Deep:
     """24 layers of width 32, W and BA of all but the one trained times `gain`, under Adam at 1e-4."""
-    one = deep(np.random.default_rng([seed, 3]), 32, 8, 24, eta, "Adam", RECORDED)
+    one = deep(np.random.default_rng([seed, 3]), 32, 8, 24, eta, "Adam", ETA_M_ROWS)
     return one._replace(x=gain**12 * one.x, after=gain**11 * one.after)
 
 
@@ -243,7 +243,7 @@ def added_by_others(rng: np.random.Generator) -> dict[str, float]:
         f"4 times as large; rows of BA {rows:.1%} of W's": float(
             np.median([ripple_when_doubled(seed, rows) for seed in seeds])
         )
-        for rows in (RECORDED, LARGE)
+        for rows in (ETA_M_ROWS, LARGE)
     }
 
 

@@ -21,7 +21,7 @@ from allora_analysis.claims.cases import (
 )
 from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.s3_3_at_random import mean_and_error
-from allora_analysis.claims.s3_3_worst_case import INDUCED, TOLERANCE, aligned, ripple_claim
+from allora_analysis.claims.s3_3_worst_case import ETA_M, ETA_M_SMOLLM2, TOLERANCE, aligned, ripple_claim
 from allora_analysis.ripple import study
 from allora_analysis.ripple.bounds import Layer, Scales
 
@@ -61,9 +61,9 @@ GROWN = {"L, n": (1, 1), "2L, n": (2, 1), "L, 2n": (1, 2), "L, 4n": (1, 4)}
     "3.3-limiting-in-depth",
     where='§3.3, below Proposition 1: "especially limiting"',
     says=LIMITING,
-    reading="In Proposition 1's own model, at given ‖W_l‖ and ‖B_lA_l‖: the factor by which η enlarges the worst "
-    "case's output is squared where the layers are repeated, and stays where all widths double, or double twice. In "
-    "an LLM's blocks: 3.3-residual; what width does to the largest stable rate: 4-width-transfer.",
+    reading="In Proposition 1's own model, a product of layers, at given ‖W_l‖ and ‖B_lA_l‖: the factor by which η "
+    "enlarges the worst case's output is squared where the layers are repeated, and stays where all widths double, or "
+    "double twice. In an LLM's blocks: 3.3-residual; what width does to the largest stable rate: 4-width-transfer.",
     depends_on=("3.3-product", "3.3-tight", "3.3-worst-case"),
 )
 def limiting_in_depth(cases: Cases) -> Finding:
@@ -75,10 +75,10 @@ def limiting_in_depth(cases: Cases) -> Finding:
         return Worst(weights, ratios, width, int(rng.integers(1, 5)), log_uniform(rng, -1, 4))
 
     def made(eta: float) -> Worst:
-        return Worst(np.full(24, 2.0), np.full(24, INDUCED), 32, 8, eta)
+        return Worst(np.full(24, 2.0), np.full(24, ETA_M / eta), 64, 8, eta)
 
     judged = cases.judge(
-        at_etas(f"‖W_l‖ = 2, m̄ = {INDUCED:g}, L = 24, n = 32, r = 8", made) + cases.draw(draw, 12),
+        at_etas(f"‖W_l‖ = 2, ηm̄ = {ETA_M:g}, L = 24, n = 64, r = 8", made) + cases.draw(draw, 12),
         lambda one: {name: enlarged(one, *times, cases.rng) for name, times in GROWN.items()},
         printed=lambda one, seen: all(
             abs(seen[name] - deeper * one.told) < TOLERANCE for name, (deeper, _) in GROWN.items()
@@ -96,8 +96,9 @@ def limiting_in_depth(cases: Cases) -> Finding:
         size=Size(
             math.exp(seen["2L, n"]),
             "times",
-            f"what η = 2 makes of the worst case's output in 48 layers (in 24: {math.exp(seen['L, n']):.0f}; in 24 "
-            f"twice as wide: {math.exp(seen['L, 2n']):.0f}), ‖B_lA_l‖ {INDUCED:.0%} of ‖W_l‖, as recorded on average",
+            f"what η makes of the worst case's output in 48 layers (in 24: {math.exp(seen['L, n']):.0f}; in 24 twice "
+            f"as wide: {math.exp(seen['L, 2n']):.0f}), ‖ηB_lA_l‖ {ETA_M:.0%} of ‖W_l‖, MiniLM's average, pooler "
+            f"included; at SmolLM2's {ETA_M_SMOLLM2:.1%} {(1 + ETA_M_SMOLLM2) ** 48:.2g} times",
         ),
         flips_if="norms ‖W_l‖, ‖B_lA_l‖ at which η enlarges the output of the network that attains the bound by "
         "another factor at twice the width, or not by its square at twice the depth",
@@ -178,19 +179,28 @@ def _normalised_random(one: _Residual, depth: int, rng: np.random.Generator) -> 
     return _added(0.5 * np.log(squares.mean(axis=0))), max(z)
 
 
+def told(one: _Residual, depth: int) -> float:
+    """What η adds to log growth through so many blocks by the closed form; at random with a LayerNorm, to √E‖h‖²."""
+    if one.aligned:
+        norms, etas = np.full(depth, one.scale), (0.0, one.eta)
+        if one.normalised:
+            return study.bound_adapter_share((norms, norms), one.eta, "prelayernorm")
+        return _added(np.array([ripple.worst_case(1 + norms, norms, eta).log_bound for eta in etas]))
+    squares = [ripple.residual_square(depth, one.width, one.rank, eta, *one.scales).mean for eta in (0.0, one.eta)]
+    return 0.5 * math.log(squares[1] / squares[0])
+
+
 def residual_growth(one: _Residual, rng: np.random.Generator) -> dict[str, float]:
     """What η adds to log growth at L and at 2L, and its distance from the closed form over what is allowed."""
     depths, limit = (one.depth, 2 * one.depth), standard_errors(STACKS)
     if one.aligned:
-        ones = [np.full(depth, one.scale) for depth in depths]
         if one.normalised:
-            told = [study.bound_adapter_share((n, n), one.eta, "prelayernorm") for n in ones]
+            ones = [np.full(depth, one.scale) for depth in depths]
             options = (one.rank, (0.0, one.eta), one.width, "prelayernorm", rng)
             seen = [_added(study.aligned_growth((n, n), *options)) for n in ones]
         else:
-            told = [_added(np.array([ripple.worst_case(1 + n, n, e).log_bound for e in (0.0, one.eta)])) for n in ones]
             seen = [plain_worst_case(one, depth, rng) for depth in depths]
-        off = max(abs(s - t) for s, t in zip(seen, told, strict=True)) / 1e-9
+        off = max(abs(s - told(one, depth)) for s, depth in zip(seen, depths, strict=True)) / 1e-9
     elif one.normalised:
         (once, first), (twice, second) = (_normalised_random(one, depth, rng) for depth in depths)
         seen, off = [once, twice], max(first, second) / limit
@@ -250,7 +260,7 @@ def residual(cases: Cases) -> Finding:
         corrected=lambda one, seen: seen["off"] <= 1,
         condition=lambda one: not one.normalised,
     )
-    ratios = [seen["2L"] / seen["L"] for seen in judged.own]
+    own = [case.inputs for case in judged.cases if case.paper]
     return judged.finding(
         conditional="Only without normalization: with a LayerNorm in each branch growth is not exponential.",
         evidence=judged.evidence(
@@ -261,10 +271,10 @@ def residual(cases: Cases) -> Finding:
             n=STACKS,
         ),
         size=ranged(
-            ratios,
+            [told(one, 2 * one.depth) / told(one, one.depth) for one in own],
             "times",
-            "what η adds to log growth in twice as many blocks with LayerNorm (2 is exponential), branches as long as "
-            "the stream",
+            "what η adds to log growth in twice as many blocks with LayerNorm (2 is exponential), by the closed form, "
+            "branches as long as the stream",
         ),
         condition="no LayerNorm: with one, of gain 1, ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(‖W_l‖ + η‖B_lA_l‖), linear in L, at random "
         "as √(‖h₀‖² + L n²(s_W² + η²r s_A²s_B²)), s_W, s_A, s_B the standard deviations of W's, A's, B's entries. One "
