@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_DROP, Case, Cases, Judged, log_uniform, relative_error
+from allora_analysis.claims.cases import PAPER_DROP, PAPER_ROW, Case, Cases, Judged, log_uniform, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
 from allora_analysis.claims.layer_training import ROUNDING, Pass, Problem, close
 
@@ -409,7 +409,7 @@ def adapted_gradient(cases: Cases) -> Finding:
     rng = cases.rng
     task = layer_training.draw_problem(rng, 24, 32, 8, 32, 0.5)
     b = rng.standard_normal((24, 8))
-    own = Field(task, 0.1 * b / np.linalg.norm(b @ task.a, axis=1).mean(), 2.0, "cross-entropy")
+    own = Field(task, PAPER_ROW * b / np.linalg.norm(b @ task.a, axis=1).mean(), 2.0, "cross-entropy")
     parallel = Case("every G_i parallel to (BA)_i, cross-entropy", aligned_rows(rng, 3, 2, SOFT))
     single = layer_training.draw_problem(rng, 4, 1, 1)._replace(a=np.ones((1, 1)))
     alike = Case("rows of one length, n₂ = 1, cross-entropy", Field(single, factor_b(rng, single.a, 1), 2.0, SOFT))
@@ -418,7 +418,7 @@ def adapted_gradient(cases: Cases) -> Finding:
     white = Problem(2 * basis[:, :3], basis[:, 3:7], rng.standard_normal((2, 3)))
     judged = cases.judge(
         [
-            Case("n₂ = 32, r = 8, cross-entropy, row norms near 0.1, η² = 4", own, True),
+            Case(f"n₂ = 32, r = 8, cross-entropy, row norms near {PAPER_ROW}, η² = 4", own, True),
             parallel,
             alike,
             Case("r = 1, A sees no token, cross-entropy, G = 0", Field(tokens, np.c_[[1.0, 2]], 2.0, "cross-entropy")),

@@ -12,7 +12,7 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, on_either_side, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, PAPER_ROW, Case, Cases, log_uniform, on_either_side, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import ADAM, Pass, Problem
 
@@ -111,9 +111,9 @@ def near_the_edge(rng: np.random.Generator) -> State:
 
 
 def mid_training(rng: np.random.Generator, eta: float, optimizer: str) -> State:
-    """LoRA's shapes, r = 8, rows of BA near 0.1."""
+    """LoRA's shapes, r = 8, rows of BA as long as our runs end at."""
     task, b = layer_training.paper_problem(rng), rng.standard_normal((48, 8))
-    return State(task, 0.1 * b / np.linalg.norm(b @ task.a, axis=1).mean(), eta, optimizer)
+    return State(task, PAPER_ROW * b / np.linalg.norm(b @ task.a, axis=1).mean(), eta, optimizer)
 
 
 def example() -> State:
