@@ -106,10 +106,12 @@ def follows_from_f(case: Adaption) -> bool:
 
 
 def same_f(one: Pass) -> np.ndarray:
-    """Inputs x moved within BA's null space, where f(x) = BAx stays: by what lies in it of one fixed vector."""
+    """Inputs x moved by their own length, where BA has a null space, along what lies in it of one fixed vector."""
     _, values, basis = np.linalg.svd(one.b @ one.a, full_matrices=False)
-    rows, way = basis[values > 1e-8 * values[0]], np.sqrt(2) * np.cos(np.arange(one.a.shape[1]))
-    return one.x + way - rows.T @ (rows @ way)
+    rows, way = basis[values > 1e-8 * values[0]], np.cos(np.arange(one.a.shape[1]))
+    way = way - rows.T @ (rows @ way)
+    size = np.linalg.norm(way)
+    return one.x + np.linalg.norm(one.x, axis=1, keepdims=True) * way / size if size > 1e-8 else one.x
 
 
 @framework_claim(
@@ -145,7 +147,7 @@ def on_one_f(cases: Cases, kinds: Sequence[str], *known: Case) -> Judged:
 
 def distance(case: Adaption, seen: list[np.ndarray]) -> float:
     """How far what was seen is from the adapted output at the pass's own inputs."""
-    return relative_error(seen[0], output_and_gradient(case, case.one)[0])
+    return layer_training.norm_error(seen[0], output_and_gradient(case, case.one)[0])
 
 
 def judged_distance(judged: Judged) -> Evidence:
@@ -173,8 +175,8 @@ def own_dropout(cases: Cases) -> Finding:
         evidence=judged_distance(judged),
         size=ranged(
             [distance(case, output_and_gradient(case, case.one._replace(x=same_f(case.one)))) for case in drawn],
-            "of the output",
-            "distance of LoRA's masked outputs at one f(x), drop rate 0.05, 100 draws",
+            "of the output's norm",
+            "distance of LoRA's masked outputs at one f(x), x moved by its own length, drop rate 0.05, 100 draws",
         ),
         condition="f(x) decides the masked output: the masked product has its rows in BA's row space. So of masks in "
         "the latent space surely where B has rank r (so r ≤ n₁), of masks on the input only where that space is the "
