@@ -280,6 +280,7 @@ def per_parameter(cases: Cases) -> Finding:
         condition=keeps_signs,
     )
     drawn = [Entries(layer_training.paper_pass(cases.rng), 2.0, "A") for _ in range(SIZES)]
+    turned = [float(np.mean(coefficients(case) <= 0)) for case in drawn]
     return judged.finding(
         conditional="Only B's entries: A's gradient mixes rows, so some signs change; BA's rows are each scaled.",
         evidence=judged.evidence(
@@ -289,9 +290,11 @@ def per_parameter(cases: Cases) -> Finding:
             tolerance=1e-6,
         ),
         size=ranged(
-            [float(np.mean(coefficients(case) <= 0)) for case in drawn],
+            turned,
             "of A's entries",
-            f"entries of A's gradient that change sign, r = 8, row norms near {PAPER_ROW}, η = 2, {SIZES} draws",
+            f"entries of A's gradient that change sign, r = 8, row norms near {PAPER_ROW}, η = 2, mean of {SIZES} "
+            "draws",
+            float(np.mean(turned)),
         ),
         corrected="B_i's entries times d_i; A's gradient BᵀD_dG in place of BᵀG",
         condition="B's gradient; A's where for every k the rows of BA with B_ik ≠ 0 are equally long, as at B = 0",
