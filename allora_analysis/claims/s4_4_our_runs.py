@@ -101,8 +101,7 @@ def on_runs(
     if rivals:
         least, one = min(rivals.items(), key=lambda item: item[1].mean)
         size_of = f"{size_of}, against {least}, the worst of {len(rivals)} rivals"
-    told["most"] = f"{bound(100 * overall.interval[1], 2, True):.2f}"
-    told["lead"] = "the lead, if any," if overall.interval[0] <= 0 else "the lead"
+    told |= _lead(overall)
     left = 0 if own else len(pairs) - len(complete)
     planned = f"; {left} more case{'s' * (left > 1)} planned" if left else ""
     means = {"mean over the cases": overall} | {f"mean over {name}'s cases": mean for name, mean in rivals.items()}
@@ -113,16 +112,20 @@ def on_runs(
         **(more or {}),
     }
     wanted = _seeds_wanted(complete, above) if tested.verdict == "undecided" else None
-    ends = [100 * end for end in one.interval]
+    ends = 100 * one.interval[0], 100 * one.interval[1]
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
-        evidence=Evidence(
-            {"difference": f"above {above:g}"}, measured, f"{RULE}, in points", interval=(ends[0], ends[1]), n=one.n
-        ),
+        evidence=Evidence({"difference": f"above {above:g}"}, measured, f"{RULE}, in points", interval=ends, n=one.n),
         size=Size(round(100 * one.mean, 10) + 0.0, "percentage points", size_of, *ends),
         corrected=wanted,
         flips_if=wanted or flips[tested.verdict],
     )
+
+
+def _lead(overall: Judgement) -> dict[str, str]:
+    # The most that a mean may be, and whether there need be any lead.
+    low, high = overall.interval
+    return {"most": f"{bound(100 * high, 2, True):.2f}", "lead": "the lead, if any," if low <= 0 else "the lead"}
 
 
 def _seeds_wanted(complete: Mapping[str, list[float]], above: float) -> str:
