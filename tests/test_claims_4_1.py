@@ -262,11 +262,12 @@ def test_one_mask_for_all_tokens_would_make_the_rows_hold(monkeypatch):
 
 def brute_force(case, kept):
     """The change of BA in the last of `before` + 1 steps, A and B trained throughout; AdamW and SGD by hand."""
-    x, upstream, *pair = case.one
+    *_, a, b = case.one
+    pair, batches = (a, b), (*case.before, (case.one.x, case.one.upstream))
     means, squares = ([np.zeros_like(part) for part in pair] for _ in range(2))
-    for t in range(1, case.before + 2):
+    for t, (x, upstream) in enumerate(batches, 1):
         keep = np.ones(upstream.shape[1])
-        if t > case.before:
+        if t == len(batches):
             keep[case.i] = kept
         g, (a, b) = (upstream * keep).T @ x, pair
         gradients, pair = (b.T @ g, g @ a.T), []
@@ -287,14 +288,14 @@ def test_a_dropped_row_by_brute_force(index):
         for step in (brute_force, in_a_step.stepped)
     ]
     assert shares[0] == pytest.approx(shares[1], rel=0.05)
-    assert shares[0] > (0.85 if case.optimizer == "adamw" else 0.1)
+    assert shares[0] > (0.7 if case.optimizer == "adamw" else 1e-3)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
 def test_the_changed_step_by_its_formula(optimizer):
     """l(B_j⁺·B_i)g_i, exactly."""
     one = layer_training.draw_pass(np.random.default_rng(0), n1=4, rank=3)
-    case = in_a_step.Dropped(one, 0, 0.1, optimizer, 3)
+    case = in_a_step.Dropped(one, 0, 0.1, optimizer, ((one.x, one.upstream),) * 3)
     steps = [in_a_step.stepped(case, kept) for kept in (False, True)]
     g = one.upstream.T @ one.x
     factor = 1 + 0.9 + 0.81 + 0.729 if optimizer == "momentum" else 1.0
@@ -359,4 +360,4 @@ def test_half_of_the_ripples_are_drawn_near_their_threshold():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_distance_of_masked_outputs_is_no_one_draw(seed):
     size = ROWS.finding("4-both-adaptions-in-lora", seed).size
-    assert size.low < 0.2 < 0.25 < size.value < 0.45 < 0.7 < size.high
+    assert size.low < 0.1 < 0.15 < size.value < 0.25 < 0.35 < size.high

@@ -170,9 +170,9 @@ def test_the_size_of_dropout_is_no_one_draw():
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_share_of_signs_that_change_is_no_one_draw(seed):
-    """One draw in a hundred has next to none; the median of many is 0.011."""
+    """One draw in a hundred has none or as many as 0.006; the mean of many is 0.0025."""
     size = ROWS.finding("4-per-parameter", seed).size
-    assert size.low < 0.005 < size.value < 0.016 < size.high
+    assert size.low < 0.001 < size.value < 0.004 < size.high
 
 
 def test_a_loss_turns_signs_where_rows_differ_in_length():

@@ -290,6 +290,7 @@ def test_one_that_is_better_by_more_than_the_control_decides(monkeypatch, row, b
     found = planted(0.01, control=0.002)
     assert found.verdict == better
     assert "after 50 steps" in found.answer
+    assert better == "refuted" or found.answer.startswith("Only the inverse one, by 1.0 points")
     open_still = planted(0.01, control=-0.0047)
     assert open_still.verdict == "undecided", "planted: the controls allow 1.00 points"
     assert "seeds" in open_still.corrected
@@ -316,6 +317,7 @@ def test_a_thousand_fresh_seeds_judge_the_adaptors_after_few_steps(monkeypatch, 
     """Planted: the first seeds say the opposite after few steps, and after many that no other adaptor is ahead."""
     found = adaptors_again(monkeypatch, -0.01, again)
     assert found.verdict == verdict
+    assert found.answer.startswith("Yes, the" if verdict == "holds" else "No, on"), "planted: all three are ahead"
     assert "1000 seeds after 50 steps, 100 seeds after 300 steps" in found.evidence.tolerance_source
     assert found.evidence.measured["their verdict"] == "refuted"
     assert len(found.evidence.measured["the first seeds"]) == 6

@@ -47,6 +47,7 @@ def test_table_3_compares_with_the_papers_arm_and_not_with_the_corrected_one(run
     plant(runs_folder, PERCEIVED, accuracy)
     found = finding("4-table-3-desk")
     assert (found.verdict, found.at_paper) == ("refuted", None)
+    assert found.flips_if == "seeds in which no case is clearly behind"
     assert found.evidence.measured["rotten_tomatoes, η² = 2"]["verdict"] == "refuted"
     assert found.evidence.measured["classifier at l_b in both"]["rotten_tomatoes, η² = 2"]["mean"] > 0
 
@@ -195,3 +196,7 @@ def test_early_epochs_reads_the_first_epoch(runs_folder, gain, verdict):
     found = finding("5.1-early-epochs")
     assert found.verdict == verdict
     assert found.evidence.measured["over allora_od"]["mean"] == pytest.approx(gain)
+    assert found.evidence.interval == (found.size.low, found.size.high)
+    if verdict == "refuted":
+        assert ("the lead, if any, is" in found.answer) == (found.size.low <= 0)
+        assert found.flips_if == "a mean lead not clearly below 0.3 points"

@@ -136,9 +136,9 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004, later=0.0, cpu=lamb
 @pytest.mark.parametrize(
     ("gain", "spread", "verdict", "begins"),
     [
-        (0.004, 0.004, "holds", "Yes when the rule stopped, "),
-        (-0.004, 0.004, "refuted", "No when the rule stopped, "),
-        (0.0001, 0.002, "refuted", "No when the rule stopped, "),
+        (0.004, 0.004, "holds", "Yes by its stopping rule, "),
+        (-0.004, 0.004, "refuted", "No by its stopping rule, "),
+        (0.0001, 0.002, "refuted", "No by its stopping rule, "),
         (0.002, 0.02, "undecided", "Undecided after 30 of 60 seeds: leads above "),
     ],
 )
@@ -150,7 +150,7 @@ def test_seeds_that_chose_no_rate_judge_where_there_are_some(runs_folder, gain, 
     assert found.verdict == verdict
     assert found.answer.startswith(begins)
     assert (found.evidence.n, found.evidence.measured["allora_0"]["n"] == 30) == (30, verdict == "undecided")
-    assert found.evidence.interval == pytest.approx((found.size.low / 100, found.size.high / 100))
+    assert found.evidence.interval == pytest.approx((found.size.low, found.size.high))
     assert found.size.value == pytest.approx(100 * gain)
     if verdict == "undecided":
         high, low = map(float, re.search(r"above (\S+) and deficits beyond (\S+) points", found.answer).groups())
@@ -170,10 +170,20 @@ def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(r
     mean = 0.4 + 100 * later * 18 / 30
     assert (found.verdict, first["n"], whole["n"], whole["they say"]) == ("holds", 9, 30, they_say)
     assert found.answer.endswith(f"; over all 30 {mean:+.2f}, {they_say}.")
-    assert found.answer.startswith(f"Yes when the rule stopped, 9 seeds: {100 * first['mean']:+.2f} points;")
+    assert found.answer.startswith(f"Yes by its stopping rule, 9 seeds: {100 * first['mean']:+.2f} points;")
     assert (found.size.value, 100 * whole["mean"]) == (pytest.approx(mean), pytest.approx(mean))
     assert (found.size.low > 0) == (they_say == "ahead")
     assert found.flips_if.startswith("those 9 seeds run anew")
+
+
+def test_the_reading_quotes_the_recorded_e_values():
+    """When the rule stopped and after the seeds since, as recorded."""
+    found = finding("4-own-best-rate", results=None)
+    told = [found.evidence.measured[name] for name in ("allora_0", "all seeds recorded")]
+    assert "was 29 when the rule stopped and is 1 after four more seeds" in CLAIMS["4-own-best-rate"].reading
+    assert [round(of["above"]) for of in told] == [29, 1]
+    assert told[1]["n"] - told[0]["n"] == 4
+    assert -0.003 < told[1]["low"] < told[1]["high"] < 0.003
 
 
 def test_a_decision_at_the_last_seed_leaves_the_answer_short(runs_folder):

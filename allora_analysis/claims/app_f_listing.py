@@ -11,14 +11,13 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, at_etas, log_uniform, on_either_side, relative_error
+from allora_analysis.claims.cases import PAPER_ROW, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
 from allora_analysis.claims.claim import Finding, claim, ranged
 from allora_analysis.claims.layer_training import Layer, Pass
 
 TOLERANCE = 1e-9
 ROUNDING = "float64 rounding where it runs; seen: 1e-15"
 CLASS_ETA = 2.0  # rsq_scale = 1/4, 1/η²
-ROWS = 0.1  # about the longest mean norm of BA's rows in our fine-tuning
 LISTING = """
 class ALLoRA(torch.autograd.Function):
   rsq_scale = 1. / 4. # 1 / \\eta^2
@@ -191,7 +190,7 @@ def mended_inputs(cases: Cases) -> Finding:
     "4-listing-eta",
     says="Listing 1: ALLoRA Code",
     reading="With its class name mended, and rsq_scale set to 1/η² as the comment beside it says, it implements ALLoRA "
-    f"at the paper's η² of 1, 2 and 4, at B = 0 and at rows of BA of norm {ROWS:g}, about our fine-tuning's longest.",
+    f"at the paper's η² of 1, 2 and 4, at B = 0 and at rows of BA of norm {PAPER_ROW:g}, as our fine-tuning ends with.",
     depends_on=("4-listing-1",),
 )
 def fixed_eta(cases: Cases) -> Finding:
@@ -204,7 +203,7 @@ def fixed_eta(cases: Cases) -> Finding:
 
     at_start, later = (
         at_etas(name, lambda eta, size=size: Layer(_batched(layer_training.paper_pass(cases.rng, size)), eta))
-        for name, size in (("B = 0", 0.0), (f"rows of {ROWS:g}", ROWS))
+        for name, size in (("B = 0", 0.0), (f"rows of {PAPER_ROW:g}", PAPER_ROW))
     )
     judged = cases.judge(
         [*at_start, *later, *cases.draw(draw, 12)],
@@ -223,7 +222,7 @@ def fixed_eta(cases: Cases) -> Finding:
         size=ranged(
             unset,
             "times as long",
-            f"B's gradient at η² = 1 and B = 0, rsq_scale left at 1/4, as ALLoRA's; least: rows of {ROWS:g}",
+            f"B's gradient at η² = 1 and B = 0, rsq_scale left at 1/4, as ALLoRA's; least: rows of {PAPER_ROW:g}",
             unset[0],
         ),
         flips_if="gradients at some η that are not ALLoRA's with rsq_scale = 1/η²",

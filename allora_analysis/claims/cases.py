@@ -24,6 +24,7 @@ FALSE_FAIL = 1e-6  # two-sided, of a comparison of a sampled mean
 PAPER_ETAS = (1.0, 2**0.5, 2.0)  # η² of 1, 2, 4
 PAPER_KEEP, PAPER_DROP = 0.95, 0.05  # keep probability, drop rate
 PAPER_RATE = 1e-4  # under AdamW
+PAPER_ROW = 0.015  # ‖(BA)_i‖ there: our runs' mean rows end at 0.004 to 0.015, at 1e-3 near 0.04 (4-figure-2-factor)
 NEAR = 2.0  # a case is near a condition's boundary when it is within this factor of it
 
 

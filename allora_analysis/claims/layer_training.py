@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis.adaptive import Setting
-from allora_analysis.claims.cases import relative_error
+from allora_analysis.claims.cases import PAPER_ROW, relative_error
 from allora_analysis.claims.claim import Evidence
 
 ADAM, SAME = 1e-3, 1e-7  # Adam's ε over small gradients; the same but for rounding
@@ -71,15 +71,15 @@ def draw_pass(rng: np.random.Generator, n1: int = 0, n2: int = 0, rank: int = 0,
     return Pass(*(rng.standard_normal(shape) for shape in shapes))
 
 
-def paper_pass(rng: np.random.Generator, size: float = 0.1) -> Pass:
+def paper_pass(rng: np.random.Generator, size: float = PAPER_ROW, n1: int = 48, n2: int = 64, tokens: int = 32) -> Pass:
     """A pass at LoRA's shapes, r = 8, on inputs with a power-law spectrum; `size` is the rows' mean norm in BA.
 
     A has PEFT's variance, 1/(3n₂), on which B's size beside A's depends.
     """
-    one = draw_pass(rng, 48, 64, 8, 32)
-    a = one.a / np.sqrt(3 * 64)
+    one = draw_pass(rng, n1, n2, 8, tokens)
+    a = one.a / np.sqrt(3 * n2)
     b = one.b * size / np.linalg.norm(one.b @ a, axis=1).mean()
-    return one._replace(x=inputs(rng, 32, 64, 0.5), a=a, b=b)
+    return one._replace(x=inputs(rng, tokens, n2, 0.5), a=a, b=b)
 
 
 def draw_problem(
@@ -292,6 +292,11 @@ def deviations(judged, expected: Callable, source: str, tolerance: float) -> Evi
     """Evidence of outcomes that are arrays: the relative error of each against what its inputs make expected."""
     errors = {case.name: max(map(relative_error, seen, expected(case.inputs))) for case, seen in judged.pairs}
     return Evidence({"relative error": 0.0}, errors, source, max(errors.values()), tolerance)
+
+
+def norm_error(seen: np.ndarray, told: np.ndarray) -> float:
+    """‖seen − told‖/‖told‖ of two arrays; absolute where told is 0."""
+    return float(np.linalg.norm(seen - told) / (np.linalg.norm(told) or 1.0))
 
 
 def close(seen: Any, expected: Any, tolerance: float) -> bool:

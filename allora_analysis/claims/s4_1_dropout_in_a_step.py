@@ -4,30 +4,30 @@ G = ∂L/∂(BA), f(x) = BAx; a mask m ∈ {0, 1} is drawn without its factor 1/
 of these statements. Checked by `tests/test_claims_4_1.py`, which plants wrong formulas.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases
-from allora_analysis.claims.claim import Finding, ranged
+from allora_analysis.claims.cases import PAPER_RATE, PAPER_ROW, Case, Cases
+from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.layer_training import ROUNDING, Pass
 from allora_analysis.claims.s4_1_dropout_as_scaling import RATE, TOLERANCE, framework_claim
 
 
 class Dropped(NamedTuple):
-    """A pass, the output i that a step drops for all tokens, the rate, the optimizer, and its steps before.
+    """A pass, the output i that a step drops for all tokens, the rate, the optimizer, and the batches of steps before.
 
-    Those had the pass's own gradient, i kept, at a rate of 0: they fill the optimizer's buffers.
+    A batch is tokens and ∂L/∂f. Those steps kept i, at a rate of 0: they fill the optimizer's buffers.
     """
 
     one: Pass
     i: int
     rate: float
     optimizer: str = "sgd"
-    before: int = 0
+    before: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
 
 def dropped_cases(cases: Cases) -> list[Case]:
@@ -45,57 +45,72 @@ def dropped_cases(cases: Cases) -> list[Case]:
         if kind in (3, 4):
             upstream[:, 0] = 0.0
         optimizer = str(rng.choice(["sgd", "sgd", "momentum", "adamw"]))
-        return Dropped(one._replace(b=b, upstream=upstream), 0, rate, optimizer, int(rng.choice([0, 1, 10])))
+        before = ((one.x, upstream),) * int(rng.choice([0, 1, 10]))
+        return Dropped(one._replace(b=b, upstream=upstream), 0, rate, optimizer, before)
 
     def own(optimizer: str, size: float) -> Case:
-        one = layer_training.paper_pass(cases.rng, size)
         name = f"{optimizer}, n₂ = 64, r = 8, rows of {size:g}"
-        return Case(name, Dropped(one, 0, 1e-4, optimizer, 10), paper=optimizer == "adamw")
+        at_paper = (optimizer, size) == ("adamw", PAPER_ROW)
+        return Case(name, in_training(cases.rng, optimizer, size), at_paper)
 
-    start = Dropped(layer_training.paper_pass(cases.rng, 0.0), 0, 1e-4, "adamw")
+    start = Dropped(layer_training.paper_pass(cases.rng, 0.0), 0, PAPER_RATE, "adamw")
     first = Case("adamw, n₂ = 64, r = 8, B = 0, the first step", start, True)
-    return [own("adamw", 0.1), own("adamw", 0.01), own("sgd", 0.1), first, *cases.draw(draw, 32)]
+    return [own("adamw", PAPER_ROW), own("adamw", 0.1), own("sgd", PAPER_ROW), first, *cases.draw(draw, 32)]
+
+
+TOKENS, STEPS = 32, 10  # of a batch; steps before
+
+
+def in_training(rng: np.random.Generator, optimizer: str, size: float, n1: int = 48, n2: int = 64) -> Dropped:
+    """A step after ten others, a fresh batch each, at LoRA's shapes with rows of BA of this mean norm."""
+    one = layer_training.paper_pass(rng, size, n1, n2, TOKENS * (STEPS + 1))
+    batches = [(one.x[at : at + TOKENS], one.upstream[at : at + TOKENS]) for at in range(0, len(one.x), TOKENS)]
+    x, upstream = batches.pop()
+    return Dropped(one._replace(x=x, upstream=upstream), 0, PAPER_RATE, optimizer, tuple(batches))
 
 
 def stepped(case: Dropped, kept: bool) -> np.ndarray:
     """The change of BA in a step of torch's optimizer with output i kept or dropped."""
     import torch
 
-    x, upstream, a, b = (torch.tensor(part, requires_grad=True) for part in case.one)
+    a, b = (torch.tensor(part, requires_grad=True) for part in (case.one.a, case.one.b))
     rule = layer_training.optimizer(case.optimizer, [a, b], 0.0)
-    for step in range(case.before + 1):
-        mask = torch.ones(len(b), dtype=b.dtype)
-        if step == case.before:
+    mask = np.ones(len(b))
+    for step, (x, upstream) in enumerate((*case.before, (case.one.x, case.one.upstream))):
+        if step == len(case.before):
             mask[case.i] = kept
             rule.param_groups[0]["lr"] = case.rate
         rule.zero_grad()
-        layer_training.lora(x, a, b).backward((upstream * mask).detach())
+        layer_training.lora(torch.tensor(x), a, b).backward(torch.tensor(upstream * mask))
         rule.step()
     return (b @ a).detach().numpy() - case.one.b @ case.one.a
 
 
-def buffered(case: Dropped, earlier: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """What −l multiplies in the step at a gradient, after `before` steps at an earlier one that stayed."""
-    n = case.before
+def buffered(case: Dropped, earlier: Sequence[np.ndarray], gradient: np.ndarray) -> np.ndarray:
+    """What −l multiplies in the step at a gradient, after steps at earlier ones."""
     if case.optimizer == "sgd":
         return gradient
+    every = np.array([*earlier, gradient])
+
+    def decayed(beta: float, power: int) -> np.ndarray:
+        return np.tensordot(beta ** np.arange(len(every))[::-1], every**power, 1)
+
     if case.optimizer == "momentum":
-        return gradient + 9 * (1 - 0.9**n) * earlier
+        return decayed(0.9, 1)
     mean, square = (
-        (beta * (1 - beta**n) * earlier**power + (1 - beta) * gradient**power) / (1 - beta ** (n + 1))
-        for beta, power in ((0.9, 1), (0.999, 2))
+        (1 - beta) * decayed(beta, power) / (1 - beta ** len(every)) for beta, power in ((0.9, 1), (0.999, 2))
     )
     return mean / (np.sqrt(square) + 1e-8)
 
 
 def moves(case: Dropped, kept: bool) -> tuple[np.ndarray, np.ndarray]:
     """(ΔA, ΔB) of the step, in closed form."""
-    _, _, a, b = case.one
-    g, keep = case.one.upstream.T @ case.one.x, np.ones(len(b))
-    earlier = adaptive.masked_field(a, b, g, keep)
+    x, upstream, a, b = case.one
+    keep = np.ones(len(b))
+    earlier = [adaptive.masked_field(a, b, g.T @ tokens, keep) for tokens, g in case.before]
     keep[case.i] = kept
-    both = zip(earlier, adaptive.masked_field(a, b, g, keep), strict=True)
-    return tuple(-case.rate * buffered(case, *gradients) for gradients in both)
+    now = adaptive.masked_field(a, b, upstream.T @ x, keep)
+    return tuple(-case.rate * buffered(case, [of[part] for of in earlier], now[part]) for part in (0, 1))
 
 
 def told_step(case: Dropped, kept: bool) -> np.ndarray:
@@ -104,9 +119,25 @@ def told_step(case: Dropped, kept: bool) -> np.ndarray:
     return case.one.b @ delta_a + delta_b @ (case.one.a + delta_a)
 
 
-def shares(of: Callable[[Dropped], float], case: Dropped) -> list[float]:
-    """A share with each of eight outputs dropped."""
-    return [of(case._replace(i=i)) for i in range(0, len(case.one.b), len(case.one.b) // 8)]
+WIDE = 384  # all-MiniLM-L6-v2's width
+
+
+def shares(of: Callable[[Dropped], float], rng: np.random.Generator, size: float, n1: int, n2: int) -> list[float]:
+    """A share under AdamW, of eight draws of A, B and the batches, the mean over eight outputs dropped in each."""
+    drawn = [in_training(rng, "adamw", size, n1, n2) for _ in range(8)]
+    return [float(np.mean([of(case._replace(i=i)) for i in range(0, n1, n1 // 8)])) for case in drawn]
+
+
+def share_of(of: Callable[[Dropped], float], rng: np.random.Generator, unit: str, what: str) -> Size:
+    """The mean of a share over draws at our runs' row norms, n₁ = 48, n₂ = 64; wider, and with longer rows, beside."""
+    own, longer = (shares(of, rng, size, 48, 64) for size in (PAPER_ROW, 0.1))
+    wide = np.mean(shares(of, rng, PAPER_ROW, WIDE, WIDE))
+    told = (
+        f"{what} after {STEPS} steps of AdamW, a fresh batch each, n₁ = 48, n₂ = 64, r = 8, row norms near "
+        f"{PAPER_ROW}; in brackets over eight draws; {wide:.2g} at n₁ = n₂ = {WIDE}, {np.mean(longer):.2g} at rows of "
+        "0.1"
+    )
+    return ranged(own, unit, told, float(np.mean(own)))
 
 
 def negligible(part: np.ndarray, case: Dropped) -> bool:
@@ -142,15 +173,10 @@ def dropout_rate_in_training(cases: Cases) -> Finding:
         seen, kept = (np.linalg.norm(stepped(case, keep)[case.i]) for keep in (False, True))
         return float(seen / kept) if kept else 0.0
 
-    own = ranged(
-        shares(share, judged.cases[0].inputs),
-        "of its step undropped",
-        "how far AdamW still moves a dropped row after ten steps, r = 8, row norms near 0.1; in brackets over eight "
-        "rows",
-    )
+    own = share_of(share, cases.rng, "of its step undropped", "how far a dropped row still moves")
     return judged.finding(
         conditional="Only if B_iΔA = 0 (B_i = 0) and no momentum moves B_i: "
-        f"under AdamW {own.value:.1f} of the step remains.",
+        f"under AdamW {own.value:.2f} of the step remains.",
         evidence=judged.evidence(
             ROUNDING,
             {"Δ(BA)_i over its step undropped": 0.0},
@@ -198,15 +224,9 @@ def dropout_other_rows(cases: Cases) -> Finding:
         steps = [np.delete(stepped(case, keep), case.i, axis=0) for keep in (False, True)]
         return float(np.median(np.linalg.norm(steps[0] - steps[1], axis=1) / np.linalg.norm(steps[1], axis=1)))
 
-    own = ranged(
-        shares(share, judged.cases[0].inputs),
-        "of the row's own step",
-        "change of another row's step after ten of AdamW, r = 8, row norms near 0.1; in brackets over eight rows "
-        "dropped",
-    )
+    own = share_of(share, cases.rng, "of the row's own step", "change of another row's step")
     return judged.finding(
-        conditional=f"Mostly, and slightly: by {own.value:.2f} of their step under AdamW at row norms near 0.1; not "
-        "where B_i = 0.",
+        conditional=f"Mostly, and slightly: by {100 * own.value:.1f} % of their step under AdamW; not where B_i = 0.",
         evidence=judged.evidence(
             ROUNDING,
             {"change of row j's step, over its step": "B_j⁺(ΔA′ − ΔA)"},

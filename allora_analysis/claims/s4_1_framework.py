@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_DROP, Case, Cases, Judged, log_uniform, relative_error
+from allora_analysis.claims.cases import PAPER_DROP, PAPER_ROW, Case, Cases, Judged, log_uniform, relative_error
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
 from allora_analysis.claims.layer_training import ROUNDING, Pass, Problem, close
 
@@ -106,10 +106,12 @@ def follows_from_f(case: Adaption) -> bool:
 
 
 def same_f(one: Pass) -> np.ndarray:
-    """Inputs x moved within BA's null space, where f(x) = BAx stays: by what lies in it of one fixed vector."""
+    """Inputs x moved by their own length, where BA has a null space, along what lies in it of one fixed vector."""
     _, values, basis = np.linalg.svd(one.b @ one.a, full_matrices=False)
-    rows, way = basis[values > 1e-8 * values[0]], np.sqrt(2) * np.cos(np.arange(one.a.shape[1]))
-    return one.x + way - rows.T @ (rows @ way)
+    rows, way = basis[values > 1e-8 * values[0]], np.cos(np.arange(one.a.shape[1]))
+    way = way - rows.T @ (rows @ way)
+    size = np.linalg.norm(way)
+    return one.x + np.linalg.norm(one.x, axis=1, keepdims=True) * way / size if size > 1e-8 else one.x
 
 
 @framework_claim(
@@ -145,7 +147,7 @@ def on_one_f(cases: Cases, kinds: Sequence[str], *known: Case) -> Judged:
 
 def distance(case: Adaption, seen: list[np.ndarray]) -> float:
     """How far what was seen is from the adapted output at the pass's own inputs."""
-    return relative_error(seen[0], output_and_gradient(case, case.one)[0])
+    return layer_training.norm_error(seen[0], output_and_gradient(case, case.one)[0])
 
 
 def judged_distance(judged: Judged) -> Evidence:
@@ -173,8 +175,8 @@ def own_dropout(cases: Cases) -> Finding:
         evidence=judged_distance(judged),
         size=ranged(
             [distance(case, output_and_gradient(case, case.one._replace(x=same_f(case.one)))) for case in drawn],
-            "of the output",
-            "distance of LoRA's masked outputs at one f(x), drop rate 0.05, 100 draws",
+            "of the output's norm",
+            "distance of LoRA's masked outputs at one f(x), x moved by its own length, drop rate 0.05, 100 draws",
         ),
         condition="f(x) decides the masked output: the masked product has its rows in BA's row space. So of masks in "
         "the latent space surely where B has rank r (so r ≤ n₁), of masks on the input only where that space is the "
@@ -409,7 +411,7 @@ def adapted_gradient(cases: Cases) -> Finding:
     rng = cases.rng
     task = layer_training.draw_problem(rng, 24, 32, 8, 32, 0.5)
     b = rng.standard_normal((24, 8))
-    own = Field(task, 0.1 * b / np.linalg.norm(b @ task.a, axis=1).mean(), 2.0, "cross-entropy")
+    own = Field(task, PAPER_ROW * b / np.linalg.norm(b @ task.a, axis=1).mean(), 2.0, "cross-entropy")
     parallel = Case("every G_i parallel to (BA)_i, cross-entropy", aligned_rows(rng, 3, 2, SOFT))
     single = layer_training.draw_problem(rng, 4, 1, 1)._replace(a=np.ones((1, 1)))
     alike = Case("rows of one length, n₂ = 1, cross-entropy", Field(single, factor_b(rng, single.a, 1), 2.0, SOFT))
@@ -418,7 +420,7 @@ def adapted_gradient(cases: Cases) -> Finding:
     white = Problem(2 * basis[:, :3], basis[:, 3:7], rng.standard_normal((2, 3)))
     judged = cases.judge(
         [
-            Case("n₂ = 32, r = 8, cross-entropy, row norms near 0.1, η² = 4", own, True),
+            Case(f"n₂ = 32, r = 8, cross-entropy, row norms near {PAPER_ROW}, η² = 4", own, True),
             parallel,
             alike,
             Case("r = 1, A sees no token, cross-entropy, G = 0", Field(tokens, np.c_[[1.0, 2]], 2.0, "cross-entropy")),

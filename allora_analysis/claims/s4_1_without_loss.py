@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import Case, Cases, relative_error
+from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, claim, ranged
 from allora_analysis.claims.layer_training import ROUNDING, Pass, close
 
@@ -140,11 +140,11 @@ def same_loss(cases: Cases) -> Finding:
     rng = cases.rng
     more = [drawn(layer_training.paper_pass(rng), "cross-entropy", 0.0, rng) for _ in range(100)]
     both = ((with_the_same_loss(one), factor_gradients(one, one.y, one.frozen)) for one in more)
-    off = [max(map(relative_error, *pair)) for pair in both]
+    off = [max(map(layer_training.norm_error, *pair)) for pair in both]
     return judged.finding(
         conditional="Only for losses of y − f: with cross-entropy, which fine-tuning uses, W*x stays.",
         evidence=evidence,
-        size=ranged(off, "of their size", "error of A's or B's gradient, cross-entropy, r = 8, 100 draws"),
+        size=ranged(off, "of its norm", "error of A's or B's gradient, cross-entropy, r = 8, 100 draws"),
         condition="L(y + s, f + s) = L(y, f)",
         flips_if="cross-entropy with the same gradients at ỹ, or a loss of y − f with others",
     )

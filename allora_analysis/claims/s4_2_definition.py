@@ -11,7 +11,16 @@ import numpy as np
 
 from allora_analysis import adaptive, adaptors
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform, on_either_side, relative_error
+from allora_analysis.claims.cases import (
+    PAPER_ETAS,
+    PAPER_ROW,
+    Case,
+    Cases,
+    at_etas,
+    log_uniform,
+    on_either_side,
+    relative_error,
+)
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
 from allora_analysis.claims.layer_training import ROUNDING, Layer, Pass, close
 
@@ -60,11 +69,11 @@ def adaptor(cases: Cases) -> Finding:
             and bool((np.diff(seen[0]) < 0).all())
         ),
     )
-    at_tenth = {case.inputs.eta: (0.1 + case.inputs.eta**-2) ** -0.5 / case.inputs.eta for case in judged.cases[:3]}
+    kept = [(1 + PAPER_ROW * eta**2) ** -0.5 for eta in PAPER_ETAS]
     return judged.finding(
         holds="Yes: its maximum is η, at 0, and it falls from there.",
         evidence=judged.evidence(ROUNDING, {"everywhere": "1/√(size + 1/η²), η at 0, falling"}, tolerance=TOLERANCE),
-        size=ranged(at_tenth.values(), "of η", "the factor at ‖(BA)_i‖ = 0.1, for η² from 4 to 1", at_tenth[2.0]),
+        size=ranged(kept, "of η", f"the factor at ‖(BA)_i‖ = {PAPER_ROW}, for η² from 4 to 1", kept[-1]),
         flips_if="a factor of the layer that rises anywhere, or is not η at 0",
     )
 
@@ -95,7 +104,7 @@ def inversely_proportional(cases: Cases) -> Finding:
     def told(case: Slope) -> float:
         return -0.5 * case.u / (1 + case.u)
 
-    own = at_etas("‖(BA)_i‖ = 0.1", lambda eta: Slope(eta, 0.1 * eta**2))
+    own = at_etas(f"‖(BA)_i‖ = {PAPER_ROW}", lambda eta: Slope(eta, PAPER_ROW * eta**2))
     judged = cases.judge(
         own + cases.draw(lambda rng: Slope(log_uniform(rng, -1, 1), float(10 ** rng.uniform(-3, 6))), 20),
         measure=slope,
@@ -108,7 +117,11 @@ def inversely_proportional(cases: Cases) -> Finding:
         evidence=judged.evidence(
             "central differences at 1e-5 in log norm: h²/6 and rounding/h, below 1e-10", told, tolerance=1e-7
         ),
-        size=Size(told(own[2].inputs), "log per log", "slope at ‖(BA)_i‖ = 0.1, η² = 4; −1 is inversely proportional"),
+        size=Size(
+            told(own[2].inputs),
+            "log per log",
+            f"slope at ‖(BA)_i‖ = {PAPER_ROW}, η² = 4; −1 is inversely proportional",
+        ),
         corrected="inversely proportional to √(‖(BA)_i‖ + 1/η²): slope −½·u/(1 + u), u = η²‖(BA)_i‖",
         flips_if="a slope of −1",
     )
@@ -327,7 +340,8 @@ def removed_by_name(cases: Cases) -> Finding:
         size=ranged(
             [off_the_product(as_run._replace(seed=other)) for other in more],
             "of ‖BAx‖",
-            "what dropout at drop rate 0.05 moves in ALLoRA as run, √(0.05/0.95) in root mean square; 0 in ALLoRA-0",
+            "what dropout at drop rate 0.05 moves in ALLoRA as run, white inputs and B at random: √(0.05/0.95) in root "
+            "mean square, less where BA is along long inputs; 0 in ALLoRA-0",
             (0.05 / 0.95) ** 0.5,
         ),
         flips_if="ALLoRA-0's output depending on η or on a mask",
@@ -397,8 +411,10 @@ def backward_ripple(cases: Cases) -> Finding:
         rank = int(rng.integers(1, n + 1))
         return Ripple(eta, row * (n / rank) ** 0.5, int(rng.integers(1, 25)), frame(rng, n, rank))
 
-    sigma = 0.1 * 8**0.5
-    own = at_etas("n = 64, r = 8, ‖(BA)_i‖ = 0.1, L = 24", lambda eta: Ripple(eta, sigma, 24, frame(cases.rng, 64, 8)))
+    sigma = PAPER_ROW * 8**0.5
+    name = f"n = 64, r = 8, ‖(BA)_i‖ = {PAPER_ROW}, L = 24"
+    own = at_etas(name, lambda eta: Ripple(eta, sigma, 24, frame(cases.rng, 64, 8)))
+    longer = own[2].inputs._replace(sigma=0.1 * 8**0.5)
     judged = cases.judge(
         own + cases.draw(draw, 24),
         measure=lambda case: _input_gradient(case, adapted=False) / _input_gradient(case, adapted=True),
@@ -412,8 +428,8 @@ def backward_ripple(cases: Cases) -> Finding:
         size=Size(
             judged.measured[2],
             "times",
-            "growth of the input's gradient over that if adapted, 24 aligned layers, n = 64, r = 8, row norms of 0.1 "
-            f"(σ = {sigma:.2f}), η² = 4",
+            "growth of the input's gradient over that if adapted, 24 aligned layers, n = 64, r = 8, row norms of "
+            f"{PAPER_ROW} (σ = {sigma:.2f}), η² = 4; {growth_ratio(longer):.2g} at rows of 0.1",
         ),
         corrected="over L aligned layers ((1 + σ)/(1 + d_iσ))^L of what it would grow if adapted, σ BA's singular "
         "value along the gradient: ‖(BA)_i‖√(n/r) where r of them are equal",

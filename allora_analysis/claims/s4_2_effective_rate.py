@@ -10,7 +10,7 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, PAPER_RATE, Case, Cases, Judged, on_either_side
+from allora_analysis.claims.cases import PAPER_ETAS, PAPER_RATE, PAPER_ROW, Case, Cases, Judged, on_either_side
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim
 from allora_analysis.claims.layer_training import ADAM, SAME, Problem, Run
 from allora_analysis.escape.optimizers import clip_factor
@@ -141,13 +141,16 @@ def effective_rate(cases: Cases) -> Finding:
 )
 def effective_rate_throughout(cases: Cases) -> Finding:
     """The rate that a row's gradient of B is multiplied with in one step of the layer from any B, over η·l_b."""
-    size = 0.1
-    judged, evidence = stepped(cases, (0.0, size), start=False)
-    later = (1 + PAPER_ETAS[-1] ** 2 * size) ** -0.5
+    judged, evidence = stepped(cases, (0.0, PAPER_ROW), start=False)
+    later, longer = ((1 + PAPER_ETAS[-1] ** 2 * size) ** -0.5 for size in (PAPER_ROW, 0.1))
     return judged.finding(
-        conditional=f"Only at BA = 0 under SGD, unclipped; a row of {size:g} has {later:.2f} of it (η² = 4).",
+        conditional=f"Only at BA = 0 under SGD, unclipped; a row of {PAPER_ROW:g} has {later:.2f} of it (η² = 4).",
         evidence=evidence,
-        size=Size(later, "of η·l_b", f"SGD's rate for a row of norm {size:g}, η² = 4"),
+        size=Size(
+            later,
+            "of η·l_b",
+            f"SGD's rate for a row of norm {PAPER_ROW:g}, η² = 4; {longer:.2f} at 0.1",
+        ),
         corrected="η·l_b·min(1, c/n)/√(1 + η²‖(BA)_i‖) under SGD, n the norm of all of ALLoRA's gradients, c that "
         "they are clipped at; l_b in AdamW's first step, its ε aside",
         condition="SGD, or momentum in its first step, (BA)_i = 0 and c ≥ n (∞ without clipping)",

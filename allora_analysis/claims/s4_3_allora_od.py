@@ -14,6 +14,7 @@ from allora_analysis import adaptive
 from allora_analysis.adaptors import inverse_sqrt
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import (
+    PAPER_ROW,
     Case,
     Cases,
     at_etas,
@@ -127,7 +128,7 @@ def factors(case: Noise, arm: str) -> np.ndarray:
 
 
 def _noise_cases(cases: Cases) -> list[Case]:
-    """One row of BA each, short or long; rows of 0.1, the paper's η."""
+    """One row of BA each, short or long; those of our runs' length at the paper's η."""
 
     def drawn(norm: float, eta: float, rng: np.random.Generator) -> Noise:
         a, b = rng.standard_normal((2, 3)), rng.standard_normal((1, 2))
@@ -136,7 +137,8 @@ def _noise_cases(cases: Cases) -> list[Case]:
     def draw(rng: np.random.Generator) -> Noise:
         return drawn(float(10 ** rng.uniform(-3, 1)), log_uniform(rng, 0, 1), rng)
 
-    return at_etas("‖(BA)_i‖ = 0.1", lambda eta: drawn(0.1, eta, cases.rng)) + cases.draw(draw, 12)
+    own = at_etas(f"‖(BA)_i‖ = {PAPER_ROW}", lambda eta: drawn(PAPER_ROW, eta, cases.rng))
+    return own + cases.draw(draw, 12)
 
 
 def _seen_of(case: Noise) -> dict[str, float]:
@@ -181,10 +183,13 @@ def output_noise(cases: Cases) -> Finding:
             seen["std"] > TOLERANCE and off(case, seen) < allowed and seen["std, ALLoRA's"] < TOLERANCE
         ),
     )
-    relative = [math.sqrt(law(case.inputs).variance) / law(case.inputs).mean for case in judged.cases[:3]]
+    *relative, longer = (
+        math.sqrt(one.variance) / one.mean
+        for one in (*(law(case.inputs) for case in judged.cases[:3]), adaptive.output_factor(0.1, 2.0))
+    )
     return judged.finding(
-        holds=f"Yes, but little: the factor varies by {100 * relative[2]:.0f} % of its mean at row norms of 0.1, "
-        "η² = 4.",
+        holds=f"Yes, but little: the factor varies by {100 * relative[2]:.1f} % of its mean at row norms of "
+        f"{PAPER_ROW}, η² = 4.",
         evidence=judged.evidence(
             f"of mean and variance: {source_of_errors(TOKENS)}",
             lambda case: {"mean": law(case).mean, "std": math.sqrt(law(case).variance)},
@@ -193,7 +198,11 @@ def output_noise(cases: Cases) -> Finding:
             n=TOKENS,
         ),
         size=ranged(
-            relative, "of its mean", "spread of the factor over inputs, row norms of 0.1, η² from 1 to 4", relative[2]
+            relative,
+            "of its mean",
+            f"spread of the factor over white inputs, row norms of {PAPER_ROW}, η² from 1 to 4; {longer:.2g} at rows "
+            "of 0.1, η² = 4",
+            relative[2],
         ),
         flips_if="a factor of ALLoRA-OD that is the same for every token, or whose mean and variance over Gaussian "
         "inputs are not those of 1/√(|z|·‖(BA)_i‖ + 1/η²), z standard normal; or one of ALLoRA that is not the same",
@@ -241,8 +250,8 @@ def turned(one: Batch) -> float:
 
 
 def _batch_of_paper(rng: np.random.Generator) -> Batch:
-    """32 tokens, n₂ = 64, a row of 0.1, η² = 4."""
-    x, row = layer_training.inputs(rng, 32, 64, 0.5), 0.1 * rng.standard_normal(64) / 8
+    """32 tokens, n₂ = 64, a row as long as our runs end at, η² = 4."""
+    x, row = layer_training.inputs(rng, 32, 64, 0.5), PAPER_ROW * rng.standard_normal(64) / 8
     return Batch(x, row, rng.standard_normal(64), 2.0)
 
 
@@ -303,7 +312,7 @@ def expected_update(cases: Cases) -> Finding:
     white = Batch(rng.standard_normal((TOKENS, 3)), np.array([1.5, -0.5, 0.2]), np.array([0.3, 1.0, -0.7]), 2.0)
     judged = cases.judge(
         [
-            Case("32 tokens, n₂ = 64, ‖(BA)_i‖ near 0.1, η² = 4", _batch_of_paper(rng), True),
+            Case(f"32 tokens, n₂ = 64, ‖(BA)_i‖ near {PAPER_ROW}, η² = 4", _batch_of_paper(rng), True),
             Case("white inputs", white),
             Case("two tokens, one of them fitted", beside_a_fitted(rng, 0.0)),
             *cases.draw(batches, 24),
@@ -321,7 +330,7 @@ def expected_update(cases: Cases) -> Finding:
         size=ranged(
             [turned(_batch_of_paper(rng)) for _ in range(100)],
             "degrees",
-            "between g̃_i and g_i, 32 tokens of 64 inputs, variances as 1/i, row norms of 0.1, η² = 4, 100 draws",
+            f"between g̃_i and g_i, 32 tokens of 64 inputs, variances as 1/i, rows of {PAPER_ROW}, η² = 4, 100 draws",
         ),
         corrected="g̃_i = Σ_t d_t (∂L/∂f_i)_t x_t; over white Gaussian inputs and a squared loss E[g̃_i] = "
         "g_i(E[d]·across + E[dz²]·along (BA)_i), f(x)_i = z‖(BA)_i‖, with E[dz²] < E[d]: turned away from the row's "

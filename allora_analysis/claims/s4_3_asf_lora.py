@@ -14,6 +14,7 @@ from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import (
     PAPER_ETAS,
     PAPER_RATE,
+    PAPER_ROW,
     Case,
     Cases,
     at_etas,
@@ -125,7 +126,7 @@ def similar_runs(rng: np.random.Generator) -> list[Case]:
 
 
 def at_the_longest(task: Problem) -> dict[str, list[float]]:
-    """How far ASF-LoRA's and LoRA's BA are at mean rows of 0.1, η² = 4: the longest rows of our fine-tuned models."""
+    """How far ASF-LoRA's and LoRA's BA are at mean rows of 0.1, η² = 4, nearly as long as our runs' at 3e-3."""
     kinds = {"AdamW": ("adamw", PAPER_ETAS[-1], PAPER_RATE, 600), "SGD": ("sgd", PAPER_ETAS[-1], *SLOW)}
     ends = {name: as_long(Run(task, *kind), 0.1) for name, kind in kinds.items()}
     return {name: [apart(one, after(one.run, arm)) for arm in ("asf", "lora")] for name, one in ends.items()}
@@ -421,11 +422,8 @@ def asf_merge(cases: Cases) -> Finding:
     """The best matrix for ASF-LoRA's outputs at x and 2x, LoRA's beside it; and what merging the module says."""
 
     def measured(case: Layer) -> dict[str, object]:
-        return {
-            "ASF-LoRA": at_x_and_twice(case, "asf"),
-            "LoRA": at_x_and_twice(case, "lora"),
-            "refuses": _refuses_to_merge(case),
-        }
+        left = {name: at_x_and_twice(case, arm) for name, arm in (("ASF-LoRA", "asf"), ("LoRA", "lora"))}
+        return left | {"refuses": _refuses_to_merge(case)}
 
     def gap(case: Layer) -> float:
         return adaptive.unmergeable_pair(case.one.a, case.one.b, case.eta).gap
@@ -435,16 +433,17 @@ def asf_merge(cases: Cases) -> Finding:
         right = abs(apart - gap(case)) <= TOLERANCE and left > 0.1 * gap(case)
         return right and left_lora <= TOLERANCE and bool(seen["refuses"])
 
-    own = at_etas("n₂ = 64", lambda eta: Layer(layer_training.paper_pass(cases.rng), eta))
+    long = f"‖x‖ = √64, rows of {PAPER_ROW}"  # x of norm 1, rows √64 times as long
+    own = at_etas(f"n₂ = 64, {long}", lambda eta: Layer(layer_training.paper_pass(cases.rng, 8 * PAPER_ROW), eta))
     judged = cases.judge(
         [*own, *cases.draw(lambda rng: Layer(layer_training.draw_pass(rng), log_uniform(rng, -1, 1)), 12)],
         measure=measured,
         printed=cannot,
     )
-    gaps = [gap(case.inputs) for case in own]
+    gaps, of = [gap(case.inputs) for case in own], "‖f̃(2x) − 2f̃(x)‖, x BA's first singular vector"
     return judged.finding(
         holds="Yes: its output is not linear in x, so no matrix gives it; the toolkit refuses to merge it.",
         evidence=judged.evidence(ROUNDING, gap, tolerance=TOLERANCE),
-        size=ranged(gaps, "of 2f̃(x)", "‖f̃(2x) − 2f̃(x)‖, x BA's first singular vector, η² from 1 to 4", gaps[2]),
+        size=ranged(gaps, "of 2f̃(x)", f"{of}, {long}, η² from 1 to 4", gaps[2]),
         flips_if="a matrix that gives ASF-LoRA's outputs at x and 2x",
     )

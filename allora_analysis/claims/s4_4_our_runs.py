@@ -41,6 +41,10 @@ DIVIDED = (
 our_claim = functools.partial(claim, test="tests/test_claims_our_runs.py", reads=STUDY)
 AS_PRINTED = dict(zip(ABLATION_ARMS, ("ALLoRA-OD", "ASF-LoRA", "LoRA × η"), strict=True))
 AVERAGE_OVER_OD = 0.3  # points, §5.1
+FLIPS = {
+    "holds": "seeds in which a case is not clearly ahead",
+    "refuted": "seeds in which no case is clearly behind",
+}
 PERCEIVED, ABLATED = LISTS["perception"]["desk"], LISTS["ablation"]["desk"]
 
 
@@ -64,10 +68,12 @@ def on_runs(
     more: Mapping[str, Any] | None = None,
     size_of: str = "the mean difference over the cases run",
     above: float = 0.0,
+    flips: Mapping[str, str] = FLIPS,
 ) -> Finding:
     """The first of each pair is better, case by case, by accuracy; test loss, the mean over cases and `more` beside it.
 
-    Better is more than `above` points ahead, worse is less; the judgments in the evidence are against 0.
+    Better is more than `above` points ahead, worse is less; the judgments in the evidence are against 0. `flips` has by
+    verdict what would change it.
 
     `answers`, by verdict, may hold {better}, {worse}, {n} cases, {mean} points, the {most} that the mean may be, {data}
     sets, {by}, the cases that are worse, and {behind}, those of several rivals ("over ASF-LoRA, …") that the first is
@@ -95,7 +101,7 @@ def on_runs(
     if rivals:
         least, one = min(rivals.items(), key=lambda item: item[1].mean)
         size_of = f"{size_of}, against {least}, the worst of {len(rivals)} rivals"
-    told["most"] = f"{bound(100 * overall.interval[1], 2, True):.2f}"
+    told |= _lead(overall)
     left = 0 if own else len(pairs) - len(complete)
     planned = f"; {left} more case{'s' * (left > 1)} planned" if left else ""
     means = {"mean over the cases": overall} | {f"mean over {name}'s cases": mean for name, mean in rivals.items()}
@@ -106,14 +112,20 @@ def on_runs(
         **(more or {}),
     }
     wanted = _seeds_wanted(complete, above) if tested.verdict == "undecided" else None
-    ends = [100 * end for end in one.interval]
+    ends = 100 * one.interval[0], 100 * one.interval[1]
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
-        evidence=Evidence({"difference": f"above {above:g}"}, measured, RULE, interval=one.interval, n=one.n),
+        evidence=Evidence({"difference": f"above {above:g}"}, measured, f"{RULE}, in points", interval=ends, n=one.n),
         size=Size(round(100 * one.mean, 10) + 0.0, "percentage points", size_of, *ends),
         corrected=wanted,
-        flips_if=wanted or "seeds in which the cases that decide are no longer clear",
+        flips_if=wanted or flips[tested.verdict],
     )
+
+
+def _lead(overall: Judgement) -> dict[str, str]:
+    # The most that a mean may be, and whether there need be any lead.
+    low, high = overall.interval
+    return {"most": f"{bound(100 * high, 2, True):.2f}", "lead": "the lead, if any," if low <= 0 else "the lead"}
 
 
 def _seeds_wanted(complete: Mapping[str, list[float]], above: float) -> str:
@@ -265,10 +277,14 @@ def early_epochs(cases: Cases, folder: Path | None) -> Finding:
     answers = {
         "undecided": "Undecided: {mean} points after one epoch of all-MiniLM-L6-v2, Table 4's average is 0.3.",
         "holds": "Yes: after one epoch of all-MiniLM-L6-v2 ALLoRA is {mean} points ahead.",
-        "refuted": "No: after one epoch of all-MiniLM-L6-v2 the lead is at most {most} points, not 0.3.",
+        "refuted": "No: after one epoch of all-MiniLM-L6-v2 {lead} is at most {most} points, not 0.3.",
     }
     more = {
         "case by case": shown(judged(differences(runs, pairs, epoch=0))),
         "after the last epoch": shown(judged(average("test_accuracy", -1))),
     }
-    return on_runs(cases, runs, pairs, answers, own=average, more=more, above=AVERAGE_OVER_OD)
+    flips = {
+        word: f"a mean lead not clearly {side} {AVERAGE_OVER_OD:g} points"
+        for word, side in (("holds", "above"), ("refuted", "below"))
+    }
+    return on_runs(cases, runs, pairs, answers, own=average, more=more, above=AVERAGE_OVER_OD, flips=flips)
