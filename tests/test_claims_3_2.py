@@ -328,15 +328,16 @@ def test_a_b_as_large_as_a_makes_the_first_step_root_two_times_as_long(optimizer
 
 @pytest.mark.parametrize("n1", [128, 1536])
 def test_with_other_outputs_than_inputs_only_adams_first_step_is_root_two_times_as_long(n1):
-    """A B as large as A: under gradient descent √(1 + (n₁ + r + 1)/(n₂ + r + 1)), as the row's reading says."""
-    rng, n2, rank = np.random.default_rng(0), 512, 4
-    g, a, b = (rng.standard_normal(shape) for shape in ((n1, n2), (rank, n2), (n1, rank)))
-    descent, adam = (
-        np.linalg.norm(of(g @ a.T) @ a + b @ of(b.T @ g)) / np.linalg.norm(of(g @ a.T) @ a)
-        for of in (np.positive, np.sign)
-    )
-    told = (1 + (n1 + rank + 1) / (n2 + rank + 1)) ** 0.5
-    assert descent == pytest.approx(told, rel=0.05)
+    """A B as large as A: under gradient descent √(1 + (n₁ + 3r + 1)/(n₂ + r + 1)), as the row's reading says."""
+    rng, n2, rank = np.random.default_rng(0), 512, 8
+    found = []
+    for _ in range(20):
+        g, a, b = (rng.standard_normal(shape) for shape in ((n1, n2), (rank, n2), (n1, rank)))
+        both = [[of(g @ a.T) @ a + b @ of(b.T @ g), of(g @ a.T) @ a] for of in (np.positive, np.sign)]
+        found.append([[np.sum(part**2) for part in each] for each in both])
+    descent, adam = (ratio**0.5 for ratio in np.divide(*np.mean(found, axis=0).T))
+    told = (1 + (n1 + 3 * rank + 1) / (n2 + rank + 1)) ** 0.5
+    assert descent == pytest.approx(told, rel=0.01)
     assert adam == pytest.approx(2**0.5, rel=0.05)
     assert abs(told - 2**0.5) > 0.2
 

@@ -106,9 +106,9 @@ def test_where_descent_of_several_ends_is_where_descent_of_each_does():
 def test_the_change_to_be_learned_is_as_large_as_named():
     """In induced norm beside a W* of entries of variance 1/n₂, of 50 draws."""
     rng = np.random.default_rng(0)
-    sizes = [np.linalg.norm(section.usual(12, 12, rng, section.RECORDED).fit, 2) for _ in range(50)]
+    sizes = [np.linalg.norm(section.usual(12, 12, rng, section.ETA_M).fit, 2) for _ in range(50)]
     weights = [np.linalg.norm(rng.standard_normal((12, 12)), 2) / 12**0.5 for _ in range(50)]
-    assert np.mean(sizes) / np.mean(weights) == pytest.approx(section.RECORDED, rel=0.1)
+    assert np.mean(sizes) / np.mean(weights) == pytest.approx(section.ETA_M, rel=0.1)
 
 
 def test_errors_on_every_token_would_make_it_true_at_the_papers_setting(monkeypatch):

@@ -261,7 +261,7 @@ def test_one_mask_for_all_tokens_would_make_the_rows_hold(monkeypatch):
 
 
 def brute_force(case, kept):
-    """The change of BA in the last of `before` + 1 steps, A and B trained throughout; AdamW and SGD by hand."""
+    """The change of BA in the step after the batches of `before`, A and B trained throughout; AdamW and SGD by hand."""
     *_, a, b = case.one
     pair, batches = (a, b), (*case.before, (case.one.x, case.one.upstream))
     means, squares = ([np.zeros_like(part) for part in pair] for _ in range(2))

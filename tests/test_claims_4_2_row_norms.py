@@ -10,6 +10,7 @@ from scipy import stats
 from allora_analysis import records
 from allora_analysis.claims import s4_2_factor as factor
 from allora_analysis.claims import s4_2_row_norms as section
+from allora_analysis.claims.cases import PAPER_RATE, PAPER_ROW
 from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.grid.presets import LISTS, base_rate
@@ -259,3 +260,11 @@ def test_a_run_that_diverged_says_nothing_of_the_factor(runs_folder):
 
 def test_tapering_off_needs_whole_runs(runs_folder):
     assert finding(section.tapers).verdict == "not_run"
+
+
+def test_the_papers_row_is_the_longest_mean_of_our_runs_at_its_rate():
+    listed = list(dict.fromkeys([*factor.JUDGED_RUNS, *factor.SWEPT]))
+    ends = factor.ends(factor.recorded(listed, None), listed)
+    at_its_rate = [norm for one, norm in ends.items() if (one.optimizer, one.learning_rate) == ("adamw", PAPER_RATE)]
+    assert len(at_its_rate) >= 30
+    assert round(max(at_its_rate), 3) == PAPER_ROW

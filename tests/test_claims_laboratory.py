@@ -290,7 +290,7 @@ def test_one_that_is_better_by_more_than_the_control_decides(monkeypatch, row, b
     found = planted(0.01, control=0.002)
     assert found.verdict == better
     assert "after 50 steps" in found.answer
-    assert better == "refuted" or found.answer.startswith("Only the inverse one, by 1.0 points")
+    assert better == "refuted" or found.answer.startswith("Only the inverse one by 1.0 points")
     open_still = planted(0.01, control=-0.0047)
     assert open_still.verdict == "undecided", "planted: the controls allow 1.00 points"
     assert "seeds" in open_still.corrected

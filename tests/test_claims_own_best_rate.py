@@ -180,7 +180,10 @@ def test_the_reading_quotes_the_recorded_e_values():
     """When the rule stopped and after the seeds since, as recorded."""
     found = finding("4-own-best-rate", results=None)
     told = [found.evidence.measured[name] for name in ("allora_0", "all seeds recorded")]
-    assert "was 29 when the rule stopped and is 1 after four more seeds" in CLAIMS["4-own-best-rate"].reading
+    assert (
+        "was 29 when the rule stopped and is 1 after four more; the bounds of all 24"
+        in CLAIMS["4-own-best-rate"].reading
+    )
     assert [round(of["above"]) for of in told] == [29, 1]
     assert told[1]["n"] - told[0]["n"] == 4
     assert -0.003 < told[1]["low"] < told[1]["high"] < 0.003

@@ -181,7 +181,7 @@ def test_a_sentence_that_claims_every_case_is_refuted_by_one_exception(monkeypat
 
 def test_ties_are_told_and_a_rival_that_leads_or_an_average_that_is_not_its_rows_refutes(monkeypatch):
     """Planted: adapters in parallel at 78.5, or another average; 70.9 for 71.0 is within 0.1, in decimals."""
-    assert "28 of 32, level in 2." in finding("4.5-dora-every-task").answer
+    assert "28 of 32 (model, rank, task), level in 2." in finding("4.5-dora-every-task").answer
     assert finding("4.5-dora-universally").verdict == "holds"
     for row in (8 * (78.5,) + (78.5,), (*reported.DORA_RIVALS["LLaMA-7B", "adapters in parallel"][:-1], 72.4)):
         monkeypatch.setattr(table_1, "DORA_RIVALS", reported.DORA_RIVALS | {("LLaMA-7B", "adapters in parallel"): row})
@@ -292,7 +292,7 @@ def test_twice_the_pairs_decide_what_three_models_cannot(monkeypatch):
 
 
 def test_the_answers_say_what_the_numbers_are():
-    words = "in 9 of 10 averages, with Figure 3's numbers in 10 (one by 0.005); 15 of 19 with pairs."
+    words = "ahead in 9 of 10 averages, by Figure 3 in 10 (one by 0.005); with pairs 15 of 19."
     assert words in finding("D-universally-better").answer
     words = "ahead in 15 of 19 averages, with Figure 3's numbers in 17, ALLoRA-0 in 18."
     assert words in finding("D-universally-better-by-pairs").answer
@@ -302,7 +302,7 @@ def test_the_answers_say_what_the_numbers_are():
     assert "in 48 of 54" in finding("E-universally-better-cells").answer
     assert "in all 8 averages and 4 of 6 pairs" in finding("5.1-better-than-od").answer
     one = finding("1-consistently-lora")
-    assert "in all 10 averages, one by 0.003, less than rounding can tell; over DoRA in 4 of 5." in one.answer
+    assert "ALLoRA-0 leads in all 10 averages, one by 0.003; over DoRA in 4 of 5." in one.answer
     assert (one.verdict, one.at_paper) == ("holds", "mixed")
     other = finding("1-consistently-dora")
     assert other.answer.endswith("in 4 of 5 averages, 8 of 11 with settings (with dropout 5 of 5).")
@@ -327,7 +327,7 @@ def test_the_answers_say_what_the_numbers_are():
     assert "in 9 of 12 pairs" in finding("D-all-experiments").answer
     for identifier in ("D-all-experiments", "5-same-setup"):
         assert "above 0" not in finding(identifier).evidence.measured
-    assert finding("4.5-dora-every-task").answer.endswith("in 28 of 32, level in 2.")
+    assert finding("4.5-dora-every-task").answer.endswith("in 28 of 32 (model, rank, task), level in 2.")
     assert finding("4.5-dora-every-task").flips_if == "all 32 above 0"
     told = "all 10 above 0 as printed, or one not above 0 with Figure 3's numbers"
     assert finding("D-universally-better").flips_if.startswith(told)

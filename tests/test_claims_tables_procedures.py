@@ -150,8 +150,8 @@ def test_under_sgd_the_share_is_told_and_decides_nothing(monkeypatch):
     """Planted: SGD does not rise; the verdict is AdamW's either way."""
     inside = "inside the interval, of all"
     found = finding()
-    assert found.answer.startswith("Not in a linear model under AdamW: ALLoRA gains -0.")
-    assert found.answer.endswith(" of LoRA's gain from η; in Table 3 0.89.")
+    assert found.answer.startswith("Not in a linear model under AdamW: -0.09 to 0.5")
+    assert found.answer.endswith(" of LoRA's gain; in Table 3 0.89 (0.78 to 1.06).")
     under_sgd = [name for name in found.evidence.measured[inside] if "SGD" in name]
     assert [name.split(" at ")[1] for name in under_sgd] == ["10 l, classifier", "100 l, classifier"]  # none at l
     original = procedures.mean_shape

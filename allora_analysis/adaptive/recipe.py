@@ -138,6 +138,9 @@ def rates(recipe: Recipe, factor: float = 1.0, output: float = 1.0) -> Rates:
         factor: of the gradients of A and B at BA = 0, ALLoRA's η; SGD's first step has it, Adam's does not.
         output: of what the layer adds at BA = 0, ASF-LoRA's η beside its factor; every first step has it.
 
+    Raises:
+        ArgumentError: a setting that makes no sense, or decay of more than 2 a step, rate times decay.
+
     Examples:
         >>> from allora_analysis.adaptive.recipe import Recipe, rates
         >>> rates(Recipe(r=16, alpha=32, lr=2e-4)).b

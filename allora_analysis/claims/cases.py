@@ -25,6 +25,10 @@ PAPER_ETAS = (1.0, 2**0.5, 2.0)  # η² of 1, 2, 4
 PAPER_KEEP, PAPER_DROP = 0.95, 0.05  # keep probability, drop rate
 PAPER_RATE = 1e-4  # under AdamW
 PAPER_ROW = 0.015  # ‖(BA)_i‖ there: our runs' mean rows end at 0.004 to 0.015, at 1e-3 near 0.04 (4-figure-2-factor)
+# ‖ηBA‖/‖W*‖ after fine-tuning, η in it: LoRA at ηl and LoRA × η at l end about alike under AdamW.
+ETA_M_ROWS = 0.015  # of mean row norms, at most: row 3.3-comparable-level
+ETA_M, ETA_M_SMOLLM2 = 0.08, 0.014  # induced norms, averaged over MiniLM's maps but its pooler, and SmolLM2-135M's:
+POOLER = 1.2  # MiniLM's pooler, which stands once: row 3.3-comparable-level-induced
 NEAR = 2.0  # a case is near a condition's boundary when it is within this factor of it
 
 

@@ -91,10 +91,16 @@ def draw_problem(
     return Problem(x, x @ teacher.T, rng.standard_normal((rank, n2)) / np.sqrt(n2))
 
 
-def paper_problem(rng: np.random.Generator) -> Problem:
+def paper_problem(rng: np.random.Generator, n1: int = 48, n2: int = 64, samples: int = 96) -> Problem:
     """A teacher at LoRA's shapes, r = 8, inputs with a power-law spectrum, A of PEFT's variance, 1/(3n₂)."""
-    one = draw_problem(rng, 48, 64, 8, 96, 0.5)
+    one = draw_problem(rng, n1, n2, 8, samples, 0.5)
     return one._replace(a=one.a / np.sqrt(3))
+
+
+def paper_b(rng: np.random.Generator, task: Problem) -> np.ndarray:
+    """B with which rows of BA are as long as the longest mean of our runs at the paper's rate, `PAPER_ROW`."""
+    b = rng.standard_normal((task.y.shape[1], len(task.a)))
+    return PAPER_ROW * b / np.linalg.norm(b @ task.a, axis=1).mean()
 
 
 def backward(rule: Callable, one: Pass, *args: Any) -> list[np.ndarray]:

@@ -94,7 +94,7 @@ def at_pefts_start(optimizer: str) -> list[_Speed]:
     says="That poor conditioning combined with the need to move away from 0 lead to slow training dynamics.",
     reading="Slow: the first step moves BA less than training V at the same rate would, under gradient descent and "
     "Adam, at η = 1 (another multiplies BA's step by η under Adam, by η² under gradient descent). Whether zero leads "
-    "to it is told by a B like A in size: both factors move, √2 times as far (under gradient descent √(1 + (n₁ + r + "
+    "to it is told by a B like A in size: both factors move, √2 times as far (under gradient descent √(1 + (n₁ + 3r + "
     "1)/(n₂ + r + 1))), still slow: true in part. Conditioning: rows 3.2-factor-conditioning and 3.2-b-conditioning.",
 )
 def slow_start(cases: Cases) -> Finding:

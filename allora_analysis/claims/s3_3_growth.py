@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import ripple
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, Judged, at_etas, log_uniform
+from allora_analysis.claims.cases import ETA_M, ETA_M_SMOLLM2, PAPER_ETAS, Case, Cases, Judged, at_etas, log_uniform
 from allora_analysis.claims.claim import Finding, Size, claim
-from allora_analysis.claims.s3_3_worst_case import ETA_M, ETA_M_SMOLLM2, ROUNDING, TOLERANCE, ripple_claim
+from allora_analysis.claims.s3_3_worst_case import ROUNDING, TOLERANCE, ripple_claim
 from allora_analysis.ripple import study
 
 THETA = "C(1 + ηm̄)^L ‖x‖ = Θ((1 + η)^L)"
@@ -82,8 +82,9 @@ def theta(cases: Cases) -> Finding:
         size=Size(
             rise,
             "nats",
-            f"growth of the left side from η = 1 to 2, {own.name}; (1 + η)^L grows by {told:.1f}: the two differ "
-            "where ηm̄ is far below 1",
+            f"growth of the left side from η = 1 to 2, {own.name} "
+            f"({one.depth * math.log((1 + ETA_M) / (1 + ETA_M / 2)):.1f} at m̄ = {ETA_M / 2:g}); (1 + η)^L grows by "
+            f"{told:.1f}: the two differ where ηm̄ is far below 1",
         ),
         at_paper=None if rise > told / 2 else "mixed",
         flips_if="a network that attains the bound and whose output over (1 + η)^L tends to 0 or ∞ with η",
@@ -163,7 +164,8 @@ class Deep(NamedTuple):
     "finetuned model to grow exponentially w.r.t. the number of layers in the model",
     reading="In the paper's product of layers (in normalized blocks: 3.3-transformer), by networks that attain the "
     "printed bound: where ‖W_l‖ = 1 they grow as (1 + ηm̄)^L, which is (1 + η)^L at ‖B_lA_l‖ = 1. At other ‖W_l‖: row "
-    "3.3-theta-in-depth. At the paper's setting ηm̄ is that of our two models.",
+    "3.3-theta-in-depth. At the paper's setting ηm̄ is that of our two models after LoRA at 2e-4, "
+    "so that η is in it.",
     depends_on=("3.3-comparable-level-induced",),
 )
 def worst_case(cases: Cases) -> Finding:
@@ -191,15 +193,15 @@ def worst_case(cases: Cases) -> Finding:
     per_layer = [math.exp(seen / case.inputs.depth) for case, seen in judged.pairs]
     largest, minilm, smollm2 = per_layer[0], per_layer[3], per_layer[6]
     return judged.finding(
-        holds=f"Yes, in aligned layers: {largest:.2g}-fold each at η = {PAPER_ETAS[-1]:g}, ‖W‖ = ‖BA‖; "
-        f"{smollm2:.2f}- to {minilm:.2f}-fold at our runs' sizes.",
+        holds=f"Yes, in aligned layers: η = {PAPER_ETAS[-1]:g} multiplies each by {largest:.2g} (‖BA‖ = ‖W‖), "
+        f"{smollm2:.2f} to {minilm:.2f} (our runs).",
         evidence=judged.evidence(ROUNDING, Deep.bound, tolerance=TOLERANCE),
         size=Size(
             largest,
             "times larger after each layer",
             f"the output in the worst case at η = {PAPER_ETAS[-1]:g}, weight and adapter of norm 1 ({minilm:.2f} times "
-            f"where ‖ηBA‖ is {ETA_M:.0%} of ‖W‖, MiniLM's average, pooler included; {smollm2:.3f} at SmolLM2's "
-            f"{ETA_M_SMOLLM2:.1%})",
+            f"where ‖ηBA‖ is {ETA_M:.0%} of ‖W‖, MiniLM's average but for its pooler, which stands once; "
+            f"{smollm2:.3f} at SmolLM2's {ETA_M_SMOLLM2:.1%})",
         ),
         flips_if="no network of any alignment with growth linear in L on the log scale",
     )

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, relative_error
+from allora_analysis.claims.cases import ETA_M_ROWS, PAPER_ETAS, Case, Cases, log_uniform, relative_error
 from allora_analysis.claims.claim import Finding, claim, ranged
 from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.claims.s3_3_worst_case import (
-    ETA_M_ROWS,
     ROUNDING,
     TOLERANCE,
     Network,

@@ -11,6 +11,8 @@ import numpy as np
 
 from allora_analysis import ripple
 from allora_analysis.claims.cases import (
+    ETA_M,
+    ETA_M_SMOLLM2,
     PAPER_ETAS,
     Case,
     Cases,
@@ -21,7 +23,7 @@ from allora_analysis.claims.cases import (
 )
 from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.s3_3_at_random import mean_and_error
-from allora_analysis.claims.s3_3_worst_case import ETA_M, ETA_M_SMOLLM2, TOLERANCE, aligned, ripple_claim
+from allora_analysis.claims.s3_3_worst_case import TOLERANCE, aligned, ripple_claim
 from allora_analysis.ripple import study
 from allora_analysis.ripple.bounds import Layer, Scales
 
@@ -96,9 +98,10 @@ def limiting_in_depth(cases: Cases) -> Finding:
         size=Size(
             math.exp(seen["2L, n"]),
             "times",
-            f"what η makes of the worst case's output in 48 layers (in 24: {math.exp(seen['L, n']):.0f}; in 24 twice "
-            f"as wide: {math.exp(seen['L, 2n']):.0f}), ‖ηB_lA_l‖ {ETA_M:.0%} of ‖W_l‖, MiniLM's average, pooler "
-            f"included; at SmolLM2's {ETA_M_SMOLLM2:.1%} {(1 + ETA_M_SMOLLM2) ** 48:.2g} times",
+            "what adapters with η make of the worst case's output in 48 layers, beside none (in 24: "
+            f"{math.exp(seen['L, n']):.2g}; in 24 twice as wide: {math.exp(seen['L, 2n']):.2g}), ‖ηB_lA_l‖ "
+            f"{ETA_M:.0%} of ‖W_l‖, MiniLM's average but for its pooler; at "
+            f"SmolLM2's {ETA_M_SMOLLM2:.1%} {(1 + ETA_M_SMOLLM2) ** 48:.2g} times",
         ),
         flips_if="norms ‖W_l‖, ‖B_lA_l‖ at which η enlarges the output of the network that attains the bound by "
         "another factor at twice the width, or not by its square at twice the depth",
@@ -174,20 +177,23 @@ def _normalised_random(one: _Residual, depth: int, rng: np.random.Generator) -> 
     squares, z = one.width * np.exp(2 * run.log_growth), []
     for column, eta in enumerate((0.0, one.eta)):
         found = mean_and_error(squares[:, column])
-        told = ripple.residual_square(depth, one.width, one.rank, eta, *scales).mean
-        z.append(abs(found["mean"] - told) / found["stderr"])
+        z.append(abs(found["mean"] - _square(one, depth, eta)) / found["stderr"])
     return _added(0.5 * np.log(squares.mean(axis=0))), max(z)
 
 
-def told(one: _Residual, depth: int) -> float:
+def _square(one: _Residual, depth: int, eta: float) -> float:
+    # E‖h‖² after so many blocks at random, a LayerNorm in each branch, by the closed form.
+    return ripple.residual_square(depth, one.width, one.rank, eta, *one.scales).mean
+
+
+def added_as_told(one: _Residual, depth: int) -> float:
     """What η adds to log growth through so many blocks by the closed form; at random with a LayerNorm, to √E‖h‖²."""
     if one.aligned:
         norms, etas = np.full(depth, one.scale), (0.0, one.eta)
         if one.normalised:
             return study.bound_adapter_share((norms, norms), one.eta, "prelayernorm")
         return _added(np.array([ripple.worst_case(1 + norms, norms, eta).log_bound for eta in etas]))
-    squares = [ripple.residual_square(depth, one.width, one.rank, eta, *one.scales).mean for eta in (0.0, one.eta)]
-    return 0.5 * math.log(squares[1] / squares[0])
+    return 0.5 * math.log(_square(one, depth, one.eta) / _square(one, depth, 0.0))
 
 
 def residual_growth(one: _Residual, rng: np.random.Generator) -> dict[str, float]:
@@ -200,7 +206,7 @@ def residual_growth(one: _Residual, rng: np.random.Generator) -> dict[str, float
             seen = [_added(study.aligned_growth((n, n), *options)) for n in ones]
         else:
             seen = [plain_worst_case(one, depth, rng) for depth in depths]
-        off = max(abs(s - told(one, depth)) for s, depth in zip(seen, depths, strict=True)) / 1e-9
+        off = max(abs(s - added_as_told(one, depth)) for s, depth in zip(seen, depths, strict=True)) / 1e-9
     elif one.normalised:
         (once, first), (twice, second) = (_normalised_random(one, depth, rng) for depth in depths)
         seen, off = [once, twice], max(first, second) / limit
@@ -271,7 +277,7 @@ def residual(cases: Cases) -> Finding:
             n=STACKS,
         ),
         size=ranged(
-            [told(one, 2 * one.depth) / told(one, one.depth) for one in own],
+            [added_as_told(one, 2 * one.depth) / added_as_told(one, one.depth) for one in own],
             "times",
             "what η adds to log growth in twice as many blocks with LayerNorm (2 is exponential), by the closed form, "
             "branches as long as the stream",

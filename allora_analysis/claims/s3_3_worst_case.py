@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import ripple
-from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, at_etas, log_uniform
+from allora_analysis.claims.cases import ETA_M, ETA_M_ROWS, PAPER_ETAS, POOLER, Case, Cases, at_etas, log_uniform
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.ripple.bounds import Layer
 
@@ -42,13 +42,6 @@ def aligned(widths: Sequence[int], rank: int, weights: object, adapters: object,
     """The network that attains the bound, of the given ‖W_l‖ and ‖B_lA_l‖."""
     network = ripple.aligned_network(widths, rank, weights, adapters, generator=rng)
     return Network(list(network.layers), network.x, eta)
-
-
-# ηBA over W* after fine-tuning, η in it: LoRA at ηl and LoRA × η at l end about alike under AdamW.
-ETA_M_ROWS = 0.015  # mean row norms, at most: row 3.3-comparable-level
-ETA_M = 0.11  # ηm̄, MiniLM's, the larger, which its pooler carries: row 3.3-comparable-level-induced
-ETA_M_SMOLLM2 = 0.014  # and SmolLM2-135M's
-POOLER = 0.08, 1.2  # MiniLM's ηm_l: the mean of all maps but the pooler, and the pooler
 
 
 def as_fine_tuned(depth: int, eta: float, rng: np.random.Generator, share: float = ETA_M_ROWS) -> Network:
@@ -221,7 +214,7 @@ def mean(cases: Cases) -> Finding:
         return np.exp(spread * rng.standard_normal(rng.integers(2, 9))), log_uniform(rng, -2, 5)
 
     own = at_etas("24 layers, ηm_l of 1 to 10 %", lambda eta: (cases.rng.uniform(0.01, 0.1, 24) / eta, eta))
-    pooler = np.append(np.full(23, POOLER[0]), POOLER[1]), 1.0
+    pooler = np.append(np.full(23, ETA_M), POOLER), 1.0
 
     def bound(one: tuple[np.ndarray, float]) -> float:
         return ripple.worst_case(np.ones(len(one[0])), *one).log_amgm_bound
@@ -242,7 +235,7 @@ def mean(cases: Cases) -> Finding:
             slack,
             "nats",
             f"what the step gives away, 24 layers with ηm_l drawn from 1 to 10 %; {apart:.2g} with 23 of "
-            f"{POOLER[0]:.0%} and one of {POOLER[1]:g}, as MiniLM's pooler",
+            f"{ETA_M:.0%} and one of {POOLER:g}, as MiniLM's pooler",
         ),
         flips_if="ratios m_l whose product of 1 + ηm_l exceeds (1 + ηm̄)^L",
     )

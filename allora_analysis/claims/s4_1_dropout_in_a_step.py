@@ -15,6 +15,7 @@ from allora_analysis.claims.cases import PAPER_RATE, PAPER_ROW, Case, Cases
 from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.layer_training import ROUNDING, Pass
 from allora_analysis.claims.s4_1_dropout_as_scaling import RATE, TOLERANCE, framework_claim
+from allora_analysis.study import bound
 
 
 class Dropped(NamedTuple):
@@ -133,9 +134,9 @@ def share_of(of: Callable[[Dropped], float], rng: np.random.Generator, unit: str
     own, longer = (shares(of, rng, size, 48, 64) for size in (PAPER_ROW, 0.1))
     wide = np.mean(shares(of, rng, PAPER_ROW, WIDE, WIDE))
     told = (
-        f"{what} after {STEPS} steps of AdamW, a fresh batch each, n₁ = 48, n₂ = 64, r = 8, row norms near "
-        f"{PAPER_ROW}; in brackets over eight draws; {wide:.2g} at n₁ = n₂ = {WIDE}, {np.mean(longer):.2g} at rows of "
-        "0.1"
+        f"{what} after {STEPS} steps of AdamW, a fresh batch each, gradients without a common mean, n₁ = 48, n₂ = 64, "
+        f"r = 8, row norms near {PAPER_ROW}; in brackets over eight draws; {wide:.2g} at n₁ = n₂ = {WIDE}, "
+        f"{np.mean(longer):.2g} at rows of 0.1"
     )
     return ranged(own, unit, told, float(np.mean(own)))
 
@@ -176,7 +177,7 @@ def dropout_rate_in_training(cases: Cases) -> Finding:
     own = share_of(share, cases.rng, "of its step undropped", "how far a dropped row still moves")
     return judged.finding(
         conditional="Only if B_iΔA = 0 (B_i = 0) and no momentum moves B_i: "
-        f"under AdamW {own.value:.2f} of the step remains.",
+        f"under AdamW over {bound(own.value, 1, False):g} remains.",
         evidence=judged.evidence(
             ROUNDING,
             {"Δ(BA)_i over its step undropped": 0.0},
@@ -226,7 +227,8 @@ def dropout_other_rows(cases: Cases) -> Finding:
 
     own = share_of(share, cases.rng, "of the row's own step", "change of another row's step")
     return judged.finding(
-        conditional=f"Mostly, and slightly: by {100 * own.value:.1f} % of their step under AdamW; not where B_i = 0.",
+        conditional=f"Mostly, and slightly: by about {100 * own.value:.0f} % of their step under AdamW; not where "
+        "B_i = 0.",
         evidence=judged.evidence(
             ROUNDING,
             {"change of row j's step, over its step": "B_j⁺(ΔA′ − ΔA)"},

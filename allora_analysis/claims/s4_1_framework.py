@@ -15,7 +15,7 @@ from scipy.special import softmax
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_DROP, PAPER_ROW, Case, Cases, Judged, log_uniform, relative_error
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
+from allora_analysis.claims.claim import Evidence, Finding, claim, ranged
 from allora_analysis.claims.layer_training import ROUNDING, Pass, Problem, close
 
 framework_claim = functools.partial(claim, test="tests/test_adaptive_field.py")
@@ -409,10 +409,9 @@ def fields(rng: np.random.Generator) -> Field:
 def adapted_gradient(cases: Cases) -> Finding:
     """Asymmetry of the Jacobian of the layer's gradients, by central differences."""
     rng = cases.rng
-    task = layer_training.draw_problem(rng, 24, 32, 8, 32, 0.5)
-    b = rng.standard_normal((24, 8))
-    own = Field(task, PAPER_ROW * b / np.linalg.norm(b @ task.a, axis=1).mean(), 2.0, "cross-entropy")
-    parallel = Case("every G_i parallel to (BA)_i, cross-entropy", aligned_rows(rng, 3, 2, SOFT))
+    tasks = [layer_training.paper_problem(rng, 24, 32, 32) for _ in range(5)]
+    papers = [Field(task, layer_training.paper_b(rng, task), 2.0, "cross-entropy") for task in tasks]
+    at = f"n₂ = 32, r = 8, cross-entropy, row norms near {PAPER_ROW}, η² = 4"
     single = layer_training.draw_problem(rng, 4, 1, 1)._replace(a=np.ones((1, 1)))
     alike = Case("rows of one length, n₂ = 1, cross-entropy", Field(single, factor_b(rng, single.a, 1), 2.0, SOFT))
     tokens = Problem(np.array([[0.0, 1.0], [0.0, 1.0]]), np.eye(2), np.array([[1.0, 0.0]]))
@@ -420,8 +419,8 @@ def adapted_gradient(cases: Cases) -> Finding:
     white = Problem(2 * basis[:, :3], basis[:, 3:7], rng.standard_normal((2, 3)))
     judged = cases.judge(
         [
-            Case(f"n₂ = 32, r = 8, cross-entropy, row norms near {PAPER_ROW}, η² = 4", own, True),
-            parallel,
+            Case(at, papers[0], True),
+            Case("every G_i parallel to (BA)_i, cross-entropy", aligned_rows(rng, 3, 2, SOFT)),
             alike,
             Case("r = 1, A sees no token, cross-entropy, G = 0", Field(tokens, np.c_[[1.0, 2]], 2.0, "cross-entropy")),
             Case("n₂ = 3, XᵀY = 0 and XᵀX = 4I, squared", Field(white, factor_b(rng, white.a, 0), 2.0, "squared")),
@@ -440,7 +439,7 @@ def adapted_gradient(cases: Cases) -> Finding:
             shown=lambda case, seen: asymmetries(seen),
             tolerance=DIFFERENCES,
         ),
-        size=Size(asymmetries(judged.measured[0])[0], "of the Jacobian", "its antisymmetric part, n₂ = 32, r = 8"),
+        size=ranged(asymmetries([*map(derivatives, papers)]), "of J", f"its antisymmetric part, {at}; five draws"),
         corrected="J − Jᵀ = KᵀMK, M = diag(½d_i³ (P_iG_iᵀ − G_iP_iᵀ)/‖P_i‖) + [(d_i − d_j) ∂G_i/∂P_j], P = BA, d its "
         "rows' factors, K: (dA, dB) ↦ B dA + dB A: 0 at single points, too, as where rows are as long and G_i ∥ P_i. "
         "At B = 0 a kink, −½η³‖β_iA‖(GAᵀ)_i along β; the layer's double backward is neither this nor a Hessian",

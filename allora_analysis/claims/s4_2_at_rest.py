@@ -154,7 +154,7 @@ def discovered(cases: Cases, further: Sequence[Case] = (), **predicates: Callabl
     above = {spread: [[excess(each, rest(each)) for each in pair] for pair in of] for spread, of in at_layer.items()}
     of = (
         f"loss at rest above the least, width {WIDTH}, r = 8, row norms near 0.1, ½ apart (standard deviation of their "
-        f"logarithms), median of {SEEDS} draws; in brackets also near 0.5, 0 and 1 apart"
+        f"logarithms), median of {SEEDS} draws; in brackets also rows near 0.5, and rows 0 or 1 apart"
     )
     size = ranged(np.ravel([*above.values()]), "of ‖T‖²/2", of, float(np.median(above[0.5], axis=0)[0]))
     at_rest = lambda one: adaptive.run_to_rest(one.target, one.a, one.eta, one.rate, one.steps)  # noqa: E731
@@ -181,7 +181,7 @@ def optimal_direction(cases: Cases) -> Finding:
         condition=nearly_best,
     )
     return judged.finding(
-        conditional=f"Mostly: within {bound(100 * size.value, 2, True):g} % of ‖target‖²/2 at width {WIDTH} (median); "
+        conditional=f"Mostly: within {bound(100 * size.high, 1, True):g} % of ‖target‖²/2 at width {WIDTH}; "
         f"{100 * row.inputs.tied:.0f} % where one long row meets many short ones.",
         evidence=judged.evidence(f"{CENT:.0%}; the excess to 1e-5", foretold, shown=excess, tolerance=CENT),
         size=size,

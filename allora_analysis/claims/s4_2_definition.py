@@ -341,7 +341,7 @@ def removed_by_name(cases: Cases) -> Finding:
             [off_the_product(as_run._replace(seed=other)) for other in more],
             "of ‖BAx‖",
             "what dropout at drop rate 0.05 moves in ALLoRA as run, white inputs and B at random: √(0.05/0.95) in root "
-            "mean square, less where BA is along long inputs; 0 in ALLoRA-0",
+            "mean square, less where BA's rows lie along the inputs' main directions, more where across; 0 in ALLoRA-0",
             (0.05 / 0.95) ** 0.5,
         ),
         flips_if="ALLoRA-0's output depending on η or on a mask",
@@ -414,7 +414,7 @@ def backward_ripple(cases: Cases) -> Finding:
     sigma = PAPER_ROW * 8**0.5
     name = f"n = 64, r = 8, ‖(BA)_i‖ = {PAPER_ROW}, L = 24"
     own = at_etas(name, lambda eta: Ripple(eta, sigma, 24, frame(cases.rng, 64, 8)))
-    longer = own[2].inputs._replace(sigma=0.1 * 8**0.5)
+    longer, wider = (own[2].inputs._replace(sigma=of) for of in (0.1 * 8**0.5, PAPER_ROW * (384 / 8) ** 0.5))
     judged = cases.judge(
         own + cases.draw(draw, 24),
         measure=lambda case: _input_gradient(case, adapted=False) / _input_gradient(case, adapted=True),
@@ -429,7 +429,8 @@ def backward_ripple(cases: Cases) -> Finding:
             judged.measured[2],
             "times",
             "growth of the input's gradient over that if adapted, 24 aligned layers, n = 64, r = 8, row norms of "
-            f"{PAPER_ROW} (σ = {sigma:.2f}), η² = 4; {growth_ratio(longer):.2g} at rows of 0.1",
+            f"{PAPER_ROW} (σ = {sigma:.2f}), η² = 4; {growth_ratio(longer):.2g} at rows of 0.1, "
+            f"{growth_ratio(wider):.2g} at rows of {PAPER_ROW} and n = 384, all-MiniLM-L6-v2's",
         ),
         corrected="over L aligned layers ((1 + σ)/(1 + d_iσ))^L of what it would grow if adapted, σ BA's singular "
         "value along the gradient: ‖(BA)_i‖√(n/r) where r of them are equal",

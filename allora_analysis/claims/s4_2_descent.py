@@ -12,7 +12,7 @@ import numpy as np
 
 from allora_analysis import adaptive
 from allora_analysis.claims import layer_training
-from allora_analysis.claims.cases import PAPER_ETAS, PAPER_ROW, Case, Cases, log_uniform, on_either_side, relative_error
+from allora_analysis.claims.cases import PAPER_ETAS, Case, Cases, log_uniform, on_either_side, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import ADAM, Pass, Problem
 
@@ -111,9 +111,9 @@ def near_the_edge(rng: np.random.Generator) -> State:
 
 
 def mid_training(rng: np.random.Generator, eta: float, optimizer: str) -> State:
-    """LoRA's shapes, r = 8, rows of BA as long as our runs end at."""
-    task, b = layer_training.paper_problem(rng), rng.standard_normal((48, 8))
-    return State(task, PAPER_ROW * b / np.linalg.norm(b @ task.a, axis=1).mean(), eta, optimizer)
+    """LoRA's shapes, r = 8, rows of BA as long as the longest mean of our runs at the paper's rate."""
+    task = layer_training.paper_problem(rng)
+    return State(task, layer_training.paper_b(rng, task), eta, optimizer)
 
 
 def example() -> State:
@@ -133,7 +133,8 @@ class Shape(NamedTuple):
     eta: float = 2.0
 
     def __str__(self) -> str:
-        at = f"r = {self.rank}, {self.n1}×{self.n2}, B {self.ratio:g} times A, tokens {self.tokens}"
+        of = f"{self.tokens} token{'s' * (self.tokens > 1)}"
+        at = f"r = {self.rank}, {self.n1}×{self.n2}, B {self.ratio:g} times A, {of}"
         return at + (f", η = {self.eta:g}" if self.eta != 2 else "")
 
 
@@ -204,8 +205,8 @@ def states(rng: np.random.Generator) -> State:
 def _of_draws(found: dict[str, tuple[float, float]]) -> Size:
     (often, error), (more, _), (lora, _) = (found[str(one)] for one in (OFTEN, OFTENER, AS_LORA))
     of = (
-        f"random steps that ascend, {OFTEN}, η = 2, Gaussian entries: outside LoRA's use. No maximum: {more:.2g} with "
-        f"{OFTENER}; {lora * DRAWS:.0f} of {DRAWS:,} with {AS_LORA}, where a loss chosen to climb does"
+        f"random steps that ascend, {OFTEN}, η = 2, Gaussian entries: outside LoRA's use. Not the most: {more:.2g} "
+        f"with {OFTENER}; {lora * DRAWS:.0f} of {DRAWS:,} with {AS_LORA}, where a loss chosen to climb does"
     )
     return Size(often, "of draws", of, often - 1.96 * error, often + 1.96 * error, "95 %")
 
@@ -242,8 +243,8 @@ def descent(cases: Cases) -> Finding:
     often, lora = (100 * found[str(one)][0] for one in (OFTEN, AS_LORA))
     rational = [adaptive.loss_after_step(adaptive.EXAMPLE, d)[1] for d in (adaptive.EXAMPLE.factor(), LORA)]
     return judged.finding(
-        conditional=f"Yes with equally long rows; else {often:.0f} % climb at rank 1 (B {RATIO} times A), "
-        f"{f'{lora:.1g} %' if lora else 'none'} at LoRA's.",
+        conditional=f"Yes with equally long rows; else some climb: {often:.0f} % of random steps at rank 1, "
+        f"{f'{lora:.1g} %' if lora else 'none'} at LoRA's shape.",
         evidence=judged.evidence(
             f"a step of 1e-7, to {ADAM:g}, Adam's ε over small gradients, and {NOTHING:g} of ‖G‖(‖A‖ + ‖B‖) or, under "
             "SGD, of its square; the example exactly",

@@ -250,7 +250,7 @@ def turned(one: Batch) -> float:
 
 
 def _batch_of_paper(rng: np.random.Generator) -> Batch:
-    """32 tokens, n₂ = 64, a row as long as our runs end at, η² = 4."""
+    """32 tokens, n₂ = 64, a row as long as the longest mean of our runs at the paper's rate, η² = 4."""
     x, row = layer_training.inputs(rng, 32, 64, 0.5), PAPER_ROW * rng.standard_normal(64) / 8
     return Batch(x, row, rng.standard_normal(64), 2.0)
 

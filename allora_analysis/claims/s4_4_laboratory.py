@@ -52,7 +52,7 @@ FLIPS = {
 NOTHING = "the laboratory's contrasts are not recorded"
 FINER = "After 50 steps nine rates and more, and 200 seeds, replaced three and 100 when runs had been seen"
 OWN_RATES = "each seed chooses rates by its own validation images (experiments/laboratory.py has why)"
-NAMES = {"constant": "constant one, plain LoRA,", "inverse": "inverse one,", "exponential": "exponential one,"}
+NAMES = {"constant": "constant one, plain LoRA,", "inverse": "inverse one", "exponential": "exponential one"}
 BEST_FLIPS = {
     "holds": "no difference clearly above its margin ({})",
     "refuted": "a difference that is not clearly below its margin ({})",

@@ -58,6 +58,10 @@ def over_seeds(complete: Mapping[str, list[float]]) -> list[float]:
     return [statistics.fmean(of) for of in zip(*complete.values(), strict=True)]
 
 
+def _planned(left: int) -> str:
+    return f"; {left} more case{'s' * (left > 1)} planned" if left else ""
+
+
 def on_runs(
     cases: Cases,
     runs: Runs,
@@ -102,12 +106,10 @@ def on_runs(
         least, one = min(rivals.items(), key=lambda item: item[1].mean)
         size_of = f"{size_of}, against {least}, the worst of {len(rivals)} rivals"
     told |= _lead(overall)
-    left = 0 if own else len(pairs) - len(complete)
-    planned = f"; {left} more case{'s' * (left > 1)} planned" if left else ""
     means = {"mean over the cases": overall} | {f"mean over {name}'s cases": mean for name, mean in rivals.items()}
     measured = shown(family | means) | {
         "test loss, its fall": shown(judged(of("test_loss"))),
-        "covers": ", ".join(complete) + planned,
+        "covers": ", ".join(complete) + _planned(0 if own else len(pairs) - len(complete)),
         "a run diverged in": stopped,
         **(more or {}),
     }
@@ -115,7 +117,9 @@ def on_runs(
     ends = 100 * one.interval[0], 100 * one.interval[1]
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
-        evidence=Evidence({"difference": f"above {above:g}"}, measured, f"{RULE}, in points", interval=ends, n=one.n),
+        evidence=Evidence(
+            {"difference": f"above {above:g}"}, measured, f"{RULE}; the row's in points", interval=ends, n=one.n
+        ),
         size=Size(round(100 * one.mean, 10) + 0.0, "percentage points", size_of, *ends),
         corrected=wanted,
         flips_if=wanted or flips[tested.verdict],

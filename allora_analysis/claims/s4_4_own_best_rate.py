@@ -83,7 +83,8 @@ SEQUENTIAL_RULE = (
     "e-values of Student's t, which takes differences as normal (a run that stays at chance is not), at ±0.5 "
     f"standard deviations, 20 either way or both bounds within the margin, at most {CAP} seeds, none of which chose a "
     "rate (20 times the number of comparisons for other arms and the loss, which are read together with it); "
-    "interval: bounds of all seeds recorded, right at every n at once, each with 95 %, so both with 90 %, in points"
+    "interval: bounds of all seeds recorded, right at every n at once, each with 95 %, so both with 90 %, the row's in "
+    "points"
 )
 
 
@@ -312,7 +313,7 @@ def best_rate_claim(
     "adamw",
     "AdamW",
     own=MINILM_OWN,
-    beside=" The e-value for 'above 0' was 29 when the rule stopped and is 1 after four more seeds, whose bounds lie "
+    beside=" The e-value for 'above 0' was 29 when the rule stopped and is 1 after four more; the bounds of all 24 lie "
     "within ±0.3 points. Adam divides the factor out, so that only its fall, 0.07 of η by the end, and rounding part "
     "the two. Two seeds had their arms on two kinds of CPU: without them, looked at afterwards, the rule calls the "
     "arms the same.",

@@ -203,8 +203,9 @@ def _switches(arguments: Arguments, saved: Saved | None):
 
     if arguments.lora_dropout is not None:
         drop_rate("--lora-dropout", arguments.lora_dropout)
-    if arguments.eta is not None:
-        positive("--eta", arguments.eta)
+    for flag, value in (("--eta", arguments.eta), ("--as-alpha", arguments.as_alpha)):
+        if value is not None:
+            positive(flag, value)
     found = answers.Switches() if saved is None else answers.switches_of(saved)
     return replace(
         found,
@@ -312,7 +313,9 @@ def run(arguments: Arguments) -> int:
     try:
         found = list(sections(arguments))
     except ArgumentError as error:
-        raise ArgumentError(cli.by_flag(str(error), {_flag(one.name) for one in fields(arguments)})) from None
+        raise ArgumentError(
+            cli.by_flag(str(error), {_flag(one.name) for one in fields(arguments) if one.name != "adapter"})
+        ) from None
     if not found:
         raise ArgumentError(
             "nothing asked: give an ADAPTER, or --r 16 --alpha 32 --lr 2e-4, or --gap 0.5; --help has more"

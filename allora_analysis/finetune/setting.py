@@ -13,7 +13,6 @@ from allora_analysis.validation import (
     choice,
     count,
     drop_rate,
-    keep_probability,
     non_negative,
     number,
     positive,
@@ -153,7 +152,7 @@ def _checked_numbers(setting: Setting) -> dict[str, object]:
         **{name: _float32(name, positive(name, getattr(setting, name))) for name in ABOVE_ZERO},
         **{name: _float32(name, non_negative(name, getattr(setting, name))) for name in ZERO_TOO},
         "eta2": None if setting.eta2 is None else _eta2(setting.eta2),
-        "drop_rate": _drop_rate(setting.drop_rate),
+        "drop_rate": drop_rate("drop_rate", setting.drop_rate),
     }
 
 
@@ -167,12 +166,6 @@ def _eta2(value: float) -> float:
     if (eta2 := _float32("eta2", positive("eta2", value))) < 1 / LARGEST:
         raise ArgumentError(f"eta2 must be at least {1 / LARGEST:g}, or 1/η² overflows in training, received {value!r}")
     return eta2
-
-
-def _drop_rate(value: float) -> float:
-    rate = drop_rate("drop_rate", value)
-    keep_probability(1 - rate, "1 - drop_rate")  # 1 − (1 − 0.1) is not 0.1: the rate itself is recorded
-    return rate
 
 
 def _check_rule(setting: Setting) -> None:

@@ -152,12 +152,12 @@ def largest_stable_rate(
     The loss must be the same at every call (no dropout, one batch) and twice differentiable; for transformers load the
     model with attn_implementation="eager". The optimizer is torch's SGD, Adam or AdamW, a class of theirs, or
     ALLoRAAdamW; `tolerance` is λ_max's, relative, `seed` the start vector's, `clip` the norm at which steps clip the
-    gradient of all that the optimizer trains (0: no clipping).
+    gradient of all that the optimizer trains (0: no clipping). A parameter that is named twice counts once.
 
     Raises:
-        ArgumentError: nothing to train, an optimizer of another kind or (Adam) before its first step, parameters of
-            different momenta, a loss that is not finite or has no finite second derivatives, through ALLoRA's layers,
-            or whose curvature is nowhere positive.
+        ArgumentError: a tolerance, seed or clip that is none, nothing to train, an optimizer of another kind or (Adam)
+            before its first step, parameters of different momenta, a loss that is not finite or has no finite second
+            derivatives, through ALLoRA's layers, or whose curvature is nowhere positive.
     """
     parameters = list({id(parameter): parameter for parameter in parameters}.values())  # a tied one counts once
     if not parameters:

@@ -249,7 +249,8 @@ def draw(
     """A transformer at random, gains 1: entries of W and A of variance 1/n₂, B's such that ‖(BA)_i‖/‖W_i‖ = size in
     mean square.
 
-    `width` is a multiple of the heads, `hidden` the width between up and down; None: the stream's.
+    `width` is a multiple of the heads, an even one under rope, `hidden` the width between up and down; None: the
+    stream's. Refuses other numbers.
     """
     validation.choice("norm", design.norm, NORMS)
     validation.choice("activation", design.activation, tuple(ACTIVATIONS))
@@ -318,9 +319,9 @@ def degree(depth: int, design: Design) -> int:
 def stream_bound(model: Transformer, eta: float) -> float:
     """The largest that log(‖h_L‖/√n) of a token can be, natural logarithm: in the module's docstring.
 
-    Additive in the blocks for "pre", their product for "none", 0 for "post"; of tokens h₀ no longer than √n. Refuses a
-    transformer of which it is no bound: other gains or shifts, or without "post" linear attention or biases, or gated
-    with "none".
+    Additive in the blocks for "pre", their product for "none", 0 for "post"; of tokens h₀ no longer than √n. Refuses
+    η < 0 and a transformer of which it is no bound: other gains or shifts, or without "post" linear attention or
+    biases, or gated with "none".
     """
     design, log_size, eta = model.design, 0.0, validation.non_negative("eta", eta)
     norms = () if design.norm == "none" else [norm for pair in model.norms for norm in pair]

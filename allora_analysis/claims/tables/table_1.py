@@ -178,8 +178,10 @@ def _published(method: str) -> dict[tuple[str, int], tuple[float, ...]]:
     says=UNIVERSALLY,
     reading="By the averages over the eight tasks, of Table 1's models at its ranks: over all that DoRA's authors "
     "publish beside theirs, LoRA and, on LLaMA-7B alone, prefix tuning and adapters in series and in parallel. Of "
-    "further methods nothing is judged; on LLaMA-13B, which Table 1 lacks, adapters in parallel are ahead of DoRA at "
-    "one of two ranks (evidence). Each published average must be that of its eight accuracies, within 0.1.",
+    "further methods nothing is judged; on LLaMA-13B, which Table 1 lacks, adapters in parallel have "
+    f"{DORA_RIVALS['LLaMA-13B', 'adapters in parallel'][-1]}, DoRA {DORA_RIVALS['LLaMA-13B', 'DoRA, r = 16'][-1]} at "
+    f"r = 16 and {DORA_RIVALS['LLaMA-13B', 'DoRA, r = 32'][-1]} at r = 32. "
+    "Each published average must be that of its eight accuracies, within 0.1.",
 )
 def dora_universally(cases: Cases) -> Finding:
     """The published averages against those of the published accuracies, and DoRA's against the others'."""
@@ -198,8 +200,8 @@ def dora_universally(cases: Cases) -> Finding:
     )
     leads = [seen["DoRA"] - seen["LoRA"] for _, seen in judged.pairs]
     return judged.finding(
-        holds=f"Yes, on average over LoRA in {len(leads)} of {len(leads)} settings, on LLaMA-7B over adapters and "
-        "prefixes; not on every task.",
+        holds=f"Yes, on average over LoRA in {len(leads)} of {len(leads)} settings, on LLaMA-7B over others; not on "
+        "every task or model.",
         evidence=judged.evidence(
             f"rounding of averages to one decimal; {DORA_SOURCE}; {RIVALS_SOURCE}",
             lambda one: {method: row[-1] for method, row in one.items()},
@@ -228,7 +230,9 @@ def dora_every_task(cases: Cases) -> Finding:
         for task, better, worse in zip(TASKS, dora[model, rank][:-1], lora[model, rank][:-1], strict=True)
     }
     ties = sum(gap == 0 for gap in gaps.values())
-    return everywhere(cases, gaps, f"Not on every task: DoRA is above LoRA in {{k}} of {{n}}, level in {ties}.")
+    return everywhere(
+        cases, gaps, f"Not on every task: DoRA is above LoRA in {{k}} of {{n}} (model, rank, task), level in {ties}."
+    )
 
 
 @reported_claim(
