@@ -146,7 +146,7 @@ def test_data_without_validation_and_results_that_are_a_file(command, tmp_path, 
     assert "a validation split are needed; give rotten_tomatoes" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert dropout_features.main([*command[:4], "--results", str(tmp_path / "file")]) == 2
-    assert "cannot be written (File exists); name another folder" in capsys.readouterr().err
+    assert "--results must be a folder, received the file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

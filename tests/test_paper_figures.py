@@ -105,7 +105,7 @@ def test_records_are_named_in_the_file(empty, still):
     [
         (["figure_9"], "NAME must be one of figure_1"),
         (["figure_5", "--out", "file"], "--out file: cannot be made (File exists)"),
-        (["figure_5", "--out", "no/where"], "--out no/where: cannot be made (No such file or directory)"),
+        (["figure_5", "--out", "file/where"], "--out file/where: cannot be made (Not a directory)"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(words, told, tmp_path, monkeypatch, capsys):
