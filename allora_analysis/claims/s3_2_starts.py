@@ -150,7 +150,7 @@ def tied(n1: int, n2: int, rank: int, gap: float, rng: np.random.Generator) -> B
 
 
 def usual(n1: int, rank: int, rng: np.random.Generator, size: float | None = None) -> Begin:
-    """B = 0, 12 inputs with a power-law spectrum, r = 2, and M of that rank, ‖M‖₂/‖W*‖₂ as given."""
+    """B = 0, 12 inputs with a power-law spectrum, r = 2, and M of that rank, ‖M‖₂/‖W*‖₂ as given of a like W*."""
     change = target(n1, 12, rank, rng)
     if size is not None:
         weight = rng.standard_normal(change.shape) / math.sqrt(12)

@@ -190,8 +190,9 @@ def worst_case(cases: Cases) -> Finding:
         measure=grown,
         printed=lambda one, seen: abs(seen / (one.depth * np.log1p(one.eta * one.ratio)) - 1) < TOLERANCE,
     )
-    per_layer = [math.exp(seen / case.inputs.depth) for case, seen in judged.pairs]
-    largest, minilm, smollm2 = per_layer[0], per_layer[3], per_layer[6]
+    inputs = [(case.inputs, seen) for case, seen in judged.pairs]
+    a_layer = {round(one.eta * one.ratio, 9): math.exp(seen / one.depth) for one, seen in inputs}
+    largest, minilm, smollm2 = (a_layer[size] for size in (PAPER_ETAS[-1], ETA_M, ETA_M_SMOLLM2))
     return judged.finding(
         holds=f"Yes, in aligned layers: η = {PAPER_ETAS[-1]:g} multiplies each by {largest:.2g} (‖BA‖ = ‖W‖), "
         f"{smollm2:.2f} to {minilm:.2f} (our runs).",

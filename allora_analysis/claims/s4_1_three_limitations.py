@@ -219,7 +219,7 @@ def draw_depth(rng: np.random.Generator, eta: float) -> Depth:
         return Depth(max(eta, 1 / eta), None, fitted(rng), np.ones((1, 4)))
     aligned = bool(rng.random() < 0.3)
     ratio = float(rng.choice([1.0, ETA_M if aligned else ETA_M_ROWS]))
-    if rng.random() < 0.7:  # else farther away, or aligned and exact
+    if rng.random() < 0.7:  # else at the η drawn, mostly farther away
         eta = threshold(ratio, aligned, on_either_side(rng, np.log(4 / 3), np.log(2)))
     return lined_up(rng, eta, ratio) if aligned else at_random(rng, eta, 4, ratio)
 

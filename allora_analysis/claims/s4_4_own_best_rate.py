@@ -215,7 +215,10 @@ def _robust(spent: Sequence[float]) -> dict[str, Any]:
 
 def _wanted(one: Sequential, spent: Sequence[float]) -> str:
     # What would decide an open list: what is left of it, and seeds at a number fixed beforehand.
-    fixed = units_wanted(judged({OURS: list(spent)}).values(), "seeds") if len(spent) > 1 else "more seeds"
+    found = [*judged({OURS: list(spent)}).values()] if len(spent) > 1 else []
+    fixed = units_wanted(found, "seeds")
+    if found and found[0].verdict != "undecided":
+        fixed = f"these {one.n} would have done"
     margin, left, nearest = 100 * one.margin, CAP - one.n, 100 * EFFECT / 2 * (one.standard_deviation or 0.0)
     by_rule = f"an e-value of 20 in the {left} seeds left, or both bounds within ±{margin:g} points"
     if nearest >= margin:
