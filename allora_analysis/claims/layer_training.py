@@ -78,8 +78,12 @@ def paper_pass(rng: np.random.Generator, size: float = PAPER_ROW, n1: int = 48, 
     """
     one = draw_pass(rng, n1, n2, 8, tokens)
     a = one.a / np.sqrt(3 * n2)
-    b = one.b * size / np.linalg.norm(one.b @ a, axis=1).mean()
-    return one._replace(x=inputs(rng, tokens, n2, 0.5), a=a, b=b)
+    return one._replace(x=inputs(rng, tokens, n2, 0.5), a=a, b=as_long(one.b, a, size))
+
+
+def as_long(b: np.ndarray, a: np.ndarray, size: float) -> np.ndarray:
+    """B scaled so that `size` is the rows' mean norm in BA."""
+    return b * size / np.linalg.norm(b @ a, axis=1).mean()
 
 
 def draw_problem(
@@ -99,8 +103,7 @@ def paper_problem(rng: np.random.Generator, n1: int = 48, n2: int = 64, samples:
 
 def paper_b(rng: np.random.Generator, task: Problem) -> np.ndarray:
     """B with which rows of BA are as long as the longest mean of our runs at the paper's rate, `PAPER_ROW`."""
-    b = rng.standard_normal((task.y.shape[1], len(task.a)))
-    return PAPER_ROW * b / np.linalg.norm(b @ task.a, axis=1).mean()
+    return as_long(rng.standard_normal((task.y.shape[1], len(task.a))), task.a, PAPER_ROW)
 
 
 def backward(rule: Callable, one: Pass, *args: Any) -> list[np.ndarray]:

@@ -127,7 +127,7 @@ def inversely_proportional(cases: Cases) -> Finding:
     )
 
 
-def layers(cases: Cases, n: int = 12) -> list[Case]:
+def layers(cases: Cases) -> list[Case]:
     """Passes at random, B = 0 among them, and at LoRA's shapes for the paper's η."""
 
     def draw(rng: np.random.Generator) -> Layer:
@@ -135,7 +135,7 @@ def layers(cases: Cases, n: int = 12) -> list[Case]:
         return Layer(one._replace(b=one.b * float(rng.random() < 0.8)), log_uniform(rng, -1, 1))
 
     own = at_etas("n₂ = 64, r = 8", lambda eta: Layer(layer_training.paper_pass(cases.rng), eta))
-    return own + cases.draw(draw, n)
+    return own + cases.draw(draw, 12)
 
 
 @definition_claim(
@@ -299,8 +299,7 @@ def added(one: Adapted) -> tuple[np.ndarray, np.ndarray]:
 
 def off_the_product(one: Adapted) -> float:
     """How far what the layer adds is from BAx, relative: a factor on it, or a mask, shows."""
-    seen, told = added(one)
-    return float(np.linalg.norm(seen - told) / np.linalg.norm(told))
+    return layer_training.norm_error(*added(one))
 
 
 @definition_claim(

@@ -21,9 +21,9 @@ from allora_analysis.grid.reading import average_norm, recorded
 FALL = 0.1
 
 
-def most_falls(folder: Path | None = None) -> float | None:
+def most_falls() -> float | None:
     """The most that d falls, over seeds on average, in the list `row_norms`; None where no part of it is recorded."""
-    runs, lists = complete_runs(folder)
+    runs, lists = complete_runs(None)
     falls = ([lost(one.eta2, n) for one, n in ends(runs, of_arm(own, "allora")).items()] for own in lists.values())
     return max((float(np.mean(of)) for of in falls), default=None)
 

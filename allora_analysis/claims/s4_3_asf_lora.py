@@ -66,8 +66,7 @@ def after(run: Run, arm: str) -> np.ndarray:
 
 def apart(case: Beside, seen: np.ndarray) -> float:
     """‖BA − ALLoRA's‖ over ‖ALLoRA's‖ after the run."""
-    told = case.told[1] @ case.told[0]
-    return float(np.linalg.norm(seen - told) / np.linalg.norm(told))
+    return layer_training.norm_error(seen, case.told[1] @ case.told[0])
 
 
 def parting(task: Problem, pair: tuple[np.ndarray, np.ndarray], eta: float) -> float:
@@ -76,7 +75,7 @@ def parting(task: Problem, pair: tuple[np.ndarray, np.ndarray], eta: float) -> f
     f = h @ b.T
     own = ((f - task.y) * adaptive.row_factor(a, b, eta)).T @ h
     asf = ((adaptive.asf(f, eta) - task.y) * adaptive.asf_derivative(f, eta)).T @ h
-    return float(np.linalg.norm(asf - own) / np.linalg.norm(own))
+    return layer_training.norm_error(asf, own)
 
 
 EDGE = 0.34  # of `parting`: where BA is a quarter apart under SGD, found on other problems (0.26 to 0.42)
