@@ -34,6 +34,7 @@ class Arm:
 
 
 LORA: Mapping[str, Any] = {}
+HEADS = ("classifier", "score")  # as transformers names the last layer of a sequence classifier; PEFT trains both names
 ARMS = {
     "lora": Arm("LoRA", "#009E73", "o", peft=LORA),
     "lora_eta": Arm("LoRA at η·l", "#D55E00", "s", trained=False),

@@ -11,6 +11,7 @@ from torch import nn
 
 from allora_analysis.hessian import LowRankLinear
 from allora_analysis.lora.doctor import doctor
+from allora_analysis.lora.doctor.advice import unsaved
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.pairs import lora_pairs
@@ -320,3 +321,19 @@ def test_what_the_doctor_cannot_see():
     trainer = SimpleNamespace(optimizer=None)  # as transformers' before train(), once taken for no optimizer at all
     with pytest.raises(ArgumentError, match=r"the SimpleNamespace has made none yet; call its create_optimizer\(\)"):
         doctor(model, trainer)
+
+
+@pytest.mark.parametrize(("asked", "told"), [(["head"], 0), (["hed"], 1), (["head", "hed", "ead"], 1), (None, 0)])
+def test_modules_to_save_that_name_nothing_are_a_problem(asked, told):
+    """Planted: a misspelled head, which PEFT neither trains nor saves, without a word. Its names match at the end."""
+    model = in_peft(modules_to_save=asked)
+    found = [line for line in doctor(model).advice if line.code == "modules_to_save"]
+    assert [line.level for line in found] == ["problem"] * told
+    assert all("'hed'" in line.text and "'head'" not in line.text for line in found)
+
+
+def test_the_two_names_of_a_classifier_that_peft_adds_are_no_problem():
+    model = nn.Module()
+    model.score = nn.Linear(4, 2)
+    config = SimpleNamespace(modules_to_save=["classifier", "score"])
+    assert not list(unsaved(model, {"default": config}))

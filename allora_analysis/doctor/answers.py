@@ -19,7 +19,7 @@ from allora_analysis import records
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.arms import IN_FORWARD, ON_OUTPUTS, ON_ROWS, TRAINED
+from allora_analysis.arms import HEADS, IN_FORWARD, ON_OUTPUTS, ON_ROWS, TRAINED
 from allora_analysis.doctor.saved import Saved, SavedPair
 from allora_analysis.grid.reading import every, final_value
 from allora_analysis.statistics import required_n, required_n_interval
@@ -158,7 +158,7 @@ def of_saved(saved: Saved, eta: float | None) -> Section:
     """What a saved adapter holds; its rows are judged for the rule with this η, or else the config's."""
     switches = switches_of(saved)
     eta = switches.eta if eta is None else eta
-    told = [("pairs", _pairs(saved)), ("trained", _trained(saved)), *_beside(saved)]
+    told = [("pairs", _pairs(saved)), ("trained", _trained(saved)), *_unsaved(saved), *_beside(saved)]
     if saved.config.get("use_dora") and not saved.magnitudes:
         told.append(("magnitudes", "use_dora is on and the file holds none: PEFT takes the base weight's row norms"))
     if eta is not None and _finite(saved.pairs):
@@ -239,13 +239,17 @@ def more(saved: Saved) -> list[str]:
 
 
 def _beside(saved: Saved) -> Iterator[tuple[str, str]]:
-    from allora_analysis.finetune.arms import HEADS
-
     found = more(saved)
     if names := [name for name in saved.beside if name.partition(".")[0] not in HEADS]:
         found.append(f"{', '.join(names[:2])}{f', … ({len(names)} in all)' if len(names) > 2 else ''}")
     if found:
         yield "beside A and B", f"{'; '.join(found)}: not looked at, all that is said here is of s·BA alone"
+
+
+def _unsaved(saved: Saved) -> Iterator[tuple[str, str]]:
+    asked = [name for name in saved.config.get("modules_to_save") or () if name not in HEADS]
+    if lost := [name for name in asked if not any(f"{name}." in one for one in saved.beside)]:
+        yield "NOT saved", f"the config's modules_to_save names {lost[0]!r}, and the file holds none: give its name"
 
 
 def _finite(pairs: Sequence[SavedPair]) -> bool:

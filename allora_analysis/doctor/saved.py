@@ -212,9 +212,10 @@ def _check(path: Path, config: dict[str, Any]) -> None:
                 raise ArgumentError(
                     f"{path}: {name} must be of regular expressions, received {key!r} ({error})"
                 ) from None
-    targets = config.get("target_parameters") or []
-    if not isinstance(targets, list) or not all(isinstance(one, str) for one in targets):
-        raise ArgumentError(f"{path}: target_parameters must be names, received {shown(targets)}")
+    for name in ("target_parameters", "modules_to_save"):
+        listed = config.get(name) or []
+        if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+            raise ArgumentError(f"{path}: {name} must be names, received {shown(listed)}")
     modules = config.get("target_modules")
     try:
         re.compile(modules if isinstance(modules, str) else "")

@@ -10,15 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from allora_analysis.arms import TRAINED
+from allora_analysis.arms import HEADS, TRAINED
 from allora_analysis.finetune import machine
 from allora_analysis.finetune.machine import quiet
 from allora_analysis.finetune.setting import LORAPLUS_RATIO, MOMENTUM, Setting
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.lora.watch import known
 from allora_analysis.validation import ArgumentError
-
-HEADS = ("classifier", "score")  # as transformers names the last layer of a sequence classifier
 
 
 def adapt(model: nn.Module, setting: Setting, targets: str | Sequence[str] = "all-linear") -> nn.Module:

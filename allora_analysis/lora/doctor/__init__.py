@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from allora_analysis.lora.doctor.advice import Advice, advise, table
+from allora_analysis.lora.doctor.advice import Advice, advise, table, unsaved
 from allora_analysis.lora.doctor.effect import Effect
 from allora_analysis.lora.doctor.measured import (
     Clipping,
@@ -118,7 +118,7 @@ def doctor(
     plain = not allora and all(pair.eta is None or pair.variant in PLAIN for pair in pairs) and set(effects) <= _NO_RULE
     verdict = "plain" if plain else _verdict(effects)
     advice = advise(pairs, layers, effect, clipping, homes, configs, allora, max_grad_norm is None)
-    return Diagnosis(verdict, layers, effect, clipping, advice)
+    return Diagnosis(verdict, layers, effect, clipping, (*unsaved(model, configs), *advice))
 
 
 def _checked(optimizer: Any) -> Any:
