@@ -5,7 +5,7 @@ S = XᵀX, h_n the diagonal of XX⁺. With H = S/p (masks on the output) or S + 
 the regularized objective ‖Y‖² − 2Tr(WᵀXᵀY) + Tr(WᵀHW), and masks add a covariance. The rows on W
 hold `dropout_sgd`, which judges them (`measured_risks`), against these moments, which take from it its largest rate
 alone. `Tiny` problems, of W or of A and B, by SGD or by Adam, are summed over every sequence of masks. Checked by
-`tests/test_claims_3_1_few_steps.py`.
+`tests/test_masked_descent.py`.
 """
 
 import functools
