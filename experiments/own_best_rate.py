@@ -46,7 +46,8 @@ comparisons of a list need an e-value of 20·m each.
 
 **Stopping rule.** A list stops at the first seed after which all its arms are decided on accuracy, or after 60 seeds. A
 comparison's verdict is that of its first decision; later seeds change nothing. At 60 seeds without a decision the
-verdict says which effects the bounds exclude. Every run is recorded whatever it shows.
+verdict says which effects the bounds exclude. Every run is recorded whatever it shows. Once an arm is decided, later
+seeds may be run without it: minilm-adamw's ALLoRA-0 has 24, and LoRA and ALLoRAAdamW go on from there.
 """
 
 import dataclasses
