@@ -101,8 +101,11 @@ def test_a_clear_difference_stops_a_list_and_a_later_seed_changes_nothing(tmp_pa
     plant(tmp_path, seeds_of("minilm-adamw", 9), lambda one: 0.8 + better[one.arm] + noise(one))
     found = own_best_verdicts("minilm-adamw", folder=tmp_path)
     assert {arm: one.verdict for arm, (_, one) in found.items()} == {"allora_0": "above", "allora_adamw": "above"}
+    assert not own_best_decided("minilm-adamw", tmp_path)  # the arm beside it is one of four: 80 decides it
+    plant(tmp_path, seeds_of("minilm-adamw", 12), lambda one: 0.8 + better[one.arm] + noise(one))
+    assert own_best_verdicts("minilm-adamw", folder=tmp_path, together=True)["allora_adamw"][1].verdict == "above"
     assert own_best_decided("minilm-adamw", tmp_path)
-    plant(tmp_path, [one for one in seeds_of("minilm-adamw", 14) if one.seed >= FIRST_SEED + 9], lambda one: 0.5)
+    plant(tmp_path, [one for one in seeds_of("minilm-adamw", 14) if one.seed >= FIRST_SEED + 12], lambda one: 0.5)
     again = own_best_verdicts("minilm-adamw", folder=tmp_path)
     assert [one for _, one in again.values()] == [one for _, one in found.values()]
     assert [len(values) for values, _ in again.values()] == [14, 14]
@@ -127,7 +130,7 @@ def test_differences_end_at_the_first_gap_and_a_diverged_run_counts_as_a_guess(t
 
 
 def test_the_command_runs_only_what_is_open(tmp_path, capsys, monkeypatch):
-    plant(tmp_path, seeds_of("minilm-adamw", 9), lambda one: 0.8 + 0.02 * (one.arm != "lora") + noise(one))
+    plant(tmp_path, seeds_of("minilm-adamw", 12), lambda one: 0.8 + 0.02 * (one.arm != "lora") + noise(one))
     asked = []
 
     def run(presets, arguments):

@@ -245,9 +245,13 @@ def own_best_verdicts(
 
 
 def own_best_decided(name: str, folder: Path | str | None = None) -> bool:
-    """Whether a question's runs stop: all its arms are decided on accuracy. No run of it is then wanted any more."""
-    found = own_best_verdicts(name, folder=folder)
-    return len(found) == len(OWN_BEST[name].rates) - 1 and all(one.verdict != "open" for _, one in found.values())
+    """Whether a question's runs stop: its first arm is decided on accuracy alone, the arms beside it `together`, or all
+    60 seeds are spent. No run of it is then wanted any more.
+    """
+    first, *beside = (arm for arm in OWN_BEST[name].rates if arm != REFERENCE)
+    alone, together = (own_best_verdicts(name, folder=folder, together=of) for of in (False, True))
+    found = [alone.get(first), *(together.get(arm) for arm in beside)]
+    return all(one is not None and (one[1].verdict != "open" or one[1].at_cap) for one in found)
 
 
 LISTS: dict[str, dict[str, list[Setting]]] = {
