@@ -206,6 +206,40 @@ def test_loss_and_other_arms_are_asked_for_more(runs_folder):
     assert loss["n"] > own_best_verdicts("minilm-adamw", "test_loss", runs_folder)["allora_0"][1].n
 
 
+ON_THE_UPDATE = "4-own-best-rate-on-the-update"
+
+
+@pytest.mark.parametrize(
+    ("gain", "spread", "seeds", "verdict"),
+    [
+        (0.004, 0.004, 30, "holds"),
+        (-0.004, 0.004, 30, "refuted"),
+        (0.0001, 0.002, 30, "refuted"),
+        (0.002, 0.02, 30, "undecided"),
+        (0.004, 0.004, 13, "undecided"),
+    ],
+)
+def test_the_factor_on_the_update_is_one_of_four_comparisons(runs_folder, gain, spread, seeds, verdict):
+    """Thirteen seeds that decide ALLoRA-0 at 20 leave it open; its list is MiniLM's under AdamW alone."""
+    seeds_of_a_list(runs_folder, "minilm-adamw", seeds, gain, spread)
+    found = finding(ON_THE_UPDATE)
+    measured = found.evidence.measured
+    assert (found.verdict, measured["allora_adamw"]["n"] == seeds) == (verdict, verdict == "undecided")
+    assert found.size.of.startswith("test accuracy, ALLoRAAdamW minus LoRA, ")
+    assert measured["other arms"].keys() == {"allora_0"}
+    assert ", 80 either way " in found.evidence.tolerance_source
+    if seeds == 13:
+        assert finding("4-own-best-rate").verdict == "holds"
+        assert measured["all seeds recorded"]["they say"] == "open"
+        assert found.corrected.startswith("an e-value of 80 in the 47 seeds left")
+    assert finding("4-own-best-rate-sgd").verdict == "not_run"
+
+
+def test_the_factor_on_the_update_waits_for_two_seeds(runs_folder):
+    seeds_of_a_list(runs_folder, "minilm-adamw", 1, 0.02)
+    assert finding(ON_THE_UPDATE).verdict == "not_run"
+
+
 def test_one_seed_more_changes_no_row_yet(runs_folder):
     plant(runs_folder, section.listed(*BY_ROW["4-own-best-rate"]), better(("allora_0",), 0.02))
     seeds_of_a_list(runs_folder, "minilm-adamw", 1, -0.02)

@@ -229,6 +229,11 @@ def own_best_pairs(name: str, arm: str) -> list[tuple[Setting, Setting]]:
     return [(_own_best(name, arm, seed), _own_best(name, REFERENCE, seed)) for seed in seeds]
 
 
+def own_best_threshold(name: str, together: bool) -> float:
+    """The e-value that decides: 20, or `together` 20 times the number of the question's comparisons."""
+    return THRESHOLD * ((len(OWN_BEST[name].rates) - 1) * len(MARGINS) if together else 1)
+
+
 def own_best_verdicts(
     name: str, endpoint: str = "test_accuracy", folder: Path | str | None = None, together: bool = False
 ) -> dict[str, tuple[list[float], Sequential]]:
@@ -239,7 +244,7 @@ def own_best_verdicts(
     pairs = {arm: own_best_pairs(name, arm) for arm in OWN_BEST[name].rates if arm != REFERENCE}
     runs = recorded([one for of in pairs.values() for pair in of for one in pair], folder)
     found = {arm: paired_differences(runs, of, endpoint) for arm, of in pairs.items()}
-    threshold = THRESHOLD * (len(pairs) * len(MARGINS) if together else 1)
+    threshold = own_best_threshold(name, together)
     rule = functools.partial(decide, margin=MARGINS[endpoint], threshold=threshold, grain=TIE)
     return {arm: (values, rule(values)) for arm, values in found.items() if values}
 

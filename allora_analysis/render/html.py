@@ -217,7 +217,12 @@ ABOUT = {
         "3.3-transformer-gradient-at-random",
         "3.3-transformer-measured",
     ),
-    "learning_rates": ("4-own-best-rate", "4-own-best-rate-sgd", "4-own-best-rate-smollm2"),
+    "learning_rates": (
+        "4-own-best-rate",
+        "4-own-best-rate-on-the-update",
+        "4-own-best-rate-sgd",
+        "4-own-best-rate-smollm2",
+    ),
 }
 
 
