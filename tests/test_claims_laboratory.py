@@ -5,6 +5,7 @@ import pytest
 
 from allora_analysis.claims import s3_1_small_runs as section
 from allora_analysis.claims import s4_4_laboratory as comparisons
+from allora_analysis.claims.laboratory_noise import QUANTILE
 from allora_analysis.laboratory.design import AGAIN, contrasts, judged_again
 from allora_analysis.laboratory.table import TUNING, Table
 from allora_analysis.statistics import required_n
@@ -406,3 +407,22 @@ def test_the_first_rule_reads_three_rates(monkeypatch):
     assert [len(of) for of in gaps.values()] == [100]
     assert all(of.mean() < -0.9 for of in gaps.values())
     assert set(control) == set(comparisons.named("control"))
+
+
+def told_of_one_rate(row):
+    """Means after 50 steps by contrast, and how far one method is from itself."""
+    (told,) = (value for key, value in finding(row).evidence.measured.items() if key.startswith("with one rate"))
+    after_50 = {name: one["mean"] for name, one in told["gaps"].items() if name.endswith(" 50 steps")}
+    return after_50, told["one method from itself"]["50 steps"]
+
+
+def test_the_readings_say_what_one_rate_for_all_seeds_shows():
+    row = comparisons.better_than_lora
+    gaps, noise = told_of_one_rate(row)
+    mean = np.mean(list(gaps.values()))
+    assert -QUANTILE * noise / 3**0.5 < mean < 0  # open
+    assert f"{-mean:.1f} behind after 50 steps, where one method is {noise:.1f} from itself" in row.reading
+    row = comparisons.no_eta_is_better
+    gaps, noise = told_of_one_rate(row)
+    first, second = (gaps[f"η² = {eta2} − 4, sgd, 50 steps"] for eta2 in (1, 2))
+    assert f"1 and 2 are {first:.1f} and {second:.1f} ahead, where one method is {noise:.1f} from" in row.reading

@@ -54,12 +54,15 @@ def test_ahead_in_every_case_holds_and_behind_in_one_refutes(verdict):
         assert verdict(row, in_one_case("allora", -0.01, 0.01)) == "refuted"
 
 
-def test_the_leads_over_unlike_arms_are_told_apart(monkeypatch):
+def test_the_least_lead_is_told_at_both_rates(monkeypatch):
+    """Planted: LoRA × η is 3 points ahead at the low rate, 1 at LoRA's best; ASF-LoRA 1 at both."""
     by = {"allora": 0.0, "allora_od": -0.02, "asf_lora": 0.01}
-    table = planted(lambda point: 0.8 + by.get(point.cell.rule, 0.03), ALL)
+    table = planted(lambda point: 0.8 + by.get(point.cell.rule, 0.03 if point.level == "quarter" else 0.01), ALL)
     monkeypatch.setattr(section, "recorded", lambda folder: table)
     found = finding(section.table_4)
-    assert "over ALLoRA-OD +2.0, over ASF-LoRA -1.0, over LoRA × η -3.0 points" in found.answer
+    assert found.answer.endswith("over LoRA × η -3.0 points on average; at LoRA's best rate -1.0.")
+    means = found.evidence.measured["mean over η² and optimizers, points"]
+    assert [round(one["mean"], 1) for one in means.values()] == [2.0, -1.0, -3.0]
     assert "ALLoRA minus LoRA × η, the least" in found.size.of
     assert found.size.value == pytest.approx(-3, abs=0.2)
     assert -3.2 < found.size.low < found.size.value < found.size.high < -2.8

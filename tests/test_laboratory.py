@@ -334,6 +334,18 @@ def test_each_seed_chooses_its_rate_on_its_own_validation_images():
     assert table.values(cell, "accuracy") == {}
 
 
+def test_one_rate_for_all_seeds_is_that_of_their_least_mean_validation_loss():
+    """Planted: a run that diverged left out, with which the upper rate would be best; the seeds not asked about."""
+    cell = Cell("lora", "sgd")
+    table = filled({cell: (0.1, np.full(4, 0.8))})
+    _, _, upper = table.candidates(cell)
+    table.rows[cell][upper, 0, 4] = Row((0.01, None, 0.02, 0.03), (900, 0, 850, 840), (0.2, None, 0.3, 0.4))
+    assert table.at_one_rate(cell, "accuracy", range(4)) == dict.fromkeys(range(4), 0.8)
+    assert table.at_one_rate(cell, "accuracy", range(2, 4)) == {2: 0.85, 3: 0.84}
+    assert table.at_one_rate(cell, "loss", range(1, 2)) == {1: 0.3}
+    assert table.at_one_rate(cell, "accuracy", range(7, 9)) == {}
+
+
 def test_contrasts_are_read_at_the_best_rates_and_paired_by_seed():
     one = contrasts()[0]
     shared = np.random.default_rng(0).normal(0.8, 0.05, 100)

@@ -1,4 +1,5 @@
-"""How far one method is from itself in the laboratory: the controls, and the margins that rows take from them.
+"""How far one method is from itself in the laboratory: the controls, the margins that rows take from them, and what
+other choices of the rates would have shown.
 
 Choosing rates has a noise of its own, which no seed shows: four controls a length compare two names of one arm, so that
 the truth is 0. `experiments.laboratory` has the rule and says what had been seen before it. Checked by
@@ -8,19 +9,27 @@ the truth is 0. `experiments.laboratory` has the rule and says what had been see
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from scipy.special import chdtrc, stdtrit
 
-from allora_analysis.laboratory.design import ETA2, STEPS, Cell, Contrast
-from allora_analysis.laboratory.table import Table
+from allora_analysis.laboratory.design import ETA2, STEPS, Cell, Contrast, contrasts, fresh_seeds
+from allora_analysis.laboratory.table import ALL_SEEDS, Table
+from allora_analysis.statistics import one_sided
 
 Samples = Mapping[str, np.ndarray]
 POINTS = 100.0
 UNITS = {"accuracy": POINTS, "loss": -1.0}  # points of test accuracy; nats that the test loss falls by
 QUANTILE = float(stdtrit(4, 0.95))  # of Student's t; four controls, no two of which share a cell
+AT_FIRST = "the verdict with three rates and 100 seeds after 50 steps"
 WIDER = float(stdtrit(6, 0.95))
+
+
+def named(question: str, keep: Callable[[str], bool] = lambda _: True) -> dict[str, Contrast]:
+    """The contrasts of a question, by name."""
+    return {one.name: one for one in contrasts() if one.question == question and keep(one.name)}
 
 
 def in_units(table: Table | None, pairs: Mapping[str, Contrast], endpoint: str) -> dict[str, np.ndarray] | None:
@@ -34,6 +43,22 @@ def in_units(table: Table | None, pairs: Mapping[str, Contrast], endpoint: str) 
 def length(name: str) -> str:
     """The length of training in a contrast's name: "50 steps"."""
     return name.rpartition(", ")[2]
+
+
+def by_length(of: Samples) -> dict[str, np.ndarray]:
+    """The mean over the settings of each length, for each seed that all of them have."""
+    settings: dict[str, list[np.ndarray]] = {}
+    for name, gaps in of.items():
+        settings.setdefault(length(name), []).append(gaps)
+    return {
+        steps: np.mean([gaps[: min(map(len, those))] for gaps in those], axis=0) for steps, those in settings.items()
+    }
+
+
+def mean_gains(of: Samples) -> dict[str, dict[str, Any]]:
+    """Each mean gain with its interval, in the endpoint's unit."""
+    found = {name: one_sided(gaps, "t") for name, gaps in of.items()}
+    return {name: {"mean": one.mean, "interval": one.interval} for name, one in found.items()}
 
 
 def noise(control: Samples) -> dict[str, float]:
@@ -71,6 +96,18 @@ def wider_noise(table: Table, endpoint: str = "accuracy", question: str = "contr
     return {steps: math.sqrt(2 * float(np.mean(of))) for steps, of in variances.items()}
 
 
+def with_one_rate(table: Table, pairs: Mapping[str, Contrast]) -> dict[str, np.ndarray] | None:
+    """The gains in points were one rate an arm chosen for all seeds that judge; None until all are there."""
+    found = {}
+    for name, one in pairs.items():
+        seeds = fresh_seeds(one) or range(one.seeds)
+        first, second = (table.at_one_rate(cell, "accuracy", seeds, one.fine) for cell in (one.first, one.second))
+        if not first.keys() == second.keys() == set(seeds):
+            return None
+        found[name] = POINTS * np.array([first[seed] - second[seed] for seed in seeds])
+    return found
+
+
 def margins_of_one(control: Samples) -> dict[str, float]:
     """What one method differs from itself by in one comparison, by length."""
     return {steps: QUANTILE * spread for steps, spread in noise(control).items()}
@@ -80,3 +117,30 @@ def margins_of_means(of: Samples, spread: Mapping[str, float], quantile: float =
     """The same in the mean over a length's settings: the root of their summed squares, over n."""
     settings = Counter(map(length, of))
     return {steps: quantile * spread[steps] / math.sqrt(n) for steps, n in settings.items()}
+
+
+def at_first(table: Table, pairs: Mapping[str, Contrast], rule: Callable[[Samples, Samples], str]) -> str | None:
+    """The verdict of three rates and a hundred seeds after few steps too, which nine and two hundred replaced after
+    runs had been seen; `rule` takes the gaps and the controls'. None where those runs are not there.
+    """
+    gaps, control = (
+        {
+            name: POINTS * np.array(table.differences(one.first, one.second, "accuracy", len(ALL_SEEDS)))
+            for name, one in those.items()
+        }
+        for those in (pairs, named("control"))
+    )
+    return rule(gaps, control) if min(map(len, (gaps | control).values())) == len(ALL_SEEDS) else None
+
+
+def one_rate(table: Table, pairs: Mapping[str, Contrast], controls: Mapping[str, Contrast]) -> dict[str, Any]:
+    """What the same seeds show with one rate for all of them, beside how far one method is from itself then."""
+    known, control = (with_one_rate(table, of) for of in (pairs, controls))
+    if known is None or control is None:
+        return {}
+    told = {
+        "gaps": mean_gains(known),
+        "by length": mean_gains(by_length(known)),
+        "one method from itself": noise(control),
+    }
+    return {"with one rate for all seeds, which decides nothing": told}

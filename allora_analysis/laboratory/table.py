@@ -159,6 +159,17 @@ class Table:
         runs = self._runs(cell, self.candidates(cell, fine))
         return {seed: self.value(min(of.values(), key=validation), endpoint) for seed, of in runs.items()}
 
+    def at_one_rate(self, cell: Cell, endpoint: str, seeds: range, fine: bool = False) -> dict[int, float]:
+        """The same of some seeds at one rate for all, among the same: that of their least mean validation loss.
+
+        There a run that diverged counts as a guess.
+        """
+        guess = math.log(self.header["classes"])
+        runs = {seed: of for seed, of in self._runs(cell, self.candidates(cell, fine)).items() if seed in seeds}
+        losses = [{rate: guess if run[0] is None else run[0] for rate, run in of.items()} for of in runs.values()]
+        best = min(losses[0], key=lambda rate: sum(of[rate] for of in losses)) if losses else None
+        return {seed: self.value(of[best], endpoint) for seed, of in runs.items()}
+
     def at(self, cell: Cell, rate: float) -> dict[int, Run]:
         """Each judging seed's run at one rate: validation loss, test images right, test loss."""
         found = {}
