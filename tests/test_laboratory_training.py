@@ -57,3 +57,4 @@ def test_each_baseline_is_what_it_is_called(task):
     groups = training._optimizer(made["loraplus"], Cell("loraplus"), 0.01).param_groups
     rates = {id(one): group["lr"] for group in groups for one in group["params"]}
     assert all(rates[id(pair.b)] == training.LORAPLUS_RATIO * rates[id(pair.a)] for pair in pairs["loraplus"])
+    assert {group["weight_decay"] for group in groups} == {0.0}
