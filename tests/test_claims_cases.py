@@ -1,10 +1,14 @@
 """Cases of toy rows: some outcome would have changed each verdict; `test_ledger.py` asks it of the ledger's rows."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from allora_analysis.claims.cases import Case, Cases, relative_error, settle
-from allora_analysis.claims.claim import Evidence, Finding
+from allora_analysis.claims.claim import Evidence, Finding, share, units_wanted
+from allora_analysis.statistics import Judgement
 
 EVIDENCE = Evidence({"a": 1.0}, {"a": np.float64(1.0)}, "rounding", error=1e-16, tolerance=1e-12)
 
@@ -152,3 +156,18 @@ def test_what_is_wanted_is_said_where_a_sentence_is_undecided_alone():
     for verdict, corrected in (("undecided", "more seeds"), ("holds", None), ("refuted", None)):
         tested = Cases(0, "x").test({"a": np.ones(3)}, lambda of, verdict=verdict: verdict)
         assert tested.finding(evidence=EVIDENCE, flips_if="", wanted="more seeds").corrected == corrected
+
+
+@pytest.mark.parametrize("hits", [7, 0, 10])
+def test_a_share_has_wilsons_interval(hits):
+    found = share([True] * hits + [False] * (10 - hits), "x")
+    told = stats.binomtest(hits, 10).proportion_ci(0.95, "wilson")
+    wanted = (10 * hits, 100 * told.low, 100 * told.high)
+    assert (found.value, found.low, found.high) == pytest.approx(wanted, rel=1e-4, abs=1e-9)
+
+
+def test_units_wanted_in_words():
+    one = Judgement("undecided", 3, 0.1, None, 0.1, 0.1, 0.9, 0.9, None, 1, None, 12, (5, 40))
+    other = dataclasses.replace(one, needed=30, needed_interval=(9, 20_000_000))
+    assert units_wanted([one], "seeds") == "12 seeds at this mean (5 to 40 by its spread)"
+    assert units_wanted([one, other], "seeds") == "12 to 30 seeds at this mean (5 to 10^7 and more by its spread)"

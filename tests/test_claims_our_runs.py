@@ -7,6 +7,7 @@ from allora_analysis.claims import s4_4_own_best_rate
 from allora_analysis.claims.claim import units_wanted
 from allora_analysis.grid.presets import LISTS, RATE
 from allora_analysis.grid.reading import differences, diverged, judged
+from allora_analysis.statistics import Judgement
 from tests.ledger_rows import Rows
 from tests.planted_finetune import better, plant, wiggle
 
@@ -22,6 +23,11 @@ def test_not_run_without_records_and_says_the_command(runs_folder, identifier):
     assert LONG.finding(identifier).verdict == "not_run"
     assert LONG.finding(identifier).answer.startswith("Not run: ")
     assert LONG[identifier].command.startswith("python -m experiments.")
+
+
+def test_the_most_that_a_lead_may_be_is_rounded_up():
+    one = Judgement("refuted", 3, 0.0, (-0.00111, 0.00111), 0.9, 0.9, 0.1, 0.1, None, 1, None, None, None)
+    assert section._lead(one) == {"most": "0.12", "lead": "the lead, if any,"}
 
 
 # -- Tables 3 and 4

@@ -63,6 +63,11 @@ def test_every_contrast_has_one_question():
     assert all(len({contrasts.BY_NAME[name].table for name in names}) == 1 for names in contrasts.QUESTIONS.values())
 
 
+def test_the_other_margins_are_half_and_twice_the_margin():
+    (found,) = contrasts.at_other_margins().values()
+    assert [float(margin) / contrasts.MARGIN for margin in found] == [0.5, 2.0]
+
+
 def test_seeds_needed_are_minimal():
     for std, seeds in study.seeds_needed(0.28, (0.1, 0.5, 2.0)).items():
         assert power(seeds, 0.28, std) >= 0.8 > power(max(seeds - 1, 2), 0.28, std) - (seeds <= 3)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from allora_analysis import deviation
+from allora_analysis import deviation, tikhonov
 from allora_analysis.cli import main
 from allora_analysis.deviation import law, study
 from allora_analysis.deviation.study import STUDY, Config
@@ -57,9 +57,17 @@ def test_json_is_complete(capsys):
     assert predicted["loss_std"] == pytest.approx(predicted["bound"][0])
 
 
+def test_the_moments_of_the_result_are_what_they_are_called():
+    config = Config(samples=4, features=2, outputs=2, draws=50, masks=(1, 30))
+    x, y, w = study.data(config)
+    predicted, std = study.run(config).predicted, deviation.gradient_std(x, y, w, config.keep_prob)
+    assert (predicted["gradient_std_mean"], predicted["gradient_std_max"]) == (std.mean(), std.max())
+    assert predicted["loss_mean"] == pytest.approx(tikhonov.expected_loss(x, y, w, config.keep_prob, "output"))
+
+
 def test_table_and_figure(tmp_path, capsys):
     assert main(STUDY, [*SMALL, "--figure", str(tmp_path / "figure.svg")]) == 0
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())  # however wide, so however its lines are broken
     assert "meet in the middle" in shown
     assert "√(2/π) = 0.7979" in shown
     assert (tmp_path / "figure.svg").stat().st_size > 1000

@@ -63,12 +63,43 @@ def test_clipping_lengthens_the_rate_by_what_it_leaves_of_the_gradient(sources):
 
 def test_under_adam_it_is_in_the_preconditioned_curvature_after_the_trial_steps(sources):
     recipe = Recipe(r=2, alpha=2.0, lr=1e-3)
-    found = edges.edge(*sources, recipe, steps=5, batch_size=8)
+    found = edges.edge(*sources, recipe, steps=5, batch_size=8, clip=0.0)
     assert (found.threshold, found.steps) == (pytest.approx(38), 5)
-    assert found.rate == pytest.approx(38 / found.curvature)
-    assert 1e-5 < found.rate < 10
-    again = edges.edge(*sources, recipe, steps=5, batch_size=8)
-    assert again == found
+    setting = Setting(*sources, "lora", "adamw", 1e-3, 1e-3, rank=2, batch_size=8)
+    model, optimizer, loss = edges._prepared(setting, recipe, 5)
+    for step in range(5):
+        optimizer.zero_grad()
+        loss(step).backward()
+        optimizer.step()
+    adapters = [part for pair in lora_pairs(model) for part in (pair.a, pair.b)]
+    hessian = jacobian(torch.autograd.grad(loss(5), adapters, create_graph=True), adapters).double()
+    seconds = torch.cat([optimizer.state[part]["exp_avg_sq"].flatten().double() for part in adapters])
+    root = ((seconds / (1 - 0.999**5)).sqrt() + 1e-8).rsqrt()
+    top = float(torch.linalg.eigvalsh(root[:, None] * hessian * root)[-1])
+    assert found.curvature == pytest.approx(top, rel=0.02)
+    assert found.rate == pytest.approx(38 / top, rel=0.02)
+    assert edges.edge(*sources, recipe, steps=5, batch_size=8, clip=0.0) == found
+
+
+def test_the_curvature_is_of_a_batch_that_no_step_has_seen(sources, monkeypatch):
+    seen, prepared = [], edges._prepared
+
+    def told(*of):
+        model, optimizer, loss = prepared(*of)
+        return model, optimizer, lambda step: seen.append(step) or loss(step)
+
+    monkeypatch.setattr(edges, "_prepared", told)
+    edges.edge(*sources, Recipe(r=2, alpha=2.0, lr=1e-3), steps=3, batch_size=8)
+    assert (seen[:3], set(seen[3:])) == ([0, 1, 2], {3})
+
+
+def test_the_trial_steps_are_clipped_too(sources):
+    """At a norm of 1e-9 they go nowhere."""
+    recipe = Recipe(r=2, alpha=2.0, lr=1.0, optimizer="sgd")
+    still, moved = (edges.edge(*sources, recipe, steps=2, batch_size=8, clip=clip).loss for clip in (1e-9, 1.0))
+    _, _, loss = edges._prepared(Setting(*sources, "lora", "sgd", 1.0, 1.0, rank=2, batch_size=8), recipe, 2)
+    assert still == pytest.approx(float(loss(2).detach()), rel=1e-5)
+    assert moved != pytest.approx(still, rel=1e-3)
 
 
 @pytest.mark.parametrize(

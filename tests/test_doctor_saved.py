@@ -242,16 +242,16 @@ def test_several_adapters_in_one_file_are_pairs_of_their_own(tmp_path):
 
 
 def test_the_common_rank_and_scaling_are_of_the_same_pairs(tmp_path):
-    """Planted: each most frequent on its own, r = 8 of three pairs beside s = 1 of four others: no pair's equation."""
+    """Planted: each most frequent on its own, r = 8 of three pairs beside s = 1, n₂ = 10 of four others: no pair's."""
     ranks = {"a": 8, "b": 8, "c": 8, "d": 16, "e": 16, "f": 32, "g": 32}
     tensors = {}
     for name, r in ranks.items():
-        a, b = drawn(r=r, n2=20 if name == "a" else 10)
+        a, b = drawn(r=r, n2=20 if r == 8 else 10)
         tensors |= {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
     pattern = {"f": 32, "g": 32}
     fields = {"lora_alpha": 16, "rank_pattern": {k: r for k, r in ranks.items() if r != 8}, "alpha_pattern": pattern}
     saved = read(peft_folder(tmp_path, layers=(), tensors=tensors, r=8, **fields))
-    assert saved.common() == (8, 2.0, 10)
+    assert saved.common() == (8, 2.0, 20)
     assert dict(answers.of_saved(saved, None).lines)["pairs"].startswith("7, r = 8, s = 2 = α/r, α = 16 in most")
 
 

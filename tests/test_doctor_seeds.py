@@ -102,6 +102,15 @@ def test_of_several_eta_squared_one_is_taken_for_all_seeds(tmp_path):
     assert (found.pairs, found.what[:18]) == (3, "allora_0 (η² = 4) ")
 
 
+def test_settings_with_most_seeds_come_first_and_say_whose_dropout_is_off(tmp_path):
+    for rate, n, own in ((1e-3, 3, {}), (3e-3, 4, {"own_dropout": False})):
+        for seed, (one, other) in enumerate(list(zip(SCORES, BASELINE, strict=True))[:n]):
+            record(tmp_path, "allora_0", seed, one / 100, learning_rate=rate, **own)
+            record(tmp_path, "lora", seed, other / 100, learning_rate=rate, **own)
+    found = from_records(0.5, tmp_path)
+    assert [(one.pairs, one.what.endswith("own dropout off")) for one in found] == [(4, True), (3, False)]
+
+
 def test_the_packages_own_records_have_an_answer():
     found = from_records(0.5, None)
     assert len(found) >= 10

@@ -157,3 +157,9 @@ def test_the_command_runs_only_what_is_open(tmp_path, capsys, monkeypatch):
 def test_no_seeds_are_refused(tmp_path, capsys, seeds):
     assert own_best_rate.main(["--results", str(tmp_path), "--seeds", seeds, "--dry-run"]) == 2
     assert "--seeds must be a whole number, 1 or above" in capsys.readouterr().err
+
+
+def test_a_diverged_run_is_a_guess_of_its_own_split():
+    result = {"epochs": [], "diverged_at_step": 3, "majority_rates": {"test": 0.5, "validation": 0.25}}
+    assert final_value(result, "validation_accuracy") == 0.25
+    assert final_value(result, "validation_loss") == pytest.approx(-math.log(0.25))

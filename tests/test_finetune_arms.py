@@ -81,12 +81,16 @@ def test_adapters_and_classifier_move_and_the_frozen_base_does_not(folder, arm):
     ("arm", "optimizer"), [(arm, "adamw") for arm in ARMS] + [("lora", "sgd"), ("loraplus", "momentum")]
 )
 def test_each_parameter_is_in_one_group_at_its_own_rate(folder, arm, optimizer):
-    made = setting(arm, optimizer=optimizer, weight_decay=0.25)
+    of_adam = {"betas": (0.8, 0.95), "epsilon": 1e-6} if optimizer == "adamw" else {}
+    made = setting(arm, optimizer=optimizer, weight_decay=0.25, **of_adam)
     model, _ = adapted(folder, made)
     built = arms.optimizer(model, made)
     rates = {}
     for group in built.param_groups:
         assert group["weight_decay"] == 0.25
+        assert not of_adam or (group["betas"], group["eps"]) == ((0.8, 0.95), 1e-6)
+        assert of_adam or group["momentum"] == (0.9 if optimizer == "momentum" else 0.0)
+        assert arm != "allora_adamw" or group["eta"] == 2.0
         for parameter in group["params"]:
             assert parameter not in rates
             rates[parameter] = group["lr"]

@@ -102,6 +102,12 @@ def test_norms_are_taken_at_the_first_steps_and_the_last(total):
     assert set(range(min(10, total) + 1)) <= set(steps)
 
 
+def test_after_the_first_steps_norms_are_taken_evenly_in_log_step():
+    late = trainer.norm_steps(10_000)[-16:]  # before, whole steps are coarser
+    gaps = [math.log(after / before) for before, after in itertools.pairwise(late)]
+    assert gaps == pytest.approx([math.log(10_000 / 10) / trainer.POINTS] * 15, abs=0.01)
+
+
 def test_the_last_step(films):
     assert setting(batch_size=7).steps(48) == 21
     assert setting(max_steps=5).steps(48) == 5

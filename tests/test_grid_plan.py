@@ -185,10 +185,11 @@ def test_a_run_takes_its_steps_times_the_median_pace_of_its_like(made, tmp_path)
     for seed, seconds in enumerate((0.1, 0.2, 9.0)):
         record(tmp_path, dataclasses.replace(lora, seed=seed), {"n": "a"}, seconds)
     record(tmp_path, dataclasses.replace(allora, seed=7), {"n": "a"}, 0.4)
-    record(tmp_path, dataclasses.replace(allora, seed=8, batch_size=4), {"n": "a"}, 70.0)
+    for other in ({"batch_size": 4}, {"max_length": 64}, {"precision": "bf16"}, {"model": "m"}, {"data": "d"}):
+        record(tmp_path, dataclasses.replace(allora, seed=8, **other), {"n": "a"}, 70.0)
     known = plan.listed(hub(grid))
     assert [one is not None for one in known.values()] == [True, False, False, True, False, False]
-    # 4 epochs of ceil(50/8) steps; two runs at ALLoRA's own pace, two of no arm's: the median of all four of the batch.
+    # 4 epochs of ceil(50/8) steps; two runs at ALLoRA's own pace, two of no arm's: the median of all four of the kind.
     seconds, unknown = plan.forecast(grid, known)
     assert seconds == pytest.approx(4 * 7 * 2 * (0.4 + 0.3))
     assert unknown == 0

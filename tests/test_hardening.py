@@ -104,6 +104,13 @@ def test_a_mutant_differs_in_one_place_and_its_module_names_tests():
         assert sum(one != other for one, other in pairs) == 1, mutant
 
 
+def test_studies_and_what_stands_on_the_theory_are_mutated_where_they_are_named():
+    beside = {"ripple/study.py", "laboratory/training.py", "grid/reading.py"}
+    assert not beside & set(mutants.modules())
+    assert beside <= set(mutants.modules(("ripple", "laboratory", "grid/reading")))
+    assert "test_laboratory_training.py" in mutants.all_tests(("laboratory/training",))
+
+
 def test_a_row_takes_the_place_of_its_like_and_a_line_is_the_sum_of_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(hardening, "FIGURES", tmp_path / "figures.json")
     for name, found in (("laboratory", 3), ("finetune", 2), ("finetune", 4)):

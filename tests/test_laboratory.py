@@ -445,8 +445,8 @@ def test_the_search_closes_in_on_the_best_rate():
     assert table.candidates(cell) == (0.057, 0.1, 0.18)  # of which a seed that falls at 0.18 takes another
     assert tables.further({0.01: 3.0, 0.03: 2.0, 0.1: 1.0}) == 0.32
     assert tables.further({0.01: math.inf, 0.1: math.inf}) is None
-    values = table.values(cell, "loss")
-    assert values == {}
+    assert tables.further({10.0 ** -(k / 2): abs(k - 5.2) for k in range(12)}) is None  # `MOST_RATES` were tried
+    assert table.values(cell, "loss") == {}
 
 
 @pytest.mark.bad_input

@@ -99,6 +99,17 @@ def test_epsilon_is_a_part_of_loras_gradient_whatever_eta(task, monkeypatch):
         assert of == [pytest.approx(first, rel=1e-4)] * 2
 
 
+def test_epsilon_is_of_the_median(task):
+    cell = Cell("lora", head="l", epsilon=0.1)
+    model = training._adapted(task.network, cell, torch.Generator().manual_seed(3))
+    for pair in lora_pairs(model):
+        pair.b.grad = torch.arange(1.0, 1 + pair.b.numel()).reshape(pair.b.shape) ** 2
+    optimizer = training._optimizer(model, cell, 0.1)
+    training._set_epsilon(optimizer, model, cell)
+    seen = torch.cat([pair.b.grad.flatten() for pair in lora_pairs(model)])
+    assert [group["eps"] for group in optimizer.param_groups] == [pytest.approx(0.1 * float(seen.median()))] * 2
+
+
 def test_masks_in_the_bottleneck_strike_ax(task):
     """Ax is zeroed or doubled entry by entry at drop rate ½. Planted: a mask on x leaves Ax neither."""
     cell = Cell("lora", drop_rate=0.5, placement="bottleneck")

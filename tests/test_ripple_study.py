@@ -108,6 +108,22 @@ def test_deep_stack_at_eta_100():
     assert abs(gap) < 4 * result.predicted["log_typical_std"][0]
 
 
+def test_what_stands_beside_the_growth_is_what_it_is_called():
+    config = Config(depth=6, width=16, rank=2, eta=(1.0, 100.0), replicas=8)
+    result = run(config)
+    p, m = result.predicted, result.measured
+    w, ba = study.drawn_norms(6, 16, 2, fair_scales(16, 2), np.random.default_rng([config.seed, 1]))
+    assert (m["mean_weight_norm"], m["mean_ratio"]) == (w.mean(), np.mean(ba / w))
+    assert p["cosine_square"] == 1 / 16
+    assert abs(m["cosine_square"] - p["cosine_square"]) < 6 * m["cosine_square_stderr"]
+    assert (p["log_allora"], m["log_allora"]) == (p["log_typical"][0], m["log_typical"][0])  # LoRA's at η = 1
+    assert m["log_asf"][1] < m["log_typical"][1] - 1
+    growth = study.typical_growth(6, 16, 2, 1.0, fair_scales(16, 2), config.architecture)
+    assert p["log_typical_std"][0] == growth.variance**0.5
+    relu = run(Config(depth=6, width=4, rank=2, eta=(1.0,), replicas=8, architecture="relu"))
+    assert relu.predicted["survival"] == pytest.approx((1 - 2.0**-4) ** 6)
+
+
 @pytest.mark.parametrize("architecture", ["linear", "prelayernorm"])
 def test_depth_1e5_repeats_its_layers_and_still_attains_the_bound(architecture, rng):
     norms = study.drawn_norms(100_001, 8, 2, fair_scales(8, 2), rng)

@@ -157,16 +157,22 @@ def test_rows_are_the_library_s_answers():
 
 
 def test_shrinkage_is_the_diagonal_of_the_hat_matrix():
-    x, y = study.Problems(12, 3, 2, 1.0, 4).at(30.0)
+    x, _ = study.Problems(12, 3, 2, 1.0, 4).at(30.0)
     values, factor = study.shrinkage(x, 0.6, "input")
     u = np.linalg.svd(x, full_matrices=False)[0]
     s = x.T @ x
     hat = x @ np.linalg.inv(s + 0.4 / 0.6 * np.diag(np.diag(s))) @ x.T
     np.testing.assert_allclose(factor, np.diag(u.T @ hat @ u), atol=1e-12)
     np.testing.assert_allclose(values, np.linalg.svd(x, compute_uv=False))
-    fitted, shrunk = study.bottleneck_shrinkage(x, y, 0.6, 1)
-    fit = study.dropout_fit(x, y, 0.6, "bottleneck", 1)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_bottleneck_shrinks_each_direction_by_its_own_size(rank):
+    x, y = study.Problems(12, 3, 2, 1.0, 4).at(30.0)
+    fitted, shrunk = study.bottleneck_shrinkage(x, y, 0.6, rank)
+    fit = study.dropout_fit(x, y, 0.6, "bottleneck", rank)
     np.testing.assert_allclose(np.linalg.svd(fit, compute_uv=False), fitted * shrunk, atol=1e-12)
+    assert (shrunk > 0).sum() == rank
 
 
 def test_table_and_figure(tmp_path, capsys):
@@ -206,8 +212,11 @@ def test_figure_shows_the_result():
     distance, linear, bottleneck = study.plot(config, result).axes
     assert distance.get_xscale() == "log"
     assert distance.get_title() == f"output masks: up to {100 * max(result.predicted['distance']):.0f} % from any ridge"
-    curve = distance.lines[0]
+    curve, problems = distance.lines[0], study.Problems(12, 3, 2, 1.0, 0)
     np.testing.assert_array_equal(curve.get_ydata(), result.predicted["curve_distance_output"])
+    for placement in ("output", "input"):  # each curve is of its own placement
+        found = tikhonov.nearest_ridge(*problems.at(result.predicted["curve_spread"][-1]), 0.7, placement).distance
+        assert result.predicted[f"curve_distance_{placement}"][-1] == pytest.approx(found)
     np.testing.assert_array_equal(linear.lines[-1].get_ydata(), result.predicted["shrinkage_ridge"])
     np.testing.assert_array_equal(bottleneck.lines[0].get_ydata(), result.predicted["shrinkage_bottleneck"])
 

@@ -325,6 +325,20 @@ def test_the_study_prints_what_it_predicts(capsys):
     assert "at width it is the constant η" in capsys.readouterr().out
 
 
+def test_the_study_fits_each_axis_with_the_other_held():
+    small = Config(methods=("loraplus",), optimizers=("sgd",), widths=(16, 64), ranks=(2, 4), width=32, rank=3, seeds=2)
+    found = run(small).measured["loraplus, sgd"]
+    for index, (axis, shapes) in enumerate({"width": [(16, 3), (64, 3)], "rank": [(32, 2), (32, 4)]}.items()):
+        rng = np.random.default_rng([small.seed, index])
+        seen = [width.measure(METHODS["loraplus"], "sgd", *shape, 2, rng) for shape in shapes]
+        for name in QUANTITIES:
+            fit = width.fit_power([shape[index] for shape in shapes], [one[name] for one in seen])
+            assert (found[name][axis], found[name][f"{axis}_stderr"]) == (fit.power, fit.stderr)
+        if axis == "width":
+            assert found["rate"] == [one["rate"].mean() for one in seen]
+            assert found["kept"] == [one["kept"].mean() for one in seen]
+
+
 @pytest.mark.parametrize(("optimizer", "steps"), [("sgd", 60), ("adam", 10)])
 def test_what_is_measured_is_of_as_many_steps_as_the_page_says(optimizer, steps):
     """At the rate no loss of these steps is above the start's; the rows are those at half of it, after them."""

@@ -3,7 +3,7 @@ two methods means anything, from one's own numbers or from records.
 
 The differences of two methods on the same seeds have a standard deviation; the paired t-test needs so many seeds to see
 a gap with power 0.8 at level 0.05 (`statistics.required_n`), and as many at the ends of that deviation's 90 % interval.
-Checked by `tests/test_doctor_command.py` and `tests/test_doctor_seeds.py`.
+Checked by `tests/test_doctor_answers.py`, `tests/test_doctor_command.py` and `tests/test_doctor_seeds.py`.
 """
 
 import itertools
@@ -264,7 +264,7 @@ def _trained(saved: Saved) -> str:
         return "NO: s = 0, so the adapter adds nothing, whatever A and B are; give --alpha"
     zeros = [pair.zero for pair in saved.pairs]
     if all(zeros):
-        which = {"a": "A", "b": "B"}.get(zeros[0], "a matrix")
+        which = {"a": "A", "b": "B"}.get(zeros[0] if len(set(zeros)) == 1 else "", "a matrix")
         return f"NO: {which} is 0 in all pairs, so BA is: never trained, or saved before the first step"
     if any(zeros):
         return f"in part: BA is 0 in {sum(map(bool, zeros))} of {len(zeros)} pairs"

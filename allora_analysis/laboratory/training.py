@@ -1,9 +1,10 @@
-"""The pretrained network, and one run of one cell on it. Checked by `tests/test_laboratory.py`.
+"""The pretrained network, and one run of one cell on it.
 
 A network of inputs-64-64-outputs with ReLU is pretrained on the first half of the classes and adapted to the second
 half, whose labels take the first half's outputs. All linear layers are adapted at rank 4 (LoRA scaling 1), nothing else
 is trained; in cells with a `head` the last layer is a fresh classifier instead, trained whole. The baselines are
 PEFT's; LoRA and ALLoRA's family are `ALLoRALinear`'s, from one and the same A.
+Checked by `tests/test_laboratory.py` and `tests/test_laboratory_training.py`.
 """
 
 from __future__ import annotations

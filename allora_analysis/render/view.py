@@ -4,7 +4,7 @@ The way from a statement of the paper to its code is read from the check's sourc
 its names are looked up, and functions of the claims' own files are followed. What is only called through an object (a
 method of a result) is not seen.
 
-Checked by `tests/test_ledger.py` and `tests/test_render_code.py`.
+Checked by `tests/test_ledger.py`, `tests/test_render_code.py` and `tests/test_render_view.py`.
 """
 
 import ast

@@ -10,7 +10,8 @@ tests that cover the changed statement, the quickest file first, to the first th
 is no function's, is changed in a copy of the tree instead, before the tests that the module names.
 
 Each end is appended to a file in `.coverage_mutants/` as it comes, so that a run which was stopped goes on; `--again`
-runs the survivors of that file anew, after tests were added.
+runs the survivors of that file anew, after tests were added. `--only` reaches the studies and what stands on the theory
+too (`--only laboratory grid/reading`); their ends are on no page.
 
 Not mutmut or cosmic-ray: both run one test command for a whole package, and a mutant here is to be killed by its own
 package's tests; both also start an interpreter each time, which takes longer than most of these tests.
@@ -49,6 +50,7 @@ PACKAGES = (
     "tikhonov", "deviation", "dropout_sgd", "hessian", "ripple", "adaptors", "escape", "adaptive", "width", "lora",
     "records", "statistics",
 )  # fmt: skip
+BESIDE = ("claims", "doctor", "finetune", "grid", "laboratory", "render")  # and every study.py: with `--only` alone
 SWAPS: dict[type[ast.AST], tuple[type[ast.AST], str, str]] = {
     ast.Add: (ast.Sub, "+", "-"), ast.Sub: (ast.Add, "-", "+"), ast.Mult: (ast.Div, "*", "/"),
     ast.Div: (ast.Mult, "/", "*"), ast.Pow: (ast.Mult, "**", "*"), ast.MatMult: (ast.Mult, "@", "*"),
@@ -147,13 +149,15 @@ def _can_change(node: ast.AST) -> bool:
 
 
 def modules(only: tuple[str, ...] = ()) -> list[str]:
-    """The modules' paths below the package."""
+    """The modules' paths below the package; of `BESIDE`, those that begin with one of the words."""
     package = ROOT / "allora_analysis"
     found = [f"{name}.py" for name in PACKAGES if (package / f"{name}.py").exists()]
     found += sorted(str(p.relative_to(package)) for name in PACKAGES for p in (package / name).rglob("*.py"))
-    left_out = ("__init__.py", "__main__.py", "study.py")  # what they hold is words, flags and figures
-    found = [path for path in found if Path(path).name not in left_out]
-    return [path for path in found if not only or any(word in path for word in only)]
+    beside = sorted(str(p.relative_to(package)) for name in BESIDE for p in (package / name).rglob("*.py"))
+    left_out = ("__init__.py", "__main__.py", *(() if only else ("study.py",)))  # words and flags, figures
+    found = [path for path in found if not only or any(word in path for word in only)]
+    found += [path for path in beside if only and path.startswith(only)]
+    return [path for path in found if Path(path).name not in left_out]
 
 
 def tests_of(path: str) -> list[str]:
@@ -169,9 +173,10 @@ def package_tests(path: str) -> list[str]:
     return sorted(file.name for file in (ROOT / "tests").glob(f"test_{above}*.py"))
 
 
-def all_tests() -> list[str]:
-    """The tests of all modules."""
-    return sorted({name for path in modules() for name in (*tests_of(path), *package_tests(path))})
+def all_tests(only: tuple[str, ...] = ()) -> list[str]:
+    """The tests of all modules, and of the adaptors, which are tried unchanged first."""
+    found = {name for path in modules(only) for name in (*tests_of(path), *package_tests(path))}
+    return sorted(found | set(tests_of("adaptors.py")))
 
 
 @functools.cache
@@ -292,7 +297,8 @@ def main() -> int:
     import matplotlib, scipy.integrate, scipy.optimize, scipy.stats, torch  # noqa: E401, F401, I001
 
     torch.set_num_threads(1)
-    files, fork = all_tests(), multiprocessing.get_context("fork")
+    only, fork = tuple(arguments.only), multiprocessing.get_context("fork")
+    files = all_tests(only)
     ours, theirs = fork.Pipe()
     most = arguments.seconds or (AGAIN if arguments.again else FIRST)
     slow = fork.Process(target=_in_a_tree, args=(theirs, ours, most, arguments.again), daemon=True)
@@ -302,8 +308,8 @@ def main() -> int:
         measured = fork.Process(target=forks.measure, args=(files, tell, arguments.quick))
         measured.start()
         measured.join()
-    covering = forks.covering(files, modules())
-    name = "-".join([forks.digest(*forks.sources()), str(arguments.seed), *arguments.only])
+    covering = forks.covering(files, modules(only))
+    name = "-".join([forks.digest(*forks.sources()), str(arguments.seed), *only]).replace("/", ".")
     results = forks.KEPT / f"ends-{name}.jsonl"
     until = time.monotonic() + 60 * arguments.minutes
 

@@ -1,0 +1,60 @@
+"""The laboratory's arms are what they are called: momentum, rates, validation images, each baseline's own rule."""
+
+import pytest
+import torch
+
+from allora_analysis import images
+from allora_analysis.laboratory import training
+from allora_analysis.laboratory.design import PEFT, Cell
+from allora_analysis.lora.pairs import lora_pairs
+
+
+@pytest.fixture(scope="module")
+def task():
+    return training.prepare(images.load("digits"))
+
+
+def adapted(task, cell):
+    return training._adapted(task.network, cell, torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.0), ("momentum", 0.9)])
+def test_momentum_is_what_it_is_called(task, optimizer, momentum):
+    cell = Cell("lora", optimizer)
+    groups = training._optimizer(adapted(task, cell), cell, 0.1).param_groups
+    assert [group["momentum"] for group in groups] == [momentum]
+
+
+def test_the_rate_falls_linearly_to_0(task, monkeypatch):
+    seen, original = [], training._optimizer
+
+    def told(*of):
+        made = original(*of)
+        step = made.step
+        made.step = lambda: (seen.append(made.param_groups[0]["lr"]), step())[1]
+        return made
+
+    monkeypatch.setattr(training, "_optimizer", told)
+    training.run(task, Cell("allora", "sgd", 4, 0.0, "inverse_sqrt", 4.0), 0.1, 7)
+    assert seen == pytest.approx([0.1, 0.075, 0.05, 0.025])
+
+
+def test_no_image_that_a_run_trains_on_validates_it(task, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "_evaluate", lambda model, x, y: seen.append(x) or (0.1, 1))
+    training.run(task, Cell("lora", "sgd", 1), 0.01, 7)
+    drawn = torch.randperm(len(task.pool[1]), generator=torch.Generator().manual_seed(7))
+    assert torch.equal(seen[0], task.pool[0][drawn[training.TRAIN :]])
+    assert torch.equal(seen[1], task.test[0])
+
+
+def test_each_baseline_is_what_it_is_called(task):
+    made = {rule: adapted(task, Cell(rule)) for rule in PEFT}
+    pairs = {rule: lora_pairs(model) for rule, model in made.items()}
+    assert {pair.scaling for pair in pairs["rslora"]} == {training.RANK**0.5}
+    assert all(pair.adapter in pair.module.lora_magnitude_vector for pair in pairs["dora"])
+    assert all(pair.b.any() for pair in pairs["pissa"])
+    groups = training._optimizer(made["loraplus"], Cell("loraplus"), 0.01).param_groups
+    rates = {id(one): group["lr"] for group in groups for one in group["params"]}
+    assert all(rates[id(pair.b)] == training.LORAPLUS_RATIO * rates[id(pair.a)] for pair in pairs["loraplus"])
+    assert {group["weight_decay"] for group in groups} == {0.0}
