@@ -16,15 +16,19 @@ from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.s3_1_deviation import AFTER, BENEFIT, Masked, deviation_claim
 from allora_analysis.claims.s3_1_in_training import (
     EXACT,
+    LAYER,
+    LAYERS,
     SCALES,
     SENTENCE,
+    SMALL,
     Random,
+    Shape,
     Training,
     any_training,
     mean_square_start,
+    papers,
     random_start,
     trained,
-    training,
 )
 from allora_analysis.claims.s3_1_tikhonov import design, on_both_sides
 
@@ -286,25 +290,36 @@ def rises(seen: Sequence[Sequence[float]]) -> bool:
     return float(np.median([end / start if start else math.inf * end for start, end in seen])) > 1
 
 
-def needs(rng: np.random.Generator, keep_prob: float, scale: float) -> float:
-    """How many times as many masks the end needs as one start at random, for the same Std[L]/(√n E L)."""
-    one = training(0.5, keep_prob, rng, scale)
-    mean, std = deviation.loss_moments(one.x, one.y, one.start, keep_prob)
+def needs(one: Training) -> float:
+    """How many times as many masks the end needs as this start, for the same Std[L]/(√n E L)."""
+    mean, std = deviation.loss_moments(one.x, one.y, one.start, one.keep_prob)
     return (off_at_end(one) * mean / std) ** 2
 
 
 def from_one_start(rng: np.random.Generator) -> tuple[list[float], Size]:
     """In how many % of starts the end `needs` more, at drop rates 0.05 and 0.5; and how many times as many."""
-    more = {p: [[needs(rng, p, scale) for _ in range(60)] for scale in SCALES] for p in (PAPER_KEEP, 0.5)}
-    often = {p: [100 * float(np.mean(np.greater(of, 1))) for of in by_scale] for p, by_scale in more.items()}
-    told = [", ".join(f"{part:.0f}" for part in parts) for parts in often.values()]
+    settings = (papers, half_dropped, noisier, lambda rng, scale: noisier(rng, scale, ()))
+    more = [[[needs(draw(rng, scale)) for _ in range(60)] for scale in SCALES] for draw in settings]
+    often = [[100 * float(np.mean(np.greater(of, 1))) for of in by_scale] for by_scale in more]
+    told = [", ".join(f"{part:.0f}" for part in parts) for parts in often]
     size = ranged(
-        more[PAPER_KEEP][1],
+        more[0][1],
         "times as many masks",
-        "needed at the end as at one start of the true weights' size, drop rate 0.05, noise half of the signal; from "
-        f"60 starts each of a third, one and three times it more are in {told[0]} %, at drop rate 0.5 in {told[1]} %",
+        f"needed at the end as at one start of the true weights' size, {LAYERS}, drop rate 0.05, noise half of the "
+        f"signal; from 60 starts each of a third, one and three times it more are in {told[0]} %, at drop rate 0.5 in "
+        f"{told[1]} %, at noise three times the signal in {told[2]} % (with {SMALL} in {told[3]} %)",
     )
-    return [float(np.mean(parts)) for parts in often.values()], size
+    return [float(np.mean(parts)) for parts in often], size
+
+
+def half_dropped(rng: np.random.Generator, scale: float) -> Training:
+    """The paper's setting at drop rate 0.5."""
+    return papers(rng, scale)._replace(keep_prob=0.5)
+
+
+def noisier(rng: np.random.Generator, scale: float, shape: Shape = LAYER) -> Training:
+    """The paper's setting at noise three times the signal."""
+    return papers(rng, scale, shape, noise=3.0)
 
 
 def any_start(rng: np.random.Generator) -> list[Random]:
@@ -319,8 +334,8 @@ def any_start(rng: np.random.Generator) -> list[Random]:
     reading="Its main clause, that a benefit of N only for large N is particularly true as training progresses: more "
     "masks are needed at the end than at the start for the average loss to be within a given share of E L, as "
     "Std[L]/E L rises, root mean square over E L of normal matrices at the start, LoRA's zero being those of size 0. "
-    "What it says of Std[L] itself is row 3.1-loss-std. The paper's: drop rate 0.05, noise half of the signal, zero "
-    "and matrices of a third, one and three of the true weights' size, the median of nine data sets.",
+    "What it says of Std[L] itself is row 3.1-loss-std. The paper's: drop rate 0.05, noise half of the signal, "
+    f"{LAYERS}, zero and matrices of a third, one and three of the true weights' size, the median of nine data sets.",
     depends_on=("3.1-benefit-large-n",),
 )
 def benefit_in_training(cases: Cases) -> Finding:
@@ -328,7 +343,7 @@ def benefit_in_training(cases: Cases) -> Finding:
     own = [
         Case(
             f"p = 0.95, start of scale {scale:.2g}, the median of nine data sets",
-            [Random(training(0.5, PAPER_KEEP, cases.rng), scale) for _ in range(9)],
+            [Random(papers(cases.rng), scale) for _ in range(9)],
             paper=True,
         )
         for scale in (0.0, *SCALES)
@@ -345,8 +360,8 @@ def benefit_in_training(cases: Cases) -> Finding:
     )
     often, size = from_one_start(cases.rng)
     return judged.finding(
-        conditional=f"Yes from LoRA's zero; of random starts {often[0]:.0f} % need more masks at the end (drop rate "
-        f"0.5: {often[1]:.0f} %).",
+        conditional=f"Yes from LoRA's zero; from {often[0]:.0f} % of random ones, noise half the signal "
+        f"({often[1]:.0f} % at drop rate 0.5).",
         evidence=judged.evidence(EXACT, end_over_start, tolerance=1e-6),
         size=size,
         condition="the start is LoRA's zero, or random matrices so small, or p so near 1, that dropout's noise over "

@@ -39,13 +39,18 @@ class Training(NamedTuple):
         return self.x @ np.linalg.lstsq(self.x, self.y, rcond=None)[0]
 
 
+Shape = tuple[int, ...]
+LAYER = (256, 64, 8)  # rows, inputs and outputs of the paper's setting
+LAYERS, SMALL = "{} rows, {} inputs and {} outputs".format(*LAYER), "8 to 24 rows, 2 to 4 inputs and 1 to 3 outputs"
+
+
 def training(
-    noise: float, keep_prob: float, rng: np.random.Generator, scale: float = 0.0, tails: bool = False
+    noise: float, keep_prob: float, rng: np.random.Generator, scale: float = 0.0, tails: bool = False, shape: Shape = ()
 ) -> Training:
     """Y = XW_true + noise, its deviation in units of the signal's root mean square; W_true has normal entries of
-    deviation 1, the start of deviation `scale`; large rows with `tails`.
+    deviation 1, the start of deviation `scale`; large rows with `tails`; of this shape, or `SMALL`.
     """
-    n, d, c = int(rng.integers(8, 25)), int(rng.integers(2, 5)), int(rng.integers(1, 4))
+    n, d, c = shape or (int(rng.integers(8, 25)), int(rng.integers(2, 5)), int(rng.integers(1, 4)))
     x, w = design(n, d, 3.0, rng), rng.standard_normal((d, c))
     if tails:
         x = np.linalg.qr(x * rng.standard_t(2, (n, 1)))[0] * (math.sqrt(n) * np.geomspace(1, 1 / 3, d))
@@ -62,10 +67,15 @@ def any_training(rng: np.random.Generator) -> Training:
 SCALES = (1 / 3, 1.0, 3.0)  # of random matrices at the start, in units of the true weights
 
 
+def papers(rng: np.random.Generator, scale: float = 0.0, shape: Shape = LAYER, noise: float = 0.5) -> Training:
+    """The paper's setting: drop rate 0.05, noise half of the signal, `LAYER`; or of another shape or noise."""
+    return training(noise, PAPER_KEEP, rng, scale, shape=shape)
+
+
 def papers_own(rng: np.random.Generator, scale: float) -> Case:
     """From zero, as LoRA starts, or at random, at drop rate 0.05, with noise half of the signal; nine data sets."""
     name = f"p = 0.95, start of scale {scale:g}, the median of nine data sets"
-    return Case(name, [training(0.5, PAPER_KEEP, rng, scale) for _ in range(9)], paper=True)
+    return Case(name, [papers(rng, scale) for _ in range(9)], paper=True)
 
 
 def trained(one: Training) -> np.ndarray:
@@ -125,7 +135,7 @@ def random_start(one: Random) -> float:
 def random_starts(rng: np.random.Generator) -> list[Case]:
     """The paper's: drop rate 0.05, noise half of the signal, from zero and from matrices around the true weights'."""
     return [
-        Case(f"p = 0.95, start of scale {scale:.2g}, data {i + 1}", Random(training(0.5, PAPER_KEEP, rng), scale), True)
+        Case(f"p = 0.95, start of scale {scale:.2g}, data {i + 1}", Random(papers(rng), scale), True)
         for scale in (0.0, *SCALES)
         for i in range(3)
     ]
@@ -142,24 +152,28 @@ def from_one_start(one: Training) -> tuple[bool, bool]:
     return bool(np.sum(after**2) > np.sum(before**2)), bool(of_entries)
 
 
-def papers_turns(rng: np.random.Generator) -> list[float]:
-    """`turning_scale` at the paper's setting, of 200 data sets with noise half of the signal."""
-    return [turning_scale(training(0.5, PAPER_KEEP, rng)) for _ in range(200)]
+def papers_turns(rng: np.random.Generator, shape: Shape = LAYER) -> list[float]:
+    """`turning_scale` at the paper's setting, of 100 data sets, of `LAYER` or `SMALL`."""
+    return [turning_scale(papers(rng, shape=shape)) for _ in range(100)]
+
+
+def of_single(rng: np.random.Generator, shape: Shape) -> list[str]:
+    """What `from_one_start` says, in % of starts of each of the `SCALES`."""
+    single = [np.mean([from_one_start(papers(rng, scale, shape)) for _ in range(100)], axis=0) for scale in SCALES]
+    return [", ".join(f"{100 * part:.0f}" for part in parts) for parts in zip(*single, strict=True)]
 
 
 def loss_turns(rng: np.random.Generator) -> Size:
     """The scale at which Std[L] turns, at noise half of the signal, with what single starts of three scales show."""
-    turns = [scale / PAPER_KEEP for scale in papers_turns(rng)]
-    single = [
-        np.mean([from_one_start(training(0.5, PAPER_KEEP, rng, scale)) for _ in range(200)], axis=0) for scale in SCALES
-    ]
-    rises, entries = (", ".join(f"{100 * part:.0f}" for part in parts) for parts in zip(*single, strict=True))
+    turns, small = ([scale / PAPER_KEEP for scale in papers_turns(rng, shape)] for shape in (LAYER, ()))
+    (rises, entries), (small_rises, small_entries) = (of_single(rng, shape) for shape in (LAYER, ()))
     return ranged(
         turns,
         "",
-        "the deviation of the start's entries over p times the true weights', where Std turns; noise half of the "
-        f"signal. From one start of a third, one and three times the true weights' it rises in {rises} %; entry by "
-        f"entry the average falls and the worst rises in {entries} %",
+        "the deviation of the start's entries over p times the true weights', where Std turns; "
+        f"{LAYERS}, noise half of the signal. From one start of a third, one and three times the true weights' it "
+        f"rises in {rises} %; entry by entry the average falls and the worst rises in {entries} %. With {SMALL} "
+        f"{np.median(small):.2g} (range: {min(small):.2g} to {max(small):.2g}), {small_rises} and {small_entries} %",
     )
 
 
@@ -171,9 +185,10 @@ def loss_turns(rng: np.random.Generator) -> Size:
     "strays, root mean square, from its mean over the masks that this step may draw, data and W as they are. It ends "
     "below the root mean square over normal matrices at the start, LoRA's zero being those of size 0, and above their "
     "worst case, a matrix near zero, where it is near 0. Random matrices of any size reach that, so that the first "
-    "half decides. Entry by entry, a less kind reading, both halves are seldom true at once (size). Of the gradient, "
-    "which Figure 1 shows in its place, our network shows on MNIST what its caption says, average down and worst up, "
-    "and on CIFAR-10 not: rows 3.1-figure-1 and 3.1-figure-1-cifar10.",
+    "half decides. Entry by entry, a less kind reading, both halves are seldom true at once (size). The paper's "
+    f"setting: {LAYERS}, drop rate 0.05, noise half of the signal. Of the gradient, which Figure 1 shows in "
+    "its place, our network shows on MNIST what its caption says, average down and worst up, and on CIFAR-10 not: rows "
+    "3.1-figure-1 and 3.1-figure-1-cifar10.",
 )
 def loss_std(cases: Cases) -> Finding:
     """Std[L] after training between that at W = 0, exactly 0, and the starts', with the scale at which it turns."""
@@ -205,7 +220,7 @@ def loss_std(cases: Cases) -> Finding:
     size = loss_turns(cases.rng)
     return judged.finding(
         conditional="Only from large random matrices, at the paper's setting above "
-        f"{round(100 * PAPER_KEEP * size.value, -1):.0f} % of the true weights'; not from LoRA's zero.",
+        f"{100 * PAPER_KEEP * size.value:.0f} % of the true weights'; not from LoRA's zero.",
         evidence=judged.evidence(EXACT, lambda one: turning_scale(one.of), tolerance=1e-9),
         size=size,
         condition="s, the start's standard deviation, which is 0 for LoRA, is above p√v, 3C(Σ_n m_n²)v² + "
@@ -292,9 +307,10 @@ def _often(drawn: Mapping[tuple[str, str], list[Training]], worst: float) -> tup
     reading="A less kind reading: of the gradients' entries, which the next sentence looks at, the average falls and "
     "the worst rises, from zero and from normal matrices of the true weights' size, in the linear model whose symbols "
     "the sentence has. The paper's own setting is taken to have noise in Y of half of the signal, the median of nine "
-    "data sets; others have from a tenth to 100 times it, and matrices of a hundredth to ten times the true weights. "
-    "In a network, as Figure 1's, it does on MNIST (3.1-figure-1), on CIFAR-10 not (3.1-figure-1-cifar10). Of the "
-    "loss, from matrices large enough, 3.1-loss-std has a kinder reading.",
+    f"data sets of {LAYERS}, drop rate 0.05; others, {SMALL}, drop rates 0.5 and 0.1, rows with Student's tails "
+    "(two degrees of freedom), have a tenth to 100 times it, and matrices of a hundredth to ten times the true "
+    "weights. In a network, as Figure 1's, it does on MNIST (3.1-figure-1), on CIFAR-10 not (3.1-figure-1-cifar10). "
+    "Of the loss, from matrices large enough, 3.1-loss-std has a kinder reading.",
     depends_on=("3.1-loss-std",),
 )
 def gradient_std(cases: Cases) -> Finding:
@@ -380,7 +396,8 @@ def one_label_canceled() -> Training:
     where="beyond the paper: §3.1, before Figure 1, of the loss, which its sentence before speaks of",
     says="The gradient's average standard deviation over masks, which Figure 1 shows, moves as the loss's does.",
     reading="From normal matrices at the start, as Figure 1's network has, or from LoRA's zero, root mean square over "
-    "them, to the end of training in §3.1's own model. The paper's: noise half of the signal, zero, and matrices of a "
+    "them, to the end of training in §3.1's own model. The paper's: drop rate 0.05, noise half of the signal, "
+    f"{LAYERS}, zero, and matrices of a "
     "third, one and three of the true weights' size. What our network shows of Figure 1 is row 3.1-figure-1.",
     depends_on=("3.1-loss-std", "3.1-gradient-std"),
 )
@@ -402,19 +419,22 @@ def figure_1_illustrates(cases: Cases) -> Finding:
         corrected=lambda one, seen: relative_error(seen["gradient"], told_gradient(one)) < 1e-6,
         condition=as_the_loss,
     )
-    turn = round(100 * float(np.median(papers_turns(cases.rng))), -1)
-    drawn = {
-        scale: [alike(training(0.5, PAPER_KEEP, cases.rng, scale)) for _ in range(100)] for scale in (1.0, 1 / 3, 3.0)
-    }
-    at_scale = {scale: 100 * float(np.mean(hits)) for scale, hits in drawn.items()}
+    turn = 100 * float(np.median(papers_turns(cases.rng)))
+    hits, small = (
+        {scale: [alike(papers(cases.rng, scale, shape)) for _ in range(100)] for scale in SCALES}
+        for shape in (LAYER, ())
+    )
+    third, _, thrice = (100 * float(np.mean(of)) for of in hits.values())
+    told = ", ".join(f"{100 * float(np.mean(of)):.0f}" for of in small.values())
     return judged.finding(
         conditional=f"Only from large starts, at the paper's setting {turn:.0f} % of the true weights'; from zero the "
         "gradient's alone falls.",
         evidence=judged.evidence(EXACT, {"from zero, the loss's Std": "rises from 0"}, tolerance=1e-9),
         size=share(
-            drawn[1.0],
-            "where they move alike from one random start of the true weights' size, noise half of the signal "
-            f"({at_scale[1 / 3]:.0f} % from a third of it, {at_scale[3.0]:.0f} % from three times it)",
+            hits[1.0],
+            f"where they move alike from one random start of the true weights' size, {LAYERS}, noise half of the "
+            f"signal ({third:.0f} % from a third of it, {thrice:.0f} % from three times it; with {SMALL} in {told} % "
+            "from a third, one and three times it)",
         ),
         condition="the start is so large that the loss's deviation falls where the gradient's does, or so small that "
         "both rise, which from zero takes contrived data. In formulas: s, the start's standard deviation, is above "

@@ -109,7 +109,8 @@ def placement_in_code(cases: Cases) -> Finding:
         size=Size(
             float(in_part),
             f"of {512 * len(own):,} unit inputs",
-            f"struck in part, as masks between A and B would strike them; as a whole {whole} (drop rate 0.05)",
+            f"struck in part, as masks between A and B would strike them; as a whole {whole} (drop rate 0.05: "
+            "one in twenty expected)",
         ),
         corrected="the mask acts on A's input: x ↦ W*x + ηBA(x ⊙ V)",
         flips_if="a layer of LoRA's code in training that strikes some of an input's r latent numbers and keeps others",
