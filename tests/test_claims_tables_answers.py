@@ -332,7 +332,7 @@ def test_the_answers_say_what_the_numbers_are():
     told = "all 10 above 0 as printed, or one not above 0 with Figure 3's numbers"
     assert finding("D-universally-better").flips_if.startswith(told)
     assert finding("4.4-subpar").answer.startswith("Yes, with 1 of 3 models, in 2 of 9 pairs: Qwen2-0.5B on emotion;")
-    told = "ALLoRA-OD is +0.74 points over ASF-LoRA (p = 0.031; adjusted 0.062), ALLoRA +1.04 (p = 0.016)."
+    told = "tested alone, ALLoRA-OD +0.74 points over ASF-LoRA (p = 0.031; adjusted 0.062), ALLoRA +1.04 (p = 0.016)."
     assert finding("5.2-better-family").answer == f"Yes, as hedged: {told}"
     assert finding("6-better-than-lora").answer.endswith("on 3 of 3 models, 3 of 4 data sets, 3 of 3 rates.")
     assert finding("4.4-better-than-lora").answer.endswith("in 6 of 9 model–data pairs; more than chance (p = 0.016).")

@@ -330,7 +330,8 @@ def expected_update(cases: Cases) -> Finding:
         size=ranged(
             [turned(_batch_of_paper(rng)) for _ in range(100)],
             "degrees",
-            f"between g̃_i and g_i, 32 tokens of 64 inputs, variances as 1/i, rows of {PAPER_ROW}, η² = 4, 100 draws",
+            f"between g̃_i and g_i, 32 tokens of 64 inputs of variance 1/i, i = 1 … 64, squared loss, targets linear in "
+            f"them with coefficients of standard deviation 1, rows of {PAPER_ROW}, η² = 4, 100 draws",
         ),
         corrected="g̃_i = Σ_t d_t (∂L/∂f_i)_t x_t; over white Gaussian inputs and a squared loss E[g̃_i] = "
         "g_i(E[d]·across + E[dz²]·along (BA)_i), f(x)_i = z‖(BA)_i‖, with E[dz²] < E[d]: turned away from the row's "
