@@ -148,6 +148,13 @@ def test_the_input_gradient_by_singular_values(rank, ratio):
     assert section.growth_ratio(case) == pytest.approx(plain / adapted) == pytest.approx(ratio, rel=5e-3)
 
 
+def test_the_size_at_another_width_has_its_own_row_norm():
+    """σ = ‖(BA)_i‖√(n/r) is longer at n = 384, the rows, and so d, are not."""
+    sigma, d = 0.015 * 48**0.5, (0.015 + 0.25) ** -0.5
+    told = ((1 + sigma) / (1 + d * sigma)) ** 24
+    assert f"{told:.2g} at rows of 0.015 and n = 384" in ROWS.as_is("4-backward-ripple").size.of
+
+
 @pytest.mark.parametrize("drop_rate", [0.05, 0.3])
 def test_what_dropout_moves_in_root_mean_square(drop_rate):
     """E‖BA(m/(1 − p) − 1)x‖² = p/(1 − p)·E‖BAx‖² for white x, whatever BA and η."""

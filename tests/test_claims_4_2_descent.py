@@ -219,7 +219,20 @@ def test_the_text_quotes_the_exact_derivative_and_how_the_draws_were_made(monkey
     assert shares["r = 8, 48×64, B 1 times A, 1 token"] == 0
     assert "none at LoRA's shape" in found.answer
     assert "Not the most" in found.size.of
-    assert f"else some climb: {100 * found.size.value:.0f} % of random steps at rank 1" in found.answer
+    assert f"else some climb: {100 * found.size.value:.0f} % at random ∂L/∂f and rank 1" in found.answer
+
+
+def test_steps_of_a_squared_loss_ascend_less_often():
+    """At rank 1 and one token by the two parts' own formulas: −⟨BᵀG, BᵀD_dG⟩ − ‖D_d^{1/2}GAᵀ‖², G = (f − y)xᵀ."""
+    rng, one, climbs = np.random.default_rng(0), section.OFTEN, 0
+    for _ in range(4000):
+        a, x, b, y = rng.standard_normal((4, 16)) * [[1 / 4], [1], [one.ratio / 4], [1]]
+        off = b * (a @ x) - y
+        d = 1 / np.sqrt(np.abs(b) * np.linalg.norm(a) + 1 / one.eta**2)
+        climbs += (b @ off) * (b @ (d * off)) * (x @ x) + np.sum(d * off**2) * (x @ a) ** 2 < 0
+    share = section.share_of_squared_loss(one, np.random.default_rng(1))
+    assert climbs / 4000 == pytest.approx(share, abs=0.004)
+    assert 0 < share < 0.01
 
 
 def test_a_step_of_allora_adamw_that_is_not_small_can_raise_the_loss():

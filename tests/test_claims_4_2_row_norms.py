@@ -45,7 +45,10 @@ def test_conditional_on_the_optimizer(runs_folder):
     plant(runs_folder, lambda run: FAST if run.optimizer == "sgd" or run.arm == "allora_adamw" else SLOW)
     found = finding()
     assert found.verdict == "conditional"
-    assert (found.condition, found.corrected) == ("SGD; nothing is clipped", None)
+    assert (found.condition, found.corrected) == (
+        "SGD at a rate at which the model trains (judged: 0.5); nothing is clipped",
+        None,
+    )
     assert found.at_paper is None
     measured = found.evidence.measured
     assert measured["sgd, from LoRA at l, step 10"]["log_ratio"] == pytest.approx(math.log(2))
@@ -80,6 +83,39 @@ def test_every_model_has_a_row_of_its_own(runs_folder):
     plant(runs_folder, lambda run: FAST)
     plant(runs_folder, lambda run: SLOW, runs=section.wanted("SmolLM2-135M"))
     assert (finding().verdict, finding(SECOND).verdict) == ("holds", "refuted")
+
+
+def plant_given_up(folder, accuracy, norm):
+    """The list given up on SmolLM2, ended with this accuracy of which chance has ½."""
+    for run in section.given_up():
+        norms = summarised({"step": [1, 10, 250], "layers": {"q": [1e-3, norm(run), norm(run)]}})
+        result = {
+            "epochs": [{"epoch": 0.5, "step": 250, "test_accuracy": accuracy}],
+            "diverged_at_step": None,
+            "majority_rates": {"test": 0.5},
+            "row_norms": norms,
+        }
+        records.save(folder, STUDY, run, result, protocol=PROTOCOL, digests=planted_finetune.DIGESTS, provenance={})
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "apart", "verdict"), [(0.5, 5.0, "conditional"), (0.8, 5.0, "undecided"), (0.8, 1.05, "conditional")]
+)
+def test_the_list_given_up_is_no_case_unless_it_trains(runs_folder, accuracy, apart, verdict):
+    """Planted: rows of ALLoRA five times as long as LoRA's at η·l, in runs that ended at chance or above it."""
+    plant(runs_folder, lambda run: FAST if run.optimizer == "sgd" else SLOW, runs=section.wanted("SmolLM2-135M"))
+    plant_given_up(runs_folder, accuracy, lambda run: 0.1 * (apart if run.arm == "allora" else 1))
+    found = finding(SECOND)
+    assert found.verdict == verdict
+    told = f"{0 if accuracy == 0.5 else 12} of 12 runs ended above chance, ALLoRA's rows after 10 steps "
+    assert told in found.evidence.tolerance_source
+
+
+def test_the_records_given_up_are_named():
+    """By the records as they are: two pairs, no run above chance."""
+    told, belied = section.left_out(None)
+    assert not belied
+    assert told.endswith("0 of 8 runs ended above chance, ALLoRA's rows after 10 steps 0.59, 5.5 times LoRA's at η·l_b")
 
 
 def test_undecided_where_seeds_disagree(runs_folder):
@@ -234,6 +270,17 @@ def test_what_one_models_rates_foretell_must_come_out_on_the_other(runs_folder, 
     """Planted: the other model's rows are longer or shorter; at 0.6 its 3e-3 falls short, at 2.5 its 1e-3 is past."""
     plant_ends(runs_folder, lambda run: by_law(run) * (off if run.model == "SmolLM2-135M" else 1))
     assert finding(factor.factor_falls).verdict == verdict
+
+
+@pytest.mark.parametrize(("accuracy", "verdict"), [(0.5, "conditional"), (0.8, "refuted")])
+def test_a_run_given_up_counts_where_it_trained(runs_folder, accuracy, verdict):
+    """Planted: rows of 1.4 at the end, under SGD at 0.5, where the curve foretells a fiftieth of η."""
+    plant_ends(runs_folder, by_law)
+    plant_given_up(runs_folder, accuracy, lambda run: 1.4)
+    found = finding(factor.factor_falls)
+    assert found.verdict == verdict
+    told = "; given up, not above chance, not judged: falls of 0.61, 0.61, 0.61"
+    assert found.evidence.tolerance_source.endswith(told) == (verdict == "conditional")
 
 
 @pytest.mark.parametrize(("norm", "verdict"), [(NEEDED / 1.01, "refuted"), (NEEDED * 1.01, "holds")])

@@ -103,6 +103,18 @@ def test_table_4(runs_folder):
     assert found.size.of.endswith(", against ASF-LoRA, the worst of 3 rivals")
 
 
+def test_table_4_tells_who_is_ahead_alone_and_not_within_the_nine(runs_folder):
+    """Planted: clearly behind LoRA × η at η² = 4; behind ASF-LoRA there by 0.8 points, seeds 0.4 apart: p = 0.037."""
+
+    def accuracy(run):
+        gap = {"lora_x_eta": 0.02 + wiggle(run), "asf_lora": 0.008 + 0.004 * (run.seed - 1)}.get(run.arm, 0.0)
+        return [0.8 + gap * (run.eta2 == 4)]
+
+    plant(runs_folder, [*PERCEIVED, *ABLATED], accuracy)
+    told = "clearly behind LoRA × η at η² = 4 (-2.0 points), ASF-LoRA perhaps (-0.8)."
+    assert finding("4-table-4-desk").answer == f"No: on rotten_tomatoes {told}"
+
+
 def test_table_4_tells_the_cases_that_are_clear_and_no_gain_where_there_is_a_loss(runs_folder):
     """Planted: behind LoRA × η at η² = 4, behind ASF-LoRA at two η² and by 0.04 points behind ALLoRA-OD."""
 

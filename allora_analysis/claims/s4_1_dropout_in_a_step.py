@@ -177,7 +177,7 @@ def dropout_rate_in_training(cases: Cases) -> Finding:
     own = share_of(share, cases.rng, "of its step undropped", "how far a dropped row still moves")
     return judged.finding(
         conditional="Only if B_iΔA = 0 (B_i = 0) and no momentum moves B_i: "
-        f"under AdamW over {bound(own.value, 1, False):g} remains.",
+        f"under AdamW on average over {bound(own.value, 1, False):g} remains.",
         evidence=judged.evidence(
             ROUNDING,
             {"Δ(BA)_i over its step undropped": 0.0},

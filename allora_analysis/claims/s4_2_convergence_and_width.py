@@ -18,9 +18,9 @@ from allora_analysis import adaptive, width
 from allora_analysis.adaptive import RestFamily
 from allora_analysis.claims.cases import Case, Cases, log_uniform
 from allora_analysis.claims.claim import Finding, Size, claim, not_run, share
-from allora_analysis.claims.s4_2_row_norms import MINILM, SMOLLM2, reached, wanted
-from allora_analysis.finetune.setting import STUDY, Setting
-from allora_analysis.grid.presets import ETA, command
+from allora_analysis.claims.s4_2_row_norms import reached
+from allora_analysis.finetune.setting import LORAPLUS_RATIO, STUDY, Setting
+from allora_analysis.grid.presets import ETA, LISTS, command
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.width import METHODS, Method, exponents
 from allora_analysis.width.training import STEPS
@@ -312,39 +312,45 @@ def transfer(cases: Cases) -> Finding:
 
 
 PAPER = ("allora", "adam")
-FIRST = {"lora": 1.0, "allora": 1.0, "allora_od": 1.0, "allora_adamw": ETA}
+ADAMW = list(dict.fromkeys(one for of in LISTS.values() for one in of.get("desk", ()) if one.optimizer == "adamw"))
+AT_ETA = ("allora_adamw", "lora_x_eta")
+
+
+def times(one: Setting) -> float:
+    """A run's first rows over LoRA's at its rate: η for ALLoRAAdamW and for LoRA × η, B's rate over A's for LoRA+."""
+    return one.eta if one.arm in AT_ETA else LORAPLUS_RATIO if one.arm == "loraplus" else 1.0
 
 
 @claim(
     "4-width-first-step",
     where="beyond the paper: Figure 2, right, at two widths",
     says="After one step of AdamW at l the rows of BA are l√(r/3) long on average, whatever the model's width.",
-    reading="In the recorded runs, to 2 %; A as PEFT draws it, of variance 1/(3n₂); with ALLoRAAdamW η times as long.",
-    command=command("row_norms", [one for model in (MINILM, SMOLLM2) for one in wanted(model)]),
+    reading="In every run under AdamW of our lists, to 2 %; A as PEFT draws it, of variance 1/(3n₂); η times as long "
+    "with ALLoRAAdamW and in LoRA × η, whose scaling is η, and 16 times in LoRA+, at B's rate.",
+    command=" && ".join(command(name, of["desk"]) for name, of in LISTS.items() if "desk" in of),
     test="tests/test_claims_4_2_width.py",
     reads=STUDY,
     depends_on=("4-width-transfer",),
 )
 def first_step(cases: Cases, folder: Path | None) -> Finding:
     """‖ΔB_iA₀‖ for ΔB_i of entries ±l: r random rows of norm √⅓ add up, in the records of two models."""
-    listed = [one for model in (MINILM, SMOLLM2) for one in wanted(model) if one.optimizer == "adamw"]
-    runs = recorded(listed, folder)
-    done = [one for one in listed if reached(runs, one, [1])]
+    runs = recorded(ADAMW, folder)
+    done = [one for one in ADAMW if reached(runs, one, [1])]
     if not done:
         return not_run("no run under AdamW is recorded")
 
     def told(one: Setting) -> float:
-        return FIRST[one.arm] * one.learning_rate * math.sqrt(one.rank / 3)
+        return times(one) * one.learning_rate * math.sqrt(one.rank / 3)
 
     judged = cases.judge(
-        [Case(f"{one.model}, {one.arm} at {one.learning_rate:g}, seed {one.seed}", one, True) for one in done],
+        [Case(f"{one.words()}, {one.schedule}", one, True) for one in done],
         lambda one: average_norm(runs[one], 1),
         printed=lambda one, seen: abs(seen / told(one) - 1) <= 0.02,
     )
     tapers = {
         case.name: width.taper([average_norm(runs[case.inputs], case.inputs.max_steps)], ETA)
         for case in judged.cases
-        if case.inputs.arm == "allora" and reached(runs, case.inputs, [case.inputs.max_steps])
+        if case.inputs.arm == "allora" and case.inputs.max_steps and reached(runs, case.inputs, [case.inputs.max_steps])
     }
     needed = min((of.eta_to_taper for of in tapers.values()), default=None)
     off = max(abs(seen / told(case.inputs) - 1) for case, seen in judged.pairs)
@@ -358,6 +364,6 @@ def first_step(cases: Cases, folder: Path | None) -> Finding:
             tolerance=0.02,
             n=len(done),
         ),
-        size=Size(100 * off, "%", "the most that a run's mean row is off l√(r/3), times η for ALLoRAAdamW"),
+        size=Size(100 * off, "%", "the most that a run's mean row is off l√(r/3), times η or 16 as named"),
         flips_if="first rows whose length depends on the width",
     )

@@ -413,7 +413,10 @@ def backward_ripple(cases: Cases) -> Finding:
     sigma = PAPER_ROW * 8**0.5
     name = f"n = 64, r = 8, ‖(BA)_i‖ = {PAPER_ROW}, L = 24"
     own = at_etas(name, lambda eta: Ripple(eta, sigma, 24, frame(cases.rng, 64, 8)))
-    longer, wider = (own[2].inputs._replace(sigma=of) for of in (0.1 * 8**0.5, PAPER_ROW * (384 / 8) ** 0.5))
+    longer = own[2].inputs._replace(sigma=0.1 * 8**0.5)
+    wider = own[2].inputs._replace(
+        sigma=PAPER_ROW * 48**0.5, frame=np.empty((384, 8))
+    )  # of which only the shape counts
     judged = cases.judge(
         own + cases.draw(draw, 24),
         measure=lambda case: _input_gradient(case, adapted=False) / _input_gradient(case, adapted=True),

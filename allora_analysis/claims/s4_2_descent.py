@@ -156,6 +156,17 @@ def shares(rng: np.random.Generator) -> dict[str, tuple[float, float]]:
     return found
 
 
+def share_of_squared_loss(one: Shape, rng: np.random.Generator) -> float:
+    """How often a random step ascends where ∂L/∂f = f − y, y standard Gaussian, in place of a ∂L/∂f of its own."""
+
+    def ascends() -> bool:
+        a, b = rng.standard_normal((one.rank, one.n2)), one.ratio * rng.standard_normal((one.n1, one.rank))
+        x, y = (rng.standard_normal((one.tokens, n)) for n in (one.n2, one.n1))
+        return sum(_parts_of_change(State(Problem(x, y, a / one.n2**0.5), b / one.n2**0.5, one.eta, "sgd"))) > 0
+
+    return float(np.mean([ascends() for _ in range(DRAWS)]))
+
+
 STEPS = (1e-6, 1e-4, 1e-2, 1.0)
 
 
@@ -202,11 +213,12 @@ def states(rng: np.random.Generator) -> State:
     return State(task, b, log_uniform(rng, -1, 1), str(rng.choice(["sgd", "adamw"])))
 
 
-def _of_draws(found: dict[str, tuple[float, float]]) -> Size:
+def _of_draws(found: dict[str, tuple[float, float]], own_loss: float) -> Size:
     (often, error), (more, _), (lora, _) = (found[str(one)] for one in (OFTEN, OFTENER, AS_LORA))
     of = (
-        f"random steps that ascend, {OFTEN}, η = 2, Gaussian entries: outside LoRA's use. Not the most: {more:.2g} "
-        f"with {OFTENER}; {lora * DRAWS:.0f} of {DRAWS:,} with {AS_LORA}, where a loss chosen to climb does"
+        f"random steps that ascend, {OFTEN}, η = 2, Gaussian entries, ∂L/∂f drawn apart from BA: outside LoRA's use "
+        f"({own_loss:.1g} where ∂L/∂f is a squared loss's, targets standard Gaussian). Not the most: {more:.2g} with "
+        f"{OFTENER}; {lora * DRAWS:.0f} of {DRAWS:,} with {AS_LORA}, where a loss chosen to climb does"
     )
     return Size(often, "of draws", of, often - 1.96 * error, often + 1.96 * error, "95 %")
 
@@ -243,7 +255,7 @@ def descent(cases: Cases) -> Finding:
     often, lora = (100 * found[str(one)][0] for one in (OFTEN, AS_LORA))
     rational = [adaptive.loss_after_step(adaptive.EXAMPLE, d)[1] for d in (adaptive.EXAMPLE.factor(), LORA)]
     return judged.finding(
-        conditional=f"Yes with equally long rows; else some climb: {often:.0f} % of random steps at rank 1, "
+        conditional=f"Yes with equally long rows; else some climb: {often:.0f} % at random ∂L/∂f and rank 1, "
         f"{f'{lora:.1g} %' if lora else 'none'} at LoRA's shape.",
         evidence=judged.evidence(
             f"a step of 1e-7, to {ADAM:g}, Adam's ε over small gradients, and {NOTHING:g} of ‖G‖(‖A‖ + ‖B‖) or, under "
@@ -255,7 +267,7 @@ def descent(cases: Cases) -> Finding:
             },
             n=DRAWS,
         ),
-        size=_of_draws(found),
+        size=_of_draws(found, share_of_squared_loss(OFTEN, cases.rng)),
         corrected="dL/dl = −⟨BᵀG, u_A⟩ − ⟨GAᵀ, u_B⟩, (u_A, u_B) = (BᵀD_dG, D_dGAᵀ) under SGD, their signs in AdamW's "
         "first step, L = ½‖XPᵀ − Y‖²: the second part, B's, is never above 0",
         condition="rows of BA are equally long, as at B = 0, or nearly so for r ≥ n₂. In formulas: under SGD ½(BBᵀD_d "

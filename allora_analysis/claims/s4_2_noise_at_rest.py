@@ -5,7 +5,7 @@ form; checked by `tests/test_claims_4_2_leaving_zero.py`, which plants wrong for
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from allora_analysis.claims.cases import (
     standard_errors,
 )
 from allora_analysis.claims.claim import Finding, claim, ranged
-from allora_analysis.claims.s4_2_factor import most_falls
+from allora_analysis.claims.s4_2_factor import longest_rows
 from allora_analysis.study import bound
 
 FIXED_RATE = (
@@ -167,11 +167,17 @@ def told(one: Noisy) -> dict[str, float | str]:
 
 def at_recorded_rows() -> tuple[str, str]:
     """`advantage` at η² = 4 and ηlλ = 0.2 on rows as long as recorded ones, at most: for the answer, for the size."""
-    if (fall := most_falls()) is None:
+    if not (rows := longest_rows()):
         return "", ""
-    one = Noisy("sgd", PAPER_ETAS[-1], ((1 - fall) ** -2 - 1) / PAPER_ETAS[-1] ** 2, 0.2, 1.0, 0.0)
-    most = f"at most {bound(advantage(one), 2, True):.2f}"
-    return f" (recorded: {most})", f"; with T as the rows of experiments.row_norms (η² = 4) {most}"
+
+    def most(rates: Iterable[float]) -> str:
+        row = max(rows[rate] for rate in rates)
+        return f"at most {bound(advantage(Noisy('sgd', PAPER_ETAS[-1], row, 0.2, 1.0, 0.0)), 2, True):.2f}"
+
+    *lower, highest = sorted(rows)
+    less = f" (at l up to {lower[-1]:g} {most(lower)})" if lower else ""
+    size = f"; with T as our runs' rows under SGD at l = {highest:g} and η² = 4 {most(rows)}{less}, of runs that train"
+    return f" (recorded: {most(rows)})", size
 
 
 @claim(

@@ -88,8 +88,8 @@ def scaled_gradient(cases: Cases) -> Finding:
         size=ranged(
             [moved(one) for one in drawn],
             "of its norm",
-            f"what g changes by when taken at ηf in place of f, r = 8, rows of {PAPER_ROW}, η² = 4, targets of "
-            f"standard deviation 1 ({near:.2g} if they are a tenth as large), 100 draws",
+            f"what g changes by when taken at ηf in place of f, r = 8, rows of {PAPER_ROW}, η² = 4, inputs of variance "
+            f"1/i, i = 1 … 64, targets of standard deviation 1 ({near:.2g} if they are a tenth as large), 100 draws",
         ),
         corrected="g̃ = κ∘g = ηg, with ∂L/∂f in g taken at ηf",
         flips_if="a gradient of the scaled layer other than η times ∂L/∂f at ηf, xᵀ",

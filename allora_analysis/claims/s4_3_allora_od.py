@@ -291,6 +291,12 @@ def keeps_direction(one: Batch) -> bool:
     return bool(np.ptp(sizes) <= TOLERANCE * (1 + sizes.max()) or np.linalg.matrix_rank(x, TOLERANCE) == 1)
 
 
+OF_THE_PAPERS_BATCH = (
+    "between g̃_i and g_i, 32 tokens, 64 inputs of variance 1/i, i = 1 … 64, squared loss, targets linear in x with "
+    f"coefficients of variance 1, rows of {PAPER_ROW}, η² = 4, 100 draws"
+)
+
+
 @family_claim(
     "4-od-update-in-training",
     where="beyond the paper: §4.3, definition of ALLoRA-OD, over a batch",
@@ -308,8 +314,8 @@ def expected_update(cases: Cases) -> Finding:
         gap = np.abs(seen["mean"] - expectation(one)) if len(f) == TOKENS else np.zeros(len(one.row))
         return relative_error(seen["mean"], by_token) <= 1e-7 and bool(np.all(gap <= allowed * seen["stderr"]))
 
-    rng = cases.rng
-    white = Batch(rng.standard_normal((TOKENS, 3)), np.array([1.5, -0.5, 0.2]), np.array([0.3, 1.0, -0.7]), 2.0)
+    rng, ends = cases.rng, (np.array([1.5, -0.5, 0.2]), np.array([0.3, 1.0, -0.7]))
+    white = Batch(rng.standard_normal((TOKENS, 3)), *ends, 2.0)
     judged = cases.judge(
         [
             Case(f"32 tokens, n₂ = 64, ‖(BA)_i‖ near {PAPER_ROW}, η² = 4", _batch_of_paper(rng), True),
@@ -330,7 +336,7 @@ def expected_update(cases: Cases) -> Finding:
         size=ranged(
             [turned(_batch_of_paper(rng)) for _ in range(100)],
             "degrees",
-            f"between g̃_i and g_i, 32 tokens of 64 inputs, variances as 1/i, rows of {PAPER_ROW}, η² = 4, 100 draws",
+            OF_THE_PAPERS_BATCH,
         ),
         corrected="g̃_i = Σ_t d_t (∂L/∂f_i)_t x_t; over white Gaussian inputs and a squared loss E[g̃_i] = "
         "g_i(E[d]·across + E[dz²]·along (BA)_i), f(x)_i = z‖(BA)_i‖, with E[dz²] < E[d]: turned away from the row's "

@@ -366,7 +366,7 @@ def better_family(cases: Cases) -> Finding:
     adjusted = contrasts.judged(contrasts.family(name))[name].adjusted_p_value
     better = contrasts.judged({other: contrasts.family(other)[other]})[other]
     words = (
-        f"Yes, as hedged: ALLoRA-OD is {{mean}} points over ASF-LoRA (p = {{p}}; adjusted {adjusted:.2g}), "
+        f"Yes, as hedged: tested alone, ALLoRA-OD {{mean}} points over ASF-LoRA (p = {{p}}; adjusted {adjusted:.2g}), "
         f"ALLoRA {signed(better.mean, 2)} (p = {better.p_value:.2g})."
     )
     return by_the_rule(cases, name, ANSWERS | {"holds": words}, {"adjusted": adjusted}, alone=(name, other))
