@@ -131,13 +131,25 @@ def sweep(layers, power, size=0.03):
     return sizes | {"eta": etas, "random": one, "trained": one}
 
 
-@pytest.mark.parametrize(("power", "expected"), [(0, "refuted"), (3, "refuted"), (30, "holds")])
+@pytest.mark.parametrize(
+    ("power", "expected"), [(0, "refuted"), (3, "refuted"), (14, "refuted"), (16, "holds"), (30, "holds")]
+)
 def test_the_measured_row_follows_from_the_sweeps(power, expected, monkeypatch):
     monkeypatch.setattr(section.pretrained_ripple, "read", lambda name: sweep(30, power))
     found = ROWS.finding("3.3-transformer-measured")
     assert found.verdict == expected
     assert found.at_paper is None
-    assert found.size.value == pytest.approx(power / 30, abs=0.02)
+    assert found.size.value == pytest.approx(power / 30)  # over the same step, so exactly
+
+
+def test_the_measured_row_needs_every_sweep(monkeypatch):
+    """One sweep of two that rises fast is told in the answer, and does not carry the sentence."""
+    monkeypatch.setattr(section.pretrained_ripple, "read", lambda name: sweep(30, 16 if "Smol" in name else 3))
+    found = ROWS.finding("3.3-transformer-measured")
+    assert found.verdict == "refuted"
+    assert (found.size.value, found.size.low) == (pytest.approx(16 / 30), pytest.approx(0.1))
+    assert "0.53" in found.answer
+    assert "SmolLM2-135M" in found.answer
 
 
 def test_the_measured_row_needs_a_sweep(monkeypatch):
