@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from allora_analysis.claims import s3_3_in_a_transformer as section
-from allora_analysis.claims import s3_3_power_series
+from allora_analysis.claims import s3_3_power_series, s3_3_pretrained
 from allora_analysis.ripple import mean_field, series, transformer
 from tests.ledger_rows import Rows
 
-ROWS = Rows(section, s3_3_power_series)
+ROWS = Rows(section, s3_3_power_series, s3_3_pretrained)
 ADDED = section.added
 
 
@@ -135,7 +135,7 @@ def sweep(layers, power, size=0.03):
     ("power", "expected"), [(0, "refuted"), (3, "refuted"), (14, "refuted"), (16, "holds"), (30, "holds")]
 )
 def test_the_measured_row_follows_from_the_sweeps(power, expected, monkeypatch):
-    monkeypatch.setattr(section.pretrained_ripple, "read", lambda name: sweep(30, power))
+    monkeypatch.setattr(s3_3_pretrained.pretrained_ripple, "read", lambda name: sweep(30, power))
     found = ROWS.finding("3.3-transformer-measured")
     assert found.verdict == expected
     assert found.at_paper is None
@@ -144,7 +144,7 @@ def test_the_measured_row_follows_from_the_sweeps(power, expected, monkeypatch):
 
 def test_the_measured_row_needs_every_sweep(monkeypatch):
     """One sweep of two that rises fast is told in the answer, and does not carry the sentence."""
-    monkeypatch.setattr(section.pretrained_ripple, "read", lambda name: sweep(30, 16 if "Smol" in name else 3))
+    monkeypatch.setattr(s3_3_pretrained.pretrained_ripple, "read", lambda name: sweep(30, 16 if "Smol" in name else 3))
     found = ROWS.finding("3.3-transformer-measured")
     assert found.verdict == "refuted"
     assert (found.size.value, found.size.low) == (pytest.approx(16 / 30), pytest.approx(0.1))
@@ -153,7 +153,7 @@ def test_the_measured_row_needs_every_sweep(monkeypatch):
 
 
 def test_the_measured_row_needs_a_sweep(monkeypatch):
-    monkeypatch.setattr(section.pretrained_ripple, "read", lambda name: None)
+    monkeypatch.setattr(s3_3_pretrained.pretrained_ripple, "read", lambda name: None)
     found = ROWS.finding("3.3-transformer-measured")
     assert found.verdict == "not_run"
     assert "pretrained_ripple" in ROWS["3.3-transformer-measured"].command
