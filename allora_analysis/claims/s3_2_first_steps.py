@@ -391,7 +391,7 @@ def factor_conditioning(cases: Cases) -> Finding:
         size=ranged(
             np.concatenate([*times.values()]),
             "times",
-            "condition number at B of a hundredth of A's size, two AdamW steps at 1e-4, over that at A's size, at Qwen2-0.5B's "
+            "condition number at B of 1 % of A's size, two AdamW steps at 1e-4, over that at A's size, Qwen2-0.5B's "
             f"n₁ = n₂ = 896, r = 8, variances as 1/i (n₁ = 128: {typical[128]}, n₁ = 4864: {typical[4864]}; "
             f"after ten steps {ten:.2g}, after fifty {fifty:.2g}); at B = 0 itself, without flat directions, "
             f"{one_digit(found[896][:, -1] / found[896][:, 0])} times smaller than at A's size",
