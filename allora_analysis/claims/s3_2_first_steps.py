@@ -280,7 +280,7 @@ def block_conditioning(cases: Cases) -> Finding:
         condition=lambda one: one.foretold / (one.gram * (1 + TOLERANCE)),
     )
     shares = [of_qwens_inputs(rank, rng) for rank in (8, 16, 32)]
-    of = "condition number in B at rank 8, 60 draws of A on Qwen2-0.5B's 896 inputs, variances as 1/i; up to rank 32"
+    of = "condition number in B, r = 8, 60 draws of A, Qwen2-0.5B's 896 inputs of variances 1/i, N → ∞; up to r = 32"
     return judged.finding(
         conditional="Depends on rank and inputs: at LoRA's low ranks and for realistic inputs B is better conditioned "
         "than V.",

@@ -102,7 +102,7 @@ def at_pefts_start(rng: np.random.Generator) -> float:
 
 
 QWENS = (
-    "six draws at Qwen2-0.5B's k_proj, 512 tokens of 896 inputs, variances as 1/i, 128 outputs, errors of variance 1, "
+    "24 draws at Qwen2-0.5B's k_proj, 512 tokens of 896 inputs, variances as 1/i, 128 outputs, errors of variance 1, "
     "r = 8, PEFT's A"
 )
 STEP, CURVATURE = 1e-3, 1e-5  # of second differences; tolerance, of the highest curvature
@@ -241,7 +241,7 @@ def convexity_in_lora(cases: Cases) -> Finding:
         conditional="Only if V may have full rank: over LoRA's low-rank V, or in A and B, it is not convex.",
         evidence=judged.evidence(DIFFERENCES, tolerance=CURVATURE),
         size=ranged(
-            [-at_pefts_start(cases.rng) for _ in range(6)],
+            [-at_pefts_start(cases.rng) for _ in range(24)],
             "of the highest curvature",
             f"the lowest in (B, A) at B = 0, {QWENS}",
         ),
@@ -369,7 +369,7 @@ def saddle_of_lora(cases: Cases) -> Finding:
             lambda one: {"‖∇L‖": float(np.linalg.norm(one.g @ one.a.T)), "negative": "r·rank G"},
         ),
         size=ranged(
-            [at_pefts_start(cases.rng) for _ in range(6)],
+            [at_pefts_start(cases.rng) for _ in range(24)],
             "of the strongest upward curvature",
             f"the strongest downward one, beside that slope, {QWENS}",
         ),

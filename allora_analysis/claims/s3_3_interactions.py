@@ -94,8 +94,8 @@ def interactions(cases: Cases) -> Finding:
         size=ranged(
             most,
             "% of ‖f_L(x)‖",
-            f"what the adapters of {DEPTH} layers do together at η = 1, rows of BA {ETA_M_ROWS:.1%} of W's, the "
-            f"largest recorded ({least:.1g} % at the smallest, {LEAST:.2%})",
+            f"what the adapters of {DEPTH} layers of width 64, r = 8, do together at η = 1, {len(most)} networks, rows "
+            f"of BA {ETA_M_ROWS:.1%} of W's, the largest recorded ({least:.1g} % at the smallest, {LEAST:.2%})",
         ),
         flips_if="forward passes in which each adapter's own effects add up to the whole, or another power of η",
     )

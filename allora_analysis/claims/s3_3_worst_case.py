@@ -68,7 +68,8 @@ def networks_at_random(cases: Cases) -> list[Case]:
 def in_twelve(cases: Cases, gap: Callable[[Network], float], of: str) -> Size:
     """A gap in nats, of networks as fine-tuned at the paper's η."""
     gaps = [gap(as_fine_tuned(24, eta, cases.rng)) for eta in 4 * PAPER_ETAS]
-    return ranged(gaps, "nats", f"{of}, 24 layers of width 64 at random, rows of ηBA {ETA_M_ROWS:.1%} of W's")
+    which = f"{len(gaps)} networks of 24 layers of width 64 at random, r = 8, rows of ηBA {ETA_M_ROWS:.1%} of W's"
+    return ranged(gaps, "nats", f"{of}, {which}")
 
 
 def product(network: Network) -> np.ndarray:
