@@ -7,7 +7,7 @@ The paper multiplies linear layers; these rows ask what is left of its sentences
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class Blocks(NamedTuple):
     """Networks of 2L blocks at m̄ = 1: where they are normalized, tokens, η; aligned (the worst case) or at random.
 
     Their branches are about `scale` times as long as the stream at η = 0, longer where gated. In `steepest` m̄ is
-    `ratio`.
+    `ratio`. At random so many replicas are drawn, three times as many for the gradient.
     """
 
     norm: str
@@ -46,6 +46,7 @@ class Blocks(NamedTuple):
     scale: float = 1.0
     gated: bool = False
     ratio: float = 1.0
+    replicas: int = REPLICAS
 
     @property
     def words(self) -> str:
@@ -96,12 +97,12 @@ def steepest(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.nda
     return one.scaled(whole), math.sqrt(WIDTH) * u[None, :], v[None, :]
 
 
-def added(one: Blocks, rng: np.random.Generator, gradient: bool = False, replicas: int = REPLICAS) -> dict[str, float]:
+def added(one: Blocks, rng: np.random.Generator, gradient: bool = False) -> dict[str, float]:
     """What η adds to mean log‖h‖, or to log‖Jv‖, at L and 2L blocks; `off`: ‖h‖ from its closed form, over the allowed.
 
     The closed form: of the worst case `stream_bound`; with one token, of E‖h‖² in `moments`, a mean over networks.
     """
-    count = 1 if one.aligned else (3 if gradient else 1) * replicas  # a gradient's logarithm scatters
+    count = 1 if one.aligned else (3 if gradient else 1) * one.replicas  # a gradient's logarithm scatters
     made = steepest if gradient and one.aligned else _network
     models, starts, ways = zip(*(made(one, rng) for _ in range(count)), strict=True)
     together, etas = _stacked(models), np.array([0.0, one.eta]).reshape(2, 1, 1, 1)
@@ -200,9 +201,9 @@ def known(gradient: bool) -> list[Case]:
     return [Case(one.words, one, True) for one in own] + [Case(one.words, one) for one in others]
 
 
-def _ratios_at_random(rng: np.random.Generator, gradient: bool) -> list[float]:
+def _ratios_at_random(measure: Callable[[Blocks], dict[str, float]], replicas: int) -> list[float]:
     # What η adds at 16 blocks normalized in the branch over that at 8, at each of the paper's η, four tokens.
-    runs = [added(Blocks("pre", 8, eta, 4, False), rng, gradient, 210 // (3 if gradient else 1)) for eta in PAPER_ETAS]
+    runs = [measure(Blocks("pre", 8, eta, 4, False, replicas=replicas)) for eta in PAPER_ETAS]
     return [seen["2L"] / seen["L"] for seen in runs]
 
 
@@ -226,7 +227,7 @@ def output_grows(cases: Cases) -> Finding:
         condition=lambda one: one.norm == "none",
     )
     own = [(case.inputs, seen) for case, seen in judged.pairs if case.paper and case.inputs.norm == "pre"]
-    at_random = float(np.mean(_ratios_at_random(cases.rng, gradient=False)))
+    at_random = float(np.mean(_ratios_at_random(lambda one: added(one, cases.rng), 210)))
     return judged.finding(
         conditional="Only without normalization; with it only the gradient's worst case may still grow so.",
         evidence=judged.evidence(
@@ -344,7 +345,7 @@ def random_gradient_grows(cases: Cases) -> Finding:
             n=3 * REPLICAS,
         ),
         size=ranged(
-            _ratios_at_random(cases.rng, gradient=True),
+            _ratios_at_random(lambda one: added(one, cases.rng, gradient=True), 70),
             "times",
             "what η adds to the log gradient through 16 blocks, normalized in the branch, over 8 (2 is exponential), "
             "η² 1 to 4, 4 tokens, rows of BA as long as W's, 210 networks each",
