@@ -304,9 +304,23 @@ def test_fewer_samples_than_inputs_at_the_papers_setting_would_make_it_degenerat
 
 def test_the_answer_names_each_width_of_a_real_model():
     found = ROWS.finding("3.2-factor-conditioning")
-    low, high = map(int, re.search("conditioned ([0-9]+) to ([0-9]+) times worse", found.answer).groups())
+    high, low = map(int, re.search("n₁ = 128: ([0-9]+), n₁ = 4864: ([0-9]+)", found.size.of).groups())
     assert found.size.low < low < found.size.value < high < found.size.high
-    assert f"n₁ = 128: {high}, n₁ = 4864: {low}" in found.size.of
+
+
+def test_the_answer_says_for_how_long():
+    """B's entries move by 1e-4 a step, A's have PEFT's size; the ratio falls about as 1/‖B‖² and ends near 1."""
+    for steps, share in s3_2_in_a_and_b.LATER.items():
+        assert steps * 1e-4 * (3 * 896) ** 0.5 == pytest.approx(share, abs=0.005)
+    found = ROWS.finding("3.2-factor-conditioning")
+    told = re.search(
+        "([0-9]+) times worse after two AdamW steps, ([0-9]+) after ten, ([0-9.]+) after fifty", found.answer
+    )
+    two, ten, fifty = map(float, told.groups())
+    assert two == pytest.approx(found.size.value, rel=0.5)
+    assert two / 25 < 1.5 * ten < 3 * two / 25
+    assert 1 <= fifty < 1.3
+    assert len(found.answer.split()) <= 15  # in README
 
 
 def test_what_is_called_the_papers_setting_has_loras_shapes():

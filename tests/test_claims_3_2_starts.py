@@ -93,24 +93,6 @@ def test_what_the_answer_on_the_worst_place_says_is_true_of_every_case():
     assert "lower" not in found.answer
 
 
-def test_where_descent_of_several_ends_is_where_descent_of_each_does():
-    rng = np.random.default_rng(0)
-    ones = [
-        section.begin(rng.standard_normal((12, 5)) / 3, section.target(4, 5, 4, rng), "b_zero", 2, rng)
-        for _ in range(2)
-    ]
-    alone = [(seen["start"], seen["end"]) for seen in map(section._worst_on_the_way, ones)]
-    assert section.at_both_ends(ones) == pytest.approx(np.array(alone), rel=1e-6)
-
-
-def test_the_change_to_be_learned_is_as_large_as_named():
-    """In induced norm beside a W* of entries of variance 1/n₂, of 50 draws."""
-    rng = np.random.default_rng(0)
-    sizes = [np.linalg.norm(section.usual(12, 12, rng, section.ETA_M).fit, 2) for _ in range(50)]
-    weights = [np.linalg.norm(rng.standard_normal((12, 12)), 2) / 12**0.5 for _ in range(50)]
-    assert np.mean(sizes) / np.mean(weights) == pytest.approx(section.ETA_M, rel=0.1)
-
-
 def test_errors_on_every_token_would_make_it_true_at_the_papers_setting(monkeypatch):
     assert ROWS.as_is("3.2-most-negative").at_paper == "mixed"
     right = section._of_errors

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from allora_analysis.claims import s3_3_in_a_transformer as section
-from allora_analysis.claims import s3_3_power_series
+from allora_analysis.claims import s3_3_power_series, s3_3_pretrained
 from allora_analysis.ripple import mean_field, series, transformer
 from tests.ledger_rows import Rows
 
-ROWS = Rows(section, s3_3_power_series)
+ROWS = Rows(section, s3_3_power_series, s3_3_pretrained)
 ADDED = section.added
 
 
@@ -89,12 +89,24 @@ def test_the_gradient_at_recorded_sizes_has_eta_once(monkeypatch):
     found = ROWS.as_is("3.3-transformer-gradient")
     blocks = {size: (1 + (1 + size) ** 2) / 2 for size in (0.08, 0.014)}
     assert (found.verdict, found.at_paper) == ("holds", True)
-    assert f"{blocks[0.08]:.2f}-fold at our runs' largest size, {blocks[0.08] ** 24:.0f}-fold in 24" in found.answer
+    assert f"{(1 + 3**2) / 2:.0f}-fold a block; at our runs' largest {blocks[0.08]:.2f}" in found.answer
+    assert f"{(1 + 0.1 * 3**2) / 1.1:.1f}, never more than 9" in found.size.of
+    assert f"{blocks[0.08] ** 24:.0f} times in all in 24 blocks" in found.size.of
     assert f"{blocks[0.014] ** 24:.1f} at SmolLM2's" in found.size.of
     added = section.added
     flat = lambda one, *rest, **more: dict.fromkeys(("L", "2L"), 0.1) if one.ratio < 0.02 else added(one, *rest, **more)  # noqa: E731
     monkeypatch.setattr(section, "added", flat)
     assert ROWS.finding("3.3-transformer-gradient").at_paper == "mixed"
+
+
+def test_the_output_s_size_is_of_the_worst_case_alone():
+    """By hand, two branches of √n(1 + η)² a block beside a first stream of √n; networks at random scatter about 1."""
+    size = ROWS.as_is("3.3-transformer").size
+    by_hand = [
+        math.log((1 + 32 * s) / 33) / math.log((1 + 16 * s) / 17) for s in ((1 + eta) ** 2 for eta in (1.0, 2.0))
+    ]
+    assert (size.high, size.low) == pytest.approx(by_hand)
+    assert size.of.endswith("at random 1.0")
 
 
 def test_the_aligned_network_attains_the_bound():
@@ -131,17 +143,29 @@ def sweep(layers, power, size=0.03):
     return sizes | {"eta": etas, "random": one, "trained": one}
 
 
-@pytest.mark.parametrize(("power", "expected"), [(0, "refuted"), (3, "refuted"), (30, "holds")])
+@pytest.mark.parametrize(
+    ("power", "expected"), [(0, "refuted"), (3, "refuted"), (14, "refuted"), (16, "holds"), (30, "holds")]
+)
 def test_the_measured_row_follows_from_the_sweeps(power, expected, monkeypatch):
-    monkeypatch.setattr(section.pretrained_ripple, "read", lambda name: sweep(30, power))
+    monkeypatch.setattr(s3_3_pretrained.pretrained_ripple, "read", lambda name: sweep(30, power))
     found = ROWS.finding("3.3-transformer-measured")
     assert found.verdict == expected
     assert found.at_paper is None
-    assert found.size.value == pytest.approx(power / 30, abs=0.02)
+    assert found.size.value == pytest.approx(power / 30)  # over the same step, so exactly
+
+
+def test_the_measured_row_needs_every_sweep(monkeypatch):
+    """One sweep of two that rises fast is told in the answer, and does not carry the sentence."""
+    monkeypatch.setattr(s3_3_pretrained.pretrained_ripple, "read", lambda name: sweep(30, 16 if "Smol" in name else 3))
+    found = ROWS.finding("3.3-transformer-measured")
+    assert found.verdict == "refuted"
+    assert (found.size.value, found.size.low) == (pytest.approx(16 / 30), pytest.approx(0.1))
+    assert "0.53" in found.answer
+    assert "SmolLM2-135M" in found.answer
 
 
 def test_the_measured_row_needs_a_sweep(monkeypatch):
-    monkeypatch.setattr(section.pretrained_ripple, "read", lambda name: None)
+    monkeypatch.setattr(s3_3_pretrained.pretrained_ripple, "read", lambda name: None)
     found = ROWS.finding("3.3-transformer-measured")
     assert found.verdict == "not_run"
     assert "pretrained_ripple" in ROWS["3.3-transformer-measured"].command

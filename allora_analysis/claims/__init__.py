@@ -35,6 +35,7 @@ SECTIONS = (
     "s3_3_at_random",
     "s3_3_residual",
     "s3_3_in_a_transformer",
+    "s3_3_pretrained",
     "s3_3_power_series",
     "s4_1_three_limitations",
     "s4_1_without_loss",

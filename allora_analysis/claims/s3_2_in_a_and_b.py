@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -72,8 +72,13 @@ def told_condition(squares: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
     return ends(betas[-1] * squares, u)[1] / min(ends(betas[0] * squares, u)[0], float(inner[0]))
 
 
-def told_at_qwens(n1: int, shares: Sequence[float], rng: np.random.Generator) -> list[float]:
-    """κ at these shares of a B of A's size: 896 inputs as in Qwen2-0.5B, variances as 1/i, r = 8; one draw."""
+LATER = {2: 0.01, 10: 0.05, 50: 0.26}
+"""B's size over that of PEFT's A, 896 inputs, by the steps of AdamW at 1e-4 that take B's entries there, 1e-4 each."""
+
+
+def told_at_qwens(n1: int, rng: np.random.Generator) -> list[float]:
+    """κ at B = 0, `LATER` and at A's size: 896 inputs as in Qwen2-0.5B, variances as 1/i, r = 8; one draw."""
+    shares = (0.0, *LATER.values(), 1.0)
     a, b = (rng.standard_normal(shape) for shape in ((8, 896), (n1, 8)))
     return [told_condition(1 / np.arange(1.0, 897), a, share * b) for share in shares]
 
@@ -97,7 +102,7 @@ def at_pefts_start(rng: np.random.Generator) -> float:
 
 
 QWENS = (
-    "six draws at Qwen2-0.5B's k_proj, 512 tokens of 896 inputs, variances as 1/i, 128 outputs, errors of variance 1, "
+    "24 draws at Qwen2-0.5B's k_proj, 512 tokens of 896 inputs, variances as 1/i, 128 outputs, errors of variance 1, "
     "r = 8, PEFT's A"
 )
 STEP, CURVATURE = 1e-3, 1e-5  # of second differences; tolerance, of the highest curvature
@@ -236,7 +241,7 @@ def convexity_in_lora(cases: Cases) -> Finding:
         conditional="Only if V may have full rank: over LoRA's low-rank V, or in A and B, it is not convex.",
         evidence=judged.evidence(DIFFERENCES, tolerance=CURVATURE),
         size=ranged(
-            [-at_pefts_start(cases.rng) for _ in range(6)],
+            [-at_pefts_start(cases.rng) for _ in range(24)],
             "of the highest curvature",
             f"the lowest in (B, A) at B = 0, {QWENS}",
         ),
@@ -364,7 +369,7 @@ def saddle_of_lora(cases: Cases) -> Finding:
             lambda one: {"‖∇L‖": float(np.linalg.norm(one.g @ one.a.T)), "negative": "r·rank G"},
         ),
         size=ranged(
-            [at_pefts_start(cases.rng) for _ in range(6)],
+            [at_pefts_start(cases.rng) for _ in range(24)],
             "of the strongest upward curvature",
             f"the strongest downward one, beside that slope, {QWENS}",
         ),

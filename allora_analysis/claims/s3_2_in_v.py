@@ -424,8 +424,8 @@ def conditioning_by_samples(cases: Cases) -> Finding:
     equal = [np.subtract(*limits(Counts(2 * n, n, 1, True))[::-1]) for n in (100, 18)]
     rises = [100 * float(np.expm1(each)) for each in (rise(judged.own[0]), *equal)]
     return judged.finding(
-        conditional="Only with more samples than independent inputs: halving Gaussian rows, as many as "
-        f"rotten_tomatoes' words, raises κ by {rises[0]:.2g} %.",
+        conditional="Only with more samples than independent inputs: halving Gaussian rows, rotten_tomatoes' count, "
+        f"raises κ by {min(rises):.2g} to {max(rises):.0f} %.",
         evidence=judged.evidence(
             f"each difference between two means: {source_of_errors(DRAWS)}",
             lambda one: dict(zip(("many samples", "few samples"), limits(one), strict=True)) if one.fresh else 0.0,

@@ -297,6 +297,8 @@ def network_escape(cases: Cases) -> Finding:
         corrected=lambda one, seen: (seen["slope"] <= TOLERANCE) == one.zero,
         condition=lambda one: one.zero,
     )
+    from allora_analysis.hessian import network_inertia
+
     own = judged.measured[0]
     return judged.finding(
         conditional="Only from A = B = 0: from LoRA's start plain descent leaves at once.",
@@ -304,7 +306,8 @@ def network_escape(cases: Cases) -> Finding:
         size=Size(
             1 - own["loss at the end"] / own["loss at the start"],
             "of the loss at the start",
-            "fall of the loss in 100 steps of gradient descent from LoRA's start, r = 8",
+            f"fall of the loss in {STEPS} steps of gradient descent at {network_inertia.LEARNING_RATE:g} from LoRA's "
+            f"start, r = 8, {network_inertia.HIDDEN} tanh units (at other rates from none of it to nearly all)",
         ),
         condition="A and B both start at 0",
         flips_if="a descent that stands still from A at random",

@@ -7,13 +7,12 @@ gradient. Checked by `tests/test_claims_3_2_starts.py`, which plants wrong formu
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import hessian
-from allora_analysis.claims.cases import ETA_M, Case, Cases
+from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, Size
 from allora_analysis.claims.s3_2_in_a_and_b import at_qwens_k_proj, factor_claim
 from allora_analysis.claims.s3_2_in_v import power_law
@@ -66,19 +65,6 @@ STEPS = 4000
 def _rate(one: Begin, first: np.ndarray) -> float:
     # Half over the steepest curvature here or there.
     return 0.5 / float(np.abs(first).max() + 4 * np.linalg.norm(one.x, 2) ** 2 * np.linalg.norm(one.fit, 2))
-
-
-def at_both_ends(ones: Sequence[Begin]) -> np.ndarray:
-    """κ at gradient descent's start and end (problems of one shape, 2)."""
-    grams, fits = (np.stack(parts) for parts in zip(*((one.x.T @ one.x, one.fit) for one in ones), strict=True))
-    a, b = (np.stack(parts) for parts in zip(*((one.a, one.b) for one in ones), strict=True))
-    firsts = [eigenvalues(one, one.a, one.b) for one in ones]
-    rates = np.array([_rate(one, first) for one, first in zip(ones, firsts, strict=True)])[:, None, None]
-    for _ in range(STEPS):
-        slope = 2 * rates * (b @ a - fits) @ grams
-        a, b = a - np.swapaxes(b, 1, 2) @ slope, b - slope @ np.swapaxes(a, 1, 2)
-    lasts = [eigenvalues(*each) for each in zip(ones, a, b, strict=True)]
-    return np.array([[condition(each) for each in values] for values in zip(firsts, lasts, strict=True)])
 
 
 def _worst_on_the_way(one: Begin) -> dict[str, float]:
@@ -149,19 +135,9 @@ def tied(n1: int, n2: int, rank: int, gap: float, rng: np.random.Generator) -> B
     return begin(np.linalg.qr(rng.standard_normal((n2 + 6, n2)))[0], u * values @ v.T, "b_zero", rank, rng)
 
 
-def usual(n1: int, rank: int, rng: np.random.Generator, size: float | None = None) -> Begin:
-    """B = 0, 12 inputs with a power-law spectrum, r = 2, and M of that rank, ‖M‖₂/‖W*‖₂ as given of a like W*."""
-    change = target(n1, 12, rank, rng)
-    if size is not None:
-        weight = rng.standard_normal(change.shape) / math.sqrt(12)
-        change *= size * np.linalg.norm(weight, 2) / np.linalg.norm(change, 2)
-    return begin(power_law(48, 12, rng) / math.sqrt(48), change, "b_zero", 2, rng)
-
-
-def falls(rng: np.random.Generator, size: float, draws: int) -> list[float]:
-    """κ at the start over κ where descent ends, n₁ = n₂ = 12, r = 2, ‖M‖₂/‖W*‖₂ = size; quartiles over draws."""
-    ends = at_both_ends([usual(12, 12, rng, size) for _ in range(draws)])
-    return np.quantile(ends[:, 0] / ends[:, 1], [0.25, 0.5, 0.75]).tolist()
+def usual(n1: int, rank: int, rng: np.random.Generator) -> Begin:
+    """B = 0, 12 inputs with a power-law spectrum, r = 2, and M of that rank."""
+    return begin(power_law(48, 12, rng) / math.sqrt(48), target(n1, 12, rank, rng), "b_zero", 2, rng)
 
 
 def flat_or_not(rng: np.random.Generator) -> Begin:
@@ -203,12 +179,6 @@ def worst_place(cases: Cases) -> Finding:
         corrected=_as_told,
         condition=flat_at_start,
     )
-    (low, middle, high), as_large = falls(cases.rng, ETA_M, 200), falls(cases.rng, 1.0, 100)[1]
-    of = (
-        "condition number at B = 0 over the solution's, n₁ = n₂ = 12, r = 2, power-law X, 200 draws, the change M to "
-        f"be learned {100 * ETA_M:.0f} % of W* in induced norm, as large as ηBA after our runs of MiniLM (at 100 % "
-        f"{as_large:.0f} times); ∞ if n₁ < n₂ − r"
-    )
     return judged.finding(
         conditional="Only where B = 0 has flat directions; elsewhere the condition number passes ∞ later, or tends "
         "to it.",
@@ -216,7 +186,6 @@ def worst_place(cases: Cases) -> Finding:
             f"counts: none may differ; 0: {ZERO:g} of the largest eigenvalue; flat at the end: {FLAT:g} of it",
             {"κ on the way": "∞ at each of the changes of sign"},
         ),
-        size=Size(middle, "times", of, low, high, "quartiles"),
         corrected="without the rescalings the start has r·rank GP negative directions and r(n₂ − r − rank GP) flat "
         "ones, P the projector on A's kernel, a minimum no negative one. Where X has full column rank and the r-th "
         "singular value of MXᵀ, M the change to be learned, exceeds the next, all negative ones pass 0 on the way; "

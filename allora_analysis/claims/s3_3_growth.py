@@ -194,8 +194,8 @@ def worst_case(cases: Cases) -> Finding:
     a_layer = {round(one.eta * one.ratio, 9): math.exp(seen / one.depth) for one, seen in inputs}
     largest, minilm, smollm2 = (a_layer[size] for size in (PAPER_ETAS[-1], ETA_M, ETA_M_SMOLLM2))
     return judged.finding(
-        holds=f"Yes, in aligned layers: η = {PAPER_ETAS[-1]:g} multiplies each by {largest:.2g} (‖BA‖ = ‖W‖), "
-        f"{smollm2:.2f} to {minilm:.2f} (our runs).",
+        holds=f"Yes, aligned layers: {largest:.2g}-fold each where ‖ηBA‖ = {PAPER_ETAS[-1]:g}‖W‖, at our runs' "
+        f"{smollm2:.2f} to {minilm:.2f}.",
         evidence=judged.evidence(ROUNDING, Deep.bound, tolerance=TOLERANCE),
         size=Size(
             largest,
@@ -311,6 +311,7 @@ def depth_rather_than_width(cases: Cases) -> Finding:
     steps = judged.measured[-1]
     every = [depth - width for of in steps.values() for depth, width in of]
     part = float(np.median([share_of_depth(of) for of in steps.values()]))
+    ahead = sorted(steps, key=lambda name: not deeper(steps[name]))
     return judged.finding(
         holds=f"Yes, size by size, our second count: depth leads in {led} of {len(FAMILIES)} families; by the first in "
         f"{at_the_ends}.",
@@ -324,8 +325,8 @@ def depth_rather_than_width(cases: Cases) -> Finding:
         size=Size(
             led,
             f"of {len(FAMILIES)} families",
-            "that grow more in depth in more steps; of the growth in parameters, which go as L·width², depth makes "
-            f"{part:.0%} (median, in logarithms)",
+            f"that grow more in depth in more steps ({', '.join(ahead[:led])}; not so {', '.join(ahead[led:])}); of "
+            f"the growth in parameters, which go as L·width², depth makes {part:.0%} (median, in logarithms)",
         ),
         flips_if="half of the families or fewer that grow more in depth size by size",
     )

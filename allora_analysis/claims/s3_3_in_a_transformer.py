@@ -1,19 +1,18 @@
 """§3.3 in a transformer: attention, normalizations, and a feed-forward part whose every map is W + ηBA.
 
 The paper multiplies linear layers; these rows ask what is left of its sentences where LoRA is used. Toys are drawn here
-(tokens, residual blocks, float64), so that the rows are judged on fresh draws; `pretrained_ripple.json` has η swept
-in two pretrained models. m̄ is ‖BA‖/‖W‖ of a map, by rows. Checked by `tests/test_claims_3_3_in_a_transformer.py`.
+(tokens, residual blocks, float64), so that the rows are judged on fresh draws; pretrained models are
+`s3_3_pretrained`'s. m̄ is ‖BA‖/‖W‖ of a map, by rows. Checked by `tests/test_claims_3_3_in_a_transformer.py`.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from allora_analysis.claims import pretrained_ripple
 from allora_analysis.claims.cases import (
     ETA_M,
     ETA_M_SMOLLM2,
@@ -24,8 +23,7 @@ from allora_analysis.claims.cases import (
     source_of_errors,
     standard_errors,
 )
-from allora_analysis.claims.claim import Finding, claim, not_run, ranged
-from allora_analysis.finetune.sources import INSTRUCT
+from allora_analysis.claims.claim import Finding, claim, ranged
 from allora_analysis.ripple import mean_field, transformer
 from allora_analysis.ripple.transformer import AdaptedMap, Design, Transformer
 
@@ -37,7 +35,7 @@ class Blocks(NamedTuple):
     """Networks of 2L blocks at m̄ = 1: where they are normalized, tokens, η; aligned (the worst case) or at random.
 
     Their branches are about `scale` times as long as the stream at η = 0, longer where gated. In `steepest` m̄ is
-    `ratio`.
+    `ratio`. At random so many replicas are drawn, three times as many for the gradient.
     """
 
     norm: str
@@ -48,6 +46,7 @@ class Blocks(NamedTuple):
     scale: float = 1.0
     gated: bool = False
     ratio: float = 1.0
+    replicas: int = REPLICAS
 
     @property
     def words(self) -> str:
@@ -103,7 +102,7 @@ def added(one: Blocks, rng: np.random.Generator, gradient: bool = False) -> dict
 
     The closed form: of the worst case `stream_bound`; with one token, of E‖h‖² in `moments`, a mean over networks.
     """
-    count = 1 if one.aligned else (3 if gradient else 1) * REPLICAS  # a gradient's logarithm scatters
+    count = 1 if one.aligned else (3 if gradient else 1) * one.replicas  # a gradient's logarithm scatters
     made = steepest if gradient and one.aligned else _network
     models, starts, ways = zip(*(made(one, rng) for _ in range(count)), strict=True)
     together, etas = _stacked(models), np.array([0.0, one.eta]).reshape(2, 1, 1, 1)
@@ -202,9 +201,10 @@ def known(gradient: bool) -> list[Case]:
     return [Case(one.words, one, True) for one in own] + [Case(one.words, one) for one in others]
 
 
-def _ratios(judged: Any) -> np.ndarray:
-    pairs = [(case.inputs, seen) for case, seen in judged.pairs if case.paper]
-    return np.array([seen["2L"] / seen["L"] for one, seen in pairs if one.norm == "pre" and not one.gated])
+def _ratios_at_random(measure: Callable[[Blocks], dict[str, float]], replicas: int) -> list[float]:
+    # What η adds at 16 blocks normalized in the branch over that at 8, at each of the paper's η, four tokens.
+    runs = [measure(Blocks("pre", 8, eta, 4, False, replicas=replicas)) for eta in PAPER_ETAS]
+    return [seen["2L"] / seen["L"] for seen in runs]
 
 
 @in_a_transformer(
@@ -226,7 +226,8 @@ def output_grows(cases: Cases) -> Finding:
         corrected=lambda one, seen: seen["off"] <= 1,
         condition=lambda one: one.norm == "none",
     )
-    ratios = _ratios(judged)
+    own = [(case.inputs, seen) for case, seen in judged.pairs if case.paper and case.inputs.norm == "pre"]
+    at_random = float(np.mean(_ratios_at_random(lambda one: added(one, cases.rng), 210)))
     return judged.finding(
         conditional="Only without normalization; with it only the gradient's worst case may still grow so.",
         evidence=judged.evidence(
@@ -240,10 +241,10 @@ def output_grows(cases: Cases) -> Finding:
             n=REPLICAS,
         ),
         size=ranged(
-            ratios,
+            [seen["2L"] / seen["L"] for one, seen in own if one.aligned and not one.gated],
             "times",
-            "log growth due to η at 16 blocks over that at 8 (exponential: 2), branches normalized and as "
-            "long as the stream",
+            "log growth due to η at 16 blocks over that at 8 (exponential: 2), branches normalized and as long as the "
+            f"stream, η² 1 to 4, ‖BA‖ = ‖W‖, worst case; at random {at_random:.1f}",
         ),
         condition="no normalization. With norms of gain 1 in the branch: ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(√H ρ_oρ_v + "
         "ρ_downρ_up), where gated with √n ρ_gate beside ρ_up, ρ = ‖W‖ + η‖BA‖, H heads; after the sum: ‖h_L‖ = √n. One "
@@ -292,9 +293,10 @@ def gradient_grows(cases: Cases) -> Finding:
     )
     own = [math.exp(seen["L"] / case.inputs.depth) for case, seen in judged.pairs if case.paper]
     block, whole = math.exp(recorded[-1]["2L"] / 24), [math.exp(seen["2L"]) for seen in recorded]
+    short, longest = (math.exp(steepest_gain(Blocks("pre", 8, 2.0, 4, True, scale))) for scale in (0.1, 1e9))
     return judged.finding(
-        holds=f"Yes: {max(own):.2g}-fold a block at η = 2, ‖W‖ = ‖BA‖; {block:.2f}-fold at our runs' largest "
-        f"size, {whole[1]:.0f}-fold in 24.",
+        holds=f"Yes: where branches equal the stream, ‖BA‖ = ‖W‖, η = 2: {max(own):.2g}-fold a block; at our runs' "
+        f"largest {block:.2f}.",
         evidence=judged.evidence(
             "a threshold of 1.5; the closed form to 1e-9",
             lambda one: {"L": one.depth * steepest_gain(one), "2L": 2 * one.depth * steepest_gain(one)},
@@ -306,14 +308,16 @@ def gradient_grows(cases: Cases) -> Finding:
         size=ranged(
             own,
             "times a block",
-            f"what η² = 4 multiplies it by, ‖BA‖ = ‖W‖; down to η = 1 ({block:.2f} times where ‖ηBA‖ is {ETA_M:.0%} of "
-            f"‖W‖, MiniLM's average but for its pooler: {whole[1]:.0f} times in all in 24 blocks; {whole[0]:.1f} at "
+            f"what η² = 4 multiplies it by, ‖BA‖ = ‖W‖, branches as long as the stream (s = 1; a tenth as long: "
+            f"{short:.1f}, never more than {longest:.0f}); down to η = 1 ({block:.2f} times where ‖ηBA‖ is {ETA_M:.0%} "
+            f"of ‖W‖, MiniLM's average but for its pooler: {whole[1]:.0f} times in all in 24 blocks; {whole[0]:.1f} at "
             f"SmolLM2's {ETA_M_SMOLLM2:.1%})",
             max(own),
         ),
         at_paper=None if all(seen["2L"] > 1.5 * seen["L"] > 0 for seen in recorded) else "mixed",
         flips_if="a norm or an η above 0 at which the maps W = √s(±uuᵀ + vvᵀ) and BA = √s vvᵀ, for a stream along u, "
-        "add to the log gradient along v other than L times log((1 + s(1 + η)²)/(1 + s))",
+        "add to the log gradient along v other than L times log((1 + s(1 + η)²)/(1 + s)), s a branch's length over the "
+        "stream's at η = 0",
     )
 
 
@@ -341,10 +345,10 @@ def random_gradient_grows(cases: Cases) -> Finding:
             n=3 * REPLICAS,
         ),
         size=ranged(
-            _ratios(judged),
+            _ratios_at_random(lambda one: added(one, cases.rng, gradient=True), 70),
             "times",
             "what η adds to the log gradient through 16 blocks, normalized in the branch, over 8 (2 is exponential), "
-            "η² 1 to 4, 4 tokens",
+            "η² 1 to 4, 4 tokens, rows of BA as long as W's, 210 networks each",
         ),
         condition="no normalization. With norms in the branch E‖Jv‖² is multiplied by 1 + χβ/(1 + lβ) in block l, β "
         "the mean square that a branch adds: 1 + Lβ for one token, χ = 1; with several, attention's logits make χ of "
@@ -352,83 +356,4 @@ def random_gradient_grows(cases: Cases) -> Finding:
         "it rises until then",
         flips_if="normalized blocks at random, branches as long as the stream, whose log gradient gains more than 1.5 "
         "times as much from η at 2L as at L",
-    )
-
-
-class _Swept(NamedTuple):
-    """A pretrained model, its adapters, their m̄, the number of its blocks, and the largest η of a sweep's part."""
-
-    model: str
-    adapters: str
-    size: float
-    layers: int
-    most: float
-
-
-MODELS = ("all-MiniLM-L6-v2", "SmolLM2-135M")
-PARTS = {2.0: "η = 1 and 2", 1024.0: "η = 1 to 1024"}
-
-
-def _swept_cases(sweeps: dict[str, dict]) -> list[Case]:
-    """By model and adapters, the paper's η and all of the sweep; neither model is the paper's."""
-    cases = []
-    for model, sweep in sweeps.items():
-        for kind in ("random", "trained"):
-            size, layers = sweep["row_norm"][kind] / sweep["weight_row_norm"], len(sweep[kind]["entropy"][0])
-            for most, words in PARTS.items():
-                one = _Swept(model, kind, size, layers, most)
-                cases.append(Case(f"{model}, {kind} adapters, {words}", one))
-    return cases
-
-
-def risen(sweep: dict, one: _Swept, name: str = "log_stream") -> dict[str, list[float]]:
-    """By η: what it adds to the last stream's logarithm; its rise there a unit of log η; and the product's rise."""
-    values = np.array([np.ravel(entry)[-1] for entry in sweep[one.adapters][name]])
-    etas = np.array(sweep["eta"])
-    at = np.flatnonzero((etas >= 1) & (etas <= one.most))
-    product = one.layers * etas * one.size / (1 + etas * one.size)
-    slope = (values[at] - values[at - 1]) / math.log(2)
-    return {"added": (values[at] - values[0]).tolist(), "rise": slope.tolist(), "product's": product[at].tolist()}
-
-
-@claim(
-    "3.3-transformer-measured",
-    where='beyond the paper: §3.3, below Proposition 1, "especially limiting for LLMs", measured',
-    says="In two pretrained transformers the output grows with η at the rate of multiplied layers.",
-    reading="At some η swept, η at least doubles the last stream, and raises it at half the rate of C(1 + ηm̄)^L or "
-    "more: half of L ηm̄/(1 + ηm̄) a unit of log η. Fixed after MiniLM's sweep, before SmolLM2's." + INSTRUCT,
-    command="python -m allora_analysis.claims.pretrained_ripple FOLDER NAME --data FOLDER",
-    test="tests/test_claims_pretrained_ripple.py",
-    depends_on=("3.3-transformer",),
-)
-def measured(cases: Cases) -> Finding:
-    """Streams of two pretrained transformers, adapters at random and trained, η from 1 to 1024; the gradient beside."""
-    sweeps = {name: sweep for name in MODELS if (sweep := pretrained_ripple.read(name))}
-    if not sweeps:
-        return not_run(f"0 of {len(MODELS)} models are swept")
-    judged = cases.judge(
-        _swept_cases(sweeps),
-        lambda one: risen(sweeps[one.model], one),
-        printed=lambda one, seen: any(
-            added >= DOUBLED and rise >= product / 2 for added, rise, product in zip(*seen.values(), strict=True)
-        ),
-    )
-    whole = [(case, seen) for case, seen in judged.pairs if case.inputs.most == max(PARTS)]
-    beside = {
-        f"beside, {case.name}": {
-            "output's gradient": risen(sweeps[case.inputs.model], case.inputs, "log_output_gradient")["added"],
-            "radius of the series in η": sweeps[case.inputs.model][case.inputs.adapters]["radius"]["winding"],
-        }
-        for case, _ in whole
-    }
-    shares = [seen["rise"][-1] / seen["product's"][-1] for _, seen in whole]
-    steepest, rate, layers = max((seen["rise"][-1], seen["product's"][-1], case.inputs.layers) for case, seen in whole)
-    return judged.finding(
-        refuted=f"No: at η = 1024 it grows at most as η^{steepest:.1f}; {layers} multiplied layers would as "
-        f"η^{rate:.0f} there.",
-        evidence=judged.evidence(
-            "none: two thresholds", lambda one: one.layers, more=beside, n=len(pretrained_ripple.SEEDS)
-        ),
-        size=ranged(shares, "of the product's", "rise of the last stream with η at η = 1024", max(shares)),
-        flips_if="a sweep in which the last stream rises with η at half of the product's rate",
     )
