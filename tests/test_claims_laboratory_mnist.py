@@ -64,7 +64,7 @@ def test_the_margin_is_that_of_the_controls_on_mnist(monkeypatch, folder):
     assert found.verdict == "undecided"
     assert found.corrected == "no seeds at these means, which are within their margins"
     lead = np.ceil(10 * (100 * margin - 0.1 + 1e-6)) / 10
-    assert found.answer.endswith(f"leads above {lead:.1f} and deficits beyond 0.1 points are excluded.")
+    assert found.answer.endswith(f"leads above {lead:.1f}, deficits beyond 0.1 points are excluded.")
     plant(monkeypatch, margin + 0.001, 0.0, control=0.005)
     assert finding(row, folder).verdict == "holds"
 

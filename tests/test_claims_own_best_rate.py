@@ -153,7 +153,7 @@ def test_seeds_that_chose_no_rate_judge_where_there_are_some(runs_folder, gain, 
     assert found.evidence.interval == pytest.approx((found.size.low, found.size.high))
     assert found.size.value == pytest.approx(100 * gain)
     if verdict == "undecided":
-        high, low = map(float, re.search(r"above (\S+) and deficits beyond (\S+) points", found.answer).groups())
+        high, low = map(float, re.search(r"above (\S+), deficits beyond (\S+) points", found.answer).groups())
         assert -low <= found.size.low < found.size.high <= high
     both = found.evidence.measured["over seeds and sentences, 95 %"]
     gains = np.array([(~line[:4]).sum() for line in RIGHT[: found.evidence.n]]) / 40
@@ -233,6 +233,12 @@ def test_the_factor_on_the_update_is_one_of_four_comparisons(runs_folder, gain, 
         assert measured["all seeds recorded"]["they say"] == "open"
         assert found.corrected.startswith("an e-value of 80 in the 47 seeds left")
     assert finding("4-own-best-rate-sgd").verdict == "not_run"
+
+
+def test_the_reading_says_that_the_loss_is_lower_with_the_factor_on_the_update():
+    found = finding(ON_THE_UPDATE, results=None)
+    assert found.evidence.measured["test loss"]["allora_adamw"]["verdict"] == "below"
+    assert "its test loss is lower" in CLAIMS[ON_THE_UPDATE].reading
 
 
 def test_the_factor_on_the_update_waits_for_two_seeds(runs_folder):

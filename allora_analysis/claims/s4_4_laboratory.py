@@ -355,7 +355,7 @@ def better_than_lora_on_mnist(cases: Cases, folder: Path | None) -> Finding:
     answers = {
         "refuted": "No, averaged over optimizers: {by_length_of_least}.",
         "holds": "Yes, averaged over optimizers: {by_length_of_least}.",
-        "undecided": "Undecided by its rule, averaged over optimizers: leads above {lead} and deficits beyond "
+        "undecided": "Undecided by its rule, averaged over optimizers: leads above {lead}, deficits beyond "
         "{deficit} points are excluded.",
     }
     return averaged(cases, folder, pairs, answers, data="mnist", controls=controls)

@@ -51,11 +51,11 @@ SELECTED = {
 """What a reader with one minute wants to know: the three flaws, the layer, its knobs, its tables; by row, its words."""
 QUESTIONS = {
     "Is ALLoRA ahead of LoRA on a small language model (AdamW)?": "4-own-best-rate",
-    "And on digits?": "4-better-than-lora-laboratory",
+    "And with its factor on Adam's update (`ALLoRAAdamW`)?": "4-own-best-rate-on-the-update",
+    "And ALLoRA on digits?": "4-better-than-lora-laboratory",
     "Is dropout in LoRA only for long training?": "3.1-figure-2-left-laboratory",
     "Does α add anything to the learning rate?": "4-alpha",
     "And does one fit every rank and width?": "4-width-transfer",
-    "Is a zero start as hard to leave as a saddle?": "3.2-escape",
     "Do more layers make the output explode?": "3.3-transformer",
 }
 """What people ask, and the row that answers, in at most 15 words and with a size."""
