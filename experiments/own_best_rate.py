@@ -1,6 +1,7 @@
 """Each arm at its own best rate, with seeds until it is decided: `python -m experiments.own_best_rate`.
 
-These rules were committed before any of the runs they speak of (seeds 3 and above).
+These rules were committed before any of the runs they speak of (seeds 3 and above), but for what says that it was
+added or changed when runs had been seen.
 
 **Question.** Each method at the learning rate that suits it best: is ALLoRA's accuracy above LoRA's, below it, or the
 same within 0.3 points? `experiments.learning_rates` asked this with three seeds, which could hardly have decided it.
@@ -49,7 +50,8 @@ of its own when 24 seeds had been seen (e-value 6.7 above, +0.25 points): it is 
 arm beside it at 20·m: before ALLoRAAdamW's row, 20 was enough there, too, and had not been reached), or after 60. A
 comparison's verdict is that of its first decision; later seeds change nothing. At 60 seeds without a decision the
 verdict says which effects the bounds exclude. Every run is recorded whatever it shows. Once an arm is decided, later
-seeds may be run without it: minilm-adamw's ALLoRA-0 has 24, and LoRA and ALLoRAAdamW go on from there.
+seeds may be run without it (added when minilm-adamw's ALLoRA-0 had 24, four after its decision, over which its e-value
+fell from 29 to 1): there LoRA and ALLoRAAdamW go on alone.
 """
 
 import dataclasses

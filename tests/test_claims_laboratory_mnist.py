@@ -56,6 +56,13 @@ def test_on_the_recorded_runs_both_lengths_are_equivalent_as_the_reading_says():
     assert ("within ±0.3 points" in row.reading) == (max(map(abs, ends)) < 0.3)
 
 
+def test_the_reading_says_what_one_rate_for_all_seeds_shows():
+    (told,) = (v for k, v in finding(row, None).evidence.measured.items() if k.startswith("with one rate"))
+    ahead = " and ".join(f"{one['mean']:.1f}" for one in told["by length"].values())
+    same = " and ".join(f"{one:.1f}" for one in told["one method from itself"].values())
+    assert f"it is {ahead} ahead, where one method is {same} from itself" in row.reading
+
+
 def test_the_margin_is_that_of_the_controls_on_mnist(monkeypatch, folder):
     """Planted: one method is 0.5 points from itself, 0.62 in a mean over three optimizers."""
     margin = 0.005 * QUANTILE / 3**0.5
@@ -63,8 +70,7 @@ def test_the_margin_is_that_of_the_controls_on_mnist(monkeypatch, folder):
     found = finding(row, folder)
     assert found.verdict == "undecided"
     assert found.corrected == "no seeds at these means, which are within their margins"
-    lead = np.ceil(10 * (100 * margin - 0.1 + 1e-6)) / 10
-    assert found.answer.endswith(f"leads above {lead:.1f}, deficits beyond 0.1 points are excluded.")
+    assert found.answer.endswith("0.0 after 300; one method is 0.6 and 0.6 from itself.")
     plant(monkeypatch, margin + 0.001, 0.0, control=0.005)
     assert finding(row, folder).verdict == "holds"
 

@@ -13,6 +13,8 @@ from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import ARMS, PROTOCOL, STUDY
 from allora_analysis.grid.presets import FIRST_SEED, LISTS, OWN_BEST, own_best_verdicts
 from allora_analysis.grid.reading import judged
+from allora_analysis.statistics.e_values import e_values
+from allora_analysis.statistics.paired import TIE
 from tests.ledger_rows import Rows
 from tests.planted_finetune import DIGESTS, better, plant, wiggle
 
@@ -226,12 +228,13 @@ def test_the_factor_on_the_update_is_one_of_four_comparisons(runs_folder, gain, 
     measured = found.evidence.measured
     assert (found.verdict, measured["allora_adamw"]["n"] == seeds) == (verdict, verdict == "undecided")
     assert found.size.of.startswith("test accuracy, ALLoRAAdamW minus LoRA, ")
-    assert measured["other arms"].keys() == {"allora_0"}
+    assert measured["other arms"] == {}, "ALLoRA-0 has a row and a level of its own"
+    assert found.size.ends == "97.5 %"
     assert ", 80 either way " in found.evidence.tolerance_source
     if seeds == 13:
         assert finding("4-own-best-rate").verdict == "holds"
         assert measured["all seeds recorded"]["they say"] == "open"
-        assert found.corrected.startswith("an e-value of 80 in the 47 seeds left")
+        assert found.corrected == "an e-value of 80 in the 47 seeds left, or both bounds within ±0.3 points"
     assert finding("4-own-best-rate-sgd").verdict == "not_run"
 
 
@@ -239,6 +242,12 @@ def test_the_reading_says_that_the_loss_is_lower_with_the_factor_on_the_update()
     found = finding(ON_THE_UPDATE, results=None)
     assert found.evidence.measured["test loss"]["allora_adamw"]["verdict"] == "below"
     assert "its test loss is lower" in CLAIMS[ON_THE_UPDATE].reading
+
+
+def test_the_reading_says_what_had_been_seen_when_the_factor_on_the_update_became_a_row():
+    seen = finding(ON_THE_UPDATE, results=None).evidence.measured["allora_adamw"]["differences"][:24]
+    assert round(e_values(seen, grain=TIE)[-1, 0], 1) == 6.7
+    assert own_best_verdicts("minilm-adamw", together=True)["allora_0"][1].verdict == "equivalent"
 
 
 def test_the_factor_on_the_update_waits_for_two_seeds(runs_folder):

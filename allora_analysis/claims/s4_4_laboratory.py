@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from allora_analysis.arms import OPTIMIZERS
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.claims.laboratory_noise import (
@@ -42,7 +41,7 @@ from allora_analysis.claims.laboratory_noise import (
 from allora_analysis.laboratory.design import AGAIN, STEPS, Cell, Contrast, judged_again, on_mnist, reference
 from allora_analysis.laboratory.table import STUDY, Table, recorded
 from allora_analysis.statistics import OneSided, decide, judge_family, one_sided
-from allora_analysis.study import bound, signed
+from allora_analysis.study import signed
 
 laboratory_claim = functools.partial(
     claim,
@@ -117,17 +116,11 @@ def _evidence(of: Samples, holm: str, table: Table) -> tuple[Evidence, dict[str,
     return Evidence({"difference": "above 0"}, words, rule, n=min(map(min, seeds.values()))), found
 
 
-def _by_length_in_words(means: Samples, remark: str = "") -> str:
-    # The mean gap by length of training: "-0.8 points after 50 steps, 0.0 after 300"; a remark on the first.
+def _by_length_in_words(means: Samples) -> str:
+    # The mean gap by length of training: "-0.8 points after 50 steps, 0.0 after 300".
     told = [f"{value if abs(value) >= 0.05 else 0:.1f}" for value in (float(gaps.mean()) for gaps in means.values())]
     first, *others = (f"{value} after {steps.removesuffix(' steps')}" for value, steps in zip(told, means, strict=True))
-    return ", ".join([first.replace(" after", " points after") + " steps" + remark, *others])
-
-
-def _by_rule(of: Samples, steps: str) -> list[tuple[str, float]]:
-    # Each optimizer's mean gap at a length, the least first.
-    own = {OPTIMIZERS[name.split(", ")[1]]: float(gaps.mean()) for name, gaps in of.items() if length(name) == steps}
-    return sorted(own.items(), key=lambda one: one[1])
+    return ", ".join([first.replace(" after", " points after") + " steps", *others])
 
 
 def _judged_at_lengths(
@@ -176,7 +169,6 @@ def averaged(
     tested = cases.test(known, lambda of: at_a_length(of, margins))
     means = by_length(known)
     few, gaps = next(iter(means.items()))
-    lows, highs = zip(*(one_sided(of, "t").interval for of in means.values()), strict=True)
     first, more = one_sided(gaps, "t"), in_units(table, beside, "accuracy") if beside else {}
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
     evidence, _ = _evidence({**known, **control, **(more or {})}, f", of means over settings; margins {words}", table)
@@ -189,12 +181,9 @@ def averaged(
         judged["the verdict on one optimizer alone"] = {
             rule: at_a_length(of, margins_of_means(of, noise(control))) for rule, of in _by_optimizer(known).items()
         }
-    early = _by_rule(known, few)
     told = {
-        "lead": f"{bound(max(highs), 1, True):.1f}",
-        "deficit": f"{-bound(min(lows), 1, False):.1f}",
         "by_length": _by_length_in_words(means),
-        "by_length_of_least": _by_length_in_words(means, f" (with {early[0][0]} {early[0][1]:.1f})"),
+        "margins": " and ".join(f"{margin:.1f}" for margin in margins.values()),
         "beside": signed(float(np.mean([of.mean() for of in by_length(more).values()])), 1) if more else "",
     }
     return tested.finding(
@@ -325,9 +314,9 @@ def better_than_lora(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many."""
     pairs = named("rule", lambda name: name.startswith("ALLoRA − LoRA, "))
     answers = {
-        "refuted": "No, averaged over optimizers: {by_length_of_least}.",
-        "holds": "Yes, averaged over optimizers: {by_length_of_least}.",
-        "undecided": "Undecided on digits: {by_length_of_least}.",
+        "refuted": "No: {by_length}, rates tuned by seed, optimizers averaged.",
+        "holds": "Yes: {by_length}, rates tuned by seed, optimizers averaged.",
+        "undecided": "Undecided on digits: {by_length}, optimizers averaged.",
     }
     etas = [one.first for one in named("eta2").values()]
     names = [f"η² = {cell.eta2:g} − LoRA, sgd, {cell.steps} steps" for cell in etas]
@@ -344,7 +333,8 @@ def better_than_lora(cases: Cases, folder: Path | None) -> Finding:
     f"SGD, momentum and AdamW, after 50 steps or 300; {OWN_RATES}; rules written before the runs. MNIST's own "
     "controls make the margin. Looked at afterwards: after 300 steps the interval is within ±0.3 points, "
     "which the laboratory's rule calls equivalent; after 50 it is, too, where one method against itself "
-    "differs by more.",
+    "differs by more; with one rate for all seeds it is 0.5 and 0.4 ahead, where one method is 0.8 and 0.4 from "
+    "itself.",
     command="python -m experiments.laboratory --data mnist --data-root FOLDER --part lead",
     test="tests/test_claims_laboratory_mnist.py",
     depends_on=("4-better-than-lora-laboratory",),
@@ -353,10 +343,9 @@ def better_than_lora_on_mnist(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many, on MNIST."""
     pairs, controls = ({one.name: one for one in on_mnist(question)} for question in ("rule", "control"))
     answers = {
-        "refuted": "No, averaged over optimizers: {by_length_of_least}.",
-        "holds": "Yes, averaged over optimizers: {by_length_of_least}.",
-        "undecided": "Undecided by its rule, averaged over optimizers: leads above {lead}, deficits beyond "
-        "{deficit} points are excluded.",
+        "refuted": "No: {by_length}, rates tuned by seed, optimizers averaged.",
+        "holds": "Yes: {by_length}, rates tuned by seed, optimizers averaged.",
+        "undecided": "Undecided on MNIST: {by_length}; one method is {margins} from itself.",
     }
     return averaged(cases, folder, pairs, answers, data="mnist", controls=controls)
 
