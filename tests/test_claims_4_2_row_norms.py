@@ -46,7 +46,7 @@ def test_conditional_on_the_optimizer(runs_folder):
     found = finding()
     assert found.verdict == "conditional"
     assert (found.condition, found.corrected) == (
-        "SGD at a rate at which the model trains (judged: 0.5); nothing is clipped",
+        "SGD at 0.5, the one rate judged; nothing is clipped",
         None,
     )
     assert found.at_paper is None

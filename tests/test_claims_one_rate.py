@@ -60,7 +60,7 @@ def test_the_least_lead_is_told_at_both_rates(monkeypatch):
     table = planted(lambda point: 0.8 + by.get(point.cell.rule, 0.03 if point.level == "quarter" else 0.01), ALL)
     monkeypatch.setattr(section, "recorded", lambda folder: table)
     found = finding(section.table_4)
-    assert found.answer.endswith("over LoRA × η -3.0 points on average; at LoRA's best rate -1.0.")
+    assert found.answer.endswith("at a low rate over LoRA × η -3.0 points, at LoRA's best -1.0 to -1.0.")
     means = found.evidence.measured["mean over η² and optimizers, points"]
     assert [round(one["mean"], 1) for one in means.values()] == [2.0, -1.0, -3.0]
     assert "ALLoRA minus LoRA × η, the least" in found.size.of

@@ -189,7 +189,7 @@ def hidden_correlations(cases: Cases) -> Finding:
     larger = added([one._replace(a=one.a / SPREAD, b=one.b / SPREAD) for one in drawn], DROPS[:1])[DROPS[0]]
     one, full = by_rate[DROPS[-1]][:, 1].reshape(2, -1).mean(axis=1)
     low, middle = (f"{of[:, 1].mean():+.2f}" for of in list(by_rate.values())[:-1])
-    may = "; from larger it may not" * (one_sided(larger[:, 0], "t").interval[1] < 0)
+    may = "; from larger 0.05 lowers them" * (one_sided(larger[:, 0], "t").interval[1] < 0)
     return tested.finding(
         refuted=f"No, from starts of that size it raises them: {low} (drop rate {DROPS[0]}), {end.mean:+.2f} "
         f"({DROPS[-1]}){may}.",

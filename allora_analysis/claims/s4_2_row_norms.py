@@ -158,8 +158,7 @@ GIVEN_UP = (
 )
 ANSWERS = {
     "holds": "Yes, under both optimizers.",
-    "conditional": "Only under SGD at a rate that trains ({rate:g}): under AdamW ALLoRA's rows grow as LoRA's at l_b "
-    "do.",
+    "conditional": "Only under SGD, at the rate judged ({rate:g}): under AdamW ALLoRA's rows grow as LoRA's at l_b do.",
     "refuted": "No: not under the optimizers where theory expects it.",
     "undecided": "Undecided: the runs leave an optimizer open.",
 }
@@ -234,7 +233,7 @@ def figure_2(cases: Cases, model: str, folder: Path | None) -> Finding:
         size=size
         and Size(size[0], "times LoRA's at l_b", "ALLoRA's mean row norm after 10 steps of AdamW", *size[1], "95 %"),
         corrected=wanting(found, samples, open_ones) if tested.verdict != "conditional" else None,
-        condition=f"SGD at a rate at which the model trains (judged: {rate:g}); nothing is clipped",
+        condition=f"SGD at {rate:g}, the one rate judged; nothing is clipped",
         flips_if="runs under AdamW in which ALLoRA's rows are as long as those of LoRA at η·l_b",
     )
 
