@@ -160,8 +160,32 @@ def test_the_measured_row_needs_every_sweep(monkeypatch):
     found = ROWS.finding("3.3-transformer-measured")
     assert found.verdict == "refuted"
     assert (found.size.value, found.size.low) == (pytest.approx(16 / 30), pytest.approx(0.1))
-    assert "0.53" in found.answer
-    assert "SmolLM2-135M" in found.answer
+    assert found.answer.endswith("0.10 at random; SmolLM2: 0.53 of that rate trained, 0.53 at random.")
+
+
+def test_a_stream_that_doubles_late_is_enough(monkeypatch):
+    """Doubled at η = 64 and no earlier, in every sweep, at 16/30 of the product's rate."""
+    planted = sweep(30, 16, size=0.0007)
+    etas, values = planted["eta"], [of[-1] for of in planted["random"]["log_stream"]]
+    assert min(eta for eta, value in zip(etas, values, strict=True) if value >= math.log(2)) == 64
+    monkeypatch.setattr(s3_3_pretrained.pretrained_ripple, "read", lambda name: planted)
+    assert ROWS.finding("3.3-transformer-measured").verdict == "holds"
+
+
+def test_the_measured_rows_reading_on_other_thresholds():
+    """A quarter of the rate, or half of the doubling, answers alike; by the rate at a step's end none passed."""
+    shares, by_half, at_the_end = [], [], []
+    for name in s3_3_pretrained.MODELS:
+        swept = s3_3_pretrained.pretrained_ripple.read(name)
+        for case in s3_3_pretrained._swept_cases({name: swept}):
+            seen = s3_3_pretrained.risen(swept, case.inputs)
+            shares.append(s3_3_pretrained.largest_share(seen)[0])
+            by_half.append(s3_3_pretrained.largest_share(seen, s3_3_pretrained.DOUBLED / 2)[0])
+            ends = [case.inputs.layers * eta * case.inputs.size / (1 + eta * case.inputs.size) for eta in seen["η"]]
+            at_the_end.append(s3_3_pretrained.largest_share(seen | {"product's": ends})[0])
+    assert min(shares) < 0.25
+    assert min(by_half) < 0.5 < max(shares)
+    assert max(at_the_end) < 0.5
 
 
 def test_the_measured_row_needs_a_sweep(monkeypatch):

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -72,13 +72,8 @@ def told_condition(squares: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
     return ends(betas[-1] * squares, u)[1] / min(ends(betas[0] * squares, u)[0], float(inner[0]))
 
 
-LATER = {2: 0.01, 10: 0.05, 50: 0.26}
-"""B's size over that of PEFT's A, 896 inputs, by the steps of AdamW at 1e-4 that take B's entries there, 1e-4 each."""
-
-
-def told_at_qwens(n1: int, rng: np.random.Generator) -> list[float]:
-    """κ at B = 0, `LATER` and at A's size: 896 inputs as in Qwen2-0.5B, variances as 1/i, r = 8; one draw."""
-    shares = (0.0, *LATER.values(), 1.0)
+def told_at_qwens(n1: int, shares: Sequence[float], rng: np.random.Generator) -> list[float]:
+    """κ at these shares of a B of A's size: 896 inputs as in Qwen2-0.5B, variances as 1/i, r = 8; one draw."""
     a, b = (rng.standard_normal(shape) for shape in ((8, 896), (n1, 8)))
     return [told_condition(1 / np.arange(1.0, 897), a, share * b) for share in shares]
 
