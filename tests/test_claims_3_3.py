@@ -141,7 +141,8 @@ def test_the_worst_cases_of_the_answers_are_the_rows_own():
     worst = ROWS.as_is("3.3-worst-case")
     assert worst.size.value == pytest.approx(1 + 2.0)
     assert (
-        f"{worst.size.value:.2g}-fold each where ‖ηBA‖ = 2‖W‖, at our runs' {1.014:.2f} to {1.08:.2f}" in worst.answer
+        f"{worst.size.value:.2g}-fold a layer (‖ηBA‖ = 2‖W‖), {1.014:.2f}- to {1.08:.2f}-fold in our runs"
+        in worst.answer
     )
     assert len(worst.answer.split()) <= 15  # in README
     row, minilm = ROWS["3.3-comparable-level-induced"], "all-MiniLM-L6-v2"

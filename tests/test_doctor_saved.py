@@ -356,10 +356,12 @@ def test_json_config_of_ours(tmp_path):
     assert json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8")) == saved.config
 
 
-@pytest.mark.parametrize(("asked", "told"), [(["head"], []), (["hed"], ["NOT saved"]), (["score"], []), (None, [])])
+@pytest.mark.parametrize(
+    ("asked", "told"), [(["head"], []), (["hed", "embd"], ["NOT saved"]), (["score"], []), (None, [])]
+)
 def test_a_module_to_save_that_the_file_does_not_hold_is_told(asked, told, tmp_path):
     """Planted: a misspelled head, of which PEFT saves nothing, without a word."""
     folder = peft_folder(tmp_path, modules_to_save=asked, tensors={"base_model.model.head.weight": torch.ones(2, 6)})
     lines = dict(answers.of_saved(read(folder), None).lines)
     assert [topic for topic in lines if topic == "NOT saved"] == told
-    assert not told or "'hed'" in lines["NOT saved"]
+    assert not told or "'hed', 'embd'" in lines["NOT saved"]

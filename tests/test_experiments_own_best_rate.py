@@ -119,6 +119,14 @@ def test_equal_arms_end_equivalent_and_few_seeds_stay_open(tmp_path):
     assert not own_best_decided("minilm-adamw", tmp_path)
 
 
+@pytest.mark.parametrize(("seeds", "decided"), [(CAP - 1, False), (CAP, True)])
+def test_a_list_ends_at_its_cap_with_an_arm_open(tmp_path, seeds, decided):
+    runs = seeds_of("minilm-sgd", seeds)
+    plant(tmp_path, runs, lambda one: 0.8 + 0.02 * (-1) ** one.seed * (one.arm != "lora") + noise(one))
+    assert own_best_verdicts("minilm-sgd", folder=tmp_path)["allora_0"][1].verdict == "open"
+    assert own_best_decided("minilm-sgd", tmp_path) == decided
+
+
 def test_differences_end_at_the_first_gap_and_a_diverged_run_counts_as_a_guess(tmp_path):
     runs = seeds_of("minilm-sgd", 4)
     plant(tmp_path, [one for one in runs if one.seed != 5], lambda one: None if one.arm == "lora" else 0.8)

@@ -40,12 +40,21 @@ def test_the_rate_falls_linearly_to_0(task, monkeypatch):
 
 
 def test_no_image_that_a_run_trains_on_validates_it(task, monkeypatch):
-    seen = []
+    seen, used, made = [], [], training._adapted
+
+    def told(*of):
+        model = made(*of)
+        model.register_forward_pre_hook(lambda _, inputs: used.extend(row.numpy().tobytes() for row in inputs[0]))
+        return model
+
+    monkeypatch.setattr(training, "_adapted", told)
     monkeypatch.setattr(training, "_evaluate", lambda model, x, y: seen.append(x) or (0.1, 1))
     training.run(task, Cell("lora", "sgd", 1), 0.01, 7)
     drawn = torch.randperm(len(task.pool[1]), generator=torch.Generator().manual_seed(7))
     assert torch.equal(seen[0], task.pool[0][drawn[training.TRAIN :]])
     assert torch.equal(seen[1], task.test[0])
+    assert used
+    assert not {*used} & {row.numpy().tobytes() for row in seen[0]}
 
 
 def test_each_baseline_is_what_it_is_called(task):

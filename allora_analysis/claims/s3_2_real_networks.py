@@ -307,7 +307,7 @@ def network_escape(cases: Cases) -> Finding:
             1 - own["loss at the end"] / own["loss at the start"],
             "of the loss at the start",
             f"fall of the loss in {STEPS} steps of gradient descent at {network_inertia.LEARNING_RATE:g} from LoRA's "
-            f"start, r = 8, {network_inertia.HIDDEN} tanh units (at other rates from none of it to nearly all)",
+            f"start, r = 8, {network_inertia.HIDDEN} tanh units",
         ),
         condition="A and B both start at 0",
         flips_if="a descent that stands still from A at random",

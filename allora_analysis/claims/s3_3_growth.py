@@ -194,8 +194,8 @@ def worst_case(cases: Cases) -> Finding:
     a_layer = {round(one.eta * one.ratio, 9): math.exp(seen / one.depth) for one, seen in inputs}
     largest, minilm, smollm2 = (a_layer[size] for size in (PAPER_ETAS[-1], ETA_M, ETA_M_SMOLLM2))
     return judged.finding(
-        holds=f"Yes, aligned layers: {largest:.2g}-fold each where ‖ηBA‖ = {PAPER_ETAS[-1]:g}‖W‖, at our runs' "
-        f"{smollm2:.2f} to {minilm:.2f}.",
+        holds=f"Yes, if aligned: {largest:.2g}-fold a layer (‖ηBA‖ = {PAPER_ETAS[-1]:g}‖W‖), {smollm2:.2f}- to "
+        f"{minilm:.2f}-fold in our runs.",
         evidence=judged.evidence(ROUNDING, Deep.bound, tolerance=TOLERANCE),
         size=Size(
             largest,

@@ -295,7 +295,7 @@ def gradient_grows(cases: Cases) -> Finding:
     block, whole = math.exp(recorded[-1]["2L"] / 24), [math.exp(seen["2L"]) for seen in recorded]
     short, longest = (math.exp(steepest_gain(Blocks("pre", 8, 2.0, 4, True, scale))) for scale in (0.1, 1e9))
     return judged.finding(
-        holds=f"Yes: where branches equal the stream, ‖BA‖ = ‖W‖, η = 2: {max(own):.2g}-fold a block; at our runs' "
+        holds=f"Yes: branches as long as the stream, ‖BA‖ = ‖W‖, η = 2: {max(own):.2g}-fold a block; our runs' "
         f"largest {block:.2f}.",
         evidence=judged.evidence(
             "a threshold of 1.5; the closed form to 1e-9",

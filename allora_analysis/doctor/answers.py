@@ -249,7 +249,8 @@ def _beside(saved: Saved) -> Iterator[tuple[str, str]]:
 def _unsaved(saved: Saved) -> Iterator[tuple[str, str]]:
     asked = [name for name in saved.config.get("modules_to_save") or () if name not in HEADS]
     if lost := [name for name in asked if not any(f"{name}." in one for one in saved.beside)]:
-        yield "NOT saved", f"the config's modules_to_save names {lost[0]!r}, and the file holds none: give its name"
+        names = ", ".join(map(repr, lost))
+        yield "NOT saved", f"the config's modules_to_save names {names}, and the file holds none: give a module's name"
 
 
 def _finite(pairs: Sequence[SavedPair]) -> bool:
