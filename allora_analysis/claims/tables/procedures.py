@@ -342,7 +342,7 @@ def stability(cases: Cases) -> Finding:
 @reported_claim(
     "1-eta-no-cross-validation",
     where="beyond the paper: §1 and §4.4, of η",
-    says="Nor does η need cross-validation: at one l_b ALLoRA's accuracy hardly hangs on it.",
+    says="η needs no cross-validation: at one l_b ALLoRA's accuracy hardly hangs on it.",
     reading="At l_b = 1e-4, η² = 4 and η² = 1 differ by less than a quarter of a point in Table 3, a margin changed "
     "after the numbers were seen; else η has to be chosen, as §4.5 does from three. Nobody claims it in print: §4.2 "
     "has η·l_b as the effective learning rate, and what §4.4 calls stable may be the lead over LoRA (4.4-stability). "
