@@ -41,10 +41,10 @@ def by_rate(runs: Runs) -> dict[str, dict[float, float]]:
     return {name: {rate: float(np.mean(of[rate])) for rate in sorted(of)} for name, of in found.items()}
 
 
-def longest_rows(folder: Path | None = None) -> dict[float, float]:
+def longest_rows() -> dict[float, float]:
     """By rate, the longest mean row of BA at the end of a run under SGD at η² = 4 that trained."""
     listed = [one for one in (*JUDGED_RUNS, *SWEPT) if (one.optimizer, one.eta2) == ("sgd", ETA**2)]
-    runs, found = recorded(dict.fromkeys(listed), folder), {}
+    runs, found = recorded(dict.fromkeys(listed)), {}
     for one, norm in ends(runs, listed).items():
         if trained(runs[one]):
             found[one.learning_rate] = max(norm, found.get(one.learning_rate, 0.0))

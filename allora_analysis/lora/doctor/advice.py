@@ -76,9 +76,7 @@ def unsaved(model: nn.Module, configs: dict[str, Any]) -> Iterator[Advice]:
     modules = [name for name, _ in model.named_modules()]
     for name in sorted(asked.difference(HEADS)):
         if not any(module.endswith(name) for module in modules):
-            text = (
-                f"modules_to_save names {name!r}, and no module ends so: none is trained or saved; give a name"
-            )
+            text = f"modules_to_save names {name!r}, and no module ends so: none is trained or saved; give a name"
             yield Advice("problem", "modules_to_save", text)
 
 
