@@ -214,7 +214,7 @@ def test_an_error_alone_is_drawn_beside_what_is_allowed():
     ],
 )
 def test_a_page_without_a_derivation_says_why(identifier, verdict, parts, monkeypatch):
-    monkeypatch.setattr("allora_analysis.render.view._supports", dict)
+    monkeypatch.setattr("allora_analysis.render.view._supports", lambda claims: {})
     one = next(item for item in all_claims() if item.id == identifier)
     finding = Finding(verdict, Evidence({}, {"x": 1.0}, ""), answer="Yes: x.")
     (text,) = claims.pages([Row(dataclasses.replace(one, depends_on=()), finding)]).values()

@@ -269,7 +269,7 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
 def better_than_od(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus ALLoRA-OD."""
     answers = {
-        "refuted": "No: on digits, at a low rate, it is {gap} points behind on average; at LoRA's best rate {best}.",
+        "refuted": "No: on digits, at a low rate {gap} points behind on average; at LoRA's best {best}.",
         "undecided": "Undecided, on digits, at a low rate: {mean} points on average may be chance.",
         "holds": "Yes, on digits, at a low rate: by {gap} points on average; at LoRA's best rate {best}.",
     }

@@ -135,9 +135,7 @@ class View:
         return {label: words for label, words in facts.items() if words}
 
 
-@functools.cache
-def _supports() -> dict[str, tuple[str, ...]]:
-    return ledger.supports(ledger.all_claims())
+_supports = functools.cache(ledger.supports)
 
 
 def _check(claim: Claim) -> str:
@@ -181,7 +179,7 @@ def view(row: Row) -> View:
         condition=finding and finding.condition,
         flips_if=finding.flips_if if finding else "",
         depends_on=claim.depends_on,
-        supports=_supports().get(claim.id, ()),
+        supports=_supports(ledger.all_claims()).get(claim.id, ()),
         relied_on_by=claim.relied_on_by,
         check=_check(claim),
         code=called(claim),
