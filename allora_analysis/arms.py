@@ -4,7 +4,7 @@
 Checked by `tests/test_finetune_arms.py`, which asks of every arm what its first step must be.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,3 +57,9 @@ ON_GRADIENTS = (*ON_ROWS, "allora_od")  # a factor that Adam and clipping divide
 TRAINED = {name: arm for name, arm in ARMS.items() if arm.trained}
 OPTIMIZERS = {"sgd": "SGD", "momentum": "momentum", "adam": "Adam", "adamw": "AdamW"}
 """How an optimizer is written."""
+
+
+def not_saved(asked: Iterable[str], modules: Iterable[str]) -> list[str]:
+    """The names in PEFT's `modules_to_save` at which no module's path, or one's that it lies in, ends."""
+    paths = [f"{module}." for module in modules]
+    return [name for name in asked if name not in HEADS and not any(f"{name}." in path for path in paths)]

@@ -97,9 +97,9 @@ def own_best_rate(cases: Cases, model: str, optimizer: str, folder: Path | None)
     the seeds of `experiments.own_best_rate`, which chose no rate, from the second on; before it the three that did.
     """
     name = next(name for name, of in OWN_BEST.items() if (of.model, of.optimizer) == (model, optimizer))
-    spent, _ = own_best_verdicts(name, folder=folder).get(OURS, ([], None))
-    enough = len(spent) > 1
-    return _seed_by_seed(cases, name, OURS, folder) if enough else _chosen_rates(cases, model, optimizer, folder)
+    found = own_best_verdicts(name, folder=folder).get(OURS)
+    enough = found and len(found[0]) > 1
+    return _seed_by_seed(cases, name, OURS, found, folder) if enough else _chosen_rates(cases, model, optimizer, folder)
 
 
 def failed(differences: Sequence[float]) -> dict[str, list[int]]:
@@ -119,11 +119,12 @@ def _failed_in_words(differences: Sequence[float]) -> str:
     return f"{part:.1f} from {len(off)} {runs}"
 
 
-def _seed_by_seed(cases: Cases, name: str, arm: str, folder: Path | None) -> Finding:
+def _seed_by_seed(
+    cases: Cases, name: str, arm: str, found: tuple[list[float], Sequential], folder: Path | None
+) -> Finding:
     # By e-values, at the frozen rates of the list: verdict of the first decision, size of all seeds recorded.
-    beside_ours = arm != OURS
-    margin, threshold = MARGINS["test_accuracy"], own_best_threshold(name, beside_ours)
-    spent, one = own_best_verdicts(name, folder=folder, together=beside_ours)[arm]
+    margin, threshold = MARGINS["test_accuracy"], own_best_threshold(name, together=arm != OURS)
+    spent, one = found
     used, whole = spent[: one.n], every_seed(spent, margin, threshold)
     decided = functools.partial(decide_sequentially, margin=margin, threshold=threshold)
     tested = cases.test({arm: used}, lambda samples: SEQUENTIAL[decided(samples[arm]).verdict])
@@ -159,7 +160,7 @@ def _seed_by_seed(cases: Cases, name: str, arm: str, folder: Path | None) -> Fin
     )
 
 
-def every_seed(differences: Sequence[float], margin: float, threshold: float = THRESHOLD) -> dict[str, Any]:
+def every_seed(differences: Sequence[float], margin: float, threshold: float) -> dict[str, Any]:
     """What all seeds recorded say, those after the decision too: mean, e-values, bounds and what the rule calls it."""
     bounded = functools.partial(bounds_of, threshold=threshold, grain=TIE)
     (above, below), (low, high) = e_values(differences, grain=TIE)[-1], bounded(differences)
@@ -353,10 +354,11 @@ def own_best_rate_adamw(cases: Cases, folder: Path | None) -> Finding:
 )
 def factor_on_the_update(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRAAdamW minus LoRA on all-MiniLM-L6-v2."""
-    spent, _ = own_best_verdicts("minilm-adamw", folder=folder).get("allora_adamw", ([], None))
-    if len(spent) < 2:
-        return not_run(f"{len(spent)} of {CAP} seeds are recorded", "Not run: fewer than two seeds.")
-    return _seed_by_seed(cases, "minilm-adamw", "allora_adamw", folder)
+    name, arm = "minilm-adamw", "allora_adamw"
+    found = own_best_verdicts(name, folder=folder, together=True).get(arm)
+    if found is None or len(found[0]) < 2:
+        return not_run(f"{len(found[0]) if found else 0} of {CAP} seeds are recorded", "Not run: fewer than two seeds.")
+    return _seed_by_seed(cases, name, arm, found, folder)
 
 
 @best_rate_claim(

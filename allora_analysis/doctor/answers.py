@@ -19,7 +19,7 @@ from allora_analysis import records
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.arms import HEADS, IN_FORWARD, ON_OUTPUTS, ON_ROWS, TRAINED
+from allora_analysis.arms import HEADS, IN_FORWARD, ON_OUTPUTS, ON_ROWS, TRAINED, not_saved
 from allora_analysis.doctor.saved import Saved, SavedPair
 from allora_analysis.grid.reading import every, final_value
 from allora_analysis.statistics import required_n, required_n_interval
@@ -247,8 +247,8 @@ def _beside(saved: Saved) -> Iterator[tuple[str, str]]:
 
 
 def _unsaved(saved: Saved) -> Iterator[tuple[str, str]]:
-    asked = [name for name in saved.config.get("modules_to_save") or () if name not in HEADS]
-    if lost := [name for name in asked if not any(f"{name}." in one for one in saved.beside)]:
+    modules = [name.rpartition(".")[0] for name in saved.beside]
+    if lost := not_saved(saved.config.get("modules_to_save") or (), modules):
         names = ", ".join(map(repr, lost))
         yield "NOT saved", f"the config's modules_to_save names {names}, and the file holds none: give a module's name"
 

@@ -254,9 +254,12 @@ def own_best_decided(name: str, folder: Path | str | None = None) -> bool:
     60 seeds are spent. No run of it is then wanted any more.
     """
     first, *beside = (arm for arm in OWN_BEST[name].rates if arm != REFERENCE)
-    alone, together = (own_best_verdicts(name, folder=folder, together=of) for of in (False, True))
-    found = [alone.get(first), *(together.get(arm) for arm in beside)]
-    return all(one is not None and (one[1].verdict != "open" or one[1].at_cap) for one in found)
+    found = own_best_verdicts(name, folder=folder)
+    if not found.keys() >= {first, *beside}:
+        return False
+    rule = functools.partial(decide, margin=MARGINS["test_accuracy"], grain=TIE)
+    ends = [rule(found[arm][0], threshold=own_best_threshold(name, together=arm != first)) for arm in (first, *beside)]
+    return all(one.verdict != "open" or one.at_cap for one in ends)
 
 
 LISTS: dict[str, dict[str, list[Setting]]] = {

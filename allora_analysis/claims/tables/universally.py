@@ -12,7 +12,7 @@ import numpy as np
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Finding, ranged
 from allora_analysis.claims.tables import contrasts, reported
-from allora_analysis.claims.tables.contrasts import AS_FIGURE_3, above, by_average, by_cell, everywhere
+from allora_analysis.claims.tables.contrasts import AS_FIGURE_3, Gaps, above, by_average, by_cell, everywhere
 from allora_analysis.claims.tables.prose_of_results import FAMILY
 from allora_analysis.claims.tables.table_1 import OTHER_AVERAGE, over_dora, reported_claim
 from allora_analysis.study import bound
@@ -62,14 +62,12 @@ def in_averages(
     return everywhere(cases, parts, words.format(**told), more, mended, yes.format(**told), at_paper=at_paper)
 
 
-def in_figure_3() -> dict[str | float, float]:
+def in_figure_3() -> dict[str, float]:
     """ALLoRA − LoRA by model, by data set and by η², of the cells that Figure 3, left, prints."""
-    parts: dict[str | float, list[float]] = {}
-    for row in reported.FIGURE_3[0].rows:
-        for eta_squared, gap in zip(reported.ETA_SQUARED, row.gaps, strict=True):
-            for part in (row.model, row.dataset, eta_squared):
-                parts.setdefault(part, []).append(float(gap))
-    return {part: float(np.mean(gaps)) for part, gaps in parts.items()}
+    rows = reported.FIGURE_3[0].rows
+    labels = tuple((row.model, row.dataset, f"η² = {eta2:g}") for row in rows for eta2 in reported.ETA_SQUARED)
+    values = np.array([float(gap) for row in rows for gap in row.gaps])
+    return Gaps(values, labels, tuple(label[:2] for label in labels)).by_part()
 
 
 CONSISTENTLY = (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe, rates
-from allora_analysis.arms import HEADS, ON_ROWS
+from allora_analysis.arms import ON_ROWS, not_saved
 from allora_analysis.lora.doctor.effect import ALLORA_ADAMW, NOT_MEANT, OF_LAYERS, Effect
 from allora_analysis.lora.doctor.measured import Clipping, LayerReport, holds, share
 from allora_analysis.lora.doctor.trial import OptimizerEffect
@@ -73,11 +73,9 @@ def advise(
 def unsaved(model: nn.Module, configs: dict[str, Any]) -> Iterator[Advice]:
     """A problem where `modules_to_save` names no module: PEFT trains and saves nothing of that name, and is silent."""
     asked = {name for config in configs.values() for name in getattr(config, "modules_to_save", None) or ()}
-    modules = [name for name, _ in model.named_modules()]
-    for name in sorted(asked.difference(HEADS)):
-        if not any(module.endswith(name) for module in modules):
-            text = f"modules_to_save names {name!r}, and no module ends so: none is trained or saved; give a name"
-            yield Advice("problem", "modules_to_save", text)
+    for name in not_saved(sorted(asked), (module for module, _ in model.named_modules())):
+        text = f"modules_to_save names {name!r}, and no module ends so: none is trained or saved; give a name"
+        yield Advice("problem", "modules_to_save", text)
 
 
 def _which(names: Sequence[str]) -> str:
