@@ -27,6 +27,15 @@ SmolLM2-135M's list had ALLoRAAdamW at 3e-4, too. It was taken off before any ru
 arm had been made: a run takes a third of an hour (the records' median), and without that arm the list can stop where
 ALLoRA-0 is decided.
 
+**Control.** ALLoRAAdamW at 1e-3 starts as LoRA at η·1e-3 = 2e-3 and keeps most of η, and 2e-3 was not on LoRA's list:
+is its lead over LoRA at 1e-3 the rule's, or the rate's? The list minilm-control has ALLoRAAdamW at 1e-3 as it is, and
+LoRA at 2e-3, on the same seeds. It was added when ALLoRAAdamW and LoRA at 1e-3 had 40 seeds, before any run at 2e-3.
+Its one comparison, ALLoRAAdamW − LoRA at 2e-3, is a family of one: "above" says that the rule gives more than the
+doubled rate, "below" or "equivalent" that what it gave is had without it. The forty seeds were stopped where
+ALLoRAAdamW led LoRA at 1e-3, which favors it here, too: a lead over the control is told with that, and the other two
+outcomes are the stronger for it. LoRA at 2e-3 − LoRA at 1e-3, on the same seeds, is reported beside it and decides
+nothing.
+
 **Seeds.** 3 to 62, in this order, of A, the classifier, the order of the data; arms share seeds. Seeds 0, 1 and 2 chose
 the rates and are not counted. Arms of one seed ran on one kind of machine, but for two of minilm-adamw, 5 and 20, whose
 LoRA ran on another kind than the rest (by the records' provenance): other bf16 kernels, no side favored. The lists take

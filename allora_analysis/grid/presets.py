@@ -205,6 +205,7 @@ OWN_BEST = {
     "minilm-adamw": OwnBest(MINILM, "adamw", ON_MINILM, {"allora_0": 1e-3, "allora_adamw": 1e-3, "lora": 1e-3}),
     "minilm-sgd": OwnBest(MINILM, "sgd", ON_MINILM, {"allora_0": 1.0, "lora": 3.0}),
     "smollm2-adamw": OwnBest(SMOLLM2, "adamw", ON_SMOLLM2, {"allora_0": 1e-3, "lora": 1e-3}),
+    "minilm-control": OwnBest(MINILM, "adamw", ON_MINILM, {"allora_adamw": 1e-3, REFERENCE: ETA * 1e-3}),
 }
 
 
@@ -303,7 +304,7 @@ LISTS: dict[str, dict[str, list[Setting]]] = {
             )
         ],
     },
-    "own_best_rate": {"desk": [one for _, runs in blocks() for one in runs]},
+    "own_best_rate": {"desk": list(dict.fromkeys(one for _, runs in blocks() for one in runs))},
 }
 """By experiment and preset ("desk" fits a desk, "paper" is of the paper's size), the runs in their order."""
 AT_INPUT = [one for one in LISTS["dropout_rates"]["desk"] if one.placement == "input"]
