@@ -85,7 +85,7 @@ from allora_analysis.grid.reading import final_value, recorded
 
 
 def best_rates(name: str) -> dict[str, dict[float, float]]:
-    """What chose the rates, by arm and rate: mean validation accuracy over `experiments.learning_rates`'s seeds."""
+    """What chose a list's rates, by arm and rate: mean validation accuracy in `experiments.learning_rates`."""
     listed, scores = OWN_BEST[name], {}
     runs = recorded(LISTS["learning_rates"]["desk"])
     for arm in listed.rates:
@@ -141,7 +141,7 @@ def _tell(folder: Path) -> None:
 
 
 def _rates() -> int:
-    for name in OWN_BEST:
+    for name in (name for name, of in OWN_BEST.items() if of.chosen):
         for arm, scores in best_rates(name).items():
             words = ", ".join(f"{rate:g}: {score:.4f}" for rate, score in sorted(scores.items()))
             outputs.say(f"{name}, {arm}: {max(scores, key=scores.get):g} of {words}")

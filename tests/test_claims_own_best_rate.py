@@ -111,10 +111,11 @@ def test_own_best_rate_judges_the_papers_own_layer(runs_folder, identifier, gain
 RIGHT = np.random.default_rng(5).random((60, 40)) < 0.75
 
 
-def seeds_of_a_list(folder, name, seeds, gain, spread=0.004, later=0.0, cpu=lambda run: "one", fails=()):
+def seeds_of_a_list(folder, name, seeds, gain, spread=0.004, later=0.0, cpu=lambda run: "one", fails=(), doubled=0.0):
     """Records of the list's arms, with the rows they are right on: all but LoRA are `gain` above it on average.
 
-    Seeds from the twelfth on gain `later` more; LoRA is at chance in the places that fail.
+    Seeds from the twelfth on gain `later` more; LoRA is at chance in the places that fail, and `doubled` above itself
+    at its rate of 2e-3, on MiniLM under AdamW.
     """
     draws = np.random.default_rng(11).normal(0.0, spread, seeds)
     draws -= draws.mean()
@@ -124,6 +125,7 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004, later=0.0, cpu=lamb
             value = (
                 0.75
                 - 0.25 * (one.arm == "lora" and place in fails)
+                + doubled * (one.arm == "lora" and one.learning_rate == 2e-3)
                 + (one.arm != "lora") * (gain + draws[place] + later * (place >= 12))
             )
             right = np.packbits(RIGHT[place] | (np.arange(40) < 4 * (one.arm != "lora"))).tobytes().hex()
@@ -250,9 +252,47 @@ def test_the_reading_says_what_had_been_seen_when_the_factor_on_the_update_becam
     assert own_best_verdicts("minilm-adamw", together=True)["allora_0"][1].verdict == "equivalent"
 
 
-def test_the_factor_on_the_update_waits_for_two_seeds(runs_folder):
+CONTROL = "4-own-best-rate-control"
+
+
+@pytest.mark.parametrize(
+    ("gain", "spread", "seeds", "verdict"),
+    [
+        (0.004, 0.004, 30, "holds"),
+        (0.004, 0.004, 13, "holds"),
+        (-0.004, 0.004, 30, "refuted"),
+        (0.0001, 0.002, 30, "refuted"),
+        (0.002, 0.02, 30, "undecided"),
+    ],
+)
+def test_the_control_is_a_family_of_one(runs_folder, gain, spread, seeds, verdict):
+    """Thirteen seeds that leave the arm open at 80 decide it here, at 20."""
+    seeds_of_a_list(runs_folder, "minilm-control", seeds, gain, spread)
+    found = finding(CONTROL)
+    measured = found.evidence.measured
+    assert (found.verdict, measured["allora_adamw"]["n"] == seeds) == (verdict, verdict == "undecided")
+    assert found.size.of == f"test accuracy, ALLoRAAdamW minus LoRA at 0.002, {seeds} seeds"
+    assert (found.size.ends, measured["other arms"]) == ("90 %", {})
+    assert ", 20 either way " in found.evidence.tolerance_source
+    assert "(20 for ALLoRAAdamW's accuracy, " in found.evidence.tolerance_source
+    assert verdict == "undecided" or "each at its best rate" not in found.answer
+    assert measured["learning_rate"] == {"allora_adamw": 1e-3, "lora": 2e-3}
+
+
+def test_the_control_reads_lora_at_the_doubled_rate_and_tells_its_gap_to_the_other(runs_folder):
+    """Planted: ALLoRAAdamW is 2 points above LoRA at 1e-3, and LoRA at 2e-3 is 3 above it."""
+    seeds_of_a_list(runs_folder, "minilm-adamw", 12, 0.02, doubled=0.03)
+    control, lead = finding(CONTROL), finding(ON_THE_UPDATE)
+    assert (control.verdict, lead.verdict) == ("refuted", "holds")
+    assert control.answer.startswith("No by its stopping rule, 8 seeds: -0.98 points")
+    beside = control.evidence.measured["LoRA at 2e-3 minus LoRA at 1e-3"]
+    assert (beside["n"], beside["mean"], beside["they say"]) == (12, pytest.approx(0.03), "ahead")
+
+
+@pytest.mark.parametrize("identifier", [ON_THE_UPDATE, CONTROL])
+def test_the_factor_on_the_update_waits_for_two_seeds(runs_folder, identifier):
     seeds_of_a_list(runs_folder, "minilm-adamw", 1, 0.02)
-    assert finding(ON_THE_UPDATE).verdict == "not_run"
+    assert finding(identifier).verdict == "not_run"
 
 
 def test_one_seed_more_changes_no_row_yet(runs_folder):

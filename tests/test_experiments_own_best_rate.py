@@ -1,5 +1,6 @@
 """Each arm at its own best rate: the rules stand beside what the old records say, and verdicts follow them."""
 
+import dataclasses
 import math
 import re
 from functools import cache
@@ -55,7 +56,8 @@ def test_the_rules_are_stated_and_the_runs_are_valid():
     assert [title for title in re.findall(r"^\*\*(.+?)\.\*\*", words, re.MULTILINE) if title in STATED] == list(STATED)
     runs = LISTS["own_best_rate"]["desk"]
     assert [check(one) for one in runs] == runs
-    assert len(set(runs)) == len(runs) == CAP * sum(len(listed.rates) for listed in OWN_BEST.values())
+    shared = CAP  # ALLoRAAdamW's at 1e-3, which its control has, too
+    assert len(set(runs)) == len(runs) == CAP * sum(len(listed.rates) for listed in OWN_BEST.values()) - shared
     assert not set(runs) & set(LISTS["learning_rates"]["desk"]), "a seed that chose the rates would judge them"
 
 
@@ -73,7 +75,17 @@ def test_every_arm_of_a_list_has_the_same_seeds_in_blocks():
             assert [first.seed for first, _ in own_best_pairs(name, arm)] == list(range(3, 3 + CAP))
 
 
-@pytest.mark.parametrize("name", list(OWN_BEST))
+def test_the_control_is_lora_at_the_rate_at_which_the_arm_starts():
+    control, of = OWN_BEST["minilm-control"], OWN_BEST["minilm-adamw"]
+    assert [name for name, listed in OWN_BEST.items() if not listed.chosen] == ["minilm-control"]
+    assert control[:3] == of[:3]
+    assert control.rates == {"allora_adamw": of.rates["allora_adamw"], "lora": 2 * of.rates["allora_adamw"]}
+    (arm, lora), *_ = own_best_pairs("minilm-control", "allora_adamw")
+    assert (arm, arm.eta2) == (own_best_pairs("minilm-adamw", "allora_adamw")[0][0], 4.0)
+    assert dataclasses.replace(lora, learning_rate=1e-3) == own_best_pairs("minilm-adamw", "allora_adamw")[0][1]
+
+
+@pytest.mark.parametrize("name", [name for name, of in OWN_BEST.items() if of.chosen])
 def test_the_frozen_rates_are_what_the_old_records_chose(name, monkeypatch):
     monkeypatch.setattr(own_best_rate, "recorded", lambda runs: old())
     scores = own_best_rate.best_rates(name)
@@ -150,13 +162,14 @@ def test_the_command_runs_only_what_is_open(tmp_path, capsys, monkeypatch):
     sources = ["all-MiniLM-L6-v2=here", "rotten_tomatoes=there"]
     command = ["--results", str(tmp_path), "--only", "all-MiniLM-L6-v2", "--source", *sources]
     assert own_best_rate.main(command) == 0
-    assert {one.optimizer for runs, _ in asked for one in runs} == {"sgd"}
-    assert len(asked) == 8  # a clear difference is decided at the first number of pairs that can decide
+    asked_for = [(one.optimizer, one.learning_rate) for runs, _ in asked for one in runs if one.arm == "lora"]
+    # A clear difference is decided at the first number of pairs that can decide.
+    assert sorted(asked_for) == [("adamw", 2e-3)] * 8 + [("sgd", 3.0)] * 8
     assert asked[0][1] == tuple(sources)
     said = capsys.readouterr().out
     assert "minilm-sgd, allora_0 − lora, test_accuracy: above after 8 seeds" in said
     assert own_best_rate.main([*command, "--dry-run"]) == 0
-    assert asked[8:] == []
+    assert asked[16:] == []
     assert capsys.readouterr().out == "nothing to run: what was asked for is decided\n"
 
 

@@ -32,6 +32,7 @@ from allora_analysis.gradient_std.run import (
     evaluate,
     make_optimizer,
     measure,
+    rounded,
     train_epoch,
 )
 from allora_analysis.gradient_std.study import Config
@@ -164,6 +165,15 @@ def measured(monkeypatch):
 
 def finish(run):
     return [run.entry(epoch) for epoch in range(run.setting.epochs + 1)]
+
+
+def test_a_record_holds_seven_digits_of_each_number_and_the_committed_ones_do():
+    entry = {"epoch": 3, "test_accuracy": 0.9639, "probe": {"mean": 0.0009850959297901377, "q05": 1 / 3, "none": None}}
+    assert rounded(entry) == entry | {"probe": {"mean": 0.0009850959, "q05": 0.3333333, "none": None}}
+    committed = records.find(ROOT / "experiments" / "results" / "gradient_std", "gradient_std")
+    assert len(committed) > 100
+    for record in committed:
+        assert rounded(record.result["epochs"]) == record.result["epochs"], record.path.name
 
 
 def only_record(folder):

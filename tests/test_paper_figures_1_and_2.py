@@ -43,7 +43,7 @@ def test_data_are_the_records(folder):
                 assert list(series[f"control {name}"][seed]) == control
         assert series["mask_share"].shape == (2, 3)
         parts = runs[arm][1][2]["decomposition"]
-        assert series["mask_share"][1, 2] == parts["mask"] / (parts["mask"] + parts["minibatch"])
+        assert series["mask_share"][1, 2] == pytest.approx(parts["mask"] / (parts["mask"] + parts["minibatch"]))
 
 
 def test_panels_of_figure_1(folder):

@@ -39,7 +39,7 @@ from allora_analysis.gradient_std.estimator import (
     streaming_moments,
 )
 from allora_analysis.gradient_std.grid import BETAS, EPSILON, MOMENTUM, PROTOCOL, STUDY, Setting
-from allora_analysis.gradient_std.summary import KEPT, components, summarise
+from allora_analysis.gradient_std.summary import DIGITS, KEPT, components, summarise
 from allora_analysis.images import Images
 from allora_analysis.outputs import check_folder, write_atomically
 from allora_analysis.records.files import STALE_SECONDS
@@ -143,7 +143,7 @@ def measure(mlp: MLP, data: Data, setting: Setting, epoch: int) -> dict[str, Any
     # - `probe`: over K masks, on a batch that is the same at all epochs; `fresh`: on a new batch.
     # - `no_dropout_fresh`: the control, the spread across minibatches with nothing dropped.
     # - `decomposition`: variance components of masks and minibatches, averaged over entries.
-    # Of each the numbers that are `KEPT`.
+    # Of each the numbers that are `KEPT`, to seven digits.
     measured = [tensor.detach() for tensor in mlp.parameters]
     mlp = MLP(tuple(measured[::2]), tuple(measured[1::2]))
     train_loss, _ = evaluate(mlp, data.x[:EVALUATED], data.y[:EVALUATED])
@@ -154,7 +154,16 @@ def measure(mlp: MLP, data: Data, setting: Setting, epoch: int) -> dict[str, Any
             break
         found = part(mlp, data, setting, epoch)
         entry[name] = {of: found[of] for of in KEPT[name]}
-    return entry
+    return rounded(entry)
+
+
+def rounded(entry: Any) -> Any:
+    """An epoch's entry, or several, with floats as a record holds them, to `DIGITS` digits."""
+    if isinstance(entry, dict):
+        return {name: rounded(value) for name, value in entry.items()}
+    if isinstance(entry, list):
+        return [rounded(value) for value in entry]
+    return float(f"{entry:.{DIGITS}g}") if isinstance(entry, float) else entry
 
 
 def _probe(mlp: MLP, data: Data, setting: Setting, epoch: int) -> dict[str, Any]:

@@ -53,6 +53,8 @@ KEPT = {
     "decomposition": ("mask", "minibatch", "total", "total_stderr"),
 }
 """What a record holds of each epoch beside accuracy and loss: what rows and figures read."""
+DIGITS = 7
+"""To which a record's numbers are rounded; float32 holds as many."""
 
 
 @dataclass(frozen=True)

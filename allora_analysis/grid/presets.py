@@ -193,19 +193,28 @@ MARGINS = {"test_accuracy": 0.003, "test_loss": 0.004}
 
 
 class OwnBest(NamedTuple):
-    """One question: model, optimizer, what its runs share, and each arm's frozen rate, the arm asked about first."""
+    """One question: model, optimizer, what its runs share, and each arm's frozen rate, the arm asked about first.
+
+    `chosen`: validation chose the rates; or else LoRA's is the one at which the arm asked about starts.
+    """
 
     model: str
     optimizer: str
     shared: dict[str, Any]
     rates: dict[str, float]
+    chosen: bool = True
+
+    @property
+    def compared(self) -> list[str]:
+        """The arms that are compared with LoRA."""
+        return [arm for arm in self.rates if arm != REFERENCE]
 
 
 OWN_BEST = {
     "minilm-adamw": OwnBest(MINILM, "adamw", ON_MINILM, {"allora_0": 1e-3, "allora_adamw": 1e-3, "lora": 1e-3}),
     "minilm-sgd": OwnBest(MINILM, "sgd", ON_MINILM, {"allora_0": 1.0, "lora": 3.0}),
     "smollm2-adamw": OwnBest(SMOLLM2, "adamw", ON_SMOLLM2, {"allora_0": 1e-3, "lora": 1e-3}),
-    "minilm-control": OwnBest(MINILM, "adamw", ON_MINILM, {"allora_adamw": 1e-3, REFERENCE: ETA * 1e-3}),
+    "minilm-control": OwnBest(MINILM, "adamw", ON_MINILM, {"allora_adamw": 1e-3, REFERENCE: ETA * 1e-3}, False),
 }
 
 
@@ -232,7 +241,7 @@ def own_best_pairs(name: str, arm: str) -> list[tuple[Setting, Setting]]:
 
 def own_best_threshold(name: str, together: bool) -> float:
     """The e-value that decides: 20, or `together` 20 times the number of the question's comparisons."""
-    return THRESHOLD * ((len(OWN_BEST[name].rates) - 1) * len(MARGINS) if together else 1)
+    return THRESHOLD * (len(OWN_BEST[name].compared) * len(MARGINS) if together else 1)
 
 
 def own_best_verdicts(
@@ -242,7 +251,7 @@ def own_best_verdicts(
     arms without a pair are left out. The folder need not exist; None is the repository's own. `together`: decided at
     20 times the number of the question's comparisons, arms times endpoints, as is asked of those read together.
     """
-    pairs = {arm: own_best_pairs(name, arm) for arm in OWN_BEST[name].rates if arm != REFERENCE}
+    pairs = {arm: own_best_pairs(name, arm) for arm in OWN_BEST[name].compared}
     runs = recorded([one for of in pairs.values() for pair in of for one in pair], folder)
     found = {arm: paired_differences(runs, of, endpoint) for arm, of in pairs.items()}
     threshold = own_best_threshold(name, together)
@@ -254,7 +263,7 @@ def own_best_decided(name: str, folder: Path | str | None = None) -> bool:
     """Whether a question's runs stop: its first arm is decided on accuracy alone, the arms beside it `together`, or all
     60 seeds are spent. No run of it is then wanted any more.
     """
-    first, *beside = (arm for arm in OWN_BEST[name].rates if arm != REFERENCE)
+    first, *beside = OWN_BEST[name].compared
     found = own_best_verdicts(name, folder=folder)
     if not found.keys() >= {first, *beside}:
         return False
