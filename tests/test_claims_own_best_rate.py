@@ -286,7 +286,7 @@ def test_the_control_reads_lora_at_the_doubled_rate_and_tells_its_gap_to_the_oth
     assert (control.verdict, lead.verdict) == ("refuted", "holds")
     assert control.answer.startswith("No by its stopping rule, 8 seeds: -0.98 points")
     beside = control.evidence.measured["LoRA at 2e-3 minus LoRA at 1e-3"]
-    assert (beside["n"], beside["mean"], beside["they say"]) == (12, pytest.approx(0.03), "ahead")
+    assert (beside["n"], beside["mean"]) == (12, pytest.approx(0.03))
 
 
 @pytest.mark.parametrize("identifier", [ON_THE_UPDATE, CONTROL])
