@@ -75,6 +75,22 @@ def test_the_distance_to_the_nearest_ridge_can_be_made_again_from_what_the_row_s
     assert found.size.high <= max(distances) + 0.2
 
 
+def test_how_far_masks_of_outputs_and_inputs_are_apart_can_be_made_again_from_what_the_row_says():
+    found = ROWS.as_is("3.1-implicit-regularizer")
+    assert "singular values even in their logarithm, condition number 4, true weights standard normal" in found.size.of
+    rng, apart = np.random.default_rng(6), []
+    for _ in range(20):
+        left, right = (np.linalg.qr(rng.standard_normal((n, 64)))[0] for n in (256, 64))
+        x = (left * 4 ** np.linspace(0, -1, 64)) @ right.T
+        signal = x @ rng.standard_normal((64, 4))
+        y = signal + signal.std() / 2 * rng.standard_normal(signal.shape)
+        gram = x.T @ x
+        of_inputs = x @ np.linalg.solve(gram + 0.05 / 0.95 * np.diag(np.diag(gram)), x.T @ y)
+        of_outputs = 0.95 * left @ left.T @ y
+        apart.append(100 * np.abs(of_outputs - of_inputs).max() / np.abs(of_inputs).max())
+    assert found.size.value == pytest.approx(np.median(apart), abs=0.5)
+
+
 def equal_spectrum(x):
     sizes = np.linalg.svd(x, compute_uv=False)
     return bool(np.ptp(sizes[sizes > 1e-9]) < 1e-9)
