@@ -35,9 +35,9 @@ def shifted(cells, amount, arm="ALLoRA"):
     return tuple(dataclasses.replace(c, accuracy=c.accuracy + amount * (c.arm == arm)) for c in cells)
 
 
-def at_the_last_rate(by):
-    """Table 3 with LoRA's accuracies at its largest rate changed by so much; None: left out."""
-    last = [cell.arm == "LoRA" and cell.eta_squared == 4 for cell in reported.TABLE_3]
+def at_the_last_rate(by, arm="LoRA"):
+    """Table 3 with an arm's accuracies at its largest rate or η² changed by so much; None: left out."""
+    last = [cell.arm == arm and cell.eta_squared == 4 for cell in reported.TABLE_3]
     changed = zip(reported.TABLE_3, last, strict=True)
     return tuple(
         dataclasses.replace(cell, accuracy=cell.accuracy + (by or 0) * here)

@@ -72,7 +72,7 @@ def test_the_noise_at_which_ten_masks_come_close_is_where_the_condition_turns():
 
 @pytest.mark.parametrize(("noise", "expected"), [(1 / 3, "mixed"), (0.5, "mixed"), (1.0, False)])
 def test_the_papers_batches_are_mixed_up_to_some_noise(monkeypatch, noise, expected):
-    monkeypatch.setattr(s3_1_few_masks, "NOISE", noise)
+    monkeypatch.setattr(s3_1_few_masks, "PAPER_NOISE", noise)
     assert ROWS.finding("3.1-benefit-large-n").at_paper == expected
 
 

@@ -72,6 +72,31 @@ def test_an_open_drop_rate_says_how_many_seeds_would_do(runs_folder):
     assert f"{seeds} seeds" in found.corrected
 
 
+def test_an_open_row_says_which_effect_its_seeds_exclude(runs_folder):
+    """Beyond the ends of Student's 90 % intervals, each comparison's alone, rounded outwards."""
+    plant_runs(runs_folder, LISTS["dropout_rates"]["desk"], by_drop_rate(-0.0001, 0.0002))
+    found = ledger_rows.finding(FIGURE_2)
+    accuracies = {(one.drop_rate, one.seed): by_drop_rate(-0.0001, 0.0002)(one) for one in section.AT_INPUT}
+    seeds = sorted({seed for _, seed in accuracies})
+
+    def most(epoch, sign):
+        gaps = np.array(
+            [
+                [sign * (accuracies[0.4, seed][epoch] - accuracies[other, seed][epoch]) for seed in seeds]
+                for other in section.DROP_RATES
+                if other != 0.4
+            ]
+        )
+        half = stats.t.ppf(0.95, len(seeds) - 1) * gaps.std(axis=1, ddof=1) / np.sqrt(len(seeds))
+        return np.ceil(1000 * max(gaps.mean(axis=1) + half)) / 10
+
+    assert found.verdict == "undecided"
+    assert found.answer == (
+        f"Undecided after 3 seeds: at drop rate 0.4 costs above {most(2, -1):.1f} points early, gains above "
+        f"{most(7, 1):.1f} late are excluded."
+    )
+
+
 def test_the_best_epochs_correlation_with_the_drop_rate():
     rising = {rate: [1 + i, 2 + i, 2 + i] for i, rate in enumerate(section.DROP_RATES)}
     found, turned = section.correlation(rising), section.correlation({-rate: epochs for rate, epochs in rising.items()})
@@ -143,9 +168,15 @@ def test_dropout_alone_by_test_loss(runs_folder, costs, gains, verdict):
         )
     if verdict == "undecided":
         assert re.fullmatch(
-            r"Undecided: drop rate 0\.4 costs at most 0\.02\d nats after one epoch, gains 0\.101 and 0\.101 after 4\.",
+            r"Undecided: costs above 0\.02\d nats after one epoch are excluded; "
+            r"the gains after 4 are 0\.101 and 0\.101\.",
             found.answer,
         )
+        open_one = found.evidence.measured["between A and B, epoch 1"]  # the only one, so the size is of it
+        assert (found.size.value, found.size.low, found.size.high) == (open_one["mean"], *open_one["interval"])
+        assert found.size.of == "cost of drop rate 0.4 between A and B, epoch 1"
+        most = max(found.evidence.measured[f"{place}, epoch 1"]["interval"][1] for place in section.PLACES.values())
+        assert 0 <= float(found.answer.split()[3]) - most < 0.001  # at either place, rounded outwards
 
 
 def test_accuracy_stands_beside_the_loss_and_decides_nothing(runs_folder):

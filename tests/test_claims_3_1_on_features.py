@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from allora_analysis import records
 from allora_analysis.claims import s3_1_small_runs as section
@@ -16,7 +17,8 @@ from experiments import dropout_features
 from tests import tiny_finetune
 from tests.ledger_rows import Rows
 
-verdict = Rows(section).verdict
+ROWS = Rows(section)
+verdict, finding = ROWS.verdict, ROWS.finding
 TINY = {"rank": 2, "batch_size": 12, "rates": 2, "times": (0, 1, 5), "tuning": 1, "seeds": 2}
 
 
@@ -164,6 +166,22 @@ def test_other_losses_change_the_verdict(monkeypatch, name, rates, arms, expecte
     planted = {words: one | {rates: one[rates] * arms} for words, one in known.items()}
     monkeypatch.setattr(section, "recorded", lambda *_: planted)
     assert verdict(name) == expected
+
+
+def test_an_open_row_says_which_cost_is_excluded_and_its_size_is_of_an_open_case():
+    found = finding("3.1-few-steps-minilm")
+    measured, ends = found.evidence.measured, {}
+    for words, one in features.recorded().items():
+        for arm, rate in enumerate(section.TRIAL.drop_rates, 1):
+            logs = np.log(one["one_rate"][:, 1, arm] / one["one_rate"][:, 1, 0])
+            half = stats.t.ppf(0.95, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
+            ends[f"{words}, drop rate {rate}"] = [100 * np.expm1(logs.mean() + sign * half) for sign in (-1, 1)]
+    assert {name: pytest.approx(both) for name, both in ends.items()} == measured["% after 20 steps, 90 %"]
+    rest = {name: high for name, (_, high) in ends.items() if name not in measured["shown to cost"]}
+    assert found.size.high == pytest.approx(max(rest.values()))
+    assert max(rest, key=rest.get) in found.size.of
+    said = f"in the other {len(rest)} more than {np.ceil(100 * max(rest.values())) / 100:.2f} % is excluded."
+    assert found.answer.endswith(said)
 
 
 def test_pays_from_is_the_last_time_that_it_turns():

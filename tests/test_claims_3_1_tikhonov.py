@@ -58,6 +58,39 @@ PLANTED = [
 test_a_planted_wrong_formula_is_refuted = ROWS.plants([(row, tikhonov, *rest, "refuted") for row, *rest in PLANTED])
 
 
+def test_the_distance_to_the_nearest_ridge_can_be_made_again_from_what_the_row_says():
+    found = ROWS.as_is("3.1-general-spectrum")
+    assert "drop rate 0.05, eight draws: 40 rows, 6 inputs, 3 outputs" in found.size.of
+    rng, distances = np.random.default_rng(5), []
+    for _ in range(40):
+        left, right = (np.linalg.qr(rng.standard_normal((n, 6)))[0] for n in (40, 6))
+        s = 10 ** np.linspace(0, -1, 6)
+        s *= np.sqrt(40 * 6 / np.sum(s**2))  # entries of mean square 1
+        y = (left * s) @ right.T @ rng.standard_normal((6, 3)) + rng.standard_normal((40, 3))
+        parts = left.T @ y
+        gaps = [(0.95 - s**2 / (s**2 + penalty))[:, None] * parts for penalty in np.geomspace(1e-3, 1e3, 2001)]
+        distances.append(100 * min(map(np.linalg.norm, gaps)) / np.linalg.norm(0.95 * parts))
+    assert found.size.value == pytest.approx(np.median(distances), abs=0.2)
+    assert found.size.low >= min(distances) - 0.2
+    assert found.size.high <= max(distances) + 0.2
+
+
+def test_how_far_masks_of_outputs_and_inputs_are_apart_can_be_made_again_from_what_the_row_says():
+    found = ROWS.as_is("3.1-implicit-regularizer")
+    assert "singular values even in their logarithm, condition number 4, true weights standard normal" in found.size.of
+    rng, apart = np.random.default_rng(6), []
+    for _ in range(20):
+        left, right = (np.linalg.qr(rng.standard_normal((n, 64)))[0] for n in (256, 64))
+        x = (left * 4 ** np.linspace(0, -1, 64)) @ right.T
+        signal = x @ rng.standard_normal((64, 4))
+        y = signal + signal.std() / 2 * rng.standard_normal(signal.shape)
+        gram = x.T @ x
+        of_inputs = x @ np.linalg.solve(gram + 0.05 / 0.95 * np.diag(np.diag(gram)), x.T @ y)
+        of_outputs = 0.95 * left @ left.T @ y
+        apart.append(100 * np.abs(of_outputs - of_inputs).max() / np.abs(of_inputs).max())
+    assert found.size.value == pytest.approx(np.median(apart), abs=0.5)
+
+
 def equal_spectrum(x):
     sizes = np.linalg.svd(x, compute_uv=False)
     return bool(np.ptp(sizes[sizes > 1e-9]) < 1e-9)

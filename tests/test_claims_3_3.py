@@ -136,6 +136,15 @@ PLANTED = [
 test_a_planted_formula_is_refuted = ROWS.plants([(*row, "refuted") for row in PLANTED])
 
 
+def test_the_published_start_without_a_zero_stands_beside_and_decides_nothing(monkeypatch):
+    found = ROWS.finding("3.3-either-zero-any-start")
+    told = "published later (arXiv 2505.23194, abstract)"
+    assert "arXiv 2505.23194" in ROWS["3.3-either-zero-any-start"].reading
+    assert "non-zero values improves LoRA's robustness" in found.evidence.measured[told]
+    monkeypatch.setattr(s3_3_zero_start, "NON_ZERO", "the opposite")
+    assert ROWS.finding("3.3-either-zero-any-start").verdict == found.verdict
+
+
 def test_the_worst_cases_of_the_answers_are_the_rows_own():
     """Three-fold a layer where weight and adapter are 1; what is said of normalized blocks is 3.3-residual's."""
     worst = ROWS.as_is("3.3-worst-case")

@@ -160,7 +160,12 @@ def test_the_measured_row_needs_every_sweep(monkeypatch):
     found = ROWS.finding("3.3-transformer-measured")
     assert found.verdict == "refuted"
     assert (found.size.value, found.size.low) == (pytest.approx(16 / 30), pytest.approx(0.1))
-    assert found.answer.endswith("0.10 at random; SmolLM2: 0.53 of that rate trained, 0.53 at random.")
+    assert found.answer.endswith("; SmolLM2: 0.53 with trained adapters, 0.53 random.")
+    monkeypatch.undo()
+    assert (
+        "SmolLM2: 0.53 of that rate with trained adapters, 0.09 random."
+        in ROWS.finding("3.3-transformer-measured").answer
+    )
 
 
 def test_a_stream_that_doubles_late_is_enough(monkeypatch):

@@ -222,6 +222,18 @@ def test_the_text_quotes_the_exact_derivative_and_how_the_draws_were_made(monkey
     assert f"else some climb: {100 * found.size.value:.0f} % at random ∂L/∂f and rank 1" in found.answer
 
 
+def test_every_shape_has_as_many_draws_as_the_evidence_says(monkeypatch):
+    asked, right = [], adaptive.ascent_frequency
+
+    def few(*args, draws, **options):
+        asked.append(draws)
+        return right(*args, draws=10, **options)
+
+    monkeypatch.setattr(adaptive, "ascent_frequency", few)
+    section.shares(np.random.default_rng(0))
+    assert asked == [section.DRAWS] * len(section.SHAPES)
+
+
 def test_steps_of_a_squared_loss_ascend_less_often():
     """At rank 1 and one token by the two parts' own formulas: −⟨BᵀG, BᵀD_dG⟩ − ‖D_d^{1/2}GAᵀ‖², G = (f − y)xᵀ."""
     rng, one, climbs = np.random.default_rng(0), section.OFTEN, 0

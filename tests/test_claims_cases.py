@@ -1,12 +1,15 @@
 """Cases of toy rows: some outcome would have changed each verdict; `test_ledger.py` asks it of the ledger's rows."""
 
+import ast
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from allora_analysis.claims.cases import Case, Cases, relative_error, settle
+from allora_analysis import claims
+from allora_analysis.claims.cases import OF_SIGNAL, Case, Cases, relative_error, settle
 from allora_analysis.claims.claim import Evidence, Finding, share, units_wanted
 from allora_analysis.statistics import Judgement
 
@@ -171,3 +174,22 @@ def test_units_wanted_in_words():
     other = dataclasses.replace(one, needed=30, needed_interval=(9, 20_000_000))
     assert units_wanted([one], "seeds") == "12 seeds at this mean (5 to 40 by its spread)"
     assert units_wanted([one, other], "seeds") == "12 to 30 seeds at this mean (5 to 10^7 and more by its spread)"
+
+
+def test_the_noise_that_rows_take_for_the_papers_is_named_once():
+    """No text of §3.1's rows has its words but by `OF_SIGNAL`, which is formed from the number."""
+    assert OF_SIGNAL == "half of the signal"
+    files = sorted(Path(claims.__file__).parent.glob("s3_1_*.py"))
+    assert len(files) > 10
+    for file in files:
+        tree = ast.parse(file.read_text())
+        docstrings = {
+            ast.get_docstring(node, clean=False)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        }
+        texts = [
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        typed = [text for text in texts if "half of the signal" in text or "half the signal" in text]
+        assert set(typed) <= docstrings, file.name

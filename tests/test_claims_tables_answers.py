@@ -230,7 +230,7 @@ def test_who_is_ahead_does_not_decide_whether_lora_is_treated_fairly(monkeypatch
     assert np.sign(found.evidence.measured["ALLoRA's lead, each at its best"]["as printed"].mean) == np.sign(by)
 
 
-def test_where_loras_best_lies_is_told_and_decides_nothing(monkeypatch):
+def test_loras_best_within_its_list_is_told_and_is_fair(monkeypatch):
     monkeypatch.setattr(reported, "TABLE_3", at_the_last_rate(-9.0))
     found = finding("4.4-fair-to-lora")
     assert (found.verdict, found.at_paper, found.size.value) == ("holds", True, 0)

@@ -166,6 +166,7 @@ PLANTED = [
     ("6-over-backbones", contrasts, "of", of(100.0), "undecided"),  # no gaps whatever decide it, and the row says so
     ("5.2-over-half", prose_of_results, "FIGURE_4", (None,) * 3 + (turned(reported.FIGURE_4[3]),), "refuted"),
     ("4.4-fair-to-lora", reported, "TABLE_3", at_the_last_rate(None), "refuted"),  # one rate fewer
+    ("4.4-fair-to-lora", reported, "TABLE_3", at_the_last_rate(-9.0, "ALLoRA"), "refuted"),  # LoRA alone is cut short
     ("4.4-fair-to-lora", prose_of_results, "RATES", (1e-4, 2e-4, 4e-4), "refuted"),  # other rates than listed
     ("1-no-cross-validation", contrasts, "of", of(-9.0), "refuted"),
     ("4.4-stability", contrasts, "of", of(-0.16), "refuted"),  # behind at η² = 2 alone, with dropout

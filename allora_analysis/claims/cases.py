@@ -23,6 +23,8 @@ from allora_analysis.statistics import decide, in_every
 FALSE_FAIL = 1e-6  # two-sided, of a comparison of a sampled mean
 PAPER_ETAS = (1.0, 2**0.5, 2.0)  # η² of 1, 2, 4
 PAPER_KEEP, PAPER_DROP = 0.95, 0.05  # keep probability, drop rate
+PAPER_NOISE = 0.5  # in Y, in units of the signal; ours, since the paper names none
+OF_SIGNAL = f"{'half' if PAPER_NOISE == 0.5 else f'{PAPER_NOISE:g}'} of the signal"  # the same in words
 PAPER_RATE = 1e-4  # under AdamW
 PAPER_ROW = 0.015  # ‖(BA)_i‖ there: our runs' mean rows end at 0.004 to 0.015, at 1e-3 near 0.04 (4-figure-2-factor)
 # ‖ηBA‖/‖W*‖ after fine-tuning, η in it: LoRA at ηl and LoRA × η at l end about alike under AdamW.

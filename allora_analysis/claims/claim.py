@@ -148,6 +148,11 @@ def in_part(n: int, planned: int, what: str) -> str:
     return "" if n >= planned else f" ({n} of {planned} {what})"
 
 
+def furthest(family: Mapping[str, Judgement], verdict: str) -> str:
+    """The case whose interval reaches highest, of those with the row's verdict: beyond it open ones are excluded."""
+    return max(family, key=lambda case: (family[case].verdict == verdict, family[case].interval[1]))
+
+
 def units_wanted(open_ones: Iterable[Judgement], unit: str) -> str:
     """The units that would decide open comparisons were their means the true ones, and by the spreads' intervals."""
     known = [one for one in open_ones if one.needed is not None]

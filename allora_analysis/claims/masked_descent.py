@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims.cases import PAPER_KEEP, Case
+from allora_analysis.claims.cases import PAPER_KEEP, PAPER_NOISE, Case
 from allora_analysis.claims.claim import Reliance, claim
 
 PLACEMENTS = ("output", "input")
@@ -84,7 +84,7 @@ def setting(
 def falling_spectra(
     rng: np.random.Generator,
     steps: int,
-    noise: float = 0.5,
+    noise: float = PAPER_NOISE,
     keep_prob: float = PAPER_KEEP,
     rows: int = 8,
 ) -> list[Case]:
@@ -401,7 +401,7 @@ def rank_8(rng: np.random.Generator, n: int, steps: int) -> Tiny:
 def many_rows(rng: np.random.Generator) -> Tiny:
     """LoRA under Adam at 1e-4, 512 rows, 64 inputs, 16 outputs, noise half of the signal: too many masks to sum."""
     x, w, noise = rng.standard_normal((512, 64)), rng.standard_normal((64, 16)) / 8, rng.standard_normal((512, 16))
-    return Tiny(x, x @ w + noise / 2, rng.standard_normal((8, 64)) / 8, PAPER_KEEP, 1e-4, 2, "input", "Adam")
+    return Tiny(x, x @ w + PAPER_NOISE * noise, rng.standard_normal((8, 64)) / 8, PAPER_KEEP, 1e-4, 2, "input", "Adam")
 
 
 def many_rows_by_sgd(rng: np.random.Generator) -> Tiny:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases
+from allora_analysis.claims.cases import OF_SIGNAL, PAPER_KEEP, PAPER_NOISE, Case, Cases
 from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.masked_descent import (
     DROPOUT_GUIDE,
@@ -118,7 +118,7 @@ def at_half(rng: np.random.Generator, placement: str) -> list[float]:
     """`_at_rest` at drop rate 0.05 and noise half of the signal, twenty draws."""
     runs = [spread_run(rng, KINDS[0], placement, PAPER_KEEP, 0.0) for _ in range(20)]
     noises = [rng.standard_normal(one.y.shape) * np.linalg.norm(one.y) / math.sqrt(one.y.size) for one in runs]
-    return [_at_rest(one._replace(y=one.y + noise / 2)) for one, noise in zip(runs, noises, strict=True)]
+    return [_at_rest(one._replace(y=one.y + PAPER_NOISE * noise)) for one, noise in zip(runs, noises, strict=True)]
 
 
 def with_unseen_row(one: Run) -> Run:
@@ -179,7 +179,7 @@ def convergence(cases: Cases) -> Finding:
             at_half(cases.rng, "input"),
             "% of ‖Y‖",
             "the weights' standard deviation in the long run, masks on the input, as LoRA's, drop rate 0.05, half the "
-            "largest rate, 8 rows of 3 inputs, singular values from 0.5 to 1, noise half of the signal (masks on the "
+            f"largest rate, 8 rows of 3 inputs, singular values from 0.5 to 1, noise {OF_SIGNAL} (masks on the "
             f"output: {np.median(at_half(cases.rng, 'output')):.1f} %, 0 without noise)",
         ),
         corrected="at a constant rate below the mean-square limit E W_t converges to the regularized optimum and "
@@ -348,7 +348,7 @@ def outgrown(first: dict[str, dict[float, list[float]]], many: dict[str, dict[fl
         middle,
         "steps",
         f"until bias outgrows noise, LoRA's masks, 8 rows of 4 inputs, singular values exactly 1/√i, drop rate 0.05, "
-        f"{RATES[1]:g} of the largest rate, noise half of the signal: median and quartiles "
+        f"{RATES[1]:g} of the largest rate, noise {OF_SIGNAL}: median and quartiles "
         f"(at {', '.join(f'{share:g}' for share in RATES)} of it: {rest}; of {ROWS} rows at {RATES[1]:g} of it "
         f"{in_steps(many['input'][RATES[1]])})",
         low,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import deviation
-from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases, relative_error
+from allora_analysis.claims.cases import OF_SIGNAL, PAPER_KEEP, PAPER_NOISE, Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.s3_1_deviation import AFTER, BENEFIT, Masked, deviation_claim
 from allora_analysis.claims.s3_1_in_training import (
@@ -74,8 +74,8 @@ def layer(rng: np.random.Generator, tokens: int, outputs: int, noise: float, set
     return Noisy(Masked(x, x @ w + noise * np.std(x @ w) * error, PAPER_KEEP * w, PAPER_KEEP), sets, noise)
 
 
-BATCHES, NOISE = 1_000, 0.5  # to average over; the noise in Y of the paper's cases, in units of the signal
-BESIDE = (1 / 3, NOISE, 1.0)  # noises in the evidence
+BATCHES = 1_000  # to average over
+BESIDE = (1 / 3, PAPER_NOISE, 1.0)  # noises in the evidence
 LABELS = ((8, 2), (16, 2), (32, 2), (16, 6), (16, 28))  # rows of a batch and classes: the targets Y of §3.1's display
 
 
@@ -114,18 +114,18 @@ def by_noise(rng: np.random.Generator) -> dict[str, float]:
     f"average loss over n masks, the paper's N, is off by more than {CLOSE:g} of E L (root mean square) up to n = "
     f"{LARGE}, where training ends (W at p times the true weights); for half of that deviation n is fourfold, for "
     "twice a quarter. The paper's own are taken to be layers, as LoRA's masks sit inside a network, and batches of "
-    "8 and 16 rows with two classes, as Y in its display are targets, with noise in Y of half of the signal; it "
+    f"8 and 16 rows with two classes, as Y in its display are targets, with noise in Y of {OF_SIGNAL}; it "
     "prints no batch size and no noise.",
     depends_on=("3.1-bound",),
 )
 def benefit_large_n(cases: Cases) -> Finding:
     """The deviation after ten masks, averaged over normal data sets, against what m, p and the noise ask for."""
     own = [
-        Case(f"{n} tokens, {c} outputs, p = 0.95", layer(cases.rng, n, c, NOISE), paper=True)
+        Case(f"{n} tokens, {c} outputs, p = 0.95", layer(cases.rng, n, c, PAPER_NOISE), paper=True)
         for n, c in ((512, 896), (512, 128))
     ]
     own += [
-        Case(f"batches of {n}, {c} classes, p = 0.95", layer(cases.rng, n, c, NOISE, BATCHES), paper=True)
+        Case(f"batches of {n}, {c} classes, p = 0.95", layer(cases.rng, n, c, PAPER_NOISE, BATCHES), paper=True)
         for n, c in LABELS[:2]
     ]
     judged = cases.judge(
@@ -149,7 +149,7 @@ def benefit_large_n(cases: Cases) -> Finding:
             one_mask,
             "% of E L",
             "how far one mask's loss is off (root mean square), 512 tokens, 896 outputs (Qwen2-0.5B's width), drop "
-            f"rate 0.05, noise in Y half of the signal ({100 * CLOSE * math.sqrt(masks_needed(own[0].inputs)):.2g} "
+            f"rate 0.05, noise in Y {OF_SIGNAL} ({100 * CLOSE * math.sqrt(masks_needed(own[0].inputs)):.2g} "
             f"% of normal signals, as in the condition; {without:.1f} % without noise); it falls as 1/√m. Ten masks "
             f"are off by more than {100 * CLOSE:g} % up to a noise of {turns[0]:.2f} of the signal in batches of 8 × 2 "
             f"(rows × classes), {turns[1]:.2f} of 16 × 2",
@@ -305,8 +305,8 @@ def from_one_start(rng: np.random.Generator) -> tuple[float, Size]:
     size = ranged(
         more[0][1],
         "times as many masks",
-        f"needed at the end as at one start of the true weights' size, {LAYERS}, drop rate 0.05, noise half of the "
-        f"signal; from 60 starts each of a third, one and three times it more are in {told[0]} %, at drop rate 0.5 in "
+        f"needed at the end as at one start of the true weights' size, {LAYERS}, drop rate 0.05, noise {OF_SIGNAL}"
+        f"; from 60 starts each of a third, one and three times it more are in {told[0]} %, at drop rate 0.5 in "
         f"{told[1]} %, at noise three times the signal in {told[2]} % (with {SMALL} in {told[3]} %)",
     )
     return float(np.mean(often[0])), size
@@ -334,7 +334,7 @@ def any_start(rng: np.random.Generator) -> list[Random]:
     reading="Its main clause, that a benefit of N only for large N is particularly true as training progresses: more "
     "masks are needed at the end than at the start for the average loss to be within a given share of E L, as "
     "Std[L]/E L rises, root mean square over E L of normal matrices at the start, LoRA's zero being those of size 0. "
-    "What it says of Std[L] itself is row 3.1-loss-std. The paper's: drop rate 0.05, noise half of the signal, "
+    f"What it says of Std[L] itself is row 3.1-loss-std. The paper's: drop rate 0.05, noise {OF_SIGNAL}, "
     f"{LAYERS}, zero and matrices of a third, one and three of the true weights' size, the median of nine data sets.",
     depends_on=("3.1-benefit-large-n",),
 )
@@ -360,8 +360,7 @@ def benefit_in_training(cases: Cases) -> Finding:
     )
     often, size = from_one_start(cases.rng)
     return judged.finding(
-        conditional=f"Yes from LoRA's zero; from {often:.0f} % of random ones at drop rate 0.05, noise half the "
-        "signal.",
+        conditional=f"Yes from LoRA's zero; from {often:.0f} % of random ones at drop rate 0.05, noise {OF_SIGNAL}.",
         evidence=judged.evidence(EXACT, end_over_start, tolerance=1e-6),
         size=size,
         condition="the start is LoRA's zero, or random matrices so small, or p so near 1, that dropout's noise over "

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis import dropout_sgd
-from allora_analysis.claims.cases import Cases, relative_error
+from allora_analysis.claims.cases import OF_SIGNAL, PAPER_NOISE, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, ranged, share
 from allora_analysis.claims.masked_descent import (
     DROPOUT_GUIDE,
@@ -105,7 +105,7 @@ def variance(cases: Cases) -> Finding:
         size=ranged(
             [cost(case.inputs) for _ in range(20) for case in falling_spectra(cases.rng, 10)],
             "% of the risk",
-            "the masks' variance after ten steps, drop rate 0.05, noise half of the signal, 0.1 of the largest rate, 8 "
+            f"the masks' variance after ten steps, drop rate 0.05, noise {OF_SIGNAL}, 0.1 of the largest rate, 8 "
             "rows of 4 inputs, singular values exactly 1/√i",
         ),
         flips_if="a step at which the covariance over masks is 0 or lowers the risk",
@@ -142,7 +142,7 @@ def ten_steps(rng: np.random.Generator) -> Sgd:
     return one._replace(rate=one.rate * 0.1 * float(5 ** rng.random()))
 
 
-NOISES = (0.5, 0.1, 0.3, 1.0, 3.0)  # in units of the signal; the first is the size's
+NOISES = (PAPER_NOISE, 0.1, 0.3, 1.0, 3.0)  # in units of the signal; the first is the size's
 
 
 def told_risks(one: Sgd, keep_prob: float, population: np.ndarray | None = None) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from allora_analysis.claims.cases import Cases, each_above
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, run_diverged, units_wanted
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, furthest, not_run, run_diverged, units_wanted
 from allora_analysis.finetune.setting import STUDY
 from allora_analysis.grid.presets import ALONE, ALONE_EPOCHS, ALONE_SEEDS, AT_INPUT, DROP_RATES, LISTS, command
 from allora_analysis.grid.reading import (
@@ -33,7 +33,7 @@ from allora_analysis.grid.reading import (
 from allora_analysis.records import Record
 from allora_analysis.statistics import Judgement, decide, in_every
 from allora_analysis.statistics.paired import TIE
-from allora_analysis.study import signed
+from allora_analysis.study import bound, signed
 
 TEST = "tests/test_claims_3_1_figure_2_left.py"
 
@@ -106,6 +106,14 @@ def _wanted(family: Mapping[tuple[float, float, int], Judgement], rest: Sequence
     return "; ".join([*against, units_wanted(named.values(), "seeds"), *rest])
 
 
+def _excluded(family: Mapping[tuple[float, float, int], Judgement]) -> str:
+    # Beyond the furthest end of all intervals at that time. Unadjusted: such an end is too low only where the largest
+    # true difference lies beyond its own interval.
+    early, late = ([one.interval for case, one in family.items() if case[-1] == epoch] for epoch in (EARLY, LATE))
+    cost, gain = (bound(100 * most, 1, True) for most in (-min(low for low, _ in early), max(high for _, high in late)))
+    return f"costs above {cost:.1f} points early, gains above {gain:.1f} late are excluded"
+
+
 def gaps(
     known: Mapping[tuple[float, int], Sequence[Mapping[str, Any]]], pairs: Iterable[tuple[float, float]]
 ) -> dict[tuple[float, float, int], np.ndarray]:
@@ -146,7 +154,8 @@ def _measured_epochs(best: Mapping[float, Sequence[int]]) -> dict[str, Any]:
     says="On all-MiniLM-L6-v2 the highest drop rate is last after short training and first after long training.",
     reading=f"Test accuracy at drop rate {HIGH:g} is below that at each other rate after {EARLY} epochs and above "
     f"it after {LATE}, on a model that fits a desk, whose own dropout of 0.1 stays on in all; one-sided since the "
-    "runs, two-sided before them. Row 3.1-figure-2-left-loss asks again: more seeds, test loss, no dropout beside it.",
+    "runs, two-sided before them. Excluded is what lies beyond the 90 % intervals of all comparisons, each alone. "
+    "Row 3.1-figure-2-left-loss asks again: more seeds, test loss, no dropout beside it.",
     command=command("dropout_rates", AT_INPUT),
     test=TEST,
     reads=STUDY,
@@ -179,7 +188,7 @@ def figure_2_left(cases: Cases, folder: Path | None) -> Finding:
     return tested.finding(
         holds=f"Yes: drop rate {HIGH:g} is last after {EARLY} epochs and first after {LATE}.",
         refuted=f"No: drop rate {HIGH:g} is ahead of another early, or behind another late.",
-        undecided=f"Undecided: {len(seeds)} seeds on a small model tell no drop rate from another.",
+        undecided=f"Undecided after {len(seeds)} seeds: at drop rate {HIGH:g} {_excluded(family)}.",
         evidence=Evidence({"epoch 3": "below 0 for each", "epoch 8": "above 0 for each"}, measured, RULE, n=len(seeds)),
         size=Size(
             100 * late.mean,
@@ -188,13 +197,14 @@ def figure_2_left(cases: Cases, folder: Path | None) -> Finding:
             *(100 * end for end in late.interval),
         ),
         corrected=None if tested.verdict == "holds" else _wanted(family, rest),
-        flips_if="more seeds, at which the drop rate of 0.4 is clearly above each other late and below it early, or "
-        "not",
+        flips_if=f"more seeds, at which drop rate {HIGH:g} is clearly below each other early and above each late, or "
+        "clearly the other way against one of them",
     )
 
 
 DIRECTIONS = {1: 1, ALONE_EPOCHS: -1}
 """By epoch, the sign that the sentence gives to the test loss with dropout minus without."""
+WORDS = {1: "cost", ALONE_EPOCHS: "gain"}
 PLACES = {"input": "at A's input", "bottleneck": "between A and B"}
 
 
@@ -215,8 +225,8 @@ def alone_pairs() -> dict[str, Pairs]:
     reading=f"By test loss, masks at A's input (LoRA's code) and between A and B (§3.1): above that without dropout "
     f"after one epoch, below it after {ALONE_EPOCHS}, the model's own dropout off. One rate for all, the best for LoRA "
     "without dropout after one epoch (the model's own on), which favors both halves. By accuracy, on three seeds and "
-    "beside the model's own, row 3.1-figure-2-left could not tell; the rule was written before these runs. 'At most' "
-    "is the higher end of a case's 90 % interval.",
+    "beside the model's own, row 3.1-figure-2-left could not tell; the rule was written before these runs. Excluded is "
+    "what lies beyond the 90 % intervals of both places, each alone.",
     command=command("dropout_alone", LISTS["dropout_alone"]["desk"]),
     test=TEST,
     reads=STUDY,
@@ -239,12 +249,12 @@ def dropout_alone(cases: Cases, folder: Path | None) -> Finding:
         for epoch, sign in DIRECTIONS.items()
     )
     told = f"{HIGH:g} changes the test loss by {early} nats after one epoch, {late} after {ALONE_EPOCHS}"
-    gain = family[f"{PLACES['input']}, epoch {ALONE_EPOCHS}"]
+    case = furthest(family, tested.verdict)
+    effect = WORDS[int(case.split()[-1])]
     return tested.finding(
         holds=f"Yes: {told}.",
         refuted=f"No: {told}.",
-        undecided=f"Undecided: drop rate {HIGH:g} {_bounded(family, 1)} nats after one epoch, "
-        f"{_bounded(family, ALONE_EPOCHS)} after {ALONE_EPOCHS}.",
+        undecided=f"Undecided: {_bounded(family, 1, 'one epoch')}; {_bounded(family, ALONE_EPOCHS, ALONE_EPOCHS)}.",
         evidence=Evidence(
             {"difference": "above 0 in each"},
             {case: dataclasses.asdict(one) for case, one in family.items()}
@@ -252,11 +262,9 @@ def dropout_alone(cases: Cases, folder: Path | None) -> Finding:
             RULE,
             n=len(ALONE_SEEDS),
         ),
-        size=Size(
-            gain.mean, "nats", f"gain of drop rate {HIGH:g} at A's input after {ALONE_EPOCHS} epochs", *gain.interval
-        ),
+        size=Size(family[case].mean, "nats", f"{effect} of drop rate {HIGH:g} {case}", *family[case].interval),
         wanted=units_wanted(family.values(), "seeds") + _hours_a_seed(known.values()),
-        flips_if="seeds in which one of the four differences is clearly the other way",
+        flips_if="seeds in which all four differences are clearly as said, or one is clearly the other way",
     )
 
 
@@ -266,13 +274,13 @@ def _hours_a_seed(known: Iterable[Record]) -> str:
     return f", {sum(seconds) / len(ALONE_SEEDS) / 3600:.1f} hours of a shared core each" if all(seconds) else ""
 
 
-def _bounded(family: Mapping[str, Judgement], epoch: int) -> str:
-    # What dropout costs early or gains late at each place: its means where all are clear, or else what it is at most.
+def _bounded(family: Mapping[str, Judgement], epoch: int, when: str | int) -> str:
+    # What dropout costs early or gains late: its means by place where all are clear, or else what is excluded.
     of = [family[f"{place}, epoch {epoch}"] for place in PLACES.values()]
-    word = "costs" if DIRECTIONS[epoch] > 0 else "gains"
+    word = WORDS[epoch]
     if all(one.verdict == "holds" for one in of):
-        return f"{word} {' and '.join(f'{one.mean:.3f}' for one in of)}"
-    return f"{word} at most {max(one.interval[1] for one in of):.3f}"
+        return f"the {word}s after {when} are {' and '.join(f'{one.mean:.3f}' for one in of)}"
+    return f"{word}s above {bound(max(one.interval[1] for one in of), 3, True):.3f} nats after {when} are excluded"
 
 
 def as_said(runs: Runs, pairs: Mapping[str, Pairs], endpoint: str) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis import dropout_sgd, tikhonov
-from allora_analysis.claims.cases import Case, Cases, each_above
+from allora_analysis.claims.cases import OF_SIGNAL, PAPER_NOISE, Case, Cases, each_above
 from allora_analysis.claims.claim import Evidence, Finding, Size, ranged
 from allora_analysis.claims.s3_1_in_factors import DROPS, factors_claim
 from allora_analysis.statistics import one_sided
@@ -135,7 +135,7 @@ def correlations(problems: Sequence[Hidden], drop_rate: float) -> np.ndarray:
     its end.
     """
     x, a, b = (np.stack([getattr(one, name) for one in problems]) for name in ("x", "a", "b"))
-    y = np.stack([one.x @ one.truth + 0.5 * one.noise[0] for one in problems])
+    y = np.stack([one.x @ one.truth + PAPER_NOISE * one.noise[0] for one in problems])
     k, gram, steps, found = drop_rate / (1 - drop_rate), _turned(x) @ x, 1500, []
     for step in range(steps + 1):
         z = x @ _turned(a)
@@ -173,8 +173,8 @@ def told_change(values: np.ndarray) -> str:
     where=BESIDE,
     says="In a linear network on fixed data, from a start half the teacher's size, dropout lowers the correlations "
     "between hidden nodes.",
-    reading="The mean |cos| between the hidden nodes of a linear two-layer network on fixed data, noise half of the "
-    f"signal, drop rates {', '.join(map(str, DROPS))} on the nodes, 500 and 1,500 steps of 1e-3 after A and B at "
+    reading="The mean |cos| between the hidden nodes of a linear two-layer network on fixed data, noise "
+    f"{OF_SIGNAL}, drop rates {', '.join(map(str, DROPS))} on the nodes, 500 and 1,500 steps of 1e-3 after A and B at "
     f"random with entries of deviation {SPREAD}, with which ‖BA‖ is half of the true weights' norm. From entries of 1, "
     "‖BA‖ 5.6 times theirs, it depends on drop rate, teacher and time: the size has the lowest rate. Narrowed once, "
     "from any start. Theirs is not linear, and sees each sample once.",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import deviation
-from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases, relative_error
+from allora_analysis.claims.cases import OF_SIGNAL, PAPER_KEEP, PAPER_NOISE, Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, ranged, share
 from allora_analysis.claims.s3_1_deviation import AFTER, deviation_claim
 from allora_analysis.claims.s3_1_tikhonov import design, on_both_sides
@@ -67,7 +67,7 @@ def any_training(rng: np.random.Generator) -> Training:
 SCALES = (1 / 3, 1.0, 3.0)  # of random matrices at the start, in units of the true weights
 
 
-def papers(rng: np.random.Generator, scale: float = 0.0, shape: Shape = LAYER, noise: float = 0.5) -> Training:
+def papers(rng: np.random.Generator, scale: float = 0.0, shape: Shape = LAYER, noise: float = PAPER_NOISE) -> Training:
     """The paper's setting: drop rate 0.05, noise half of the signal, `LAYER`; or of another shape or noise."""
     return training(noise, PAPER_KEEP, rng, scale, shape=shape)
 
@@ -171,7 +171,7 @@ def loss_turns(rng: np.random.Generator) -> Size:
         turns,
         "",
         "the deviation of the start's entries over p times the true weights', where Std turns; "
-        f"{LAYERS}, noise half of the signal. From one start of a third, one and three times the true weights' it "
+        f"{LAYERS}, noise {OF_SIGNAL}. From one start of a third, one and three times the true weights' it "
         f"rises in {rises} %; entry by entry the average falls and the worst rises in {entries} %. With {SMALL} "
         f"{np.median(small):.2g} (range: {min(small):.2g} to {max(small):.2g}), {small_rises} and {small_entries} %",
     )
@@ -186,7 +186,7 @@ def loss_turns(rng: np.random.Generator) -> Size:
     "below the root mean square over normal matrices at the start, LoRA's zero being those of size 0, and above their "
     "worst case, a matrix near zero, where it is near 0. Random matrices of any size reach that, so that the first "
     "half decides. Entry by entry, a less kind reading, both halves are seldom true at once (size). The paper's "
-    f"setting: {LAYERS}, drop rate 0.05, noise half of the signal. Of the gradient, which Figure 1 shows in "
+    f"setting: {LAYERS}, drop rate 0.05, noise {OF_SIGNAL}. Of the gradient, which Figure 1 shows in "
     "its place, our network shows on MNIST what its caption says, average down and worst up, and on CIFAR-10 not: rows "
     "3.1-figure-1 and 3.1-figure-1-cifar10.",
 )
@@ -296,7 +296,7 @@ def _often(drawn: Mapping[tuple[str, str], list[Training]], worst: float) -> tup
     return often, share(
         [hit for of in hits.values() for hit in of],
         "with noise from 0.1 to 100 of the signal and heavy tails where the average falls and the worst rises "
-        f"({', '.join(told)}); at the paper's, half of the signal, the worst entry's falls to {worst:.0f} %",
+        f"({', '.join(told)}); at the paper's, {OF_SIGNAL}, the worst entry's falls to {worst:.0f} %",
     )
 
 
@@ -306,7 +306,7 @@ def _often(drawn: Mapping[tuple[str, str], list[Training]], worst: float) -> tup
     says=SENTENCE,
     reading="A less kind reading: of the gradients' entries, which the next sentence looks at, the average falls and "
     "the worst rises, from zero and from normal matrices of the true weights' size, in the linear model whose symbols "
-    "the sentence has. The paper's own setting is taken to have noise in Y of half of the signal, the median of nine "
+    f"the sentence has. The paper's own setting is taken to have noise in Y of {OF_SIGNAL}, the median of nine "
     f"data sets of {LAYERS}, drop rate 0.05; others, {SMALL}, drop rates 0.5 and 0.1, rows with Student's tails "
     "(two degrees of freedom), have a tenth to 100 times it, and matrices of a hundredth to ten times the true "
     "weights. In a network, as Figure 1's, it does on MNIST (3.1-figure-1), on CIFAR-10 not (3.1-figure-1-cifar10). "
@@ -396,7 +396,7 @@ def one_label_canceled() -> Training:
     where="beyond the paper: §3.1, before Figure 1, of the loss, which its sentence before speaks of",
     says="The gradient's average standard deviation over masks, which Figure 1 shows, moves as the loss's does.",
     reading="From normal matrices at the start, as Figure 1's network has, or from LoRA's zero, root mean square over "
-    "them, to the end of training in §3.1's own model. The paper's: drop rate 0.05, noise half of the signal, "
+    f"them, to the end of training in §3.1's own model. The paper's: drop rate 0.05, noise {OF_SIGNAL}, "
     f"{LAYERS}, zero, and matrices of a "
     "third, one and three of the true weights' size. What our network shows of Figure 1 is row 3.1-figure-1.",
     depends_on=("3.1-loss-std", "3.1-gradient-std"),
@@ -432,8 +432,8 @@ def figure_1_illustrates(cases: Cases) -> Finding:
         evidence=judged.evidence(EXACT, {"from zero, the loss's Std": "rises from 0"}, tolerance=1e-9),
         size=share(
             hits[1.0],
-            f"where they move alike from one random start of the true weights' size, {LAYERS}, noise half of the "
-            f"signal ({third:.0f} % from a third of it, {thrice:.0f} % from three times it; with {SMALL} in {told} % "
+            f"where they move alike from one random start of the true weights' size, {LAYERS}, noise {OF_SIGNAL}"
+            f" ({third:.0f} % from a third of it, {thrice:.0f} % from three times it; with {SMALL} in {told} % "
             "from a third, one and three times it)",
         ),
         condition="the start is so large that the loss's deviation falls where the gradient's does, or so small that "

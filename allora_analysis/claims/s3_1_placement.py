@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from allora_analysis import tikhonov
-from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases, relative_error
+from allora_analysis.claims.cases import OF_SIGNAL, PAPER_KEEP, PAPER_NOISE, Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.claims.s3_1_tikhonov import ROUNDING, TOLERANCE, Regression, design
 from allora_analysis.tikhonov import masks as enumeration
@@ -139,7 +139,7 @@ def layer_fit(rng: np.random.Generator, outputs: int) -> np.ndarray:
     x = design(256, 64, 4.0, rng)
     left, right = (np.linalg.qr(rng.standard_normal((size, outputs)))[0] for size in (64, outputs))
     signal = x @ (left / np.arange(1, outputs + 1)) @ right.T
-    y = signal + np.std(signal) / 2 * rng.standard_normal(signal.shape)
+    y = signal + PAPER_NOISE * np.std(signal) * rng.standard_normal(signal.shape)
     return Bottleneck(Regression(x, y, PAPER_KEEP), outputs).fitted
 
 
@@ -155,7 +155,7 @@ def sizes_off(rng: np.random.Generator) -> Size:
         [off(fit, fit) for fit in narrow],
         "% of its largest entry",
         "how far p·XX⁺Y is from the minimizer at drop rate 0.05, r = 8, twenty draws of 256 rows, 64 inputs and 8 "
-        "outputs, true weights' singular values as 1/i, noise half of the signal. With 64 outputs r is below the "
+        f"outputs, true weights' singular values as 1/i, noise {OF_SIGNAL}. With 64 outputs r is below the "
         f"fit's rank: {float(np.median([off(fit, fit) for fit in wide])):.2g} %; of p times the best fit of rank 8 "
         f"{low:.2g} %",
     )

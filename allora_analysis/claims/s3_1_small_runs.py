@@ -9,14 +9,14 @@ each arm's rate is chosen; a hundred seeds after few and after many steps. Check
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from allora_analysis.claims.cases import Cases, each_above
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, furthest, not_run, units_wanted
 from allora_analysis.claims.laboratory_noise import POINTS, length, margins_of_one
 from allora_analysis.claims.s3_1_in_factors import stopped
 from allora_analysis.claims.s3_1_without_dropout import AS_GOOD, less, more
@@ -24,7 +24,7 @@ from allora_analysis.claims.s4_4_laboratory import in_words, laboratory_claim, l
 from allora_analysis.laboratory import table as laboratory
 from allora_analysis.laboratory.design import AGAIN, FEWER, STEPS, Cell, contrasts
 from allora_analysis.laboratory.features import STUDY, TRIALS, recorded
-from allora_analysis.statistics import judge_family, one_sided
+from allora_analysis.statistics import Judgement, judge_family, one_sided
 from allora_analysis.study import bound, signed
 
 COMMAND = "python -m experiments.dropout_features --model FOLDER --data FOLDER"
@@ -94,7 +94,10 @@ def on_features(cases: Cases, folder: Path | None) -> Finding:
     )
 
 
-OUT_OF_REACH = ", more than can be made"
+def _wanted(found: Iterable[Judgement]) -> str:
+    most = max(found, key=lambda one: one.needed or 0)
+    beyond = ", more than can be made" * ((most.needed or 0) > 10_000)
+    return f"{units_wanted([most], 'seeds')} in the case that needs most{beyond}"
 
 
 def pays_from(ratios: np.ndarray) -> int | None:
@@ -110,11 +113,12 @@ def pays_from(ratios: np.ndarray) -> int | None:
     says="On a language model's features dropout costs in few steps.",
     reading=f"{SETTING}, at the rate that is best after all steps without dropout: after {TRIAL.times[1]} steps every "
     "drop rate has a higher test loss than none. Written before any outcome; for 100 sentences that rate "
-    "turned out so low that as many steps hardly move the loss, with dropout or without.",
+    "turned out so low that as many steps hardly move the loss, with dropout or without. Excluded is what lies beyond "
+    "the 90 % intervals of those cases, each alone.",
     depends_on=("3.1-few-steps-softmax",),
 )
 def few_steps_on_features(cases: Cases, folder: Path | None) -> Finding:
-    """Log ratios of test losses by seed after few steps, and after all as the size."""
+    """Log ratios of test losses by seed after few steps; the size is the case that reaches furthest of those open."""
     if not (known := recorded(folder)):
         return not_run(NOTHING)
     ratios = {
@@ -127,31 +131,32 @@ def few_steps_on_features(cases: Cases, folder: Path | None) -> Finding:
     clear = [name for name, one in found.items() if one.verdict == "holds"]
     costs = {name: more(float(of[:, 1].mean())) for name, of in ratios.items()}
     last = [more(float(of[:, -1].mean())) for of in ratios.values()]
-    most = max(found.values(), key=lambda one: one.needed or 0)
-    wanted = f"{units_wanted([most], 'seeds')} in the case that needs most"
-    ends = [more(one.interval[1]) for name, one in found.items() if name not in clear]
-    above = bound(max(ends), 2, True) if ends else 0.0
-    steepest = max(costs, key=costs.__getitem__)
-    top = one_sided(ratios[steepest][:, 1], "t")
+    case = furthest(found, tested.verdict)
+    ends = {name: [*map(more, one.interval)] for name, one in found.items()}
+    above = bound(max((ends[name][1] for name in ends if name not in clear), default=0.0), 2, True)
     return tested.finding(
         holds=f"Yes: after {TRIAL.times[1]} steps dropout costs {min(costs.values()):.2f} to "
         f"{max(costs.values()):.1f} % of test loss; after {TRIAL.times[-1]} {signed(min(last), 1)} to "
         f"{signed(max(last), 1)} %.",
         undecided=f"Undecided: dropout clearly costs in {len(clear)} of {len(costs)} cases; in the other "
-        f"{len(costs) - len(clear)} at most {above:.2f} %.",
+        f"{len(costs) - len(clear)} more than {above:.2f} % is excluded.",
         evidence=Evidence(
             {"log ratio of test losses, dropout over none": f"above 0 after {TRIAL.times[1]} steps"},
             {"shown to cost": clear, "pays from step": {name: pays_from(of) for name, of in ratios.items()}}
-            | {"% after each time": {name: [more(mean) for mean in of.mean(axis=0)] for name, of in ratios.items()}}
-            | {"times": TRIAL.times},
+            | {f"% after {TRIAL.times[1]} steps, 90 %": ends, "times": TRIAL.times}
+            | {"% after each time": {name: [more(mean) for mean in of.mean(axis=0)] for name, of in ratios.items()}},
             TEST,
             n=TRIAL.seeds,
         ),
         size=Size(
-            more(top.mean), "% of test loss", f"cost after {TRIAL.times[1]} steps, {steepest}", *map(more, top.interval)
+            costs[case],
+            "% of test loss",
+            f"cost after {TRIAL.times[1]} steps, {case} (the largest mean: {max(costs.values()):.2g} %)",
+            *ends[case],
         ),
-        wanted=wanted + OUT_OF_REACH * ((most.needed or 0) > 10_000),
-        flips_if="a drop rate whose test loss is shown not to be above that of none after few steps",
+        wanted=_wanted(found.values()),
+        flips_if="seeds in which after few steps the test loss at each drop rate is clearly above that of none, or at "
+        "one clearly below",
     )
 
 

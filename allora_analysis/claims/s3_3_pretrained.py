@@ -5,6 +5,7 @@ m̄ is ‖BA‖/‖W‖ of a map, by rows. Checked by `tests/test_claims_3_3_in_
 """
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -94,7 +95,7 @@ def measured(cases: Cases) -> Finding:
     shares = {case.inputs[:2]: largest_share(seen) for case, seen in judged.pairs}
     (model, kind), (most, eta) = max(shares.items(), key=lambda item: item[1])
     return judged.finding(
-        refuted=f"No: {'; '.join(_in_words(model, shares) for model in sweeps)}.",
+        refuted=f"No: {_in_words(sweeps, shares)}.",
         evidence=judged.evidence(
             "none: two thresholds", lambda one: one.layers, more=beside, n=len(pretrained_ripple.SEEDS)
         ),
@@ -110,9 +111,14 @@ def measured(cases: Cases) -> Finding:
     )
 
 
-def _in_words(model: str, shares: dict[tuple[str, str], tuple[float, float]]) -> str:
-    # "MiniLM's stream never doubles"; "SmolLM2: 0.53 of that rate trained, 0.09 at random".
-    first, second = (shares[model, kind] for kind in KINDS)
-    if not any((first[1], second[1])):
-        return f"{MODELS[model]}'s stream never doubles"
-    return f"{MODELS[model]}: {first[0]:.2f} of that rate trained, {second[0]:.2f} at random"
+def _in_words(models: Iterable[str], shares: dict[tuple[str, str], tuple[float, float]]) -> str:
+    # "MiniLM's stream never doubles; SmolLM2: 0.53 of that rate with trained adapters, 0.09 random"; the rate once.
+    told, of_rate = [], " of that rate"
+    for model in models:
+        trained, random = (shares[model, kind] for kind in KINDS)
+        if not any((trained[1], random[1])):
+            told.append(f"{MODELS[model]}'s stream never doubles")
+            continue
+        told.append(f"{MODELS[model]}: {trained[0]:.2f}{of_rate} with trained adapters, {random[0]:.2f} random")
+        of_rate = ""
+    return "; ".join(told)

@@ -24,6 +24,14 @@ HAYOU = (
 """Hayou et al. (2024a), The Impact of Initialization on LoRA Finetuning Dynamics, arXiv 2406.08447, abstract."""
 
 
+NON_ZERO = (
+    "compared to zero initialization, simultaneously initializing A and B to non-zero values improves LoRA's "
+    "robustness to suboptimal learning rates, particularly smaller ones. […] although the non-zero initialization of "
+    "AB introduces random noise into the pretrained weight, it generally does not affect fine-tuning performance"
+)
+"""Li et al. (2025), Beyond Zero Initialization, ICML 2025, arXiv 2505.23194, abstract."""
+
+
 class First(NamedTuple):
     """A module at its start: X (N×n₂), targets (N×n₁) beyond W*'s outputs, A, B, η; whether W* gives up ηBA."""
 
@@ -183,7 +191,9 @@ def either_zero(cases: Cases) -> Finding:
 @zero_claim(
     "3.3-either-zero-any-start",
     reading="A less kind reading: of all starts, not of theirs alone, every one that has the pretrained outputs for "
-    "all inputs and from which the first step lowers the loss has A = 0 or B = 0.",
+    "all inputs and from which the first step lowers the loss has A = 0 or B = 0. Beside it, deciding nothing: by Li "
+    "et al. (2025, arXiv 2505.23194; the abstract alone was read) starts with neither at 0, which change the outputs, "
+    "do in general as well, and bear too small a rate better.",
     depends_on=("3.2-pretrained-mapping", "3.2-saddle-starts"),
 )
 def either_zero_any_start(cases: Cases) -> Finding:
@@ -205,7 +215,10 @@ def either_zero_any_start(cases: Cases) -> Finding:
     return judged.finding(
         conditional="Not always: PEFT's orthogonal start has BA = 0 with neither at 0; PiSSA takes ηBA off W*.",
         evidence=judged.evidence(
-            "central differences, relative: 1e-5", lambda one: [fall(start) for start in one.starts], tolerance=1e-5
+            "central differences, relative: 1e-5",
+            lambda one: [fall(start) for start in one.starts],
+            more={"published later (arXiv 2505.23194, abstract)": NON_ZERO},
+            tolerance=1e-5,
         ),
         condition="W* is kept, and r = 1 or A and B have independent entries with densities. Else BA = 0 is possible "
         "with A ≠ 0 ≠ B, and with W* − ηBA in W*'s place any A and B have the pretrained outputs; the loss falls by "

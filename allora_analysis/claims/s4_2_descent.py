@@ -148,9 +148,9 @@ def shares(rng: np.random.Generator) -> dict[str, tuple[float, float]]:
     """How often a random step ascends, with its standard error, by shape."""
     found = {}
     for one in SHAPES:
-        scales, draws = (one.n2**-0.5, one.ratio * one.n2**-0.5), DRAWS // (4 if one.n1 * one.rank > 500 else 1)
+        scales = one.n2**-0.5, one.ratio * one.n2**-0.5
         seen = adaptive.ascent_frequency(
-            (one.n1, one.n2, one.rank), one.eta, *scales, samples=one.tokens, draws=draws, generator=rng
+            (one.n1, one.n2, one.rank), one.eta, *scales, samples=one.tokens, draws=DRAWS, generator=rng
         )
         found[str(one)] = seen.total, seen.total_stderr
     return found

@@ -376,35 +376,39 @@ def better_family(cases: Cases) -> Finding:
     "4.4-fair-to-lora",
     where="§4.4",
     says="To be fair for LoRA, we run LoRA at learning rate l ∈ {1e−4, √2e−4, 2e−4}, respectively.",
-    reading="LoRA has the rates listed, as many as ALLoRA has settings: Table 3 labels LoRA's rows by η², of which its "
-    "caption makes the rates. What was run, and whether three are enough to be fair, nothing printed can check. Who is "
-    "ahead decides nothing.",
+    reading="Fair as far as print tells: LoRA has the rates listed, as many as ALLoRA has η², and their end cuts it "
+    "short (the last is the best) in no more pairs of model and data set than ALLoRA's does: our bar, set after the "
+    "table was read. Table 3 labels LoRA's rows by η², of which its caption makes the rates. What was run, and "
+    "whether three are enough to be fair, nothing printed can check. Who is ahead decides nothing.",
 )
 def fair_to_lora(cases: Cases) -> Finding:
-    """Both arms' settings and bests, a (model, data set) each; ALLoRA's lead, each at its best, beside them."""
-    found = {arm: _best(arm) for arm in ("ALLoRA", "LoRA")}
+    """Both arms' settings by (model, data set), and in how many the last is the best; ALLoRA's lead beside them."""
+    found = {arm: _best(arm).values() for arm in ("LoRA", "ALLoRA")}
     judged = cases.judge(
-        [Case(", ".join(pair), (pair, RATES), True) for pair in COLUMNS_3],
-        measure=lambda one: {arm: [best.settings, best.at] for arm, of in found.items() for best in [of[one[0]]]},
-        printed=_as_many,
+        [Case("Table 3", RATES, True)],
+        measure=lambda _: {
+            arm: ([one.settings for one in of], sum(one.at == max(one.settings) for one in of))
+            for arm, of in found.items()
+        },
+        printed=_fair,
     )
-    at_end = {arm: sum(best.at == max(best.settings) for best in of.values()) for arm, of in found.items()}
-    n = len(COLUMNS_3)
+    (lora, ours), n = (cut_short for _, cut_short in judged.measured[0].values()), len(COLUMNS_3)
     told = (
-        f"the best of both is the largest tried, in {at_end['LoRA']} of {n} pairs"
-        if at_end["LoRA"] == at_end["ALLoRA"]
-        else f"the best is the largest tried in {at_end['LoRA']} of {n} pairs of LoRA's, {at_end['ALLoRA']} of ALLoRA's"
+        f"the best of both is the largest tried, in {lora} of {n} pairs"
+        if lora == ours
+        else f"the best is the largest tried in {lora} of {n} pairs of LoRA's, {ours} of ALLoRA's"
     )
     return judged.finding(
         holds=f"Yes: {len(RATES)} settings each; {told}.",
         evidence=judged.evidence(
             "the rates listed, 1e-4·η; order of printed accuracies",
             {"LoRA's rates": RATES},
-            more={"the best is the largest": at_end, "ALLoRA's lead, each at its best": _leads()},
+            more={"ALLoRA's lead, each at its best": _leads()},
             n=n,
         ),
-        size=Size(float(at_end["LoRA"]), f"of {n} pairs", "in which LoRA's best is the largest rate tried"),
-        flips_if="other rates than those listed, or fewer than ALLoRA has settings",
+        size=Size(float(lora), f"of {n} pairs", f"in which LoRA's best is the largest rate tried; ALLoRA's: {ours}"),
+        flips_if="LoRA's accuracies best at its largest rate in more pairs than ALLoRA's at its largest η²; other "
+        "rates than those listed, or fewer than ALLoRA has settings",
     )
 
 
@@ -424,9 +428,10 @@ def _best(arm: str, cells: Sequence[reported.Cell] | None = None) -> dict[tuple[
     return {pair: _Best(sorted(of), max(of, key=lambda rate: of[rate]), max(of.values())) for pair, of in found.items()}
 
 
-def _as_many(one: tuple, seen: Mapping[str, list]) -> bool:
-    rates, settings = (seen[arm][0] for arm in ("LoRA", "ALLoRA"))
-    return len(rates) == len(settings) == len(one[1]) and bool(np.allclose(rates, one[1]))
+def _fair(rates: Sequence[float], seen: Mapping[str, tuple[list[list[float]], int]]) -> bool:
+    (lora, cut_short), (ours, cut_short_too) = seen["LoRA"], seen["ALLoRA"]
+    listed = all(len(one) == len(rates) and np.allclose(one, rates) for one in lora)
+    return listed and list(map(len, lora)) == list(map(len, ours)) and cut_short <= cut_short_too
 
 
 def _leads(arm: str = "ALLoRA") -> dict[str, object]:
