@@ -201,6 +201,16 @@ def test_the_factor_is_that_of_the_saved_rule(tmp_path, capsys):
     assert "1/η²" not in told["factor"]
 
 
+@pytest.mark.bad_input
+def test_entries_whose_product_is_no_number_are_refused_in_a_line(tmp_path, capsys):
+    large = {
+        "x.lora_A.weight": torch.full((4, 9), 1e300, dtype=torch.float64),
+        "x.lora_B.weight": torch.ones(6, 4).double(),
+    }
+    assert main([str(peft_folder(tmp_path, layers=(), tensors=large)), "--eta", "2"]) == 2
+    assert capsys.readouterr().err.startswith("error: x: A and B are too large")
+
+
 @pytest.mark.parametrize("init", ["pissa", "olora", "orthogonal", False])
 def test_a_start_off_zero_does_not_pass_for_training(init, tmp_path, capsys):
     told = document(capsys, peft_folder(tmp_path, init_lora_weights=init))["adapter"]["answers"]["trained"]

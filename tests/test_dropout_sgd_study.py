@@ -76,6 +76,11 @@ def test_the_factors_too(placement, capsys, tmp_path):
         (["--replicas", "1"], "--replicas"),
         (["--steps", "0"], "--steps"),
         (["--noise", "-1"], "--noise"),
+        (["--noise", "1e100"], "--noise: 1e+100 is too large for its squares in double precision; give at most 1e70"),
+        (["--noise", "1e200"], "--noise: 1e+200 is too large"),
+        (["--noise", "1e308", "--parameters", "factors"], "--noise: 1e+308 is too large"),
+        (["--keep-prob", "1e-200"], "--keep-prob: 1e-200 is too small"),
+        (["--keep-prob", "1e-200", "--parameters", "factors"], "--keep-prob: 1e-200 is too small for the factors"),
         (["--seed", "-1"], "--seed"),
     ],
 )

@@ -18,6 +18,21 @@ def adapted(task, cell):
     return training._adapted(task.network, cell, torch.Generator().manual_seed(3))
 
 
+def test_the_pretrained_network_starts_by_he_s_rule():
+    network = training._network((2000, 500, 5), torch.Generator().manual_seed(0))
+    for layer, inputs in ((network[0], 2000), (network[2], 500)):
+        scaled = layer.weight * (inputs / 2) ** 0.5  # of unit variance
+        assert scaled.square().mean().item() == pytest.approx(1, abs=5 * (2 / scaled.numel()) ** 0.5)
+        assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("lacking", ["validation", "loss"])
+def test_a_loss_that_is_none_on_either_images_is_a_run_that_diverged(task, monkeypatch, lacking):
+    losses = iter([None if lacking == "validation" else 0.5, None if lacking == "loss" else 0.5])
+    monkeypatch.setattr(training, "_evaluate", lambda *_: (next(losses), 3))
+    assert training.run(task, Cell("lora", "sgd", 1), 0.01, 7) == training.Outcome(None, 0, None)
+
+
 @pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.0), ("momentum", 0.9)])
 def test_momentum_is_what_it_is_called(task, optimizer, momentum):
     cell = Cell("lora", optimizer)

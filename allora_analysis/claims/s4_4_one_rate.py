@@ -115,7 +115,7 @@ def shown(of: Samples) -> dict[str, Any]:
     return {name: {"mean": one.mean, "p": one.p_above, "interval": list(one.interval)} for name, one in found.items()}
 
 
-def beside(table: Table, pairs: Mapping[str, tuple[Arm, Arm]]) -> dict[str, Any]:
+def beside(table: Table, pairs: Mapping[str, tuple[Arm, Arm]], at_best: Samples) -> dict[str, Any]:
     """What decides nothing: test loss, LoRA's best rate as l, and each arm at the best of its three η²."""
     ways = {(ours[:2], theirs[:2]) for ours, theirs in pairs.values()}
     best = {}
@@ -125,7 +125,7 @@ def beside(table: Table, pairs: Mapping[str, tuple[Arm, Arm]]) -> dict[str, Any]
             best[f"{ours[0]} − {theirs[0]}, {LABELS[ours[1]]}"] = both[0] - both[1]
     return {
         "test loss, nats": shown(gaps(table, pairs, endpoint="loss")),
-        "at LoRA's best rate, points": shown(gaps(table, pairs, "best")),
+        "at LoRA's best rate, points": shown(at_best),
         "each at the best of its three η², points": shown(best),
     }
 
@@ -138,9 +138,9 @@ def over_each(of: Samples, pairs: Mapping[str, tuple[Arm, Arm]]) -> dict[str, Fl
     return {other: np.mean(values, axis=0) for other, values in parts.items()}
 
 
-def _at_best_rate(table: Table, pairs: Mapping[str, tuple[Arm, Arm]]) -> str:
+def _at_best_rate(at_best: Samples, pairs: Mapping[str, tuple[Arm, Arm]]) -> str:
     # With LoRA's best rate as l, from case to case, in words.
-    means = [float(of.mean()) for of in gaps(table, pairs, "best").values()]
+    means = [float(at_best[name].mean()) for name in pairs if name in at_best]
     return f"{signed(min(means), 1)} to {signed(max(means), 1)}" if len(means) == len(pairs) else "not recorded"
 
 
@@ -161,7 +161,8 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
     unlike = len(means) > 1
     least = min(means, key=lambda other: means[other].mean())
     told["least"] = f"over {least} {signed(means[least].mean(), 1)}"
-    told["best"] = _at_best_rate(table, {name: both for name, both in pairs.items() if both[1][0] == least})
+    at_best = gaps(table, pairs, "best")
+    told["best"] = _at_best_rate(at_best, {name: both for name, both in pairs.items() if both[1][0] == least})
     size, size_of = one_sided(means[least], "t"), f"test accuracy on digits, ALLoRA minus {least}"
     return tested.finding(
         **{word: text.format(**told) for word, text in (IN_ALL | (IN_FAMILY if unlike else {})).items()},
@@ -171,7 +172,7 @@ def in_all(cases: Cases, folder: Path | None, pairs: Mapping[str, tuple[Arm, Arm
                 "points of test accuracy": shown(known),
                 "clearly ahead, clearly behind": [told["better"], told["worse"]],
                 **({"mean over η² and optimizers, points": shown(means)} if unlike else {}),
-                **beside(table, pairs),
+                **beside(table, pairs, at_best),
             },
             f"Student's t over seeds, these 191 images, one-sided at 0.05, Holm over the {len(known)}; intervals: 90 %",
             n=len(SEEDS),
@@ -209,7 +210,8 @@ def on_average(
     means, tested = averages(above(0.0)), cases.test(above(margin), rule)
     one = one_sided(means[name], "t")
     level = {} if not margin else {f"margin {m:g}": rule(above(m)) for m in (margin / 2, 2 * margin)}
-    told = {"mean": signed(one.mean, 1), "gap": f"{abs(one.mean):.1f}", "best": _at_best_rate(table, pairs[name])}
+    at_best = gaps(table, pairs[name], "best")
+    told = {"mean": signed(one.mean, 1), "gap": f"{abs(one.mean):.1f}", "best": _at_best_rate(at_best, pairs[name])}
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence(
@@ -217,7 +219,7 @@ def on_average(
             {
                 "mean over η² and optimizers, points": shown(means),
                 "case by case, points": shown(by_case[name]),
-                **beside(table, pairs[name]),
+                **beside(table, pairs[name], at_best),
                 **level,
             },
             f"Student's t over seeds, on these 191 images, one-sided at 0.05, Holm over {len(means)}; intervals: 90 %",

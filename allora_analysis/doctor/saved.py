@@ -282,6 +282,8 @@ def _pair(
     if torch.isfinite(a).all() and torch.isfinite(b).all():
         rows = abs(scaling) * norms_of_rows(*as_matrices(a, b, r // rank))
         spread = (float(rows.min()), float(rows.median()), float(rows.max()))
+        if not math.isfinite(spread[2]):
+            raise ArgumentError(f"{layer}: A and B are too large to square s·BA; go back to a checkpoint before")
     zero = ("both" if not b.any() else "a") if not a.any() else "" if b.any() else "b"
     wanted = None if name in stacked else _of_pattern("rank_pattern", "r", layer, config)
     stated = None if wanted == r else wanted

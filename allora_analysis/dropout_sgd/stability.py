@@ -117,7 +117,7 @@ def _radius(operator: CovarianceOperator) -> float:
     size, apply = len(operator.eigenvalues), operator.flat()
     # The dominant eigenvector is positive semi-definite, so the identity is never orthogonal to it.
     start = np.eye(size).ravel()
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         image = apply(start)
     if not np.abs(image).max() < LARGEST:
         raise ArgumentError(

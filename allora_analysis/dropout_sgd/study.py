@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FRACTION = 0.1  # of the mean-square limit: the default learning rate
 FLOWS = 0.02  # l·λ_max, λ_max the loss's largest curvature in A and B at the start: the default rate in the factors
+LOUDEST = 1e70  # noise whose fourth power, in the standard errors, is far within double precision
+RAREST = 1e-90  # the least keep_prob of factors, as of W
 GROUPS = 10  # the replicas run in so many parts, so that Ctrl-C keeps those finished
 HEADINGS = (
     *("step", "‖E W‖", "gap*", "tr Cov", "tr Cov measured", "risk", "risk measured"),
@@ -87,6 +89,8 @@ def _data(config: Config, generator: np.random.Generator) -> tuple[np.ndarray, n
     d = validation.count("features", config.features)
     c = validation.count("outputs", config.outputs)
     noise = validation.non_negative("noise", config.noise)
+    if noise > LOUDEST:
+        raise ArgumentError(f"noise: {noise:g} is too large for its squares in double precision; give at most 1e70")
     x = generator.standard_normal((n, d))
     w_true = generator.standard_normal((d, c)) / np.sqrt(d)
     return x, x @ w_true + noise * generator.standard_normal((n, c)), w_true
@@ -166,6 +170,10 @@ def _run_factors(config: Config, x: np.ndarray, y: np.ndarray, w_true: np.ndarra
     """The same for A and B."""
     if config.shared_mask or config.batch_size is not None:
         raise ArgumentError("parameters: of factors neither shared_mask nor batch_size is carried out; leave both out")
+    if validation.keep_probability(config.keep_prob) < RAREST:
+        raise ArgumentError(
+            f"keep_prob: {config.keep_prob:g} is too small for the factors in double precision; give 1e-90 or above"
+        )
     rank = validation.count("rank", config.rank)
     a = np.random.default_rng([config.seed, 2]).standard_normal((rank, x.shape[1])) / np.sqrt(x.shape[1])
     model, *start = checked_factors(x, y, a, np.zeros((y.shape[1], rank)), config.keep_prob, config.placement)
