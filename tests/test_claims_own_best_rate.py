@@ -271,7 +271,7 @@ def test_the_control_is_a_family_of_one(runs_folder, gain, spread, seeds, verdic
     found = finding(CONTROL)
     measured = found.evidence.measured
     assert (found.verdict, measured["allora_adamw"]["n"] == seeds) == (verdict, verdict == "undecided")
-    assert found.size.of == f"test accuracy, ALLoRAAdamW minus LoRA at 0.002, {seeds} seeds"
+    assert found.size.of == f"test accuracy, ALLoRAAdamW minus LoRA at 2e-3, {seeds} seeds"
     assert (found.size.ends, measured["other arms"]) == ("90 %", {})
     assert ", 20 either way " in found.evidence.tolerance_source
     assert "(20 for ALLoRAAdamW's accuracy, " in found.evidence.tolerance_source
@@ -287,6 +287,18 @@ def test_the_control_reads_lora_at_the_doubled_rate_and_tells_its_gap_to_the_oth
     assert control.answer.startswith("No by its stopping rule, 8 seeds: -0.98 points")
     beside = control.evidence.measured["LoRA at 2e-3 minus LoRA at 1e-3"]
     assert (beside["n"], beside["mean"]) == (12, pytest.approx(0.03))
+
+
+@pytest.mark.parametrize(
+    ("doubled", "told"), [(0.0, "(and over LoRA at 2e-3)"), (0.03, "(but not over LoRA at 2e-3)"), (0.02, "tried, ")]
+)
+def test_the_lead_at_the_rates_tried_says_whether_it_stands_at_the_doubled_rate(runs_folder, doubled, told):
+    """Planted: 2 points over LoRA at 1e-3, decided at the last seed; at 2e-3 LoRA is behind, ahead, or as good."""
+    seeds_of_a_list(runs_folder, "minilm-adamw", 11, 0.02, doubled=doubled)
+    found = finding(ON_THE_UPDATE)
+    assert found.verdict == "holds"
+    assert found.answer.startswith("Yes: +2.00 points on all-MiniLM-L6-v2, at the best rates tried")
+    assert told in found.answer
 
 
 @pytest.mark.parametrize("identifier", [ON_THE_UPDATE, CONTROL])

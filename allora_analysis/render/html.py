@@ -220,6 +220,7 @@ ABOUT = {
     "learning_rates": (
         "4-own-best-rate",
         "4-own-best-rate-on-the-update",
+        "4-own-best-rate-control",
         "4-own-best-rate-sgd",
         "4-own-best-rate-smollm2",
     ),
