@@ -130,9 +130,9 @@ def raised_gaps(by):
 OF = contrasts.of
 
 
-def with_dropout(name, cells=None):
-    """ALLoRA in ALLoRA-0's place."""
-    return OF(name.replace("-0", ""), cells)
+def without_dropout(name, cells=None):
+    """ALLoRA-0 in ALLoRA's place."""
+    return OF(name.replace("ALLoRA −", "ALLoRA-0 −"), cells)
 
 
 def as_far_as_lora(name, cells=None):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from allora_analysis.claims.laboratory_noise import QUANTILE, in_units
+from allora_analysis.claims.s4_4_laboratory import _who_decides, by_length
+from allora_analysis.claims.s4_4_laboratory import better_than_lora as on_digits
 from allora_analysis.claims.s4_4_laboratory import better_than_lora_on_mnist as row
-from allora_analysis.claims.s4_4_laboratory import by_length
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import contrasts, on_mnist
 from allora_analysis.laboratory.table import Table
@@ -54,6 +55,28 @@ def test_on_the_recorded_runs_both_lengths_are_equivalent_as_the_reading_says():
     known = in_units(table, {one.name: one for one in on_mnist("rule")}, "accuracy")
     ends = [end for gaps in by_length(known).values() for end in one_sided(gaps, "t").interval]
     assert ("within ±0.3 points" in row.reading) == (max(map(abs, ends)) < 0.3)
+
+
+def test_what_the_readings_say_of_one_optimizer_alone_is_what_the_rows_find():
+    """Rounded to the digits told; an interval's ends outwards."""
+    found = finding(row, None).evidence.measured
+    under = {name: found[f"ALLoRA − LoRA, {name}, 300 steps"] for name in ("adamw", "sgd")}
+    assert "0.26 ahead (0.06 to 0.47) and under SGD 0.35 behind (0.15 to 0.56)" in row.reading
+    assert [round(abs(one["points"]), 2) for one in under.values()] == [0.26, 0.35]
+    assert under["adamw"]["interval"] == pytest.approx((0.065, 0.465), abs=0.005)
+    assert under["sgd"]["interval"] == pytest.approx((-0.555, -0.155), abs=0.005)
+    found = finding(on_digits, None)
+    told = [found.evidence.measured[f"ALLoRA − LoRA, adamw, {steps} steps"]["points"] for steps in (50, 300)]
+    assert [round(points, 1) for points in told] == [-0.4, 0.1]
+    assert "(AdamW: -0.4 and, after 300 steps, +0.1;" in on_digits.reading
+    assert found.answer.endswith("rates tuned by seed; momentum decides.")
+
+
+def test_who_decides_is_who_has_the_verdict_alone(monkeypatch, folder):
+    """Planted: all three optimizers are ahead alike, or each is where one method is from itself."""
+    plant(monkeypatch, 0.01, 0.0)
+    assert finding(row, folder).answer.endswith("sgd and momentum and adamw decide.")
+    assert _who_decides({"sgd": "undecided"}, "refuted") == "no optimizer alone decides"
 
 
 def test_the_reading_says_what_one_rate_for_all_seeds_shows():

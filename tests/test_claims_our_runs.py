@@ -7,7 +7,6 @@ from allora_analysis.claims import s4_4_own_best_rate
 from allora_analysis.claims.claim import units_wanted
 from allora_analysis.grid.presets import LISTS, RATE
 from allora_analysis.grid.reading import differences, diverged, judged
-from allora_analysis.statistics import Judgement
 from tests.ledger_rows import Rows
 from tests.planted_finetune import better, plant, wiggle
 
@@ -23,11 +22,6 @@ def test_not_run_without_records_and_says_the_command(runs_folder, identifier):
     assert LONG.finding(identifier).verdict == "not_run"
     assert LONG.finding(identifier).answer.startswith("Not run: ")
     assert LONG[identifier].command.startswith("python -m experiments.")
-
-
-def test_the_most_that_a_lead_may_be_is_rounded_up():
-    one = Judgement("refuted", 3, 0.0, (-0.00111, 0.00111), 0.9, 0.9, 0.1, 0.1, None, 1, None, None, None)
-    assert section._lead(one) == {"most": "0.12", "lead": "the lead, if any,"}
 
 
 # -- Tables 3 and 4
@@ -201,10 +195,10 @@ def test_a_case_in_which_a_run_diverged_is_left_out_and_named(runs_folder):
 
 
 @pytest.mark.parametrize(
-    ("gain", "verdict"), [(0.02, "holds"), (-0.02, "refuted"), (0.001, "refuted"), (0.003, "undecided")]
+    ("gain", "verdict"), [(0.02, "holds"), (-0.02, "refuted"), (0.003, "holds"), (0.0, "undecided")]
 )
 def test_early_epochs_reads_the_first_epoch(runs_folder, gain, verdict):
-    """Planted: the second epoch says the opposite. A lead of 0.1 points is below Table 4's 0.3."""
+    """Planted: the second epoch says the opposite. A lead of any size is one, of 0.3 points, Table 4's average, too."""
 
     def accuracy(run):
         ahead = (gain + wiggle(run)) * (run.arm == "allora")
@@ -215,6 +209,5 @@ def test_early_epochs_reads_the_first_epoch(runs_folder, gain, verdict):
     assert found.verdict == verdict
     assert found.evidence.measured["over allora_od"]["mean"] == pytest.approx(gain)
     assert found.evidence.interval == (found.size.low, found.size.high)
-    if verdict == "refuted":
-        assert ("the lead, if any, is" in found.answer) == (found.size.low <= 0)
-        assert found.flips_if == "a mean lead not clearly below 0.3 points"
+    if verdict == "undecided":
+        assert found.size.high <= float(found.answer.rpartition(" ")[2].rstrip(".")) < found.size.high + 0.01

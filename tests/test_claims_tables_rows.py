@@ -39,7 +39,7 @@ from tests.planted_tables import (
     table_2,
     trained,
     turned,
-    with_dropout,
+    without_dropout,
     wrong_mean,
 )
 
@@ -62,6 +62,7 @@ PLANTED = [
     ("F3-averages", reported, "mean", wrong_mean, "refuted"),
     ("F4-averages", reported, "mean", wrong_mean, "refuted"),
     ("T1-parameters-allora", reported, "pretrained_parameters", lambda a: 7_000_000_000, "refuted"),
+    ("T1-parameters-allora-rounded", reported, "pretrained_parameters", lambda a: 7_000_000_000, "refuted"),
     ("T1-parameters-dora", table_1, "MISPRINTED", {}, "refuted"),
     ("T1-parameters-dora", reported, "pretrained_parameters", lambda a: 7_000_000_000, "refuted"),
     ("T1-dora-rows", table_1, "DORA_PUBLISHED", dict.fromkeys(reported.DORA_PUBLISHED, ()), "refuted"),
@@ -123,11 +124,19 @@ PLANTED = [
     ("5.1-average", contrasts, "of", of(0.2), "refuted"),
     ("5.2-average-asf", contrasts, "of", of(0.2), "refuted"),
     ("5.2-average-eta", contrasts, "of", of(0.2), "refuted"),
-    ("1-consistently-lora", contrasts, "of", of(-0.01), "holds_corrected"),  # behind on yelp, not by Figure 3's numbers
-    ("1-consistently-lora", contrasts, "of", of(-0.03), "refuted"),  # by these, too
-    ("1-consistently-lora", contrasts, "of", with_dropout, "holds_corrected"),
-    ("1-consistently-dora", table_1, "TABLE_1", LLAMA_7B_RAISED, "holds"),
-    ("1-consistently-dora", table_1, "TABLE_1", raised_on_llama_7b(0.6, ranks=(16,)), "holds"),  # as it says
+    ("1-consistently-lora", contrasts, "of", of(0.05), "holds"),  # ahead on yelp in Table 3, too
+    ("1-consistently-lora", contrasts, "of", of(-0.01), "refuted"),  # behind there by Figure 3's numbers, too
+    ("1-consistently-lora", contrasts, "of", without_dropout, "holds"),
+    ("1-consistently-dora", contrasts, "of", of(-0.08), "refuted"),  # behind on LLaMA-7B
+    ("1-consistently-dora", contrasts, "of", without_dropout, "refuted"),
+    ("1-consistently-dora-without-dropout", table_1, "TABLE_1", LLAMA_7B_RAISED, "holds"),
+    (
+        "1-consistently-dora-without-dropout",
+        table_1,
+        "TABLE_1",
+        raised_on_llama_7b(0.6, ranks=(16,)),
+        "holds",
+    ),  # as it says
     ("D-universally-better", contrasts, "of", of(0.05), "holds"),  # of which yelp's average is behind by less
     ("D-universally-better", contrasts, "of", of(-0.1), "refuted"),
     ("D-universally-better", reported, "with_exchanged", lambda: reported.TABLE_3, "refuted"),

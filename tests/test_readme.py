@@ -214,8 +214,22 @@ def test_the_page_begins_with_what_failed():
     refuted = dataclasses.replace(CONDITIONAL, verdict="refuted", condition=None)
     strict = dataclasses.replace(row("3.1-b", refuted), reading=f"{LESS_KIND}: x.")
     beyond = dataclasses.replace(row("3.1-c", refuted, "y"), where=f"{BEYOND}: §3.1")
-    told = markdown.headline([row("3.1-a", CONDITIONAL), row("3.1-d", refuted), strict, beyond])
-    assert told.startswith("**Of 3 claims on 1 printed statements 2 fail, 1 only if read more strictly than need be.**")
+    kind = row("3.1-a", CONDITIONAL)
+    told = markdown.headline([kind, row("3.1-d", refuted), strict, beyond])
+    assert told.startswith(
+        "**Of 3 claims on 1 printed statements 2 fail, on 1 of these; 0 have no kinder row that stands.**"
+    )
+    of_another = dataclasses.replace(strict, statement="z", reading=f"{LESS_KIND}: x.")
+    for reading, n in ((f"{LESS_KIND}: x.", 1), (f"{LESS_KIND}: 3.1-a has a kinder one.", 0), ("Not 3.1-a.", 1)):
+        one = dataclasses.replace(of_another, reading=reading)
+        assert (
+            markdown.headline([kind, strict, one])
+            .split(".**")[0]
+            .endswith(f" 2 printed statements 2 fail, on 2 of these; {n} have no kinder row that stands")
+        )
+    fallen = dataclasses.replace(of_another, id="3.1-e", reading=None)
+    assert "1 fail, on 1 of these; 1 have no kinder row that stands.**" in markdown.headline([fallen, beyond])
+    told = markdown.headline([kind, row("3.1-d", refuted), strict, beyond])
     assert told.endswith("0 hold as printed, 0 after a correction, 1 under a condition; 0 are undecided.")
 
 

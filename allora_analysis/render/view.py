@@ -225,6 +225,13 @@ def less_kind(of: Sequence[View]) -> int:
     return sum((one.reading or "").startswith(LESS_KIND) for one in of)
 
 
+def kinder(one: View, of: Sequence[View]) -> list[View]:
+    """The rows of one's statement, or that its less kind reading names, whose own reading is not less kind."""
+    named = one.reading if less_kind([one]) else ""
+    others = [other for other in of if other is not one and not less_kind([other])]
+    return [other for other in others if other.statement in one.statement or other.id in named]
+
+
 def _strictly(of: Sequence[View]) -> str:
     # In brackets, how many of the refuted hold in a kinder reading.
     strict = less_kind(of) if of[0].word == "refuted" and not of[0].where.startswith(BEYOND) else 0

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from allora_analysis.claims.cases import Case, Cases, Judged
 from allora_analysis.claims.claim import Evidence, Finding, Size, ranged, units_wanted
-from allora_analysis.claims.tables.reported import TABLE_1, TABLES, TASKS, Cell, by_key, exact
+from allora_analysis.claims.tables.reported import TABLE_1, TABLES, TASKS, Cell, by_key, exact, with_exchanged
 from allora_analysis.statistics import Decision, Judgement, decide, in_every, judge_family, sides
 from allora_analysis.study import bound, signed
 from allora_analysis.validation import ArgumentError
@@ -29,6 +29,7 @@ MARGIN = 0.25
 PRINTED_BY = 0.1
 """Points by which a cluster's average over the table's cells may differ from the one that the paper prints."""
 NOT_PRINTED = f"a pair's or setting's average more than {PRINTED_BY:g} from the one printed"
+OTHER_AVERAGE = "an average more than 0.1 from that of the averages printed"
 BY_PRINT = f"each pair's or setting's average must be within {PRINTED_BY:g} of the one printed"
 
 
@@ -152,10 +153,10 @@ def of(name: str, cells: Sequence[Cell] | None = None) -> Gaps:
     return gaps(contrast.table, contrast.better, contrast.worse, cells)
 
 
-def family(name: str) -> dict[str, Float[np.ndarray, " clusters"]]:
+def family(name: str, cells: Sequence[Cell] | None = None) -> dict[str, Float[np.ndarray, " clusters"]]:
     """The cluster means of all contrasts of the question that a contrast belongs to."""
     (names,) = (names for names in QUESTIONS.values() if name in names)
-    return {other: np.array(list(of(other).by_cluster().values())) for other in names}
+    return {other: np.array(list(of(other, cells).by_cluster().values())) for other in names}
 
 
 def judged(
@@ -234,7 +235,7 @@ def by_the_rule(
         "interval": " and ".join(signed(bound(end, 2, bool(up)), 2) for up, end in enumerate(one.interval or ())),
         "p": f"{one.adjusted_p_value:.2g}",
         "cells": f"{int((found.values > 0).sum())} of {found.values.size}",
-        "clusters": f"{int((means[name] > 0).sum())} of {one.n}",
+        "clusters": ahead(name),
     }
     measured = asdict(one) | {f"{kind} above 0": told[kind] for kind in ("cells", "clusters")} | dict(more or {})
     measured |= {"by model, by data set or rank, by setting": found.by_part()}
@@ -281,6 +282,14 @@ def by_average(names: tuple[str, ...], other: Sequence[Cell] | None = None, pair
 def above(values: Mapping[Any, float]) -> int:
     """How many are above 0."""
     return sum(value > 0 for value in values.values())
+
+
+def ahead(name: str) -> str:
+    """In how many clusters a contrast is ahead: "6 (Figure 3: 7) of 9" where Figure 3's numbers have another count."""
+    pairs = of(name).by_cluster()
+    figure = of(name, with_exchanged()).by_cluster() if BY_NAME[name].table == "Table 3" else pairs
+    beside = f" (Figure 3: {above(figure)})" if above(figure) != above(pairs) else ""
+    return f"{above(pairs)}{beside} of {len(pairs)}"
 
 
 def everywhere(
@@ -373,18 +382,16 @@ def ahead_on_average(
 
     Whether the mean is more than chance stands in the answer and decides nothing: that is a row of ours.
     """
-    clusters = of(name).by_cluster()
     judged = against_print(cases, (name,), printed, lambda seen: seen["mean"] > 0, paper=True)
     mean = judged.measured[0]["mean"]
-    ahead = f"{above(clusters)} of {len(clusters)}"
-    told = {"mean": signed(mean, 2), "clusters": ahead, "chance": chance(name).removeprefix("is ")}
+    told = {"mean": signed(mean, 2), "clusters": ahead(name), "chance": chance(name).removeprefix("is ")}
     return judged.finding(
         holds=yes.format(**told),
-        refuted=refusal(judged, f"No: {signed(mean, 2)} points on average, better in {ahead}."),
+        refuted=refusal(judged, f"No: {signed(mean, 2)} points on average, better in {ahead(name)}."),
         evidence=judged.evidence(
             f"sign of the mean; clusters as printed, within {PRINTED_BY:g}", lambda one: one[1], more=more
         ),
-        size=ranged(clusters.values(), "percentage points", f"the mean gap {name}; range: pairs", mean),
+        size=ranged(of(name).by_cluster().values(), "percentage points", f"the mean gap {name}; range: pairs", mean),
         flips_if=f"a mean over all cells not above 0, or {NOT_PRINTED}",
     )
 
@@ -402,4 +409,19 @@ def average_is(
         evidence=judged.evidence("rounding to the one decimal stated", lambda one: one[1], tolerance=0.05),
         size=Size(float(np.mean(means)), "percentage points", "the mean gap over the cells"),
         flips_if=f"a mean gap outside {stated:g} ± 0.05, or {NOT_PRINTED}",
+    )
+
+
+def over_dora(cases: Cases, arm: str, found: Mapping[str, float]) -> Judged:
+    """An arm's average gaps to DoRA, by model, rank or both: above 0, and the gap of the printed averages."""
+    rows = {(row.model, f"r = {row.rank}", row.arm): row.average for row in TABLE_1}
+
+    def printed(part: str) -> float:
+        pairs = dict.fromkeys(key[:2] for key in rows if part in (*key[:2], ", ".join(key[:2])))
+        return float(np.mean([gap(rows[*pair, arm], rows[*pair, "DoRA"]) for pair in pairs]))
+
+    return cases.judge(
+        [Case(part, (part, printed(part)), True) for part in found],
+        measure=lambda one: found[one[0]],
+        printed=lambda one, seen: abs(seen - one[1]) <= PRINTED_BY + 1e-9 and seen > 0,
     )

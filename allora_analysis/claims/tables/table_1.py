@@ -16,7 +16,7 @@ import numpy as np
 from allora_analysis.claims.cases import Case, Cases, Judged
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, ranged
 from allora_analysis.claims.tables import contrasts, reported
-from allora_analysis.claims.tables.contrasts import average_is, everywhere
+from allora_analysis.claims.tables.contrasts import OTHER_AVERAGE, average_is, everywhere, over_dora
 from allora_analysis.claims.tables.reported import (
     ARCHITECTURES,
     DORA_PUBLISHED,
@@ -96,12 +96,18 @@ def averages(cases: Cases) -> Finding:
 MISPRINTED = {"Table 1, LLaMA3-8B, r = 16, DoRA, # Params %": 0.36}
 
 
+MODULES = "another list of adapted modules, or sizes of the models, that makes "
+
+
+def _shares(arm: str) -> list[list[Comparison]]:
+    # Table 1's parameter column for ALLoRA or DoRA, beside the share of the pre-trained and of all parameters.
+    every = map(reported.table_1_parameters, reported.DENOMINATORS)
+    return [[item for item in items if f", {arm}," in item.where] for items in every]
+
+
 def _parameters_of(cases: Cases, arm: str, answer: str, formula: str, otherwise: str = "") -> Finding:
-    """Table 1's parameter column for ALLoRA or DoRA, as a share of the pre-trained and of all parameters."""
-    pretrained, of_all = (
-        [item for item in reported.table_1_parameters(base) if f", {arm}," in item.where]
-        for base in reported.DENOMINATORS
-    )
+    """Shares of the pre-trained parameters, rounded; corrected, of all of them."""
+    pretrained, of_all = _shares(arm)
     printed = [reported.exact(MISPRINTED.get(item.where, float(item.printed))) for item in of_all]
     mended = [dataclasses.replace(item, printed=one) for item, one in zip(of_all, printed, strict=True)]
     return compared(
@@ -111,7 +117,7 @@ def _parameters_of(cases: Cases, arm: str, answer: str, formula: str, otherwise:
         mended=mended,
         answers={"holds_corrected": answer},
         corrected=formula,
-        flips_if="another list of adapted modules, or sizes of the models, that makes the printed shares" + otherwise,
+        flips_if=f"{MODULES}the printed shares{otherwise}",
     )
 
 
@@ -119,11 +125,35 @@ def _parameters_of(cases: Cases, arm: str, answer: str, formula: str, otherwise:
     "T1-parameters-allora",
     where="Table 1; §4.5",
     says=PARAMETERS,
-    reading="Of ALLoRA's rows, rounded. Cut off after two decimals these six would be shares of the pre-trained ones; "
-    "DoRA's 0.43 on LLaMA-7B beside them would not, and Table 3's accuracies are rounded.",
+    reading="Of ALLoRA's rows, cut off after two decimals; rounded, as Table 1's averages are, is row "
+    "T1-parameters-allora-rounded. DoRA's rows, of other authors, are neither (T1-parameters-dora).",
 )
 def parameters_of_allora(cases: Cases) -> Finding:
-    """ALLoRA's shares."""
+    """ALLoRA's shares of the pre-trained parameters, cut off."""
+    pretrained, of_all = _shares("ALLoRA")
+    judged = cases.judge(
+        [Case(item.where, item) for item in pretrained],
+        measure=lambda item: float(item.recomputed),
+        printed=lambda item, seen: 0 <= reported.exact(seen) - item.printed < 2 * item.half_unit,
+    )
+    rounded = f"{sum(item.agrees for item in of_all)} of {len(of_all)}"
+    return judged.finding(
+        holds=f"Yes, if cut off after two decimals; rounded, {rounded} are shares of all parameters instead.",
+        evidence=judged.evidence("a unit of the printed number's last digit", lambda item: float(item.printed)),
+        flips_if=f"{MODULES}other shares",
+    )
+
+
+@reported_claim(
+    "T1-parameters-allora-rounded",
+    where="Table 1; §4.5",
+    says=PARAMETERS,
+    reading="A less kind reading: of ALLoRA's rows, rounded. Cut off they are as the sentence says: "
+    "T1-parameters-allora.",
+    same_fault_as="T1-parameters-dora",
+)
+def parameters_of_allora_rounded(cases: Cases) -> Finding:
+    """ALLoRA's shares, rounded."""
     return _parameters_of(
         cases,
         "ALLoRA",
@@ -138,8 +168,8 @@ def parameters_of_allora(cases: Cases) -> Finding:
     where="Table 1; §4.5",
     says=PARAMETERS,
     reading="Of DoRA's rows, taken from DoRA's authors. One looks like a misprint, theirs: LLaMA3-8B, r = 16 has "
-    f"LoRA's share, 0.35, in their paper, too ({RIVALS_SOURCE}).",
-    same_fault_as="T1-parameters-allora",
+    f"LoRA's share, 0.35, in their paper, too ({RIVALS_SOURCE}). Cut off after two decimals they "
+    "would be no shares of the pre-trained ones, either.",
 )
 def parameters_of_dora(cases: Cases) -> Finding:
     """DoRA's shares."""
@@ -390,24 +420,6 @@ def best_average(cases: Cases) -> Finding:
 
 def _rows_of(rows: Mapping[str, dict[str, Any]], printed: Mapping[str, float]) -> dict[str, Any]:
     return next(own for own in rows.values() if {arm: row.average for arm, row in own.items()} == printed)
-
-
-OTHER_AVERAGE = "an average more than 0.1 from that of the averages printed"
-
-
-def over_dora(cases: Cases, arm: str, found: Mapping[str, float]) -> Judged:
-    """An arm's average gaps to DoRA, by model, rank or both: above 0, and the gap of the printed averages."""
-    rows = {(row.model, f"r = {row.rank}", row.arm): row.average for row in TABLE_1}
-
-    def printed(part: str) -> float:
-        pairs = dict.fromkeys(key[:2] for key in rows if part in (*key[:2], ", ".join(key[:2])))
-        return float(np.mean([contrasts.gap(rows[*pair, arm], rows[*pair, "DoRA"]) for pair in pairs]))
-
-    return cases.judge(
-        [Case(part, (part, printed(part)), True) for part in found],
-        measure=lambda one: found[one[0]],
-        printed=lambda one, seen: abs(seen - one[1]) <= contrasts.PRINTED_BY + 1e-9 and seen > 0,
-    )
 
 
 @reported_claim(
