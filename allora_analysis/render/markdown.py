@@ -165,7 +165,8 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
         f"Written by `make readme` from a fresh run of every check. The verdicts explained: [README]({home}); what "
         f"each letter stands for: [symbols](symbols.md). *{SETTING.capitalize()}*: the paper's training is taken to be "
         'AdamW at 1e-4, an optimizer that it does not name (where that decides: "no, if AdamW"; counted below as '
-        f'"assuming AdamW"), after which our longest mean row of BA is {PAPER_ROW} (`4-figure-2-factor`); its Table 3 '
+        f'"assuming AdamW"), after which our longest mean row of BA is {PAPER_ROW} (`4-figure-2-factor`: '
+        "a few hundred steps of rotten_tomatoes); its Table 3 "
         "looks unlike Listing 1 under AdamW at a usual ε (`T3-procedure`), so does its "
         f'Figure 2 if it shows what its caption says (`4-figure-2-right`); "–": {NOT_THERE} (drawn settings, runs of '
         "ours, arithmetic of tables). The wording of a sentence about the paper's tables decides how it is "
