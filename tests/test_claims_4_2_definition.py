@@ -8,6 +8,7 @@ from allora_analysis.claims import layer_training
 from allora_analysis.claims import s4_2_definition as section
 from allora_analysis.claims import s4_2_scaled_gradient as scaled
 from allora_analysis.lora import functional, layers
+from allora_analysis.render.view import LESS_KIND
 from tests.ledger_rows import Rows, by_token, lora_instead, scaled_input_gradient
 
 ROWS = Rows(scaled, section)
@@ -87,6 +88,7 @@ FOLLOWS, LINEAR, DROPOUT = scaled.follows_the_gradient, layers.allora_linear, la
 PLANTED = [  # row, module, function, wrong formula, the verdict that it must lead to
     ("4-scaled-gradient", scaled, "scaled_gradient_of", at_the_unscaled_output, "holds"),
     ("4-scaled-gradient", scaled, "scaled_gradient_of", scaled_twice, "refuted"),
+    ("4-scaling-as-rate-along-g", layer_training, "products", never_scaled, "refuted"),
     ("4-scaling-as-rate", layer_training, "products", never_scaled, "refuted"),
     ("4-scaling-as-rate", layer_training, "products", never_clipped, "refuted"),
     ("4-scaling-as-rate", scaled, "follows_the_gradient", lambda case: case.run.optimizer != "adamw", "refuted"),
@@ -129,6 +131,19 @@ def test_adamw_is_lora_at_its_own_rate_unless_one_of_both_is_clipped(clip, least
     scaled, lora = (layer_training.products(run, arm)[-1] for arm in ("constant", "lora"))
     apart = np.abs(scaled - lora).max() / np.abs(lora).max()
     assert least <= apart <= most
+
+
+def test_a_scaled_gradient_is_a_larger_rate_for_steps_along_it_and_less_kindly_read_not_under_adamw():
+    kind, strict = (ROWS.as_is(name) for name in ("4-scaling-as-rate-along-g", "4-scaling-as-rate"))
+    assert (kind.verdict, kind.at_paper, strict.at_paper) == ("holds", "yes, if SGD", "no, if AdamW")
+    assert ROWS["4-scaling-as-rate"].reading.startswith(LESS_KIND)
+
+
+def test_at_eta_1_the_ripple_grows_by_next_to_nothing():
+    """24 layers, σ = 0.015√8, d = (1.015)^(−1/2)."""
+    sigma = 0.015 * 8**0.5
+    grown = ((1 + sigma) / (1 + sigma * 1.015**-0.5)) ** 24 - 1
+    assert ROWS.as_is("4-backward-ripple").answer.endswith(f"at η² = 1 ripple grows by {100 * grown:.1f} %.")
 
 
 def test_the_text_names_the_misprint_of_equation_6():

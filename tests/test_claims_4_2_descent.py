@@ -114,6 +114,14 @@ def test_the_answer_rounds_the_size_outwards():
     assert 100 * found.size.high <= float(told) < 100 * found.size.high + 0.1
 
 
+def test_the_answer_has_a_long_row_s_loss_at_recorded_rows_too():
+    """The most over the short rows' joint norm; at recorded rows it is within the row's hundredth."""
+    most = at_rest._of_one_long_row()
+    assert most[0.015] < at_rest.CENT < most[0.5]
+    told = f"256 short: {100 * most[0.015]:.1f} % at 0.015, {100 * most[0.5]:.0f} % at 0.5."
+    assert ROWS.as_is("4-optimal-direction").answer.endswith(told)
+
+
 def test_both_readings_of_the_rest_have_one_size():
     assert ROWS.as_is("4-optimal-direction").size == ROWS.as_is("4-optimal-direction-exactly").size
 

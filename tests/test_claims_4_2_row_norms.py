@@ -243,11 +243,13 @@ def test_at_which_rates_the_factor_falls(runs_folder):
     plant_ends(runs_folder, by_law)
     found = finding(factor.factor_falls)
     assert (found.verdict, found.at_paper) == ("conditional", False)
+    steps = max(one["row_norms"]["step"][-1] for one in factor.recorded(factor.JUDGED_RUNS, runs_folder).values())
     assert found.condition.startswith(
+        f"In runs of at most {steps} steps. "
         "At η² = 4 under AdamW from l = 2e-3 on (tried: 1e-3 and 3e-3), under SGD at no rate up to 10 (the curve "
         "alone, over seeds on average). "
     )
-    assert found.answer == "Only at rates from 2e-3 (AdamW): on average 1 % at 1e-4, 5 % at 1e-3, 14 % at 3e-3."
+    assert found.answer == f"Only at rates from 2e-3 (AdamW, ≤{steps} steps): 1 % at 1e-4, 5 % at 1e-3, 14 % at 3e-3."
     judged = [one for one in dict.fromkeys(LISTED) if one.arm in ("allora", "allora_0") and one not in factor.SWEPT]
     above = [one for one in judged if one.learning_rate >= 3e-3 and one.optimizer == "adamw"]
     assert found.evidence.measured["runs that the curve puts above"] == len(above) > 0

@@ -72,10 +72,10 @@ def papers(rng: np.random.Generator, scale: float = 0.0, shape: Shape = LAYER, n
     return training(noise, PAPER_KEEP, rng, scale, shape=shape)
 
 
-def papers_own(rng: np.random.Generator, scale: float) -> Case:
+def nine(rng: np.random.Generator, scale: float) -> Case:
     """From zero, as LoRA starts, or at random, at drop rate 0.05, with noise half of the signal; nine data sets."""
     name = f"p = 0.95, start of scale {scale:g}, the median of nine data sets"
-    return Case(name, [papers(rng, scale) for _ in range(9)], paper=True)
+    return Case(name, [papers(rng, scale) for _ in range(9)])
 
 
 def trained(one: Training) -> np.ndarray:
@@ -296,7 +296,7 @@ def _often(drawn: Mapping[tuple[str, str], list[Training]], worst: float) -> tup
     return often, share(
         [hit for of in hits.values() for hit in of],
         "with noise from 0.1 to 100 of the signal and heavy tails where the average falls and the worst rises "
-        f"({', '.join(told)}); at the paper's, {OF_SIGNAL}, the worst entry's falls to {worst:.0f} %",
+        f"({', '.join(told)}); at drop rate 0.05, noise {OF_SIGNAL}, the worst entry's falls to {worst:.0f} %",
     )
 
 
@@ -306,12 +306,13 @@ def _often(drawn: Mapping[tuple[str, str], list[Training]], worst: float) -> tup
     says=SENTENCE,
     reading="A less kind reading: of the gradients' entries, which the next sentence looks at, the average falls and "
     "the worst rises, from zero and from normal matrices of the true weights' size, in the linear model whose symbols "
-    f"the sentence has. The paper's own setting is taken to have noise in Y of {OF_SIGNAL}, the median of nine "
-    f"data sets of {LAYERS}, drop rate 0.05; others, {SMALL}, drop rates 0.5 and 0.1, rows with Student's tails "
-    "(two degrees of freedom), have a tenth to 100 times it, and matrices of a hundredth to ten times the true "
-    "weights. In a network, as Figure 1's, it does on MNIST (3.1-figure-1), on CIFAR-10 not (3.1-figure-1-cifar10). "
+    "the sentence has. Judged are the median of nine data sets of "
+    f"{LAYERS}, drop rate 0.05, noise in Y of {OF_SIGNAL}, and others, {SMALL}, drop rates 0.5 and 0.1, rows "
+    "with Student's tails (two degrees of freedom), with a tenth to 100 times that noise, and matrices of a hundredth "
+    "to ten times the true weights: settings of ours, as the paper looks at gradients in Figure 1's network alone. In "
+    "ours it does on MNIST (3.1-figure-1), on CIFAR-10 not (3.1-figure-1-cifar10). "
     "Of the loss, from matrices large enough, 3.1-loss-std has a kinder reading.",
-    depends_on=("3.1-loss-std",),
+    depends_on=("3.1-loss-std", "3.1-figure-1"),
 )
 def gradient_std(cases: Cases) -> Finding:
     """Std of the gradient's entries along training in this linear model, from W = 0 and from random matrices."""
@@ -322,18 +323,17 @@ def gradient_std(cases: Cases) -> Finding:
     }
     judged = cases.judge(
         [
-            *(papers_own(cases.rng, scale) for scale in (0.0, 1.0)),
+            *(nine(cases.rng, scale) for scale in (0.0, 1.0)),
             *(Case(f"{', '.join(at)}, draw {i + 1}", [of[i]]) for at, of in drawn.items() for i in range(4)),
         ],
         measure=typical,
         printed=lambda those, seen: as_printed(seen["average"], seen["worst"]) and seen["error"] < AGREES,
     )
-    often, size = _often(drawn, 100 * max(seen["worst"] for seen in judged.own))
+    often, size = _often(drawn, 100 * max(seen["worst"] for seen in judged.measured[:2]))
     error = max(seen["error"] for seen in judged.measured)
     more = {"% of draws in which it is true, by start and by noise over the signal": often}
     return judged.finding(
-        refuted=f"Not in §3.1's linear model: the worst falls too; true in {size.value:.1f} % of draws, "
-        f"{often[next(iter(BANDS))]:.0f} % at low noise."
+        refuted="Not in §3.1's linear model: the worst falls too; in our network on MNIST yes (3.1-figure-1)."
         if error < AGREES
         else "No: training does not end where the closed form has it.",
         evidence=judged.evidence(
@@ -344,7 +344,7 @@ def gradient_std(cases: Cases) -> Finding:
             tolerance=AGREES,
         ),
         size=size,
-        flips_if="the paper's own and the drawn data sets all with a falling average and a rising worst entry",
+        flips_if="data sets all with a falling average and a rising worst entry",
     )
 
 

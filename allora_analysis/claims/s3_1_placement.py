@@ -79,8 +79,7 @@ def struck(output: np.ndarray, rank: int) -> dict[str, int]:
     says="LoRA's regularization hinges on using Dropout Srivastava et al. (2014), i.e., on applying a multiplicative "
     "binary mask to the latent space of the matrix factorization.",
     reading="As a fact about LoRA's code: a mask strikes single entries of Ax, r numbers between A and B; measured on "
-    "PEFT's own layer where it is installed, else on this toolkit's, which computes lora_B(lora_A(dropout(x))) too. "
-    "That a mask acts inside LoRA's branch and nowhere else is true; where in it is what is judged.",
+    "PEFT's own layer where it is installed, else on this toolkit's, which computes lora_B(lora_A(dropout(x))) too.",
     test="tests/test_claims_3_1_tikhonov.py",
 )
 def placement_in_code(cases: Cases) -> Finding:

@@ -99,10 +99,12 @@ def starts(cases: Cases) -> list[Case]:
     "3.2-escape",
     where="§1, second flaw",
     says="the zero-initialization which is difficult to escape from",
-    reading="Leaving takes ever longer the closer to 0 the start is: from ε = 1e-5 to 1e-9 by more than half of the "
+    reading="A less kind reading, of the saddle point that the sentence names: leaving takes ever longer the closer to "
+    "0 the start is: from ε = 1e-5 to 1e-9 by more than half of the "
     "time log(1e4)/σ₁(G), rate times steps, that a saddle costs gradient flow. (AdamW's steps are as long where "
     "gradients are small: under it starts with A and B both of size ε take about as long at both ε, and A = B = 0 "
-    "alone stays.) How well conditioned it is there is 3.2-factor-conditioning.",
+    "alone stays.) How slow the first steps are beside full fine-tuning's is 3.2-slow-start, the kinder reading; how "
+    "well conditioned it is there is 3.2-factor-conditioning.",
     depends_on=("3.2-saddle-starts",),
 )
 def escape(cases: Cases) -> Finding:

@@ -425,7 +425,8 @@ def backward_ripple(cases: Cases) -> Finding:
         condition=lambda case: (1 - case.eta**-2) / case.row if case.eta > 1 and case.row > 0 else False,
     )
     return judged.finding(
-        conditional="Mostly: for short rows at η² = 2 and 4; at η² = 1 it does the opposite.",
+        conditional="Mostly: for short rows at η² = 2 and 4; at η² = 1 ripple grows by "
+        f"{100 * (judged.measured[0] - 1):.1f} %.",
         evidence=judged.evidence(ROUNDING, growth_ratio, tolerance=TOLERANCE),
         size=Size(
             judged.measured[2],

@@ -23,6 +23,7 @@ from allora_analysis.claims.cases import (
 )
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.layer_training import ADAM, Run, first_gradient
+from allora_analysis.claims.s4_2_row_norms import FIGURE_ITSELF
 from allora_analysis.escape import optimizers
 
 drift_claim = functools.partial(claim, test="tests/test_escape_teacher.py")
@@ -126,7 +127,7 @@ def starts_alike(one: Start) -> bool | float:
     where="Figure 2, right, caption",
     says="The starting phase matches that of LoRA with a much higher learning rate.",
     reading="BA after ALLoRA's first step at l_b is to 1e-3 LoRA's after its first at η·l_b, η > 1, gradients far "
-    "above Adam's ε.",
+    f"above Adam's ε. {FIGURE_ITSELF}",
 )
 def starts_as_faster(cases: Cases) -> Finding:
     """The first step of the layers under torch's optimizers, ALLoRA at l beside LoRA at η·l and at l."""
@@ -166,7 +167,7 @@ def starts_as_faster(cases: Cases) -> Finding:
     "η·l_b",
     reading="After five steps, at a rate that leaves rows far below 1/η², the mean norm of ALLoRA's is within 10 % of "
     "that at η·l_b, a threshold of ours; η > 4/3, gradients are far above Adam's ε. The first step alone, to 1e-3: "
-    "4-figure-2-right.",
+    f"4-figure-2-right. {FIGURE_ITSELF}",
     depends_on=("4-figure-2-right",),
 )
 def under_optimizers(cases: Cases) -> Finding:

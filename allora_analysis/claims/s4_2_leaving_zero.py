@@ -25,6 +25,7 @@ from allora_analysis.claims.cases import (
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.claims.layer_training import ADAM, SAME
 from allora_analysis.claims.s4_2_noise_at_rest import AS_LONG, FIXED_RATE
+from allora_analysis.claims.s4_2_row_norms import ESCAPES, FIGURE_ITSELF
 
 escape_claim = functools.partial(claim, test="tests/test_escape_scalar.py")
 
@@ -79,7 +80,6 @@ def starts_faster(one: Row) -> bool | float:
 
 
 ADAMW_STEPS = 100
-ESCAPES = "ALLoRA escapes from 0 rapidly, and then tapers off into a measured move."
 
 
 def speeds(one: Row) -> dict[str, np.ndarray]:
@@ -99,8 +99,9 @@ def speeds(one: Row) -> dict[str, np.ndarray]:
     test="tests/test_claims_4_2_leaving_zero.py",
     where="Figure 2, right, caption",
     says=ESCAPES,
-    reading="At a constant gradient far above AdamW's ε a row grows faster than LoRA's at l_b at first, never faster "
-    "later, and in the end more slowly than at first.",
+    reading="A less kind reading, with LoRA in it: at a constant gradient far above AdamW's ε a row grows faster than "
+    "LoRA's at l_b at first, never faster later, and in the end more slowly than at first. Without LoRA: "
+    f"4-figure-2-tapers. {FIGURE_ITSELF}",
 )
 def rapid(cases: Cases) -> Finding:
     """One row at a constant gradient: SGD at small rates, clipped or not, by Runge–Kutta, AdamW by torch."""
@@ -324,7 +325,9 @@ def times_as_told(one: Row, seen: float) -> bool:
     where="§4.2",
     says="LoRA with a learning rate lower than η·l_b can reach the same level, but at a much slower pace",
     reading="LoRA at l_b takes at least 3/2 of ALLoRA's time at a constant gradient, far above AdamW's ε and not "
-    "clipped; SGD's rate is small. 3/2 is a threshold of ours.",
+    "clipped; SGD's rate is small. 3/2 is a threshold of ours. l_b is the lower rate at hand: just below η·l_b SGD is "
+    "hardly slower, and that some lower rate is much slower, as l_b/2 under AdamW, is true whatever the layer. "
+    f"{FIGURE_ITSELF}",
     depends_on=("4-escape",),
 )
 def slower(cases: Cases) -> Finding:
@@ -363,7 +366,8 @@ def slower(cases: Cases) -> Finding:
             to_tenth[2],
         ),
         corrected="LoRA's time over ALLoRA's is m/∫₀^m √(u + 1/η²) du under SGD; at most 1 under AdamW, which follows "
-        f"ALLoRA's falling gradient with a step below l: {shown} at l = 1e-4, η² = 4",
+        f"ALLoRA's falling gradient with a step below l: {shown} at l = 1e-4, η² = 4 (LoRA at l_b/2: "
+        f"{2 * under_adamw[0.02]:.2f} to 0.02)",
         condition=f"SGD, η > 3/2 and rows that are short enough: at η² = 4 up to {longest(2.0):.2g}. In formulas: "
         "‖(BA)_i‖ ≤ m with u² + uv + v² = u + v, v = 1/η, u = √(m + v²). At η² = 4 half the excess, a threshold of "
         f"5/4, gives {longest(2.0, 1.25):.2g}, and twice the excess, one of 2, gives {longest(2.0, 2.0):.2g}",
