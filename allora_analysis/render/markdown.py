@@ -171,10 +171,10 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
         'AdamW at 1e-4, an optimizer that it does not name (where that decides: "no, if AdamW"; counted below as '
         f'"assuming AdamW"), after which our longest mean row of BA is {PAPER_ROW} (`4-figure-2-factor`, a few hundred '
         f'steps of rotten_tomatoes); "–": {NOT_THERE} (drawn settings, runs of ours, arithmetic of tables). In a '
-        "linear model and on digits Listing 1 under AdamW at a usual ε does not give Table 3's rise with η²; in the linear "
-        "model other settings that the paper leaves open do (`T3-procedure`, `T3-procedure-laboratory`). Nor does it "
-        "give Figure 2, if this shows what its caption says (`4-figure-2-right`). The wording of a sentence about the "
-        "paper's tables decides how "
+        "linear model and on digits Listing 1 under AdamW at a usual ε does not give Table 3's rise with η²; in the "
+        "linear model other settings that the paper leaves open do (`T3-procedure`, `T3-procedure-laboratory`). Nor "
+        "does it give Figure 2, if this shows what its caption says (`4-figure-2-right`). The wording of a sentence "
+        "about the paper's tables decides how "
         'it is judged: "significant", "leans" or no difference by a test (cells, which cannot be tested, by a bar of '
         "ours: `5.2-asf-significantly`), every other one by the averages printed, with p in "
         "its answer or evidence; whether these are more than chance is a row of its own (`…-beyond-chance`). "
