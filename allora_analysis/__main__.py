@@ -44,7 +44,7 @@ class Arguments:
     long: bool = False
     """Show every row in full: the printed sentence, size, correction, condition, evidence, code, tests."""
     list: bool = False
-    """List ids and the recorded answers; runs nothing."""
+    """List ids and the recorded answers, of a --verdict or --section if given; runs nothing."""
     seed: int = 0
     """Seed of every draw of cases; the verdicts are the same under others."""
     json: Annotated[str | None, arg(metavar="PATH|-")] = None

@@ -154,6 +154,7 @@ def reproduce(arguments: Repetition) -> int:
         raise ArgumentError("KEY: name records, or give --sample N")
     folders = _folders(arguments.results)
     if arguments.keys:
+        outputs.remark(f"looking for {', '.join(arguments.keys)}")
         chosen = [_only_one(folders, name) for name in arguments.keys]
     else:
         given = {word.partition("=")[0] for word in arguments.source}

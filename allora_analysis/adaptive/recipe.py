@@ -102,8 +102,8 @@ def checked(recipe: Recipe) -> Recipe:
     choice("zero", recipe.zero, ZEROS)
     non_negative("weight_decay", recipe.weight_decay)
     (positive if recipe.optimizer != "sgd" else number)("eps", recipe.eps)
-    if recipe.width is not None:
-        count("width", recipe.width, recipe.r)
+    if recipe.width is not None and count("width", recipe.width) < recipe.r:
+        raise ArgumentError(f"width must be at least r = {recipe.r}, received {recipe.width}")
     return recipe
 
 

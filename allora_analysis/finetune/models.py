@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from allora_analysis.finetune.machine import exhausted, quiet
+from allora_analysis.finetune.sources import cut_at_word, located
 from allora_analysis.validation import ArgumentError
 
 MOST_LAYERS = 10_000
@@ -36,17 +37,18 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
     """Load a model for sequence classification, or with `classes` None as a causal language model, in float32 on the
     CPU.
 
-    `source` is a folder, a GGUF file, or a hub id; `trust_remote_code` runs what the model's authors ship, in this
-    process; `attention` is transformers' name of an implementation ("eager" has second derivatives). Refused: what
-    transformers cannot load, more than the memory holds, no tokenizer, weights that are missing, a language model that
-    sees what it is to predict, no padding token that the model knows.
+    `source` is a folder, a GGUF file, a hub id, or the name of a package that carries a model (`sources.PACKAGES`);
+    `trust_remote_code` runs what the model's authors ship, in this process; `attention` is transformers' name of an
+    implementation ("eager" has second derivatives). Refused: what transformers cannot load, more than the memory holds,
+    no tokenizer, weights that are missing, a language model that sees what it is to predict, no padding token that the
+    model knows.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    path = Path(source)
+    path = Path(located(source))
     gguf = path.is_file() and path.suffix == ".gguf"
-    where, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (source, {})
+    where, options = (str(path.parent), {"gguf_file": path.name}) if gguf else (str(path), {})
     options |= {"trust_remote_code": trust_remote_code, "local_files_only": path.exists()}
     kind, chosen = AutoModelForCausalLM, {}
     if classes is not None:
@@ -64,8 +66,8 @@ def load(source: str, classes: int | None, trust_remote_code: bool = False, atte
         if exhausted(error):
             raise ArgumentError(f"model {source!r} does not fit into the memory; take a smaller one") from None
         raise ArgumentError(
-            f"model {source!r}: transformers cannot load it ({error!s:.200}); give a folder with config.json, weights "
-            "and tokenizer, a .gguf file, or a hub id with network at hand"
+            f"model {source!r}: transformers cannot load it ({cut_at_word(error)}); give a folder with config.json, "
+            "weights and tokenizer, a .gguf file, or a hub id with network at hand"
         ) from None
     if lacking := sorted(name for name in about["missing_keys"] if not any(word in name for word in FRESH)):
         raise ArgumentError(

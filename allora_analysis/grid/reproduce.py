@@ -166,29 +166,33 @@ def _place(leaf: Leaf) -> str:
     return path if at is None else f"{path}, step {at:g}"
 
 
-def lines(folder: Path) -> list[records.Record]:
+def lines(folder: Path, fits: Callable[[Path], bool] = lambda path: True) -> list[records.Record]:
     """The lines of the laboratory's tables in a folder as records: some seeds of a cell at a rate each.
 
-    They are named as records are, though their path is no file.
+    They are named as records are, though their path is no file; `fits` chooses by it.
     """
-    return [
-        _line(table, (cell, rate, first, seeds), row, folder)
-        for table in (tables.recorded(folder, path.stem) for path in storage.within(folder) if storage.present(path))
-        for cell, of in table.rows.items()
-        for (rate, first, seeds), row in of.items()
-    ]
+    found = []
+    for table in [tables.recorded(folder, path.stem) for path in storage.within(folder) if storage.present(path)]:
+        digests = {"data": table.header["digest"]}
+        for cell, of in table.rows.items():
+            given = {"data": table.header["data"], **cell.given()}
+            for (rate, first, seeds), row in of.items():
+                config = {**given, "rate": rate, "seeds": [first, seeds]}
+                key = records.key(config, LABORATORY, digests)
+                path = folder / f"{tables.STUDY}-{key[:20]}"
+                if fits(path):
+                    where = table.environments[table.made[cell, rate][range(first, first + seeds)]]
+                    found.append(_line(path, key, config, digests, row, where))
+    return found
 
 
-def _line(table: tables.Table, key: tables.Key, row: tables.Row, folder: Path) -> records.Record:
-    cell, rate, first, seeds = key
-    digests = {"data": table.header["digest"]}
-    config = {"data": table.header["data"], **cell.given(), "rate": rate, "seeds": [first, seeds]}
-    own = records.key(config, LABORATORY, digests)
+def _line(
+    path: Path, key: str, config: dict[str, Any], digests: dict[str, str], row: tables.Row, where: Mapping[str, Any]
+) -> records.Record:
     result = {name: list(column) for name, column in row._asdict().items()}
-    path, text = folder / f"{tables.STUDY}-{own[:20]}", records.canonical_json("config", config)
-    where = table.environments[table.made[cell, rate][range(first, first + seeds)]]
+    text = records.canonical_json("config", config)
     facts = {name: fact for name, fact in where.items() if name != tables.PRETRAINED}  # no provenance
-    return records.Record(tables.STUDY, own, LABORATORY, config, digests, result, facts, path, text)
+    return records.Record(tables.STUDY, key, LABORATORY, config, digests, result, facts, path, text)
 
 
 def cell_of(line: records.Record) -> Cell:
@@ -206,7 +210,7 @@ def named(folder: Path, name: str) -> list[records.Record]:
     files = [records.load(path) for path in records.record_files(folder) if fits(path)]
     if "-" in wanted and not wanted.startswith(tables.STUDY):
         return files
-    return files + [line for line in lines(folder) if fits(line.path)]
+    return files + lines(folder, fits)
 
 
 Maker = Callable[[records.Record, Mapping[str, str], Path, bool], dict[str, str]]
