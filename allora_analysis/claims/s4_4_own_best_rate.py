@@ -362,11 +362,11 @@ def own_best_rate_adamw(cases: Cases, folder: Path | None) -> Finding:
     where="beyond the paper: §4.2, the factor on AdamW's update, on all-MiniLM-L6-v2",
     says="On all-MiniLM-L6-v2 ALLoRAAdamW, §4.2's factor on AdamW's update, is more accurate than LoRA under AdamW, "
     "each at the best of the rates tried.",
-    reading="These are half a decade apart, 1e-3 for both; no dropout in the adapters, 1,066 test sentences, margin "
-    "and cap as in 4-own-best-rate. At 1e-3 it starts as LoRA at 2e-3 and keeps most of η, and 2e-3 was not on LoRA's "
-    "list: 4-own-best-rate-control asks of it. Made a row when 24 seeds had been seen (e-value 6.7 above 0), so that "
-    "it is judged as the list's rule asks of comparisons read beside ALLoRA-0's, at an e-value of 80; no seed after "
-    "them had been run. Another of them decides: its test loss is lower.",
+    reading="The rates tried are half a decade apart, the best is 1e-3 for both arms; no dropout in the adapters, "
+    "1,066 test sentences, margin and cap as in 4-own-best-rate. At 1e-3 it starts as LoRA at 2e-3 and keeps most of "
+    "η, and 2e-3 was not on LoRA's list: 4-own-best-rate-control asks of it. Made a row when 24 seeds had been seen "
+    "(e-value 6.7 above 0), so that it is judged as the list's rule asks of comparisons read beside ALLoRA-0's, at an "
+    "e-value of 80; no seed after them had been run. Another of them decides: its test loss is lower.",
     command=_rerun("all-MiniLM-L6-v2", "adamw"),
     depends_on=("4-own-best-rate",),
 )
