@@ -63,3 +63,22 @@ def not_saved(asked: Iterable[str], modules: Iterable[str]) -> list[str]:
     """The names in PEFT's `modules_to_save` at which no module's path, or one's that it lies in, ends."""
     paths = [f"{module}." for module in modules]
     return [name for name in asked if name not in HEADS and not any(f"{name}." in path for path in paths)]
+
+
+NO_LAYER = "no adapted layer's path ends so: that adapter is missing; give the end of a layer's path in the base model"
+"""What `not_adapted` finds, with the way out."""
+
+
+def not_adapted(asked: Any, saved: Iterable[str], layers: Iterable[str]) -> list[str]:
+    """The names in PEFT's `target_modules` at which no adapted layer's path ends.
+
+    One string is a regular expression or PEFT's "all-linear" and names nothing; a name within the modules `saved`,
+    `modules_to_save`, is trained as a whole.
+    """
+    names = [] if asked is None or isinstance(asked, str) else sorted(asked)
+    whole, paths = [f".{module}." for module in saved], [f".{layer}".replace(".base_layer", "") for layer in layers]
+    return [
+        name
+        for name in names
+        if not any(module in f".{name}." for module in whole) and not any(path.endswith(f".{name}") for path in paths)
+    ]

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from allora_analysis.adaptive.recipe import Recipe, equivalents, four_times_alpha, lines, rates, warm_up
+from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.validation import ArgumentError
 
 N, N1, N2, STEPS = 24, 7, 9, 25
 KINDS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-RATE = {"adamw": 1e-2, "adam": 1e-2, "sgd": 0.05}
+ETA = 3.0  # of ALLoRAAdamW
+RATE = {"alloraadamw": 1e-2, "adamw": 1e-2, "adam": 1e-2, "sgd": 0.05}
 
 
 def trained(recipe, setting, steps=STEPS, momentum=0.9, clip=None, schedule=lambda step: 1.0):
@@ -37,7 +39,11 @@ def trained(recipe, setting, steps=STEPS, momentum=0.9, clip=None, schedule=lamb
         )
     ]
     options = {"momentum": momentum} if recipe.optimizer == "sgd" else {}
-    optimizer, path = KINDS[recipe.optimizer](groups, **options), []
+    if recipe.optimizer == "alloraadamw":
+        pair = groups[0] | {"params": [a, b], "pair": True, "scaling": setting.scaling}
+        optimizer, path = ALLoRAAdamW([pair], recipe.lr, ETA), []
+    else:
+        optimizer, path = KINDS[recipe.optimizer](groups, **options), []
     full = [group["lr"] for group in optimizer.param_groups]
     for step in range(steps):
         optimizer.zero_grad()
@@ -95,6 +101,24 @@ def test_a_knob_that_is_left_as_it_was_is_seen(optimizer, knob):
     wrong = replace(other.setting, **{knob: getattr(yours.setting, knob)})
     path, again = (trained(own, setting) for setting in (yours.setting, wrong))
     assert np.abs(again - path).max() > 1e-4 * np.abs(path).max()
+
+
+@pytest.mark.parametrize("case", [{}, {"rslora": True}, {"zero": "a"}], ids=str)
+def test_settings_that_train_alike_under_the_factor_after_adam(case):
+    """Its pair has one rate, ε and decay, and so have the settings; the first step is η times AdamW's."""
+    own, adamw = (recipe(optimizer, **case) for optimizer in ("alloraadamw", "adamw"))
+    yours, other = (one.setting for one in equivalents(own, 48.0))
+    assert (other.rate_a, other.eps_a, other.decay_a) == (other.rate_b, other.eps_b, other.decay_b)
+    path, again = trained(own, yours), trained(own, other)
+    np.testing.assert_allclose(again, path, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(path[0], ETA * trained(adamw, yours, steps=1)[0], rtol=1e-12)
+    wide = [replace(one, width=N2) for one in (own, adamw)]
+    assert rates(wide[0], ETA).first_step == pytest.approx(ETA * rates(wide[1]).first_step)
+
+
+def test_lora_plus_is_no_setting_of_the_factor_after_adam():
+    with pytest.raises(ArgumentError, match=r"must be 1 with the optimizer alloraadamw, whose pair \(A, B\) has one"):
+        rates(recipe("alloraadamw", loraplus_ratio=2.0))
 
 
 def test_clipping_breaks_the_equality():

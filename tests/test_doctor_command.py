@@ -37,7 +37,7 @@ def test_help_is_quick_light_and_has_an_example():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "--r 16 --alpha 32 --lr 2e-4" in done.stdout
-    assert "{adamw,adam,sgd}" in done.stdout
+    assert "{adamw,adam,sgd,alloraadamw}" in done.stdout
     assert done.stdout.splitlines()[-1] == ""  # nothing heavy
 
 
@@ -60,6 +60,7 @@ def test_a_runs_settings(capsys):
         (["--eta", 2], "undone, Adam divides"),
         (["--eta", 2, "--optimizer", "sgd"], "η = 2: on"),
         (["--eta", 2, "--optimizer", "sgd", "--max-grad-norm", 1], "but for clipping at 1"),
+        (["--eta", 2, "--optimizer", "alloraadamw", "--max-grad-norm", 1], "neither Adam nor clipping undoes it"),
         (["--lora-dropout", 0.05], "0.05, on the adapter's input"),
         (["--dora"], "more than s·BA"),
         (["--loraplus-ratio", 16], "16 times A's"),
@@ -171,7 +172,7 @@ def test_rows_against_one_over_eta_squared(tmp_path, capsys):
     assert "it tapers" in said(capsys, large, "--eta", 2)
     assert "factor" not in document(capsys, large)["adapter"]["answers"]
     start = document(capsys, peft_folder(tmp_path / "start", size=0.0), "--eta", 2)["adapter"]["answers"]["factor"]
-    assert start.endswith("so ALLoRA's factor is 1 to 1 of η = 2 (1)")  # planted: "from η = inf on it is below …"
+    assert start.endswith("so ALLoRA's factor is 1 of η = 2 (1)")  # planted: "from η = inf on it is below …"
 
 
 def test_the_callers_eta_and_dropout_are_taken_before_the_files(tmp_path, capsys):
@@ -193,8 +194,8 @@ def test_the_factor_is_that_of_the_saved_rule(tmp_path, capsys):
     assert of_outputs["factor"].startswith("of each output, not of rows")
     assert "stable step" not in of_outputs
     constant = answers("c", variant="allora", adaptor="constant")
-    assert constant["factor"] == "a constant so far: ALLoRA's factor is 1 to 1 of η = 2 (1)"
-    assert constant["stable step"].startswith("0.5 to 0.5 of LoRA's")
+    assert constant["factor"] == "a constant so far: ALLoRA's factor is 1 of η = 2 (1)"
+    assert constant["stable step"].startswith("0.5 of LoRA's")
     norms = [float(one) for one in re.findall(r"[\d.]+", answers("d", variant="allora")["trained"])[:2]]
     told = answers("e", variant="allora", adaptor="inverse")
     assert told["stable step"].startswith(f"{norms[0] + 0.5:.3g} to {norms[1] + 0.5:.3g} of")  # u + 1/η

@@ -365,3 +365,20 @@ def test_a_module_to_save_that_the_file_does_not_hold_is_told(asked, told, tmp_p
     lines = dict(answers.of_saved(read(folder), None).lines)
     assert [topic for topic in lines if topic == "NOT saved"] == told
     assert not told or "'hed', 'embd'" in lines["NOT saved"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["q_proj", "v_proj"], False), (["attn.q_proj", "v_proj", "k_proj", "proj"], True), ("all-linear", False),
+        (".*proj", False), (None, False), (["q_proj", "v_proj", "head"], False),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_target_of_which_the_file_holds_no_adapter_is_told(asked, told, tmp_path):
+    """Planted: k_proj of another architecture; PEFT adapts the rest, without a word."""
+    lines = dict(
+        answers.of_saved(read(peft_folder(tmp_path, target_modules=asked, modules_to_save=["head"])), None).lines
+    )
+    assert ("NOT adapted" in lines) == told
+    assert not told or "'k_proj', 'proj', and no adapted layer's path ends so" in lines["NOT adapted"]

@@ -96,7 +96,10 @@ def test_a_mistake_is_one_line(root, capsys, more, named):
     ("options", "told"),
     [
         ({}, "allora's factor is undone, Adam divides"),
-        ({"--optimizer": "momentum"}, "allora's factor is on, but for clipping at 1, which"),
+        (
+            {"--optimizer": "momentum"},
+            "clipping at 1, which divides the factor out of a longer gradient as far as A and B make up its norm",
+        ),
         ({"--optimizer": "sgd", "--max-grad-norm": 0}, None),
     ],
     ids=["adamw", "clipping", "on"],

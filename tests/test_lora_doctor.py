@@ -12,6 +12,7 @@ from torch import nn
 from allora_analysis.hessian import LowRankLinear
 from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.doctor.advice import unsaved
+from allora_analysis.lora.doctor.measured import clipping_effect
 from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.pairs import lora_pairs
@@ -332,8 +333,47 @@ def test_modules_to_save_that_name_nothing_are_a_problem(asked, told):
     assert all("'hed'" in line.text and "'head'" not in line.text for line in found)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"target_modules": ["first", "v_proj"]}, ["'v_proj'"]),
+        ({"target_modules": ["first", "irst", "second"]}, ["'irst'"]),
+        ({"target_modules": ["first", "second"]}, []),
+        ({"target_modules": r"(first|v_proj)"}, []),
+        ({"target_modules": "all-linear"}, []),
+        ({"target_modules": ["first", "head"]}, []),  # trained as a whole
+        ({"target_modules": ["first", "second"], "exclude_modules": ["second"]}, ["'second'"]),
+    ],
+    ids=str,
+)
+def test_a_target_that_no_adapted_layer_matches_is_a_problem(options, told):
+    """Planted: a name of another architecture beside one that fits, which PEFT passes over without a word."""
+    found = [line for line in doctor(in_peft(**options)).advice if line.code == "target_modules"]
+    assert [line.level for line in found] == ["problem"] * len(told)
+    assert all(name in line.text for name, line in zip(told, found, strict=True))
+
+
+def test_targets_in_some_layers_of_several_adapters_and_in_a_compiled_model_are_found():
+    base = nn.Module()
+    base.layers = nn.ModuleList([MLP(), MLP()])
+    config = peft.LoraConfig(r=2, target_modules=["first", "second"], layers_to_transform=[1], layers_pattern="layers")
+    model = peft.get_peft_model(base, config)
+    model.add_adapter("other", peft.LoraConfig(r=2, target_modules=["layers.0.head"]))
+    for one in (model, torch.compile(model), nn.DataParallel(model)):
+        assert not [line for line in doctor(one).advice if line.code == "target_modules"]
+
+
 def test_the_two_names_of_a_classifier_that_peft_adds_are_no_problem():
     model = nn.Module()
     model.score = nn.Linear(4, 2)
     config = SimpleNamespace(modules_to_save=["classifier", "score"])
     assert not list(unsaved(model, {"default": config}))
+
+
+@pytest.mark.parametrize("head", [0.0, 1.0, 4.0, 16.0])
+def test_what_clipping_leaves_of_eta_beside_a_classifiers_gradient(head):
+    """At BA = 0, ‖h‖ = head·‖g‖: √(η²‖g‖² + ‖h‖²) in place of √(‖g‖² + ‖h‖²), so 1 of η alone, all of it at last."""
+    g, h = torch.ones(4, 4, dtype=torch.float64) / 4, torch.tensor([head], dtype=torch.float64)
+    found = clipping_effect(0.01, [ETA * g, h], [(None, ETA * g, torch.full((4,), ETA, dtype=torch.float64))])
+    assert found.gain == pytest.approx(ETA)
+    assert found.gain_after == pytest.approx(ETA * ((1 + head**2) / (ETA**2 + head**2)) ** 0.5, rel=1e-3)

@@ -270,8 +270,9 @@ def test_what_is_told_of_a_factor_is_of_the_layers_own_adaptor(adaptor, size):
         assert f"is {1 / float(d.max()):.3g} to {1 / float(d.min()):.3g} of LoRA's here" in told["stable step"]
     assert ("factor" in told) == (adaptor != "constant")
     if adaptor != "constant":
-        word = "tapers" if size else "is a constant so far"
-        assert told["factor"] == f"the factor {word}: d is {float(d.min()) / 2:.3g} to {float(d.max()) / 2:.3g} of η"
+        low, high = float(d.min()) / 2, float(d.max()) / 2
+        tapers = f"the factor tapers: d is {low:.3g} to {high:.3g} of η"
+        assert told["factor"] == (tapers if size else "the factor is a constant so far: d is 1 of η")
     assert "factor at this width" not in told
     assert not any("1/η²" in text or "from η" in text for code, text in told.items() if code != "scaling")
     assert f"allora, η = 2, {adaptor}" in str(found)

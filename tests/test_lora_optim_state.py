@@ -195,10 +195,21 @@ def test_names_inside_a_group_stay_the_optimizers_own():
 
 
 @pytest.mark.bad_input
-def test_a_state_of_more_groups_is_refused():
-    optimizer = ALLoRAAdamW(param_groups(with_adapters("one", "two")), 0.1, 2.0)
-    with pytest.raises(ValueError, match="different number of parameter groups"):
-        ALLoRAAdamW(param_groups(with_adapters("one")), 0.1, 2.0).load_state_dict(optimizer.state_dict())
+@pytest.mark.parametrize("whose", ["ALLoRAAdamW", "AdamW or another Adam", "SGD", "another optimizer"])
+def test_a_state_of_another_optimizer_or_of_more_groups_is_refused_by_name(whose):
+    """Planted: torch's "different number of parameter groups", of an SGD with as many not even that."""
+    model = with_adapters("one")
+    optimizer = ALLoRAAdamW(param_groups(model), 0.1, 2.0)
+    sizes, trained = [group["params"] for group in optimizer.param_groups], [*model.parameters()]
+    make = {
+        "ALLoRAAdamW": lambda: ALLoRAAdamW(param_groups(with_adapters("one", "two")), 0.1, 2.0),
+        "AdamW or another Adam": lambda: torch.optim.AdamW([one for one in trained if one.requires_grad]),
+        "SGD": lambda: torch.optim.SGD([{"params": one} for one in sizes], 0.1),
+        "another optimizer": lambda: torch.optim.Adagrad([one for one in trained if one.requires_grad]),
+    }[whose]
+    with pytest.raises(ArgumentError, match=f"^state_dict: of {whose}, .* this ALLoRAAdamW has .*optimizer.pt") as told:
+        optimizer.load_state_dict(make().state_dict())
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.bad_input

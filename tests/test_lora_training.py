@@ -220,6 +220,40 @@ def test_the_callback_sees_the_clipping_of_a_run_that_is_short_or_resumed(tmp_pa
         assert [row["allora/on"] for row in logged(one)] == [1.0, 0.5]
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"learning_rate": 3e-4, "weight_decay": 0.1}, "learning_rate 0.0003 is not used, the optimizer's is 0.001"),
+        ({"learning_rate": 5e-5}, None),  # transformers' default
+        ({"learning_rate": 1e-3, "weight_decay": 0.02, "lr_scheduler_type": "linear", "warmup_steps": 1}, None),
+    ],
+    ids=["others", "defaults", "the optimizer's"],
+)  # fmt: skip
+def test_the_callback_names_arguments_that_the_optimizer_does_not_have(tmp_path, options, told):
+    """Planted: an optimizer that was handed to the Trainer, which uses neither, without a word."""
+    model = plain()
+    optimizer = ALLoRAAdamW(param_groups(model), 1e-3, 2.0, weight_decay=0.02)
+    one = trainer(model, tmp_path, 1, [DoctorCallback()], (optimizer, None), **options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        one.train()
+    found = [str(one.message) for one in caught if "TrainingArguments'" in str(one.message)]
+    assert len(found) == bool(told)
+    assert not told or (told in found[0] and "set them in its groups" in found[0])
+
+
+def test_the_callback_has_nothing_to_say_of_arguments_that_the_trainer_used(tmp_path):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="TrainingArguments'")
+        trainer(adapted(), tmp_path, 1, [DoctorCallback()], learning_rate=0.3, weight_decay=0.1).train()
+
+
+def test_the_callback_warns_of_adapters_in_bfloat16(tmp_path):
+    """Planted: updates of A that were rounded away, at "on"."""
+    with pytest.warns(UserWarning, match=r"on \(step 1\): A and B of .* are bfloat16: .* keep A and B in float32"):
+        trainer(adapted().to(torch.bfloat16), tmp_path, 2, [DoctorCallback(step=2)], learning_rate=0.05).train()
+
+
 def test_the_callback_does_not_call_on_in_part_what_it_cannot_tell():
     model = adapted()
     optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], 0.1)

@@ -11,6 +11,8 @@ x ↦ s·B(Ax) with s = α/r, or α/√r for rsLoRA. One of A and B starts at 0,
   O(1/√n₂)); full fine-tuning's move by its l.
 - *Decay.* (1 − lλ)^T of a matrix is left after T steps at a constant rate. Adam's own `weight_decay` (not AdamW's) adds
   λA to the gradient, which at B = 0 is all that A has: its first step is −l·sign(A) whatever λ > 0.
+- *`ALLoRAAdamW`* multiplies AdamW's update by functions of ‖s(BA)_i‖, the same for all settings that train alike, and
+  by η at BA = 0. A and B are one group there, so that their rates, ε and decays are equal.
 
 Checked by `tests/test_adaptive_recipe.py`, which trains torch's own optimizers on every row of the table.
 
@@ -29,7 +31,7 @@ from allora_analysis.hessian.starts import expected_cosine
 from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive
 from allora_analysis.width.exponents import flow_eta_to_taper, flow_factor, taper
 
-OPTIMIZERS = ("adamw", "adam", "sgd")
+OPTIMIZERS = ("adamw", "adam", "sgd", "alloraadamw")
 ZEROS = ("b", "a")
 SHARE = 0.1  # a fall of the mean factor by so much counts as tapering
 CONSTANT = 0.95  # of η: with all factors above, the rule is a constant
@@ -48,7 +50,7 @@ class Recipe:
         r: the rank.
         alpha: α; s = α/r.
         lr: the learning rate, A's.
-        optimizer: "adamw", "adam" (decay within the gradient) or "sgd".
+        optimizer: "adamw", "adam" (decay within the gradient), "sgd" or "alloraadamw" (`lora.optim.ALLoRAAdamW`).
         rslora: s = α/√r.
         loraplus_ratio: B's rate over A's.
         eps: Adam's ε.
@@ -98,7 +100,11 @@ def checked(recipe: Recipe) -> Recipe:
     count("r", recipe.r)
     for name in ("alpha", "lr", "loraplus_ratio"):
         positive(name, getattr(recipe, name))
-    choice("optimizer", recipe.optimizer, OPTIMIZERS)
+    if choice("optimizer", recipe.optimizer, OPTIMIZERS) == "alloraadamw" and recipe.loraplus_ratio != 1:
+        raise ArgumentError(
+            "loraplus_ratio must be 1 with the optimizer alloraadamw, whose pair (A, B) has one rate; received "
+            f"{recipe.loraplus_ratio:g}; leave it out, or take adamw"
+        )
     choice("zero", recipe.zero, ZEROS)
     non_negative("weight_decay", recipe.weight_decay)
     (positive if recipe.optimizer != "sgd" else number)("eps", recipe.eps)
@@ -135,7 +141,8 @@ def rates(recipe: Recipe, factor: float = 1.0, output: float = 1.0) -> Rates:
 
     Args:
         recipe: the settings.
-        factor: of the gradients of A and B at BA = 0, ALLoRA's η; SGD's first step has it, Adam's does not.
+        factor: ALLoRA's η, of the gradients of A and B at BA = 0, or of `ALLoRAAdamW`'s update; a first step has it but
+            for Adam's.
         output: of what the layer adds at BA = 0, ASF-LoRA's η beside its factor; every first step has it.
 
     Raises:
@@ -148,7 +155,7 @@ def rates(recipe: Recipe, factor: float = 1.0, output: float = 1.0) -> Rates:
     """
     own, s = checked(recipe).setting, recipe.scaling
     factor, output = positive("factor", factor), positive("output", output)
-    times = output * (factor if recipe.optimizer == "sgd" else 1.0)
+    times = output * (factor if recipe.optimizer in ("sgd", "alloraadamw") else 1.0)
     scaled = s**recipe.power
     a, b = own.rate_a * (scaled if recipe.zero == "a" else 1), own.rate_b * (scaled if recipe.zero == "b" else 1)
     fan_in = recipe.width if recipe.zero == "b" else recipe.r
@@ -184,8 +191,9 @@ class Equivalent:
 def equivalents(recipe: Recipe, alpha: float | None = None) -> tuple[Equivalent, ...]:
     """Recipes under which s·BA takes the same path: any schedule, any data, no clipping (any momentum or β).
 
-    The recipe itself, then: at α with B's rate changed; at α with both rates multiplied alike; and, where the two rates
-    differ, with one rate for both. `alpha` None: r (√r for rsLoRA), which is s = 1.
+    The recipe itself, then: at α with B's rate changed (not under `ALLoRAAdamW`, where it is A's); at α with both rates
+    multiplied alike; and, where the two rates differ, with one rate for both. `alpha` None: r (√r for rsLoRA), which
+    is s = 1.
     """
     recipe = checked(recipe)
     unit = alpha_of_one(recipe.r, recipe.rslora)
@@ -196,7 +204,8 @@ def equivalents(recipe: Recipe, alpha: float | None = None) -> tuple[Equivalent,
         start = "A" if recipe.zero == "b" else "B"
         one = (1.0, ratio) if recipe.zero == "b" else (ratio, 1.0)
         moved = "B" if recipe.zero == "b" else "A"
-        found.append(Equivalent(f"α = {wanted:g}, {moved}'s rate", wanted, _scaled(recipe, *one)))
+        if recipe.optimizer != "alloraadamw":
+            found.append(Equivalent(f"α = {wanted:g}, {moved}'s rate", wanted, _scaled(recipe, *one)))
         found.append(
             Equivalent(f"α = {wanted:g}, both rates, {start}'s init", wanted, _scaled(recipe, ratio**0.5, ratio**0.5))
         )
@@ -289,10 +298,18 @@ def _above_eps(recipe: Recipe) -> str:
 def rule_on_gradients(optimizer: str, clip: float | None) -> str:
     """A factor on gradients is "on", "on, but …" or "undone, …" under "sgd" or an Adam ("adam", "adamw") that clips
     gradients of a norm above `clip` (0 or None: none).
+
+    Clipping divides by the norm of all gradients, √(η²‖g‖² + ‖h‖²) at BA = 0, g LoRA's of A and B, h the rest's (a
+    classifier's), where LoRA's is √(‖g‖² + ‖h‖²): of η it leaves 1 at h = 0 and nearly all where ‖h‖ ≫ η‖g‖.
     """
     if optimizer != "sgd":
         return "undone, Adam divides a gradient's factor out again; ALLoRAAdamW puts it on the update"
-    return f"on, but for clipping at {clip:g}, which divides the factor out of a longer gradient" if clip else "on"
+    if not clip:
+        return "on"
+    return (
+        f"on, but for clipping at {clip:g}, which divides the factor out of a longer gradient as far as A and B make "
+        "up its norm (hardly where a trained classifier's gradient does)"
+    )
 
 
 def _decay(recipe: Recipe, found: Rates) -> str:
@@ -334,6 +351,12 @@ def eta_to_taper(norms: Sequence[float], eta: float) -> str:
     return f"from η = {taper(norms, eta).eta_to_taper:.3g} on it is below nine tenths on average"
 
 
+def span(low: float, high: float) -> str:
+    """From the one to the other in three digits, or the one number that both are."""
+    first, last = f"{low:.3g}", f"{high:.3g}"
+    return first if first == last else f"{first} to {last}"
+
+
 def stable_step(eta: float) -> str:
     """What the factor does to the largest stable step while rows are short."""
     return (
@@ -346,7 +369,7 @@ def stable_step_at(least: float, most: float) -> str:
     """The same at the factors of the longest and of the shortest row."""
     low, high = (1 / one if one else math.inf for one in (most, least))
     return (
-        f"{low:.3g} to {high:.3g} of LoRA's here, at a good fit and with the factor on the gradient (SGD): one over "
+        f"{span(low, high)} of LoRA's here, at a good fit and with the factor on the gradient (SGD): one over "
         "ALLoRA's factor, from its largest to its smallest row"
     )
 

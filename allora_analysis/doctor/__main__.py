@@ -44,8 +44,9 @@ class Arguments:
     """Rank-stabilised LoRA: s = alpha/sqrt(r)."""
     lr: float | None = None
     """The learning rate (A's, with LoRA+)."""
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """adam is the one whose weight decay is in the gradient."""
+    optimizer: Literal["adamw", "adam", "sgd", "alloraadamw"] = "adamw"
+    """adam is the one whose weight decay is in the gradient; alloraadamw, with --eta, has the factor after
+    Adam."""
     loraplus_ratio: float = 1.0
     """LoRA+: B's rate over A's."""
     eps: float = 1e-8
@@ -167,6 +168,7 @@ def sections(arguments: Arguments) -> Iterator[Section]:
         yield answers.of_saved(saved, arguments.eta)
         if arguments.model is not None:
             yield _strength(arguments, saved)
+    _check_rule(arguments, saved)
     switches = _switches(arguments, saved)
     asked = arguments.model is not None and (saved is None or arguments.data is not None)
     if arguments.lr is not None or arguments.r is not None or asked:
@@ -180,6 +182,18 @@ def sections(arguments: Arguments) -> Iterator[Section]:
         yield answers.Section("on", told)
     if arguments.gap is not None:
         yield _seeds(arguments)
+
+
+def _check_rule(arguments: Arguments, saved: Saved | None) -> None:
+    # ALLoRAAdamW has an η of its own, and plain LoRA layers.
+    if arguments.optimizer != "alloraadamw":
+        return
+    if saved is not None and saved.config.get("eta") is not None:
+        raise ArgumentError(
+            "--optimizer: alloraadamw takes plain LoRA layers, and ADAPTER's have ALLoRA's rule themselves; take sgd"
+        )
+    if arguments.eta is None:
+        raise ArgumentError("--eta: missing, the factor of --optimizer alloraadamw; without one take adamw")
 
 
 def _recipe(arguments: Arguments, saved: Saved | None) -> Recipe:

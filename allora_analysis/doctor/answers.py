@@ -19,7 +19,7 @@ from allora_analysis import records
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe
 from allora_analysis.adaptors import ADAPTORS
-from allora_analysis.arms import HEADS, IN_FORWARD, ON_OUTPUTS, ON_ROWS, TRAINED, not_saved
+from allora_analysis.arms import HEADS, IN_FORWARD, NO_LAYER, ON_OUTPUTS, ON_ROWS, TRAINED, not_adapted, not_saved
 from allora_analysis.doctor.saved import Saved, SavedPair
 from allora_analysis.grid.reading import every, final_value
 from allora_analysis.statistics import required_n, required_n_interval
@@ -101,7 +101,8 @@ def _both(one: float, other: float) -> str:
 
 def _start(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
     if recipe.zero == "b" and recipe.width is not None and switches.init is None:
-        yield "start at B = 0", recipes.start_at_zero(recipe.r, recipe.width, switches.eta is not None)
+        ruled = switches.eta is not None and not _on_update(recipe)
+        yield "start at B = 0", recipes.start_at_zero(recipe.r, recipe.width, ruled)
 
 
 def _at_width(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
@@ -144,8 +145,14 @@ def switched(switches: Switches, recipe: Recipe | None, clip: float | None = Non
         )
 
 
+def _on_update(recipe: Recipe | None) -> bool:
+    return recipe is not None and recipe.optimizer == "alloraadamw"
+
+
 def _rule(switches: Switches, recipe: Recipe | None, clip: float | None) -> str:
     by = "" if switches.adaptor == "inverse_sqrt" else f", adaptor {switches.adaptor}"
+    if _on_update(recipe):
+        return f"ALLoRAAdamW, η = {switches.eta:.4g}{by}: on AdamW's update, where neither Adam nor clipping undoes it"
     told = f"{switches.variant}, η = {switches.eta:.4g}{by}"
     if switches.variant in IN_FORWARD:
         return f"{told}: in the forward pass, where no optimizer undoes it"
@@ -251,6 +258,11 @@ def _unsaved(saved: Saved) -> Iterator[tuple[str, str]]:
     if lost := not_saved(saved.config.get("modules_to_save") or (), modules):
         names = ", ".join(map(repr, lost))
         yield "NOT saved", f"the config's modules_to_save names {names}, and the file holds none: give a module's name"
+    # What is left out, a convolution's or a half, may be the layer that is asked for.
+    layers = [pair.name.partition(" (")[0] for pair in saved.pairs]
+    targets, whole = saved.config.get("target_modules"), saved.config.get("modules_to_save") or ()
+    if not saved.left_out and (lost := not_adapted(targets, whole, layers)):
+        yield "NOT adapted", f"the config's target_modules names {', '.join(map(repr, lost))}, and {NO_LAYER}"
 
 
 def _finite(pairs: Sequence[SavedPair]) -> bool:
@@ -293,7 +305,7 @@ def _factor(pairs: Sequence[SavedPair], eta: float, switches: Switches) -> Itera
     if switches.adaptor == "inverse_sqrt":
         share = _spread(pairs)[1] * eta**2
         told += f"rows are {share:.3g} of 1/η² = {eta**-2:.3g} in the median, so "
-    told += f"ALLoRA's factor is {least:.3g} to {most:.3g} of η = {eta:g} ({middle:.3g})"
+    told += f"ALLoRA's factor is {recipes.span(least, most)} of η = {eta:g} ({middle:.3g})"
     if switches.adaptor == "inverse_sqrt" and all(pair.norms[1] for pair in pairs):  # as rows of 0 taper at no η
         told += f"; {recipes.eta_to_taper([pair.norms[1] for pair in pairs], eta)}"
     yield "factor", told

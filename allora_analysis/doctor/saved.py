@@ -212,11 +212,13 @@ def _check(path: Path, config: dict[str, Any]) -> None:
                 raise ArgumentError(
                     f"{path}: {name} must be of regular expressions, received {key!r} ({error})"
                 ) from None
-    for name in ("target_parameters", "modules_to_save"):
+    modules = config.get("target_modules")
+    for name in ("target_parameters", "modules_to_save", "target_modules"):
         listed = config.get(name) or []
+        if isinstance(listed, str) and name == "target_modules":
+            continue
         if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
             raise ArgumentError(f"{path}: {name} must be names, received {shown(listed)}")
-    modules = config.get("target_modules")
     try:
         re.compile(modules if isinstance(modules, str) else "")
     except re.error as error:

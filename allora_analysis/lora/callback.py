@@ -8,6 +8,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from statistics import median
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, distributed, nn
 
 from allora_analysis.lora.doctor import Diagnosis, NoAdapter, doctor
 from allora_analysis.lora.doctor.advice import VERDICTS
+from allora_analysis.lora.doctor.measured import unwrapped
 from allora_analysis.lora.watch import warn_of_run
 from allora_analysis.validation import ArgumentError, count
 
@@ -39,8 +41,8 @@ class DoctorCallback(TrainerCallback):
     for what is neither), the share of trained layers where the factor acts, and of the trained layers the median row
     norm, the smallest, median and largest factor, and what clipping takes from the gradient's norm. Where there is a
     problem — ALLoRA off, in part, undone by clipping; a gradient that is not finite — a warning gives the worst and the
-    way out. A model without adapters raises; a
-    doctor that fails otherwise is a warning, and the run goes on.
+    way out. Another says where the arguments' learning rate or weight decay is not the optimizer's. A model without
+    adapters raises; a doctor that fails otherwise is a warning, and the run goes on.
 
     Args:
         step: n, 1 for the first step; there BA = 0 and every factor is η, so that a later step shows whether it tapers.
@@ -68,6 +70,11 @@ class DoctorCallback(TrainerCallback):
         self._looks_after = state.global_step + (min(self.step, left) if left > 0 else self.step) - 1
         with _going_on(state):
             self._examine(args, state, model, optimizer)
+            if state.is_world_process_zero and (told := "; ".join(_without_effect(args, optimizer))):
+                warn_of_run(
+                    f"TrainingArguments' {told}: an optimizer that is handed to the Trainer, or loaded from a "
+                    "checkpoint, keeps its own; set them in its groups"
+                )
 
     def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
         """At the n-th step: keep each gradient as the backward pass leaves it, because the Trainer clips in place."""
@@ -149,6 +156,19 @@ def _going_on(state: Any, what: str = "the doctor") -> Iterator[None]:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         warn_of_run(f"{what} failed at step {state.global_step} ({reason}); training goes on")
+
+
+def _without_effect(args: Any, optimizer: Any) -> Iterator[str]:
+    """Settings that were set away from their defaults and that no parameter group has, beside what the groups have."""
+    groups = getattr(unwrapped(optimizer), "param_groups", None) or ()
+    defaults = {one.name: one.default for one in fields(args)} if is_dataclass(args) else {}
+    for name, keys in {"learning_rate": ("initial_lr", "lr"), "weight_decay": ("weight_decay",)}.items():
+        asked, found = getattr(args, name, None), [next((g[k] for k in keys if k in g), None) for g in groups]
+        if name not in defaults or asked == defaults[name] or not found or None in found:
+            continue
+        if not any(math.isclose(float(one), asked) for one in found):
+            held = ", ".join(f"{value:g}" for value in sorted({float(one) for one in found}))
+            yield f"{name} {asked:g} is not used, the optimizer's is {held}"
 
 
 def _is_sharded(args: Any, model: nn.Module, optimizer: Any) -> bool:

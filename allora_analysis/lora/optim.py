@@ -30,6 +30,7 @@ from allora_analysis.lora.functional import check_eta
 from allora_analysis.lora.kernels import Hyper, Tensors, adamw_on, but, hyper_of, move_one_by_one, move_together
 from allora_analysis.lora.optim_checks import (
     MOMENTS,
+    check_ours,
     check_same,
     warn_of_another_rule,
     warn_of_left_out,
@@ -164,19 +165,20 @@ class ALLoRAAdamW(Optimizer):
         adaptor or scaling, a warning says so. Groups of `param_groups` are matched by name, whatever their order.
 
         Args:
-            state_dict: of an optimizer over the same parameters in the same groups; moments of other shapes, or a pair
-                where this optimizer has none, or a value out of range, raise an `ArgumentError`.
+            state_dict: of an optimizer over the same parameters in the same groups; one of another kind or of other
+                groups, moments of other shapes, a pair where this optimizer has none, or a value out of range raise an
+                `ArgumentError`.
         """
         own = self.param_groups
         saved = in_order_of(state_dict["param_groups"], own)
         state_dict = {**state_dict, "param_groups": saved}
-        if [len(group["params"]) for group in saved] == [len(group["params"]) for group in own]:
-            for theirs, ours in zip(saved, own, strict=True):
-                check_same(theirs, ours, state_dict["state"])
-            names = [{key: group[key] for key in ("name", "names") if key in group} for group in own]
-            merged = [_checked_options({**a, **b, **c}) for a, b, c in zip(own, saved, names, strict=True)]
-            warn_of_another_rule(merged, own)
-            state_dict = {**state_dict, "param_groups": merged}
+        check_ours(saved, own, state_dict["state"])
+        for theirs, ours in zip(saved, own, strict=True):
+            check_same(theirs, ours, state_dict["state"])
+        names = [{key: group[key] for key in ("name", "names") if key in group} for group in own]
+        merged = [_checked_options({**a, **b, **c}) for a, b, c in zip(own, saved, names, strict=True)]
+        warn_of_another_rule(merged, own)
+        state_dict = {**state_dict, "param_groups": merged}
         super().load_state_dict(state_dict)
 
     @torch.no_grad()

@@ -55,6 +55,26 @@ def warn_of_another_rule(saved: list[dict[str, Any]], own: list[dict[str, Any]])
             )
 
 
+def check_ours(saved: list[dict[str, Any]], own: list[dict[str, Any]], state: dict[Any, Any]) -> None:
+    """A saved state is an Adam's over as many parameters in as many groups: torch would say less, or fail at a step."""
+    moments = all({"exp_avg", "exp_avg_sq"} <= set(one) for one in state.values() if one)
+    sizes, ours = ([len(group["params"]) for group in groups] for groups in (saved, own))
+    if sizes == ours and moments and all("betas" in group for group in saved):
+        return
+    kinds = {"pair": "ALLoRAAdamW", "betas": "AdamW or another Adam", "momentum": "SGD"}
+    whose = next((kind for key, kind in kinds.items() if saved and key in saved[0]), "another optimizer")
+    raise ArgumentError(
+        f"state_dict: of {whose}, {_counted(sizes)}, where this ALLoRAAdamW has {_counted(ours)}; to go on with its "
+        "moments build the groups as they were saved, else load the adapter alone and start with fresh moments (in a "
+        "Trainer: take optimizer.pt out of the checkpoint)"
+    )
+
+
+def _counted(sizes: list[int]) -> str:
+    groups = "1 group" if len(sizes) == 1 else f"{len(sizes)} groups"
+    return f"{groups} of {sum(sizes)} parameters"
+
+
 def check_same(theirs: dict[str, Any], ours: dict[str, Any], state: dict[Any, Any]) -> None:
     """A saved group fits this one: torch would load moments of another shape and fail at the next step."""
     if bool(theirs.get("pair", ours["pair"])) != ours["pair"]:

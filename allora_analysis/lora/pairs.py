@@ -272,29 +272,29 @@ def in_order_of(saved: list[dict[str, Any]], own: list[dict[str, Any]]) -> list[
     A model whose adapters were added in another order has its pairs in another. What has no name stays in its place,
     as do groups of another number, which torch refuses; where a group's name is another a warning says so.
     """
-    places = {_bare(group.get("name")): group for group in saved}
+    places = {bare(group.get("name")): group for group in saved}
     if None in places or not len(places) == len(saved) == len(own) or any(group.get("name") is None for group in own):
         return saved
-    if unlike := [name for group in own if (name := _bare(group["name"])) not in places]:
+    if unlike := [name for group in own if (name := bare(group["name"])) not in places]:
         warnings.warn(
             f"ALLoRAAdamW: the saved state has no {unlike[0]!r} but {next(iter(places))!r}, …: moments are taken in "
             "the order of the groups; load it under the adapters' names that it was saved with",
             stacklevel=4,
         )
         return saved
-    return [_named_alike(places[_bare(group["name"])], group) for group in own]
+    return [_named_alike(places[bare(group["name"])], group) for group in own]
 
 
 def _named_alike(saved: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    ours, theirs = ([_bare(name) for name in group.get("names", ())] for group in (own, saved))
+    ours, theirs = ([bare(name) for name in group.get("names", ())] for group in (own, saved))
     if not ours or sorted(ours) != sorted(theirs):
         return saved
     keys = dict(zip(theirs, saved["params"], strict=True))
     return saved | {"params": [keys[name] for name in ours]}
 
 
-def _bare(name: str | None) -> str | None:
-    # Without what DDP, a compiled module and FSDP put into a name.
+def bare(name: str | None) -> str | None:
+    """A name without what DDP, a compiled module and FSDP put into it."""
     return name and ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 

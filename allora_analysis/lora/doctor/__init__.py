@@ -9,6 +9,7 @@ Checked by `tests/test_lora_doctor.py` (against autograd and by really stepping 
 - `effect.py`: what can become of a factor, in a word, for the verdict and as advice
 - `trial.py`: what an optimizer makes of a row factor, and a factor of its own
 - `measured.py`: what clipping makes of the gradients, what a layer's backward pass does; one adapter's line
+- `rounding.py`: what is lost of the updates of A and B in bfloat16 or float16
 - `advice.py`: what to say about it, with the way out; what the rates come to, in any LoRA; all of it as text
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from allora_analysis.lora.doctor.advice import Advice, advise, table, unsaved
+from allora_analysis.lora.doctor.advice import Advice, advise, table, unadapted, unsaved, worst_first
 from allora_analysis.lora.doctor.effect import Effect
 from allora_analysis.lora.doctor.measured import (
     Clipping,
@@ -33,6 +34,7 @@ from allora_analysis.lora.doctor.measured import (
     rows_of_b,
     unwrapped,
 )
+from allora_analysis.lora.doctor.rounding import rounded_away
 from allora_analysis.lora.doctor.trial import OptimizerEffect, effects_on, weakest
 from allora_analysis.lora.foreign import any_pairs
 from allora_analysis.lora.pairs import PLAIN, Pair
@@ -113,12 +115,14 @@ def doctor(
         clipping = clipping_effect(maximum, *_gradients(model, pairs)) if maximum and whole else None
         layers = tuple(clipped(report(*each, homes, configs), clipping) for each in zip(pairs, found, strict=True))
         layers = reached(pairs, layers)
+    lost = rounded_away(optimizer, homes, pairs, layers, clipping)
     effect = None if optimizer is None else weakest(found)
     effects = [layer.effect for layer in layers]
     plain = not allora and all(pair.eta is None or pair.variant in PLAIN for pair in pairs) and set(effects) <= _NO_RULE
     verdict = "plain" if plain else _verdict(effects)
     advice = advise(pairs, layers, effect, clipping, homes, configs, allora, max_grad_norm is None)
-    return Diagnosis(verdict, layers, effect, clipping, (*unsaved(model, configs), *advice))
+    missing = *unsaved(model, configs), *unadapted(pairs, configs)
+    return Diagnosis(verdict, layers, effect, clipping, worst_first((*missing, *advice, *lost)))
 
 
 def _checked(optimizer: Any) -> Any:

@@ -5,7 +5,7 @@ Checked case by case by `tests/test_lora_doctor_advice.py`.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from allora_analysis.adaptive import recipe as recipes
 from allora_analysis.adaptive.recipe import Recipe, rates
-from allora_analysis.arms import ON_ROWS, not_saved
+from allora_analysis.arms import NO_LAYER, ON_ROWS, not_adapted, not_saved
 from allora_analysis.lora.doctor.effect import ALLORA_ADAMW, NOT_MEANT, OF_LAYERS, Effect
 from allora_analysis.lora.doctor.measured import Clipping, LayerReport, holds, share
 from allora_analysis.lora.doctor.trial import OptimizerEffect
-from allora_analysis.lora.pairs import PLAIN, Pair
+from allora_analysis.lora.pairs import PLAIN, Pair, bare
 
 _NO_GRADIENTS = (
     "no gradient yet: call doctor after loss.backward() and before the step; with a GradScaler, after "
@@ -60,13 +60,17 @@ def advise(
     unasked: bool,
 ) -> tuple[Advice, ...]:
     """All that there is to say; `unasked`: of clipping the doctor was told nothing."""
-    lines = [
+    return (
         *_on_effects(layers, allora),
         *(Advice(*told) for told in _on_rates(pairs, layers, homes, optimizer)),
         *_on_layers(pairs, layers, configs, allora),
         *_on_groups(pairs, homes, optimizer),
         *_on_gradients(pairs, layers, clipping, unasked),
-    ]
+    )
+
+
+def worst_first(lines: Iterable[Advice]) -> tuple[Advice, ...]:
+    """Problems, then notes, then what is well."""
     return tuple(sorted(lines, key=lambda line: _LEVELS.index(line.level)))
 
 
@@ -78,7 +82,16 @@ def unsaved(model: nn.Module, configs: dict[str, Any]) -> Iterator[Advice]:
         yield Advice("problem", "modules_to_save", text)
 
 
-def _which(names: Sequence[str]) -> str:
+def unadapted(pairs: Sequence[Pair], configs: dict[str, Any]) -> Iterator[Advice]:
+    """A problem where a name in `target_modules` has no adapter: PEFT is silent as long as another name has one."""
+    for adapter, config in configs.items():
+        layers = [bare(pair.name) for pair in pairs if pair.adapter == adapter]
+        asked, saved = getattr(config, "target_modules", None), getattr(config, "modules_to_save", None) or ()
+        for name in not_adapted(asked, saved, layers) if layers else ():
+            yield Advice("problem", "target_modules", f"target_modules names {name!r}, and {NO_LAYER}")
+
+
+def which(names: Sequence[str]) -> str:
     """A name in quotes, as it may be a number, or how many there are."""
     return f"'{names[0]}'" if len(names) == 1 else f"{len(names)} layers ('{names[0]}', …)"
 
@@ -95,7 +108,7 @@ def _on_effects(layers: Sequence[LayerReport], allora: bool) -> Iterator[Advice]
         if found and text:
             one = found[0].optimizer
             words = {
-                "layers": _which([layer.name for layer in found]),
+                "layers": which([layer.name for layer in found]),
                 "optimizer": getattr(one, "name", "no optimizer"),
             }
             words["response"] = getattr(one, "words", "what it does to a factor is not known")
@@ -133,7 +146,7 @@ def _on_layers(
         names = [pair.label for pair, flag in zip(pairs, flags, strict=True) if flag]
         if names:
             level, text = OF_LAYERS[code]
-            yield Advice(level, code, text.format(layers=_which(names), allora_0=without_dropout))
+            yield Advice(level, code, text.format(layers=which(names), allora_0=without_dropout))
     yield from _on_configs(pairs, configs)
     drop_rates = {row.drop_rate for row, dropped in zip(layers, found["dropout"], strict=True) if dropped}
     if len(drop_rates) == 1:
@@ -150,7 +163,7 @@ def _on_configs(pairs: Sequence[Pair], configs: dict[str, Any]) -> Iterator[Advi
             yield Advice(
                 "problem",
                 "config of another rule",
-                f"{_which(labels)} train by {name} {getattr(pair, name)!r}, and the config, which is saved, says "
+                f"{which(labels)} train by {name} {getattr(pair, name)!r}, and the config, which is saved, says "
                 f"{stated!r}; set it back, or make the adapter anew with that {name}",
             )
 
@@ -173,7 +186,7 @@ def _on_groups(
         yield Advice(
             "problem",
             "pair scaling",
-            f"ALLoRAAdamW takes the norms of {_which(names)} at another LoRA scaling than the layer's; build the "
+            f"ALLoRAAdamW takes the norms of {which(names)} at another LoRA scaling than the layer's; build the "
             "groups with param_groups(model)",
         )
 
@@ -198,7 +211,7 @@ def _on_clipping(clipping: Clipping, layers: Sequence[LayerReport]) -> Advice:
         f"clipping at {clipping.max_norm:g} takes {clipping.removed:.0%} of the gradient's norm, {clipping.norm:.3g}: "
     )
     if clipping.gain is None or clipping.gain_after is None:
-        names = _which([layer.name for layer in layers])
+        names = which([layer.name for layer in layers])
         text += f"how much of the factor in {names} that undoes cannot be told; max_grad_norm=0 leaves all of it"
         return Advice("note", "clipping", text)
     text += (
@@ -312,9 +325,14 @@ def _taper(layers: Sequence[LayerReport]) -> str | None:
     low, high = min(row.factors[0] / row.eta for row in ruled), max(row.factors[2] / row.eta for row in ruled)
     word = "is a constant so far" if low > recipes.CONSTANT else "tapers"
     if any(row.adaptor != _PAPERS for row in ruled):
-        return f"the factor {word}: d is {low:.3g} to {high:.3g} of η"
+        return f"the factor {word}: d is {recipes.span(low, high)} of η"
+    if not any(row.norms[2] for row in ruled):
+        return f"the factor {word}: BA = 0, and d = η at every row"
     share = median(row.norms[1] * row.eta**2 for row in ruled)
-    told = f"the factor {word}: rows are {share:.3g} of 1/η² in the median, and d {low:.3g} to {high:.3g} of η"
+    told = (
+        f"the factor {word}: d is {recipes.span(low, high)} of η, and the median ‖s(BA)_i‖ is {share:.3g} of 1/η², at "
+        "which d would be 0.707 of η"
+    )
     etas, norms = {row.eta for row in ruled}, [row.norms[1] for row in ruled]
     return f"{told}; {recipes.eta_to_taper(norms, etas.pop())}" if len(etas) == 1 and all(norms) else told
 
@@ -369,6 +387,9 @@ def _starts_at_a(pair: Pair, row: LayerReport) -> bool:
     return embeds or (row.norms == (0.0, 0.0, 0.0) and not pair.a.any())
 
 
+_KIND = ("what the optimizer does", "r", "s", "A's rate", "B's rate", "n₂", "the factor", "the output's factor")
+
+
 def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]]) -> str | None:
     # Of the most frequent kind of layer; an optimizer whose first step is neither Adam's nor SGD's has no such rate.
     kinds = Counter(
@@ -390,10 +411,12 @@ def _at_scaling_one(whole: Sequence[tuple[Pair, LayerReport]]) -> str | None:
     times = recipes.as_many_times(found.times_loras)
     mean = f"unclipped, in the mean over A{times}, full fine-tuning's at rate"
     step = mean if kind == "sgd" else f"its entries move by (RMS){times}"
-    some = "" if len(kinds) == 1 else f" in {many} of {len(whole)} layers"
+    columns = list(zip(*kinds, strict=True))
+    differ = ", ".join(name for name, values in zip(_KIND, columns, strict=True) if len(set(values)) > 1)
+    some = f"; all this of {many} of the {len(whole)} layers, the others differ in {differ}" if differ else ""
     return (
-        f"s = {scaling:.4g}, rates {rate_a:.3g} (A) and {rate_b:.3g} (B){some}: at s = 1 these are {found.a:.3g} and "
-        f"{found.b:.3g}; first step of ΔW from B = 0 (A as a linear layer starts): {step} {found.first_step:.3g}"
+        f"s = {scaling:.4g}, rates {rate_a:.3g} (A) and {rate_b:.3g} (B): at s = 1 these are {found.a:.3g} and "
+        f"{found.b:.3g}; first step of ΔW from B = 0 (A as a linear layer starts): {step} {found.first_step:.3g}{some}"
     )
 
 
