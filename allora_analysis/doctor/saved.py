@@ -209,18 +209,16 @@ def _check(path: Path, config: dict[str, Any]) -> None:
             try:
                 re.compile(key)
             except re.error as error:
-                raise ArgumentError(
-                    f"{path}: {name} must be of regular expressions, received {key!r} ({error})"
-                ) from None
+                told = f"{path}: {name} must be of regular expressions, received {key!r} ({error})"
+                raise ArgumentError(told) from None
     modules = config.get("target_modules")
-    for name in ("target_parameters", "modules_to_save", "target_modules"):
+    pattern = modules if isinstance(modules, str) else ""
+    for name in ("target_parameters", "modules_to_save", *([] if pattern else ["target_modules"])):
         listed = config.get(name) or []
-        if isinstance(listed, str) and name == "target_modules":
-            continue
         if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
             raise ArgumentError(f"{path}: {name} must be names, received {shown(listed)}")
     try:
-        re.compile(modules if isinstance(modules, str) else "")
+        re.compile(pattern)
     except re.error as error:
         raise ArgumentError(f"{path}: target_modules must be names, received {shown(modules)} ({error})") from None
     if config.get("r") is not None:
