@@ -367,6 +367,11 @@ def spread(condition: float, keep_prob: float, rng: np.random.Generator) -> Regr
     return Regression(*Problems(40, 6, 3, 1.0, seed=int(rng.integers(2**31))).at(condition), keep_prob)
 
 
+def any_spread(rng: np.random.Generator) -> Regression:
+    """One whose X has a condition number of 1 to 100."""
+    return spread(float(rng.choice([1.0, 1.0, 1.001, 1.1, 10.0, 100.0])), float(rng.choice([0.5, 0.7, 0.95])), rng)
+
+
 def along(of: Regression, directions: Sequence[int], rest: float = 0.0) -> Regression:
     """The same with a Y that lies along some of X's singular directions, and by `rest` along all."""
     u = np.linalg.svd(of.x, full_matrices=False)[0]
@@ -400,9 +405,6 @@ def one_singular_value(one: Regression) -> bool:
 def general_spectrum(cases: Cases) -> Finding:
     """The distance to the nearest ridge as X's singular values spread up to a hundredfold, for Y along few and all."""
 
-    def draw(rng: np.random.Generator) -> Regression:
-        return spread(float(rng.choice([1.0, 1.0, 1.001, 1.1, 10.0, 100.0])), float(rng.choice([0.5, 0.7, 0.95])), rng)
-
     def distance(one: Regression) -> dict[str, float]:
         found = tikhonov.nearest_ridge(one.x, one.y, one.keep_prob, "output")
         fit = one.x @ tikhonov.dropout_solution(one.x, one.y, one.keep_prob, "output")
@@ -420,7 +422,7 @@ def general_spectrum(cases: Cases) -> Finding:
         Case("two singular values, Y along both", two_values(along(wide, [0, 1]))),
     ]
     judged = cases.judge(
-        [*own, *built, *cases.draw(draw, 24)],
+        [*own, *built, *cases.draw(any_spread, 24)],
         measure=distance,
         printed=lambda one, seen: seen["distance"] < TOLERANCE,
         corrected=lambda one, seen: abs(seen["distance"] - seen["distance told"]) < TOLERANCE,

@@ -112,10 +112,8 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
     steps = max(runs[one]["row_norms"]["step"][-1] for one in norms)
     (above, beyond), untrained = _falls_on_the_curve(runs, curves), _of_the_untrained(ends(runs, beside), listed)
     at_best, worst = [of for (_, rate), of in means.items() if rate == BEST], max(judged.measured)
-    least = _least_rate(curves["adamw"]) if "adamw" in curves else None
-    high = f"rates from {_rate(least)}" if least else "high rates"
     return judged.finding(
-        conditional=f"Only at {high} (AdamW, ≤{steps} steps): {told}.",
+        conditional=f"Only at {_high_rates(curves)} (AdamW, ≤{steps} steps): {told}.",
         holds=f"Yes: under AdamW on average {told}.",
         refuted=f"No, not as foretold: under AdamW on average {told}.",
         evidence=judged.evidence(
@@ -136,6 +134,11 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
         flips_if=f"a run that trains whose factor falls by {FALL:g} of η at a rate below those, or by less at one "
         "above (of the curve's own runs, their average over seeds)",
     )
+
+
+def _high_rates(curves: Mapping[str, Mapping[float, float]]) -> str:
+    least = _least_rate(curves["adamw"]) if "adamw" in curves else None
+    return f"rates from {_rate(least)}" if least else "high rates"
 
 
 def _falls_on_the_curve(runs: Runs, curves: Mapping[str, Mapping[float, float]]) -> tuple[str, str]:
