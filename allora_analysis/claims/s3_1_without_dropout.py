@@ -165,8 +165,8 @@ def not_a_must_have_always(cases: Cases) -> Finding:
     last, papers = f"{1 - KEPT[-1]:.2g}", bound(max(at["0.05"]), 1, True)
     told = [worst_gap(case.inputs) for case in judged.cases]
     return judged.finding(
-        refuted=f"No: at each problem's worst noise {round(often[last] * n / 100)} of {n} are over {100 * (AS_GOOD - 1):.0f} % behind drop "
-        f"rate {last}.",
+        refuted=f"No: at each problem's worst noise {round(often[last] * n / 100)} of {n} are over "
+        f"{100 * (AS_GOOD - 1):.0f} % behind drop rate {last}.",
         holds=f"Yes: at most {max(judged.measured):.0f} % behind.",
         evidence=judged.evidence(
             "float64 rounding, against moments summed over masks",
