@@ -392,6 +392,9 @@ def test_what_the_readings_say_of_the_committed_runs():
     assert adamw["without seeds on two kinds of CPU"]["verdict"] == "equivalent"
     assert sum(one["n"] for kind, one in adamw["by CPU"].items() if " and " in kind) == 2
     assert round(adamw["factor at the end, of η"], 2) == 0.93
+    control = finding(CONTROL).evidence.measured["looked at afterwards"]
+    assert control["without seeds on two kinds of CPU"]["verdict"] == "open"
+    assert sum(one["n"] for kind, one in control["by CPU"].items() if " and " in kind) == 15
     sgd = finding("4-own-best-rate-sgd").evidence.measured["looked at afterwards"]
     assert 0.96 < sgd["factor at the end, of η"] < 1
     assert (OWN_BEST["minilm-sgd"].rates["allora_0"], OWN_BEST["minilm-sgd"].rates["lora"]) == (1, 3)
