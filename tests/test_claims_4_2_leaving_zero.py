@@ -1,6 +1,7 @@
 """The ledger's rows on leaving zero (§4.2, Figure 2 right): what a wrong formula does to them; the layers as run."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from allora_analysis.claims import (
     s4_2_factor,
     s4_2_first_steps,
     s4_2_noise_at_rest,
+    s4_2_row_norms,
 )
 from allora_analysis.claims import s4_2_leaving_zero as section
 from allora_analysis.claims.cases import Cases
@@ -168,7 +170,6 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-escape-fixed-rate-trade-off", NOISE, "left_over", lambda rate, flattest: rate / 2, "refuted"),
     ("4-escape-fixed-rate-trade-off", NOISE, "excess_at_rest", as_at_half_the_rate, "refuted"),
     ("4-escape-fixed-rate-trade-off", layer_training, "one_row", at_its_inverse, "refuted"),
-    ("4-effective-rate-along-g", layer_training, "pairs", lora_everywhere, "refuted"),
     ("4-effective-rate-throughout", functional, "allora", never_tapering, "refuted"),
     ("4-effective-rate-throughout", functional, "allora", tapering_too_fast, "refuted"),
     ("4-effective-rate-throughout", s4_2_effective_rate, "splits", never_clipped_at_zero, "refuted"),
@@ -189,21 +190,40 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
 test_a_planted_wrong_formula_changes_the_verdict = ROWS.plants(PLANTED)
 
 
-KINDER = {
-    "4-escape": "4-figure-2-tapers",
-    "4-escape-fixed-rate-noise": "4-escape-fixed-rate-trade-off",
-    "4-effective-rate": "4-effective-rate-along-g",
-}
-
-
-@pytest.mark.parametrize("strict", KINDER)
-def test_a_less_kind_reading_has_a_kinder_row_of_its_sentence_that_holds(strict):
-    kinder = CLAIMS[KINDER[strict]]
-    assert ROWS[strict].reading.startswith(LESS_KIND)
-    assert kinder.statement == ROWS[strict].statement
+def test_the_less_kind_reading_of_a_fixed_rate_has_a_kinder_row_of_its_sentence_that_holds():
+    kinder, strict = ROWS["4-escape-fixed-rate-trade-off"], ROWS["4-escape-fixed-rate-noise"]
+    assert strict.reading.startswith(LESS_KIND)
+    assert kinder.statement == strict.statement
     assert not kinder.reading.startswith(LESS_KIND)
-    assert not kinder.where.startswith(BEYOND)
-    assert finding(kinder).verdict == "holds"
+    assert ROWS.as_is(kinder.id).verdict == "holds"
+
+
+def test_the_effective_rate_along_the_gradient_is_a_condition_and_no_row_of_its_own():
+    same = [name for name, of in CLAIMS.items() if of.statement == ROWS["4-effective-rate"].statement]
+    assert same == ["4-effective-rate", "4-effective-rate-throughout"]
+    assert "plain SGD's, meets the condition" in ROWS["4-effective-rate"].reading
+    assert not ROWS["4-effective-rate"].reading.startswith(LESS_KIND)
+
+
+def test_no_optimizer_s_runs_have_the_whole_caption_so_that_its_end_alone_is_no_reading_of_it():
+    """Under AdamW rows leave 0 as LoRA's do; under SGD they leave it sooner and, in four seeds of six, speed up."""
+    tapers = CLAIMS["4-figure-2-tapers"]
+    assert tapers.where.startswith(BEYOND)
+    assert "under AdamW" in tapers.statement
+    assert not ROWS["4-escape"].reading.startswith(LESS_KIND)
+    runs, lists = s4_2_row_norms.complete_runs(None)
+    faster = {
+        name: s4_2_row_norms.log_gaps(runs, own, (10,))[f"{s4_2_row_norms.SLOW}, step 10"].mean()
+        for name, own in lists.items()
+    }
+    assert {name: gap > s4_2_row_norms.MARGIN for name, gap in faster.items()} == {
+        name: name.endswith("sgd") for name in lists
+    }
+    late = finding(tapers).evidence.measured
+    sgd = [by for name, arms in late.items() if name.endswith("sgd") for by in arms["ALLoRA"]["second half over first"]]
+    assert sum(by > 0 for by in sgd) == 4
+    least, most = math.exp(min(sgd)), math.exp(max(sgd))
+    assert finding(tapers).size.of.endswith(f"under SGD {least:.2g} to {most:.2g} by run, not judged")
 
 
 @pytest.mark.parametrize("name", ["4-escape", "4-figure-2-right", "4-figure-2-slower", "4-escape-optimisers"])

@@ -149,50 +149,14 @@ def divides_out(case: Trained) -> bool:
     return run.clip is None or (case.other == 0 and run.clip < 0.9 * first_gradient(run.task))
 
 
-AS_RATE = "force f_o = I, while keeping g̃ intact, which is to use a larger learning rate η·l"
-
-
-@claim(
-    "4-scaling-as-rate-along-g",
-    test="tests/test_claims_4_2_definition.py",
-    where="§4.2, below Eq. (6)",
-    says=AS_RATE,
-    reading="In Definition 2's terms, as 4-dropout-rate: steps go along g̃ itself, which is SGD, unclipped and without "
-    "weight decay: l(ηg) = (ηl)g. Under other optimizers: 4-scaling-as-rate.",
-    depends_on=("4-scaled-gradient",),
-)
-def scaling_as_rate_along_g(cases: Cases) -> Finding:
-    """The layer with a constant adaptor at l against LoRA at η·l, under plain SGD."""
-
-    def draw(rng: np.random.Generator) -> Run:
-        return Run(layer_training.draw_problem(rng), "sgd", log_uniform(rng, -1, 1), 1e-3, int(rng.integers(1, 11)))
-
-    def paper(eta: float) -> Run:
-        return Run(layer_training.paper_problem(cases.rng), "sgd", eta, PAPER_RATE, 20)
-
-    judged = cases.judge(
-        [*at_etas("n₂ = 64, r = 8", paper), *cases.draw(draw, 12)],
-        measure=lambda run: layer_training.products(run, "constant")[-1],
-        printed=lambda run, seen: relative_error(seen, layer_training.products(run, "lora", run.eta)[-1]) <= TOLERANCE,
-    )
-    return judged.finding(
-        holds="Yes, for steps along the gradient itself (SGD), and exactly.",
-        evidence=layer_training.deviations(
-            judged, lambda run: layer_training.products(run, "lora", run.eta)[-1], ROUNDING, TOLERANCE
-        ),
-        flips_if="a step of plain SGD at l with η times the gradient other than one at ηl",
-        assumes="SGD",
-    )
-
-
 @claim(
     "4-scaling-as-rate",
     test="tests/test_claims_4_2_definition.py",
     where="§4.2, below Eq. (6)",
-    says=AS_RATE,
-    reading="A less kind reading, under any optimizer: a layer whose gradient, far above Adam's ε, is multiplied "
-    "by η > 1 trains at l as LoRA does at η·l.",
-    depends_on=("4-scaling-as-rate-along-g",),
+    says="force f_o = I, while keeping g̃ intact, which is to use a larger learning rate η·l",
+    reading="A layer whose gradient, far above Adam's ε, is multiplied by η > 1 trains at l as LoRA does at η·l. Steps "
+    "along the gradients of A and B themselves, plain SGD's, meet the condition.",
+    depends_on=("4-scaled-gradient",),
 )
 def scaling_as_rate(cases: Cases) -> Finding:
     """The layer with a constant adaptor at l against LoRA at η·l and at l, under each optimizer."""
