@@ -198,6 +198,15 @@ def test_the_less_kind_reading_of_a_fixed_rate_has_a_kinder_row_of_its_sentence_
     assert ROWS.as_is(kinder.id).verdict == "holds"
 
 
+def test_twice_the_fixed_rate_keeps_twice_the_excess_loss_under_adamw():
+    """With one noise at both rates, whose errors of 1.5 % each then nearly cancel; the noise is ours."""
+    found = ROWS.as_is("4-escape-fixed-rate-trade-off")
+    assert found.at_paper is None
+    assert found.size.value == pytest.approx(2, rel=0.02)
+    assert found.answer.endswith("keeps 2.0 times the excess loss.")
+    assert "4-escape-fixed-rate)" in ROWS["4-escape-fixed-rate-trade-off"].reading
+
+
 def test_the_effective_rate_along_the_gradient_is_a_condition_and_no_row_of_its_own():
     same = [name for name, of in CLAIMS.items() if of.statement == ROWS["4-effective-rate"].statement]
     assert same == ["4-effective-rate", "4-effective-rate-throughout"]

@@ -221,24 +221,29 @@ def any_two_rates(rng: np.random.Generator) -> TwoRates:
     where="§4.2",
     says=FIXED_RATE,
     reading="Of fixed rates alone: the larger of two leaves 0 no later and, with noise in the gradient, keeps more "
-    'excess loss at rest on its target, how little of it being "measured"; so none has the best of both. One row, a '
-    "squared loss. Whether ALLoRA does better is 4-escape-fixed-rate-noise.",
+    'excess loss at rest on its target, how little of it being "measured"; how much is fast or measured enough '
+    "the paper does not say. One row of target T, a squared loss, noise of ours: at AdamW's 1e-4 T/2 and T/8, under "
+    "AdamW always 1 to 75 times the rate; with noise far below the rate both rates keep nearly as much. Without noise "
+    "the larger is better at both, up to LoRA's best (4-escape-fixed-rate). Whether ALLoRA does better is "
+    "4-escape-fixed-rate-noise.",
     test="tests/test_claims_4_2_leaving_zero.py",
 )
 def trade_off(cases: Cases) -> Finding:
     """Steps to 9/10 of the target, and the excess loss at rest, at two fixed rates, under SGD and AdamW."""
     own = [
-        Case(f"AdamW, 1e-4 and {eta:.3g} times that, T = {PAPER_ROW}, noise of T/{part}", one, True)
+        Case(f"AdamW, 1e-4 and {eta:.3g} times that, T = {PAPER_ROW}, noise of T/{part}", one)
         for part in (2, 8)
         for eta in PAPER_ETAS[1:]
         for one in [TwoRates(Noisy("adamw", 1.0, PAPER_ROW, PAPER_RATE, 1.0, PAPER_ROW / part), eta)]
     ]
-    judged = cases.judge(
-        [*own, *cases.draw(any_two_rates, 16)],
-        lambda one: [leaves_and_rests(at, cases.rng) for at in one.both],
-        printed=costs,
-    )
-    sooner, kept = ([fast[of] / slow[of] for slow, fast in judged.own] for of in ("steps", "mean"))
+
+    def with_one_noise(one: TwoRates) -> list[dict[str, float]]:
+        seed = int(cases.rng.integers(2**32))
+        return [leaves_and_rests(at, np.random.default_rng(seed)) for at in one.both]
+
+    judged = cases.judge([*own, *cases.draw(any_two_rates, 16)], with_one_noise, printed=costs)
+    seen = judged.measured[: len(own)]
+    sooner, kept = ([fast[of] / slow[of] for slow, fast in seen] for of in ("steps", "mean"))
     return judged.finding(
         holds=f"Yes: under AdamW twice the rate needs {sooner[-1]:.2f} of the steps and keeps {kept[-1]:.1f} times the "
         "excess loss.",
