@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.claims.laboratory_noise import QUANTILE, in_units
-from allora_analysis.claims.s4_4_laboratory import _who_decides, by_length
+from allora_analysis.claims.s4_4_laboratory import _clear_under, by_length
 from allora_analysis.claims.s4_4_laboratory import better_than_lora as on_digits
 from allora_analysis.claims.s4_4_laboratory import better_than_lora_on_mnist as row
 from allora_analysis.laboratory import table as tables
@@ -69,14 +69,14 @@ def test_what_the_readings_say_of_one_optimizer_alone_is_what_the_rows_find():
     told = [found.evidence.measured[f"ALLoRA − LoRA, adamw, {steps} steps"]["points"] for steps in (50, 300)]
     assert [round(points, 1) for points in told] == [-0.4, 0.1]
     assert "(AdamW: -0.4 and, after 300 steps, +0.1;" in on_digits.reading
-    assert found.answer.endswith("rates tuned by seed; momentum decides.")
+    assert found.answer.endswith("0.0 after 300; tested alone, clearly behind under momentum.")
 
 
-def test_who_decides_is_who_has_the_verdict_alone(monkeypatch, folder):
+def test_what_is_clear_alone_is_what_has_the_verdict_alone(monkeypatch, folder):
     """Planted: all three optimizers are ahead alike, or each is where one method is from itself."""
     plant(monkeypatch, 0.01, 0.0)
-    assert finding(row, folder).answer.endswith("sgd and momentum and adamw decide.")
-    assert _who_decides({"sgd": "undecided"}, "refuted") == "no optimizer alone decides"
+    assert finding(row, folder).answer.endswith("; tested alone, clearly ahead under sgd and momentum and adamw.")
+    assert _clear_under({"sgd": "undecided"}, "refuted") == "tested alone, clearly behind under no optimizer"
 
 
 def test_the_reading_says_what_one_rate_for_all_seeds_shows():

@@ -1,5 +1,7 @@
 """The rows that read our fine-tuning runs: verdicts follow from planted records, and from nothing else."""
 
+import re
+
 import pytest
 
 from allora_analysis.claims import s4_4_our_runs as section
@@ -210,4 +212,7 @@ def test_early_epochs_reads_the_first_epoch(runs_folder, gain, verdict):
     assert found.evidence.measured["over allora_od"]["mean"] == pytest.approx(gain)
     assert found.evidence.interval == (found.size.low, found.size.high)
     if verdict == "undecided":
-        assert found.size.high <= float(found.answer.rpartition(" ")[2].rstrip(".")) < found.size.high + 0.01
+        lead, most = re.search(r"seeds: ALLoRA's .* is (\S+) points; above (\S+) is excluded\.$", found.answer).groups()
+        assert float(lead) == pytest.approx(found.size.value, abs=0.005)
+        assert found.size.high <= float(most) < found.size.high + 0.01
+        assert found.flips_if == "seeds in which ALLoRA is clearly ahead, or clearly behind"

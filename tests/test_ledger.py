@@ -103,8 +103,7 @@ def test_what_is_refuted_in_a_less_kind_reading_is_counted_as_such():
     rows = [dataclasses.replace(norm, statement=text, reading=text) for text in map(str, readings)]
     seen = [view(Row(row, Finding("refuted", Evidence({}, {}, "none")))) for row in rows]
     assert summary(seen) == "3 claims: 3 refuted (1 less kind)"
-    assert summary(seen, brief=True) == "3 claims: 3 refuted (1 only if read more strictly than need be)"
-    assert summary(seen[1:], brief=True) == "2 claims: 2 refuted"
+    assert summary(seen, brief=True) == "3 claims: 3 refuted", "no kinder row stands"
 
 
 def test_what_hangs_on_an_assumption_or_is_one_fault_again_is_counted_as_such():

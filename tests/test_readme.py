@@ -12,7 +12,7 @@ import pytest
 from allora_analysis.claims.claim import Claim, Evidence, Finding
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import markdown
-from allora_analysis.render.view import BEYOND, LESS_KIND, NOT_THERE, PARTS, REPORTED, View, recorded, view
+from allora_analysis.render.view import BEYOND, LESS_KIND, NOT_THERE, PARTS, REPORTED, View, recorded, summary, view
 from tests import versions, warm
 
 ROOT = Path(__file__).parents[1]
@@ -218,19 +218,19 @@ def test_the_page_begins_with_what_failed():
     beyond = dataclasses.replace(row("3.1-c", refuted, "y"), where=f"{BEYOND}: §3.1")
     kind = row("3.1-a", CONDITIONAL)
     told = markdown.headline([kind, row("3.1-d", refuted), strict, beyond])
-    assert told.startswith(
-        "**Of 3 claims on 1 printed statements 2 fail, on 1 of these; 0 have no kinder row that stands.**"
-    )
+    assert told.startswith("**Of 3 claims on 1 printed statements 2 fail; for 2 of these 2 a kinder reading stands.**")
     of_another = dataclasses.replace(strict, statement="z", reading=f"{LESS_KIND}: x.")
-    for reading, n in ((f"{LESS_KIND}: x.", 1), (f"{LESS_KIND}: 3.1-a has a kinder one.", 0), ("Not 3.1-a.", 1)):
+    for reading, n in ((f"{LESS_KIND}: x.", 1), (f"{LESS_KIND}: 3.1-a has a kinder one.", 2), ("Not 3.1-a.", 1)):
         one = dataclasses.replace(of_another, reading=reading)
         assert (
             markdown.headline([kind, strict, one])
             .split(".**")[0]
-            .endswith(f" 2 printed statements 2 fail, on 2 of these; {n} have no kinder row that stands")
+            .endswith(f" 2 printed statements 2 fail; for {n} of these 2 a kinder reading stands")
         )
+        words = f" ({n} only if read more strictly than need be)"
+        assert words in summary([kind, strict, one], brief=True)
     fallen = dataclasses.replace(of_another, id="3.1-e", reading=None)
-    assert "1 fail, on 1 of these; 1 have no kinder row that stands.**" in markdown.headline([fallen, beyond])
+    assert "1 fail; for 0 of these 1 a kinder reading stands.**" in markdown.headline([fallen, beyond])
     told = markdown.headline([kind, row("3.1-d", refuted), strict, beyond])
     assert told.endswith("0 hold as printed, 0 after a correction, 1 under a condition; 0 are undecided.")
 

@@ -150,10 +150,11 @@ def _by_optimizer(of: Samples) -> dict[str, Samples]:
     return found
 
 
-def _who_decides(alone: Mapping[str, str], verdict: str) -> str:
-    # Which optimizers have the verdict by themselves: "momentum decides".
+def _clear_under(alone: Mapping[str, str], verdict: str) -> str:
+    # Under which optimizers the verdict is the same by themselves: "tested alone, clearly behind under momentum".
     names = [name for name, one in alone.items() if one == verdict]
-    return f"{' and '.join(names) or 'no optimizer alone'} decide{'s' * (len(names) < 2)}"
+    side = "ahead" if verdict == "holds" else "behind"
+    return f"tested alone, clearly {side} under {' and '.join(names) or 'no optimizer'}"
 
 
 def averaged(
@@ -188,7 +189,7 @@ def averaged(
         judged["the verdict on one optimizer alone"] = alone
     told = {
         "by_length": _by_length_in_words(means),
-        "decides": _who_decides(alone, tested.verdict),
+        "clear": _clear_under(alone, tested.verdict),
         "margins": " and ".join(f"{margin:.1f}" for margin in margins.values()),
         "beside": signed(float(np.mean([of.mean() for of in by_length(more).values()])), 1) if more else "",
     }
@@ -321,8 +322,8 @@ def better_than_lora(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many."""
     pairs = named("rule", lambda name: name.startswith("ALLoRA − LoRA, "))
     answers = {
-        "refuted": "No: {by_length}, rates tuned by seed; {decides}.",
-        "holds": "Yes: {by_length}, rates tuned by seed; {decides}.",
+        "refuted": "No: {by_length}; {clear}.",
+        "holds": "Yes: {by_length}; {clear}.",
         "undecided": "Undecided on digits: {by_length}, optimizers averaged.",
     }
     etas = [one.first for one in named("eta2").values()]
@@ -351,8 +352,8 @@ def better_than_lora_on_mnist(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many, on MNIST."""
     pairs, controls = ({one.name: one for one in on_mnist(question)} for question in ("rule", "control"))
     answers = {
-        "refuted": "No: {by_length}, rates tuned by seed; {decides}.",
-        "holds": "Yes: {by_length}, rates tuned by seed; {decides}.",
+        "refuted": "No: {by_length}; {clear}.",
+        "holds": "Yes: {by_length}; {clear}.",
         "undecided": "Undecided on MNIST: {by_length}; one method is {margins} from itself.",
     }
     return averaged(cases, folder, pairs, answers, data="mnist", controls=controls)

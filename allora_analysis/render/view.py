@@ -28,6 +28,7 @@ from allora_analysis.claims.claim import AT_PAPER, USUAL, VERDICTS, Claim, Evide
 from allora_analysis.claims.ledger import Row
 from allora_analysis.study import bound, environment, plain, text
 
+STANDS = ("holds", "holds_corrected", "conditional")
 PARTS = {
     "3.1": "§3.1, dropout",
     "3.2": "§3.2, initialization at zero",
@@ -216,8 +217,12 @@ def summary(of: Sequence[View], brief: bool = False) -> str:
 
 def _counts(of: Sequence[View], brief: bool) -> str:
     words = {word: [one for one in of if one.word == word] for word in (*VERDICTS, "error")}
-    told = _strictly if brief else _of_these
-    return ", ".join(f"{len(those)} {word}{told(those)}" for word, those in words.items() if those)
+    brief_of = {"refuted": _strictly(of)}
+    return ", ".join(
+        f"{len(those)} {word}{brief_of.get(word, '') if brief else _of_these(those)}"
+        for word, those in words.items()
+        if those
+    )
 
 
 def less_kind(of: Sequence[View]) -> int:
@@ -232,9 +237,16 @@ def kinder(one: View, of: Sequence[View]) -> list[View]:
     return [other for other in others if other.statement in one.statement or other.id in named]
 
 
+def saved(of: Sequence[View]) -> list[View]:
+    """The refuted rows on printed statements of which a kinder row stands: corrected and conditional ones do, too."""
+    printed = [one for one in of if not one.where.startswith(BEYOND)]
+    failing = [one for one in printed if one.word == "refuted"]
+    return [one for one in failing if any(other.word in STANDS for other in kinder(one, printed))]
+
+
 def _strictly(of: Sequence[View]) -> str:
-    # In brackets, how many of the refuted hold in a kinder reading.
-    strict = less_kind(of) if of[0].word == "refuted" and not of[0].where.startswith(BEYOND) else 0
+    # In brackets, of how many of the refuted a kinder row stands.
+    strict = len(saved(of))
     return f" ({strict} only if read more strictly than need be)" if strict else ""
 
 

@@ -24,7 +24,7 @@ from allora_analysis.study import bound, signed
 
 def by_more_than_chance(cases: Cases, name: str, units: str, better: str = "better") -> Finding:
     """A contrast by the rule of its question; `units`: what its clusters are, `better`: what is more accurate there."""
-    told = f"{{mean}} points on average, {better} in {{clusters}} {units}"
+    told = f"{{mean}} points on average, {better} in {{clusters}} {units}{{figure_3}}"
     answers = {
         "undecided": f"Undecided: {told}; may be chance (p = {{p}}).",
         "holds": f"Yes: {told}; more than chance (p = {{p}}).",

@@ -197,9 +197,14 @@ def at_other_margins() -> dict[str, dict[str, str]]:
     return {"verdict at another margin": found}
 
 
+def adjusted_p(name: str) -> float:
+    """The p-value of a contrast's mean gap, within its question."""
+    return judged(family(name))[name].adjusted_p_value
+
+
 def chance(name: str) -> str:
     """Whether a contrast's mean gap may be chance, within its question, in words."""
-    p = judged(family(name))[name].adjusted_p_value
+    p = adjusted_p(name)
     return f"{'may be' if p > 0.05 else 'is more than'} chance (p = {p:.2g})"
 
 
@@ -217,7 +222,7 @@ def by_the_rule(
 ) -> Finding:
     """A sentence about one contrast, judged within its question.
 
-    `answers` may hold {mean}, {interval}, {p}, {cells}, {clusters};
+    `answers` may hold {mean}, {interval}, {p}, {cells}, {clusters} and, of Table 3, {figure_3};
     `alone`: contrasts that must all hold, each judged by itself instead, without Holm's correction.
     """
     means, found = {each: family(each)[each] for each in alone} or family(name), of(name)
@@ -236,6 +241,7 @@ def by_the_rule(
         "p": f"{one.adjusted_p_value:.2g}",
         "cells": f"{int((found.values > 0).sum())} of {found.values.size}",
         "clusters": ahead(name),
+        "figure_3": beside(name) if BY_NAME[name].table == "Table 3" else "",
     }
     measured = asdict(one) | {f"{kind} above 0": told[kind] for kind in ("cells", "clusters")} | dict(more or {})
     measured |= {"by model, by data set or rank, by setting": found.by_part()}
@@ -285,11 +291,15 @@ def above(values: Mapping[Any, float]) -> int:
 
 
 def ahead(name: str) -> str:
-    """In how many clusters a contrast is ahead: "6 (Figure 3: 7) of 9" where Figure 3's numbers have another count."""
+    """In how many clusters a contrast is ahead: "6 of 9"."""
     pairs = of(name).by_cluster()
-    figure = of(name, with_exchanged()).by_cluster() if BY_NAME[name].table == "Table 3" else pairs
-    beside = f" (Figure 3: {above(figure)})" if above(figure) != above(pairs) else ""
-    return f"{above(pairs)}{beside} of {len(pairs)}"
+    return f"{above(pairs)} of {len(pairs)}"
+
+
+def beside(name: str) -> str:
+    """In how many it is by Figure 3's numbers, " (Figure 3: 7)"; nothing where that is as many."""
+    pairs, figure = of(name).by_cluster(), of(name, with_exchanged()).by_cluster()
+    return f" (Figure 3: {above(figure)})" if above(figure) != above(pairs) else ""
 
 
 def everywhere(
@@ -378,16 +388,18 @@ def refusal(judged: Judged, otherwise: str) -> str:
 def ahead_on_average(
     cases: Cases, name: str, printed: Callable[[str], Mapping[str, float]], yes: str, more: Mapping[str, Any]
 ) -> Finding:
-    """A sentence that one arm is better, judged by the mean of all cells; `yes` may hold {mean}, {clusters}, {chance}.
+    """A sentence that one arm is better, by the mean of Table 3's cells; `yes` may hold {mean}, {clusters}, {figure_3},
+    {chance}, {p}.
 
     Whether the mean is more than chance stands in the answer and decides nothing: that is a row of ours.
     """
     judged = against_print(cases, (name,), printed, lambda seen: seen["mean"] > 0, paper=True)
     mean = judged.measured[0]["mean"]
     told = {"mean": signed(mean, 2), "clusters": ahead(name), "chance": chance(name).removeprefix("is ")}
+    told |= {"figure_3": beside(name), "p": f"{adjusted_p(name):.2g}"}
     return judged.finding(
         holds=yes.format(**told),
-        refuted=refusal(judged, f"No: {signed(mean, 2)} points on average, better in {ahead(name)}."),
+        refuted=refusal(judged, f"No: {signed(mean, 2)} points on average, better in {ahead(name)} pairs."),
         evidence=judged.evidence(
             f"sign of the mean; clusters as printed, within {PRINTED_BY:g}", lambda one: one[1], more=more
         ),

@@ -126,7 +126,7 @@ def _parameters_of(cases: Cases, arm: str, answer: str, formula: str, otherwise:
     where="Table 1; §4.5",
     says=PARAMETERS,
     reading="Of ALLoRA's rows, cut off after two decimals; rounded, as Table 1's averages are, is row "
-    "T1-parameters-allora-rounded. DoRA's rows, of other authors, are neither (T1-parameters-dora).",
+    "T1-parameters-allora-rounded. DoRA's rows, of other authors: T1-parameters-dora.",
 )
 def parameters_of_allora(cases: Cases) -> Finding:
     """ALLoRA's shares of the pre-trained parameters, cut off."""
@@ -168,8 +168,8 @@ def parameters_of_allora_rounded(cases: Cases) -> Finding:
     where="Table 1; §4.5",
     says=PARAMETERS,
     reading="Of DoRA's rows, taken from DoRA's authors. One looks like a misprint, theirs: LLaMA3-8B, r = 16 has "
-    f"LoRA's share, 0.35, in their paper, too ({RIVALS_SOURCE}). Cut off after two decimals they "
-    "would be no shares of the pre-trained ones, either.",
+    f"LoRA's share, 0.35, in their paper, too ({RIVALS_SOURCE}). Cut off after two decimals, three "
+    "of the six, those at r = 32, would be shares of the pre-trained ones, too.",
 )
 def parameters_of_dora(cases: Cases) -> Finding:
     """DoRA's shares."""
