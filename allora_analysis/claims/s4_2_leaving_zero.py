@@ -355,9 +355,7 @@ def slower(cases: Cases) -> Finding:
     return judged.finding(
         conditional=f"Only under SGD, row norms up to {longest(2.0):.2g}, η² = 4; under AdamW ALLoRA is "
         f"{100 / under_adamw[0.02] - 100:.0f} to {100 / under_adamw[longest(2.0)] - 100:.0f} % slower.",
-        evidence=judged.evidence(
-            "Simpson's rule near the kink, 1e-5; AdamW: 1e-3, a step in those that it takes", tolerance=1e-5
-        ),
+        evidence=judged.evidence("Simpson's rule near the kink; AdamW: a step in those that it takes", tolerance=1e-5),
         size=ranged(
             to_tenth,
             "times",
