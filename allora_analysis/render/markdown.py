@@ -51,7 +51,7 @@ SELECTED = {
 """What a reader with one minute wants to know: the three flaws, the layer, its knobs, its tables; by row, its words."""
 QUESTIONS = {
     "Is ALLoRA ahead of LoRA on a small language model (AdamW)?": "4-own-best-rate",
-    "And with its factor on Adam's update (`ALLoRAAdamW`), over LoRA at twice the rate?": "4-own-best-rate-control",
+    "`ALLoRAAdamW` (the factor on Adam's update), over LoRA at twice the rate?": "4-own-best-rate-control",
     "And ALLoRA on digits?": "4-better-than-lora-laboratory",
     "Is dropout in LoRA only for long training?": "3.1-figure-2-left-laboratory",
     "Does α add anything to the learning rate?": "4-alpha",
