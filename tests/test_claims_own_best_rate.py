@@ -392,6 +392,8 @@ def test_what_the_readings_say_of_the_committed_runs():
     assert adamw["without seeds on two kinds of CPU"]["verdict"] == "equivalent"
     assert sum(one["n"] for kind, one in adamw["by CPU"].items() if " and " in kind) == 2
     assert round(adamw["factor at the end, of η"], 2) == 0.93
+    doubled = finding(CONTROL).evidence.measured["LoRA at 2e-3 minus LoRA at 1e-3"]
+    assert (round(100 * doubled["mean"], 2), doubled["they say"], doubled["n"]) == (0.46, "ahead", 40)
     control = finding(CONTROL).evidence.measured["looked at afterwards"]
     assert control["without seeds on two kinds of CPU"]["verdict"] == "open"
     assert sum(one["n"] for kind, one in control["by CPU"].items() if " and " in kind) == 15
