@@ -252,7 +252,11 @@ def test_an_unknown_flag_is_one_line_in_every_family_of_commands(name, capsys):
             ["--only", "3.3-worst-case", "--section", "4"],
             "--section 4: holds no claim of --only's",
         ),
-        ("allora_analysis.doctor.__main__", ["--optimizer", "adagrad"], "must be one of 'adamw', 'adam', 'sgd'; rec"),
+        (
+            "allora_analysis.doctor.__main__",
+            ["--optimizer", "adagrad"],
+            "must be one of 'adamw', 'adam', 'sgd', 'alloraadamw'; rec",
+        ),
         ("allora_analysis.doctor.__main__", ["--gap", "0.5", "--arms", "lora"], "--arms takes 2 values, received few"),
         ("allora_analysis.doctor.__main__", ["--gap", "0.5", "--arms", "foo", "lora"], "--arms must be one of lora, "),
     ],

@@ -335,7 +335,7 @@ def test_a_flag_of_a_question_that_is_not_asked_is_refused(words, tmp_path, caps
 @pytest.mark.bad_input
 def test_a_word_that_is_no_choice_names_the_choices(capsys):
     assert main([*RUN, "--optimizer", "lion"]) == 2
-    told = "error: --optimizer must be one of 'adamw', 'adam', 'sgd'; received 'lion'\n"
+    told = "error: --optimizer must be one of 'adamw', 'adam', 'sgd', 'alloraadamw'; received 'lion'\n"
     assert capsys.readouterr() == ("", told)
 
 

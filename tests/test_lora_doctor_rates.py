@@ -204,9 +204,12 @@ def test_whether_the_factor_tapers_or_is_a_constant(size, word):
     told = lines(doctor(nn.Sequential(layer), torch.optim.SGD([layer.lora_A, layer.lora_B], lr=0.1)))["factor"]
     assert f"the factor {'is ' if size == 0 else ''}{word}" in told
     norms = (layer.lora_B @ layer.lora_A).detach().norm(dim=1)
-    assert f"rows are {float(norms.median()) * 4:.3g} of 1/η²" in told
+    if size == 0:
+        assert told.endswith("BA = 0, and d = η at every row")
+        return
+    assert f"the median ‖s(BA)_i‖ is {float(norms.median()) * 4:.3g} of 1/η², at which d would be 0.707 of η" in told
     low, high = ((4 * float(norm) + 1) ** -0.5 for norm in (norms.max(), norms.min()))
-    assert f"and d {low:.3g} to {high:.3g} of η" in told
+    assert f"d is {low:.3g} to {high:.3g} of η" in told
 
 
 def test_the_callback_for_plain_lora_logs_and_does_not_warn(recwarn):

@@ -121,6 +121,7 @@ def with_update_factor(folder, steps, model=None, **options):
     model = model or plain()
     optimizer = ALLoRAAdamW(param_groups(model, head_lr=1e-3), 1e-2, 4.0)
     schedule = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2, "max_grad_norm": 1.0}
+    schedule["learning_rate"] = 1e-2  # the optimizer's: of another the callback warns
     return trainer(model, folder, steps, optimizers=(optimizer, None), **schedule | options)
 
 
