@@ -108,7 +108,7 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
         condition=lambda one: _told(curves, one) >= FALL,
     )
     means = _means_by_rate(norms)
-    told = ", ".join(f"{100 * most:.0f} % at {_rate(rate)}" for rate in TOLD if (most := _most(means, rate)))
+    told = ", ".join(f"{100 * most:.0f} % at {rate_in_words(rate)}" for rate in TOLD if (most := _most(means, rate)))
     steps = max(runs[one]["row_norms"]["step"][-1] for one in norms)
     (above, beyond), untrained = _falls_on_the_curve(runs, curves), _of_the_untrained(ends(runs, beside), listed)
     at_best, worst = [of for (_, rate), of in means.items() if rate == BEST], max(judged.measured)
@@ -138,7 +138,7 @@ def factor_falls(cases: Cases, folder: Path | None) -> Finding:
 
 def _high_rates(curves: Mapping[str, Mapping[float, float]]) -> str:
     least = _least_rate(curves["adamw"]) if "adamw" in curves else None
-    return f"rates from {_rate(least)}" if least else "high rates"
+    return f"rates from {rate_in_words(least)}" if least else "high rates"
 
 
 def _falls_on_the_curve(runs: Runs, curves: Mapping[str, Mapping[float, float]]) -> tuple[str, str]:
@@ -179,7 +179,8 @@ def _most(means: Mapping[tuple[str, float], float], rate: float) -> float | None
     return max((value for (_, own), value in means.items() if own == rate), default=None)
 
 
-def _rate(value: float) -> str:
+def rate_in_words(value: float) -> str:
+    """A learning rate in two digits, as 1e-3."""
     return f"{value:.2g}" if value >= 0.01 else f"{value:.1e}".replace("e-0", "e-").replace(".0e", "e")
 
 
@@ -199,9 +200,9 @@ def _from_which_rate(curve: Mapping[float, float]) -> str:
     if (least := _least_rate(curve)) is None:
         return f"at no rate up to {max(curve):g} (the curve alone, over seeds on average)"
     if not (below := [rate for rate in curve if rate < least * (1 - 1e-9)]):
-        return f"from l = {_rate(least)} on"
+        return f"from l = {rate_in_words(least)} on"
     above = min(rate for rate in curve if rate >= least * (1 - 1e-9))
-    return f"from l = {_rate(least)} on (tried: {_rate(max(below))} and {_rate(above)})"
+    return f"from l = {rate_in_words(least)} on (tried: {rate_in_words(max(below))} and {rate_in_words(above)})"
 
 
 def _condition_in_words(curves: Mapping[str, Mapping[float, float]]) -> str:

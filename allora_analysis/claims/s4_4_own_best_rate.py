@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from allora_analysis.arms import ARMS
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
-from allora_analysis.claims.s4_2_factor import lost
+from allora_analysis.claims.s4_2_factor import lost, rate_in_words
 from allora_analysis.claims.s4_4_our_runs import on_runs, shown
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.finetune.sources import INSTRUCT
@@ -187,7 +187,7 @@ def every_seed(differences: Sequence[float], margin: float, threshold: float) ->
 def _at(name: str) -> str:
     # LoRA's rate where validation did not choose it, as 2e-3.
     of = OWN_BEST[name]
-    return "" if of.chosen else f" at {of.rates[REFERENCE]:.0e}".replace("e-0", "e-")
+    return "" if of.chosen else f" at {rate_in_words(of.rates[REFERENCE])}"
 
 
 def _beside(name: str, rows: Sequence[str], folder: Path | None) -> dict[str, Any]:
