@@ -55,6 +55,7 @@ from allora_analysis.study import bound, signed
 
 decide_sequentially = functools.partial(decide_by_e_values, grain=TIE)
 our_claim = functools.partial(claim, test="tests/test_claims_own_best_rate.py", reads=STUDY)
+ON_THE_UPDATE = "allora_adamw"  # its factor on AdamW's update
 OURS = "allora_0"  # the paper's ALLoRA, as all arms here without dropout: the others stand beside it in the evidence
 
 
@@ -357,6 +358,17 @@ def own_best_rate_adamw(cases: Cases, folder: Path | None) -> Finding:
     return own_best_rate(cases, "all-MiniLM-L6-v2", "adamw", folder)
 
 
+def _on_the_update(
+    cases: Cases, name: str, folder: Path | None, compared: str, more: Mapping[str, Any] | None = None
+) -> Finding:
+    # ALLoRAAdamW minus LoRA on a list, from the second seed on.
+    together = OWN_BEST[name].compared[0] != ON_THE_UPDATE
+    found = own_best_verdicts(name, folder=folder, together=together).get(ON_THE_UPDATE)
+    if found is None or len(found[0]) < 2:
+        return not_run(f"{len(found[0]) if found else 0} of {CAP} seeds are recorded", "Not run: fewer than two seeds.")
+    return _seed_by_seed(cases, name, ON_THE_UPDATE, found, folder, compared, more)
+
+
 @our_claim(
     "4-own-best-rate-on-the-update",
     where="beyond the paper: §4.2, the factor on AdamW's update, on all-MiniLM-L6-v2",
@@ -372,15 +384,11 @@ def own_best_rate_adamw(cases: Cases, folder: Path | None) -> Finding:
 )
 def factor_on_the_update(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRAAdamW minus LoRA on all-MiniLM-L6-v2."""
-    name, arm = "minilm-adamw", "allora_adamw"
-    found = own_best_verdicts(name, folder=folder, together=True).get(arm)
-    if found is None or len(found[0]) < 2:
-        return not_run(f"{len(found[0]) if found else 0} of {CAP} seeds are recorded", "Not run: fewer than two seeds.")
-    doubled = own_best_verdicts("minilm-control", folder=folder).get(arm)
+    name, doubled = "minilm-adamw", own_best_verdicts("minilm-control", folder=folder).get(ON_THE_UPDATE)
     over = {"above": " (and over LoRA at 2e-3)", "open": ""}.get(
         doubled[1].verdict if doubled else "open", " (but not over LoRA at 2e-3)"
     )
-    return _seed_by_seed(cases, name, arm, found, folder, f"on {OWN_BEST[name].model}, at the best rates tried{over}")
+    return _on_the_update(cases, name, folder, f"on {OWN_BEST[name].model}, at the best rates tried{over}")
 
 
 @our_claim(
@@ -397,16 +405,12 @@ def factor_on_the_update(cases: Cases, folder: Path | None) -> Finding:
 )
 def control(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRAAdamW minus LoRA at the rate at which it starts."""
-    name, arm = "minilm-control", "allora_adamw"
-    found = own_best_verdicts(name, folder=folder).get(arm)
-    if found is None or len(found[0]) < 2:
-        return not_run(f"{len(found[0]) if found else 0} of {CAP} seeds are recorded", "Not run: fewer than two seeds.")
-    doubled = [lora for _, lora in own_best_pairs(name, arm)]
-    tuned = [lora for _, lora in own_best_pairs("minilm-adamw", arm)]
+    name = "minilm-control"
+    doubled, tuned = ([lora for _, lora in own_best_pairs(of, ON_THE_UPDATE)] for of in (name, "minilm-adamw"))
     pairs = list(zip(doubled, tuned, strict=True))
     gaps = paired_differences(recorded([*doubled, *tuned], folder), pairs, "test_accuracy")
     beside = {"LoRA at 2e-3 minus LoRA at 1e-3": every_seed(gaps, MARGINS["test_accuracy"], THRESHOLD)} if gaps else {}
-    return _seed_by_seed(cases, name, arm, found, folder, f"against LoRA{_at(name)}", beside)
+    return _on_the_update(cases, name, folder, f"against LoRA{_at(name)}", beside)
 
 
 @best_rate_claim(

@@ -113,9 +113,8 @@ def average_over_eta(cases: Cases) -> Finding:
     says="The result shows that ALLoRA in general admits better accuracy over plain LoRA.",
     reading=f"By the mean of Table 3's 27 cells, which is that of its nine pairs of model and data set; {BY_PRINT}. "
     f"LoRA is at η·l_b. {ON_YELP} Table and figure differ in one cell (F3-cells). At η² = 1 ALLoRA's factor is at "
-    f"most 1 and "
-    f"LoRA has the same rate, and throughout "
-    "Table 3 larger rates are better: a higher rate does not explain the lead there (looked at afterwards).",
+    "most 1 and LoRA has the same rate, and throughout Table 3 larger rates are better: a higher rate does not explain "
+    "the lead there (looked at afterwards).",
     depends_on=("F3-cells", "4.4-fair-to-lora"),
 )
 def better_than_lora(cases: Cases) -> Finding:
