@@ -10,6 +10,7 @@
 | `commonsense` | Table 1: are ALLoRA and ALLoRA-0 better than DoRA on commonsense questions? |
 | `perception` | Table 3, Figure 3: is ALLoRA better than LoRA, with and without the classifier's faster rate? |
 | `ablation` | Table 4, Figure 4: is ALLoRA better than the rest of its family? |
+| `on_the_update` | ours: Tables 3 and 4 with ALLoRA's factor on AdamW's update, at the paper's rate |
 | `hessian` | §3.2: do both ends of pretrained models' Hessians at B = 0 have the signs that the ranks foretell? |
 | `learning_rates` | ours: every arm at its own best learning rate |
 | `own_best_rate` | ours: each arm at its own best rate, with seeds until it is decided; rules before runs |

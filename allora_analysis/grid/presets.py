@@ -5,6 +5,7 @@ The command that runs them, the ledger's rows and the figures read the same list
 Checked by `tests/test_experiments_finetune.py` and `tests/test_experiments_own_best_rate.py`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -147,6 +148,20 @@ def _ablation(model: str, data: str, seeds: int, precision: str = "fp32") -> Ite
             for arm in ABLATION_ARMS:
                 if arm != "lora_x_eta" or eta2 != 1:
                     yield Setting(model, data, arm, eta2=eta2, seed=seed, **shared)
+
+
+# Both tables with ALLoRA's factor on AdamW's update.
+UPDATE_SEEDS = 5
+
+
+def _on_the_update() -> Iterator[Setting]:
+    # ALLoRAAdamW and LoRA at η·l, the classifier at l, seed by seed; then the rest of the family.
+    for one in _perception(MINILM, FILMS, UPDATE_SEEDS, "bf16"):
+        if one.arm == "lora" and one.head_learning_rate == RATE:
+            eta2 = round((one.learning_rate / RATE) ** 2, 9)
+            yield dataclasses.replace(one, arm="allora_adamw", learning_rate=RATE, eta2=eta2)
+            yield one
+    yield from _ablation(MINILM, FILMS, UPDATE_SEEDS, "bf16")
 
 
 # Every arm over a range of learning rates.
@@ -302,6 +317,7 @@ LISTS: dict[str, dict[str, list[Setting]]] = {
         "desk": [*_ablation(MINILM, FILMS, 3, "bf16")],
         "paper": [one for model in PERCEPTION for data in ABLATION_DATA for one in _ablation(model, data, 5)],
     },
+    "on_the_update": {"desk": [*_on_the_update()]},
     "learning_rates": {
         "desk": [*_learning_rates()],
         "paper": [
