@@ -18,20 +18,21 @@ listed factor acts too, is left out: at the rates of `experiments.row_norms` LoR
 nearly η·l with LoRA at η·l, and should find them alike; (b) the share should be near 1 (0.81 on digits, at a rate at
 which rows grow longer); (c) ALLoRAAdamW should be ahead where its steps are the longer ones.
 
-**Seeds.** 0 to 4, shared by all arms. The other arms' runs on the seeds 0, 1 and 2 are those two lists' own, and had
-been seen when these rules were written; of ALLoRAAdamW other lists have runs at this rate, shorter and without dropout.
+**Seeds.** Of ALLoRAAdamW and LoRA 0 to 4, of the other three 0 to 2, shared by all. The other arms' runs on the seeds
+0, 1 and 2 are those two lists' own, and had been seen when these rules were written; of ALLoRAAdamW other lists have
+runs at this rate, shorter and without dropout.
 
 **Test.** Test accuracy after the last epoch, in points, by seed, Student's t one-sided at 0.05 either way.
 (a) One comparison: ALLoRAAdamW minus LoRA at η·l, the mean over η² of 2 and 4 (at 1 the factor is at most 1, and the
 two are one but for that; it stands beside, as each η² does). "More accurate" holds where the mean is clearly above 0;
 it is refuted where it is clearly below, or where its 90 % interval lies within ±0.3 points, which is the same.
 (b) The share: ALLoRAAdamW's mean rise from η² = 1 to 4 over LoRA's at η·l, Fieller's 95 % interval over seeds. "Like
-Table 3" holds where that interval meets the 90 % interval of Table 3's own ratio and is at most 0.5 long; it is refuted where
-they do not meet, and is undecided else. The share of ALLoRA as listed, on seeds 0 to 2, stands beside.
-(c) Three comparisons, ALLoRAAdamW minus each other, the mean over the η² at which both were run (LoRA × η: 2 and 4),
-Holm over the three. "More accurate than each" holds where each mean is clearly above 0; it is refuted where one is
-clearly below, or has its 90 % interval within ±0.3 points. LoRA at η·l in ALLoRAAdamW's place stands beside: where it
-leads as far, the lead is the longer step's, and nothing of the adaptive factor's.
+Table 3" holds where that interval meets the 90 % interval of Table 3's own ratio and is at most 0.5 long; it is refuted
+where they do not meet, and is undecided else. The share of ALLoRA as listed, on seeds 0 to 2, stands beside.
+(c) Three comparisons on three seeds, ALLoRAAdamW minus each other, the mean over the η² at which both were run (LoRA ×
+η: 2 and 4), Holm over the three. "More accurate than each" holds where each mean is clearly above 0; it is refuted
+where one is clearly below, or has its 90 % interval within ±0.3 points. LoRA at η·l in ALLoRAAdamW's place stands
+beside: where it leads as far, the lead is the longer step's, and nothing of the adaptive factor's.
 
 **Stopping rule.** The list is fixed; every run is recorded whatever it shows; each question is judged when all its runs
 are there. A run whose loss is no longer finite leaves its question undecided.
