@@ -139,6 +139,8 @@ def test_norms_over_layers():
     assert found["step"] == [0, 3, 9]
     assert found["mean"] == [0.0, 0.2, 0.4], "six digits, of 0.20000000000000004 too"
     assert (found["least"], found["most"]) == ([0.0, 0.1, 0.2], [0.0, 0.3, 0.7])
+    fine = summarised({"step": [1], "layers": {"q": [0.00123456], "k": [0.0987654]}})
+    assert (fine["least"], fine["most"]) == ([0.00123], [0.0988]), "three digits of what a picture's band reads"
     nothing = {"step": [0, 1], "layers": {}}
     assert summarised(nothing) == {"step": [0, 1], "mean": [], "least": [], "most": []}
 

@@ -186,7 +186,9 @@ def _same(one: Setting, other: Setting) -> bool:
     return (one.data, one.seed) == (other.data, other.seed)
 
 
-def _lora(own_head: bool) -> Callable[[Setting, Setting], bool]:
+def lora_at_eta_l(own_head: bool) -> Callable[[Setting, Setting], bool]:
+    """Whether a run is LoRA at η·l_b for another's η, data and seed, its classifier at l_b or at η·l_b."""
+
     def is_lora(one: Setting, run: Setting) -> bool:
         rate = one.eta * RATE
         head = RATE if own_head else rate
@@ -195,10 +197,12 @@ def _lora(own_head: bool) -> Callable[[Setting, Setting], bool]:
     return is_lora
 
 
-def _arm(arm: str) -> Callable[[Setting, Setting], bool]:
+def arm_at_eta(arm: str) -> Callable[[Setting, Setting], bool]:
+    """Whether a run is the arm's at another's η, data and seed; LoRA × 1 is LoRA at l_b."""
+
     def is_arm(one: Setting, run: Setting) -> bool:
-        if arm == "lora_x_eta" and one.eta2 == 1:  # LoRA × 1 is LoRA at l_b
-            return _lora(own_head=False)(one, run)
+        if arm == "lora_x_eta" and one.eta2 == 1:
+            return lora_at_eta_l(own_head=False)(one, run)
         return _same(one, run) and (run.arm, run.eta2) == (arm, one.eta2)
 
     return is_arm
@@ -216,7 +220,10 @@ def _arm(arm: str) -> Callable[[Setting, Setting], bool]:
 def table_3(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA at η·l_b; beside it with the classifier at l_b in both, and with dropout minus without."""
     runs = recorded(PERCEIVED, folder)
-    beside = {"classifier at l_b in both": _lora(own_head=True), "ALLoRA with dropout minus without": _arm("allora_0")}
+    beside = {
+        "classifier at l_b in both": lora_at_eta_l(own_head=True),
+        "ALLoRA with dropout minus without": arm_at_eta("allora_0"),
+    }
     more = {
         name: shown(judged(differences(runs, by_case(PERCEIVED, {"arm": "allora"}, other))))
         for name, other in beside.items()
@@ -226,7 +233,9 @@ def table_3(cases: Cases, folder: Path | None) -> Finding:
         "undecided": "Undecided: on {data} alone, clearly better in {better} of {n} cases, {mean} points on average.",
         "holds": "Yes: clearly better in all {n} cases on {data}, {mean} points on average.",
     }
-    return on_runs(cases, runs, by_case(PERCEIVED, {"arm": "allora"}, _lora(own_head=False)), answers, more=more)
+    return on_runs(
+        cases, runs, by_case(PERCEIVED, {"arm": "allora"}, lora_at_eta_l(own_head=False)), answers, more=more
+    )
 
 
 @our_claim(
@@ -245,7 +254,7 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
     pairs = {
         f"over {AS_PRINTED[arm]}, {case}": those
         for arm in ABLATION_ARMS
-        for case, those in by_case(wanted, {"arm": "allora"}, _arm(arm)).items()
+        for case, those in by_case(wanted, {"arm": "allora"}, arm_at_eta(arm)).items()
     }
     answers = {
         "refuted": "No: on {data} clearly behind {behind}.",
@@ -269,7 +278,7 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
 def early_epochs(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus ALLoRA-OD after epoch 1, seed by seed; case by case beside it."""
     wanted = [*PERCEIVED, *ABLATED]
-    runs, pairs = recorded(wanted, folder), by_case(wanted, {"arm": "allora"}, _arm("allora_od"))
+    runs, pairs = recorded(wanted, folder), by_case(wanted, {"arm": "allora"}, arm_at_eta("allora_od"))
 
     def average(endpoint: str, epoch: int = 0) -> dict[str, list[float]]:
         found = differences(runs, pairs, endpoint, epoch)

@@ -123,9 +123,9 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
     """A record's series from the Trainer's `state.log_history`.
 
     `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training, to 6 digits), `row_norms`
-    (`summarised`), `induced_norms` (after the last step, a number a layer in the order of their names) and `right` (by
-    split, the rows predicted rightly at the last evaluation, `packed`); all finite: what a diverged run's last step
-    left is not among them.
+    (`summarised`), `induced_norms` (after the last step, a number a layer in the order of their names) and `right` (the
+    test rows predicted rightly at the last evaluation, `packed`); all finite: what a diverged run's last step left is
+    not among them.
     """
     epochs: dict[int, dict[str, Any]] = {}
     for entry in log:
@@ -158,9 +158,8 @@ def _in_order(by_layer: dict[str, float]) -> list[float]:
 
 
 def _right(log: list[dict[str, Any]], step: int | None) -> dict[str, str]:
-    last = [entry for entry in log if entry["step"] == step]
-    ends = {key: value for entry in last for key, value in entry.items() if key.endswith("_right")}
-    return {key.removeprefix("eval_").removesuffix("_right"): value for key, value in ends.items()}
+    ends = [entry["eval_test_right"] for entry in log if entry["step"] == step and "eval_test_right" in entry]
+    return {"test": ends[-1]} if ends else {}
 
 
 def _measured(key: str) -> bool:

@@ -122,16 +122,16 @@ def judged(differences: Mapping[Case, Sequence[float]]) -> dict[Case, Judgement]
     return judge_family(differences, "t", LEVEL, grain=TIE) if differences else {}
 
 
-def right_rows(result: Mapping[str, Any], split: str = "test") -> Bool[np.ndarray, " rows"] | None:
-    """Which rows of a split a run predicted rightly after its last epoch, in the split's order.
+def right_rows(result: Mapping[str, Any]) -> Bool[np.ndarray, " rows"] | None:
+    """Which rows of the test split a run predicted rightly after its last epoch, in the split's order.
 
     None where the record has none, as those before November 27, 2026.
     """
-    packed = result.get("right", {}).get(split)
+    packed = result.get("right", {}).get("test")
     if packed is None:
         return None
     bits = np.frombuffer(bytes.fromhex(packed), dtype=np.uint8)
-    return np.unpackbits(bits, count=result["rows"][split]).astype(bool)
+    return np.unpackbits(bits, count=result["rows"]["test"]).astype(bool)
 
 
 def right_differences(runs: Runs, pairs: Pairs) -> Float[np.ndarray, "seeds rows"] | None:

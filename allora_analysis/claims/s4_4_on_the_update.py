@@ -1,0 +1,232 @@
+"""Tables 3 and 4 with ALLoRA's factor on AdamW's update, from the recorded runs on a language model.
+
+The rows read what `python -m experiments.on_the_update` recorded, whose docstring states arms, seeds and rules; they
+were written before ALLoRAAdamW's runs. Checked by `tests/test_claims_on_the_update.py`, which plants records.
+"""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+from allora_analysis.claims.cases import Cases
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, run_diverged, units_wanted
+from allora_analysis.claims.s4_4_our_runs import (
+    AS_PRINTED,
+    PERCEIVED,
+    arm_at_eta,
+    by_case,
+    lora_at_eta_l,
+    over_seeds,
+    shown,
+)
+from allora_analysis.claims.tables.procedures import reported_ratio
+from allora_analysis.finetune.setting import STUDY, Setting
+from allora_analysis.grid.presets import LISTS, MARGINS, command
+from allora_analysis.grid.reading import Pairs, Runs, differences, diverged, judged, recorded
+from allora_analysis.statistics import Judgement, mean_ratio
+from allora_analysis.statistics.intervals import Ratio
+from allora_analysis.study import bound, signed
+
+OURS = "allora_adamw"
+LORA = "LoRA at η·l"
+WANTED = LISTS["on_the_update"]["desk"]
+MARGIN = MARGINS["test_accuracy"]
+LONGEST = 0.5  # of the share's interval, beyond which it tells too little
+RULE = (
+    f"Student's t over seeds, one-sided at 0.05, Holm over the comparisons; the same within ±{100 * MARGIN:g} points; "
+    "interval: 90 %, a comparison alone; the row's in points"
+)
+SETTING = (
+    "ALLoRAAdamW, every arm at the paper's l_b = 1e-4, the classifier too, drop rate 0.05, two epochs of "
+    "rotten_tomatoes; the rules were written before its runs"
+)
+update_claim = functools.partial(
+    claim, command=command("on_the_update", WANTED), test="tests/test_claims_on_the_update.py", reads=STUDY
+)
+Comparisons = Mapping[str, Mapping[str, Pairs]]  # by the other arm, the pairs of each η²
+
+
+def against_lora() -> Comparisons:
+    """ALLoRAAdamW and LoRA at η·l, where η is above 1."""
+    ours = [run for run in WANTED if run.arm != OURS or run.eta2 > 1]
+    return {LORA: by_case(ours, {"arm": OURS}, lora_at_eta_l(own_head=True))}
+
+
+def against_family() -> Comparisons:
+    """ALLoRAAdamW and each other member of Table 4, on the seeds and at the η² of the latter."""
+    found = {}
+    for arm, label in AS_PRINTED.items():
+        theirs = [run for run in WANTED if run.arm == arm]
+        known = {(run.seed, run.eta2) for run in theirs}
+        ours = [run for run in WANTED if run.arm == OURS and (run.seed, run.eta2) in known]
+        found[label] = by_case([*ours, *theirs], {"arm": OURS}, arm_at_eta(arm))
+    return found
+
+
+def _lora(one: Setting) -> Setting:
+    # LoRA at η·l, its classifier at l, for an arm's η and seed.
+    is_lora = lora_at_eta_l(own_head=True)
+    return next(run for run in WANTED if is_lora(one, run))
+
+
+def lora_in_its_place(of: Comparisons) -> Comparisons:
+    """The same comparisons with LoRA at η·l for ALLoRAAdamW."""
+    return {
+        name: {case: [(_lora(ours), theirs) for ours, theirs in pairs] for case, pairs in by_eta.items()}
+        for name, by_eta in of.items()
+    }
+
+
+def means(runs: Runs, of: Comparisons, endpoint: str = "test_accuracy") -> dict[str, list[float]]:
+    """By comparison the mean over η², seed by seed; those with a run that is not recorded are left out."""
+    found = {name: differences(runs, by_eta, endpoint) for name, by_eta in of.items()}
+    return {name: over_seeds(cases) for name, cases in found.items() if cases.keys() == of[name].keys()}
+
+
+def ahead_of_each(family: Mapping[str, Judgement]) -> str:
+    """The verdict on "ahead of each": clearly so; or clearly behind one, or within the margin of it; or undecided."""
+    if all(one.verdict == "holds" for one in family.values()):
+        return "holds"
+    same = any(max(-one.interval[0], one.interval[1]) <= MARGIN for one in family.values())
+    return "refuted" if same or any(one.verdict == "refuted" for one in family.values()) else "undecided"
+
+
+def _judge(cases: Cases, folder: Path | None, of: Comparisons, answers: Mapping[str, str]) -> Finding:
+    # "Ahead of each": `answers` may hold {mean}, {low} and {high} of the least lead, {other}, whom it is over, {seeds}
+    # and {lora}, the least lead of LoRA at η·l in ALLoRAAdamW's place.
+    runs = recorded(WANTED, folder)
+    complete = means(runs, of)
+    if len(complete) < len(of):
+        return _unfinished(runs, of)
+    tested = cases.test(complete, lambda samples: ahead_of_each(judged({name: [*v] for name, v in samples.items()})))
+    family, in_place = judged(complete), judged(means(runs, lora_in_its_place(of)))
+    other = min(family, key=lambda name: family[name].mean)
+    one = family[other]
+    low, high = (100 * end for end in one.interval)
+    told = {"mean": signed(100 * one.mean, 2), "low": bound(low, 2, False), "high": bound(high, 2, True)}
+    told |= {"other": other, "seeds": one.n, "lora": signed(100 * min(of.mean for of in in_place.values()), 2)}
+    by_eta = {f"over {name}, {case}": pairs for name, cases_of in of.items() for case, pairs in cases_of.items()}
+    wanted = units_wanted(family.values(), "seeds")
+    measured = {f"over {name}": judgment for name, judgment in shown(family).items()} | {
+        "each η²": shown(judged(differences(runs, by_eta))),
+        "test loss, its fall": shown(judged(means(runs, of, "test_loss"))),
+        "LoRA at η·l in ALLoRAAdamW's place": shown(in_place) if LORA not in of else None,
+    }
+    return tested.finding(
+        **{word: text.format(**told) for word, text in answers.items()},
+        evidence=Evidence({"difference": "above 0"}, measured, RULE, interval=(low, high), n=one.n),
+        size=Size(100 * one.mean, "points", f"test accuracy, ALLoRAAdamW minus {other}, mean over η²", low, high),
+        wanted=wanted,
+        flips_if={
+            "holds": "seeds in which it is not clearly ahead of one",
+            "refuted": "seeds in which it is clearly ahead of each",
+        }.get(tested.verdict, wanted),
+    )
+
+
+def _unfinished(runs: Runs, of: Comparisons) -> Finding:
+    # Where a run is lacking, or has diverged.
+    stopped = [name for name, by_eta in of.items() if diverged(runs, by_eta)]
+    if stopped:
+        return run_diverged(f"a run diverged among the pairs with {', '.join(stopped)}", RULE)
+    return not_run(f"{len(runs)} of {len(WANTED)} runs are recorded", "Not run: runs are lacking.")
+
+
+@update_claim(
+    "4-table-3-on-the-update",
+    where="beyond the paper: Appendix D, on all-MiniLM-L6-v2, §4.2's factor on AdamW's update",
+    says="With its factor on AdamW's update ALLoRA is more accurate than LoRA at η·l_b, as in Table 3.",
+    reading=f"{SETTING}. On average over η² of 2 and 4, five seeds; at 1 the factor is at most 1, and the two are one "
+    "but for that. Refuted, too, where the 90 % interval lies within ±0.3 points, which is the same. At this rate no "
+    "row of BA grows long: the factor stays near η, so that LoRA at nearly η·l_b is compared with LoRA at η·l_b.",
+    depends_on=("D-universally-better", "4-table-3-desk"),
+)
+def table_3(cases: Cases, folder: Path | None) -> Finding:
+    """ALLoRAAdamW minus LoRA at η·l."""
+    answers = {
+        "holds": "Yes: {mean} points ahead of LoRA at η·l_b ({low} to {high}), {seeds} seeds.",
+        "refuted": "No: {mean} points from LoRA at η·l_b ({low} to {high}), {seeds} seeds.",
+        "undecided": "Undecided after {seeds} seeds: leads above {high} points over LoRA at η·l_b are excluded.",
+    }
+    return _judge(cases, folder, against_lora(), answers)
+
+
+@update_claim(
+    "4-table-4-on-the-update",
+    where="beyond the paper: Appendix E, on all-MiniLM-L6-v2, §4.2's factor on AdamW's update",
+    says="With its factor on AdamW's update ALLoRA is more accurate than each other of its family, as in Table 4.",
+    reading=f"{SETTING}. On average over η² of 1, 2 and 4 (LoRA × η: 2 and 4), three seeds, against ALLoRA-OD, "
+    "ASF-LoRA and LoRA × η under AdamW, whose own factors stand where they are listed. LoRA at η·l_b in its place stands in the "
+    "evidence: where that leads as far, the lead is the longer step's, and not the adaptive factor's.",
+    depends_on=("E-universally-better", "4-table-4-desk"),
+)
+def table_4(cases: Cases, folder: Path | None) -> Finding:
+    """ALLoRAAdamW minus each of ALLoRA-OD, ASF-LoRA and LoRA × η."""
+    answers = {
+        "holds": "Yes: by {mean} points or more on average; LoRA at η·l_b, which has no such factor, by {lora}.",
+        "refuted": "No: {mean} points over {other} on average ({low} to {high}).",
+        "undecided": "Undecided after {seeds} seeds: {mean} points over {other} may be chance.",
+    }
+    return _judge(cases, folder, against_family(), answers)
+
+
+def rises(runs: Runs, arm: str) -> dict[str, list[float]]:
+    """The rise from η² = 1 to 4, seed by seed, of an ALLoRA arm and of LoRA at η·l on its seeds; empty where a run is
+    lacking.
+    """
+    known = {(run.seed, run.eta2): run for run in (*WANTED, *PERCEIVED) if run.arm == arm}
+    ends = [(known[seed, 4.0], one) for (seed, eta2), one in known.items() if eta2 == 1]
+    pairs = {arm: ends, LORA: [(_lora(last), _lora(first)) for last, first in ends]}
+    found = differences(runs, pairs)
+    return found if found.keys() == pairs.keys() else {}
+
+
+def like_table_3(share: Ratio) -> str:
+    """The verdict on "rises like Table 3's": Fieller's interval meets Table 3's and is short; or they do not meet."""
+    _, low, high = reported_ratio()
+    if share.low > high or share.high < low:
+        return "refuted"
+    return "holds" if share.high - share.low <= LONGEST else "undecided"
+
+
+@update_claim(
+    "T3-procedure-on-the-update",
+    where="beyond the paper: Table 3, caption, on all-MiniLM-L6-v2",
+    says="On a language model a factor on AdamW's update gives a rise with η² like Table 3's.",
+    reading=f"{SETTING}. ALLoRAAdamW's mean rise of test accuracy from η² = 1 to 4 over that of LoRA at η·l_b, five "
+    f"seeds: its 95 % interval meets the 90 % interval of Table 3's own ratio, and is at most {LONGEST:g} long. "
+    "Refuted where they do not meet. ALLoRA as listed, under AdamW, on three of the seeds, stands in the answer.",
+    depends_on=("T3-procedure", "T3-procedure-laboratory"),
+)
+def procedure(cases: Cases, folder: Path | None) -> Finding:
+    """ALLoRAAdamW's rise over LoRA's beside Table 3's ratio; the listed procedure's beside it."""
+    runs = recorded([*WANTED, *PERCEIVED], folder)
+    found, listed = rises(runs, OURS), rises(runs, "allora")
+    if not found or not listed:
+        return _unfinished(runs, against_lora())
+    tested = cases.test(found, lambda samples: like_table_3(mean_ratio(samples[OURS], samples[LORA])))
+    share, as_listed = (mean_ratio(of[arm], of[LORA]) for of, arm in ((found, OURS), (listed, "allora")))
+    printed, low, high = reported_ratio()
+    table = f"Table 3: {bound(low, 2, False):.2f} to {bound(high, 2, True):.2f}"
+    told = f"{share.value:.2f} of LoRA's rise at η·l_b; as listed {as_listed.value:.2f}; {table}."
+    return tested.finding(
+        holds=f"Yes: {told}",
+        refuted=f"No: {told}",
+        undecided=f"Undecided, five seeds: {told}",
+        evidence=Evidence(
+            {"Table 3's own ratio": [printed, low, high]},
+            {
+                "ALLoRAAdamW's share": share._asdict(),
+                "rises, ALLoRAAdamW and LoRA at η·l": found,
+                "ALLoRA's as listed, share": as_listed._asdict(),
+                "rises, ALLoRA as listed and LoRA at η·l": listed,
+            },
+            "Fieller's 95 % interval over seeds; of Table 3 sign flips over its nine pairs, 90 %",
+            n=len(found[OURS]),
+        ),
+        size=Size(share.value, "of LoRA's rise", "ALLoRAAdamW's, η² from 1 to 4", share.low, share.high, "95 %"),
+        wanted="more seeds",
+        flips_if="an interval that does not meet Table 3's"
+        if tested.verdict == "holds"
+        else "an interval that meets Table 3's and is short",
+    )
