@@ -23,7 +23,7 @@ from transformers import TrainerCallback
 
 from allora_analysis.finetune import machine, models, run, tasks, trainer, training
 from allora_analysis.finetune.machine import quiet
-from allora_analysis.finetune.run import SERIES
+from allora_analysis.finetune.run import SERIES, steps_of
 from allora_analysis.grid.reading import right_rows
 from allora_analysis.validation import ArgumentError
 
@@ -64,7 +64,7 @@ def test_a_recorded_run_is_not_run_again(films, tmp_path):
     assert [entry["step"] for entry in first.result["epochs"]] == [6, 12, 18]
     assert [entry["epoch"] for entry in first.result["epochs"]] == [1, 2, 3]
     assert first.result["rows"] == {"train": 48, "validation": 16, "test": 24}
-    assert first.result["loss"]["step"] == list(range(1, 19))
+    assert steps_of(first.result["loss"]) == list(range(1, 19))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_recorded(films, tmp_path,
     result = start(films, setting(), tmp_path).result
     assert (result["diverged_at_step"], result["steps"]) == (9, 8)
     assert [entry["step"] for entry in result["epochs"]] == [6]
-    assert result["loss"]["step"] == result["row_norms"]["step"][1:] == list(range(1, 9))
+    assert steps_of(result["loss"]) == result["row_norms"]["step"][1:] == list(range(1, 9))
     assert not (tmp_path / "unfinished").exists()
     calls.clear()
     again = start(films, setting(), tmp_path)
@@ -178,13 +178,21 @@ def test_norms_that_are_not_finite_are_left_out():
     assert collected["row_norms"] == {"step": [0, 1]} | {name: [0.0, 1.5] for name in SERIES[1:]}
 
 
+def test_losses_are_kept_up_to_the_first_that_is_not_finite():
+    log = [{"step": 5 * i, "loss": loss} for i, loss in enumerate((0.70000049, 0.6, math.inf, 0.5), 1)]
+    assert trainer.collect(log)["loss"] == {"every": 5, "value": [0.7, 0.6]}
+    assert steps_of(trainer.collect(log)["loss"]) == [5, 10]
+    assert steps_of(trainer.collect([])["loss"]) == []
+    assert steps_of({"step": [21, 42], "value": [0.7, 0.6]}) == [21, 42], "an older record"
+
+
 def test_accumulated_parts_are_the_whole_batchs_gradient(tmp_path):
     """Without dropout; the last batch of an epoch has 7 rows in parts of 2, 2, 2 and 1."""
     films = str(tiny.bert(tmp_path / "bert", 0.0)), text_data.load(str(tiny.sentences(tmp_path / "films", 47)))
     fields = {"optimizer": "sgd", "batch_size": 10, "learning_rate": 1.0, "head_learning_rate": 1.0}
     whole = start(films, setting(**fields)).result
     parts = start(films, setting(**fields, accumulation=5)).result
-    assert parts["loss"]["step"] == whole["loss"]["step"]
+    assert steps_of(parts["loss"]) == steps_of(whole["loss"])
     assert parts["loss"]["value"] == pytest.approx(whole["loss"]["value"], rel=1e-4)
     assert max(abs(b - a) for a, b in itertools.pairwise(whole["loss"]["value"])) > 0.01
 

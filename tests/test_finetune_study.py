@@ -211,7 +211,7 @@ def test_two_processes_are_one_run(uneven, tmp_path, capsys):
     assert one["key"] == two["key"]
     assert two["provenance"]["processes"] == 2
     ours, theirs = one["result"], two["result"]
-    assert theirs["loss"]["step"] == ours["loss"]["step"]
+    assert theirs["loss"]["every"] == ours["loss"]["every"]
     assert theirs["loss"]["value"] == pytest.approx(ours["loss"]["value"], rel=1e-4)
     for first, second in zip(ours["epochs"], theirs["epochs"], strict=True):
         assert second == pytest.approx(first, rel=1e-3, abs=1 / 24)  # a sentence on the edge may fall either way

@@ -138,6 +138,12 @@ def summarised(norms: Mapping[str, Any]) -> dict[str, list[float]]:
     }
 
 
+def steps_of(loss: Mapping[str, Any]) -> list[int]:
+    """The steps of a record's training losses; records before November 30, 2026 list them."""
+    known = loss.get("step")
+    return [loss["every"] * place for place in range(1, len(loss["value"]) + 1)] if known is None else known
+
+
 def check_result(name: str, result: Mapping[str, Any]) -> None:
     """Refuse a result that lacks what rows and figures read of any run."""
     for leaf, value in _wrong(result):

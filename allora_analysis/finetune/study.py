@@ -129,6 +129,7 @@ def _norm(norms: dict[str, Any], step: int) -> str:
 
 def plot(config: Config, result: Result) -> Figure:
     """Accuracy, loss and row norms along the run."""
+    from allora_analysis.finetune.run import steps_of
     from allora_analysis.plotting import COLOURS, panels
 
     m = result.measured
@@ -141,7 +142,7 @@ def plot(config: Config, result: Result) -> Figure:
     left.axhline(majority, ls=":", color=COLOURS["measured"], label="most frequent label")
     left.set(title=f"{config.arm}, {config.optimizer}", xlabel="epoch", ylabel="accuracy")
     left.legend(fontsize=7)
-    middle.plot(m["loss"]["step"], m["loss"]["value"], color=COLOURS["predicted"])
+    middle.plot(steps_of(m["loss"]), m["loss"]["value"], color=COLOURS["predicted"])
     middle.set(xlabel="step", ylabel="training loss")
     norms = m["row_norms"]
     if norms["mean"]:

@@ -122,10 +122,10 @@ class History(TrainerCallback):
 def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
     """A record's series from the Trainer's `state.log_history`.
 
-    `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training, to 6 digits), `row_norms`
-    (`summarised`), `induced_norms` (after the last step, a number a layer in the order of their names) and `right` (the
-    test rows predicted rightly at the last evaluation, `packed`); all finite: what a diverged run's last step left is
-    not among them.
+    `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training, "every" so many steps, to 6
+    digits, up to the first that is not finite), `row_norms` (`summarised`), `induced_norms` (after the last step, a
+    number a layer in the order of their names) and `right` (the test rows predicted rightly at the last evaluation,
+    `packed`); all finite: what a diverged run's last step left is not among them.
     """
     epochs: dict[int, dict[str, Any]] = {}
     for entry in log:
@@ -133,12 +133,13 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
         if measured:
             epochs.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]}).update(measured)
     whole = [entry for entry in epochs.values() if all(math.isfinite(value) for value in entry.values())]
-    losses = [(entry["step"], _kept(entry["loss"])) for entry in log if math.isfinite(entry.get("loss", math.nan))]
+    losses = [entry for entry in log if "loss" in entry]
+    finite = itertools.takewhile(math.isfinite, (entry["loss"] for entry in losses))
     noted = [entry | {"row_norms": _means(entry["row_norms"])} for entry in log if "row_norms" in entry]
     norms = [entry for entry in noted if _finite(entry["row_norms"])]
     return {
         "epochs": whole,
-        "loss": {"step": [step for step, _ in losses], "value": [value for _, value in losses]},
+        "loss": {"every": losses[0]["step"] if losses else None, "value": [_kept(value) for value in finite]},
         "row_norms": summarised(
             {
                 "step": [entry["step"] for entry in norms],

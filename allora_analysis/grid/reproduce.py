@@ -20,7 +20,7 @@ from typing import Any
 
 from allora_analysis import images, records
 from allora_analysis.finetune import setting as finetune
-from allora_analysis.finetune.run import SPAN_DIGITS
+from allora_analysis.finetune.run import SPAN_DIGITS, steps_of
 from allora_analysis.finetune.sources import where_from
 from allora_analysis.gradient_std.grid import STUDY as GRADIENT_STD
 from allora_analysis.gradient_std.summary import DIGITS as OF_FIGURE_1
@@ -41,6 +41,7 @@ DIGITS |= {f"row_norms.{name}": SPAN_DIGITS for name in ("least", "most")}
 OF_THE_MOMENT = ("time_utc", "seconds", "seconds_a_step", "peak_memory_bytes")
 OF_THE_CODE = ("git_revision", "git_dirty")  # told where the results differ
 RELATIVE = "certificate."  # leaves that are relative errors
+OPTIONAL = ("right.", "induced_norms", "row_norms.largest", "loss.step", "loss.every")
 Leaf = tuple[str, float | None]  # where in the result, and at which step or epoch
 
 
@@ -131,15 +132,13 @@ def _last_digit(study: str, leaf: Leaf, value: Any) -> float:
 def _counts(leaf: Leaf, ours: Mapping[Leaf, Any], theirs: Mapping[Leaf, Any]) -> bool:
     # What an older version did not record yet, or recorded and later ones do not, is no difference.
     part, _, field = _name(leaf).removeprefix("epochs.").partition(".")
-    optional = leaf[0].startswith(("right.", "induced_norms", "row_norms.largest")) or (
-        part in KEPT and field not in KEPT[part]
-    )
+    optional = leaf[0].startswith(OPTIONAL) or (part in KEPT and field not in KEPT[part])
     return not optional or (leaf in ours and leaf in theirs)
 
 
 def _leaves(value: Any, path: str = "", at: float | None = None) -> Iterator[tuple[Leaf, Any]]:
     if isinstance(value, dict):
-        steps = value.get("step", value.get("epoch"))
+        steps = steps_of(value) if "every" in value else value.get("step", value.get("epoch"))
         at = steps if isinstance(steps, int | float) else at
         for name, item in value.items():
             inner = f"{path}.{name}" if path else name
