@@ -3,9 +3,9 @@
 Left: what LoRA at η·l_b and ALLoRA at l_b gain from η² = 1 to η² = 4 in the paper's Table 3, a (model, data set)
 each; on the diagonal both gain as much. Right: ALLoRA's gain divided by LoRA's as eight procedures predict it
 (training loss of a linear layer, `allora_analysis.claims.tables.procedures`), a ring a draw; what they give on a
-small network that sees digits (`experiments.one_rate`), a square with Fieller's 95 % interval; beside the table's
-ratio and its 90 % interval. Nothing is said of what was run or meant. Checked by
-`tests/test_paper_figures_lacking.py`.
+small network that sees digits (`experiments.one_rate`), a square with Fieller's 95 % interval; what two of them give
+on a language model (`experiments.on_the_update`), a diamond; beside the table's ratio and its 90 % interval. Nothing
+is said of what was run or meant. Checked by `tests/test_paper_figures_lacking.py`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from allora_analysis.claims.s4_4_on_the_update import WANTED, shares
 from allora_analysis.claims.s4_4_one_rate import measured_shape
+from allora_analysis.claims.s4_4_our_runs import PERCEIVED
 from allora_analysis.claims.tables.procedures import PROCEDURES, TRAINED, Shape, reported_ratio, rises, shapes
 from allora_analysis.claims.tables.reported import COLUMNS_3
+from allora_analysis.grid.presets import MINILM
 from allora_analysis.plotting import ARMS, COLOURS, page, page_style
+from allora_analysis.statistics.intervals import Ratio
 from paper_figures.laboratory import recorded
-from paper_figures.sources import Loaded, Missing
+from paper_figures.sources import Loaded, Missing, runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,24 +37,28 @@ MARKERS = {"Qwen2-0.5B": "o", "Snowflake-Arctic-L": "s", "OpenELM-450M": "^"}
 
 
 class Rises(NamedTuple):
-    """Gains by arm, the table's ratio with its interval, by procedure the predicted shapes and the laboratory's."""
+    """Gains by arm; the table's ratio, its interval; by procedure what is predicted, seen on digits and on a model."""
 
     gains: Mapping[str, np.ndarray]
     ratio: tuple[float, float, float]
     predicted: Mapping[str, list[Shape]]
     measured: Mapping[str, Mapping[str, float]]
+    on_text: Mapping[str, Ratio]
 
 
 def load_data(folder: Path | str | None = None, seeds: tuple[int, ...] = SEEDS) -> Loaded[Rises]:
-    """The printed gains, each procedure's prediction over so many draws, and what it gives in the laboratory."""
+    """The printed gains, each procedure's prediction over so many draws, and what it gives where it was run."""
     predicted = {one.name: shapes(one, seeds) for one in PROCEDURES}
     table, files = recorded(folder)
     found = {name: measured_shape(table, name) if table else None for name in predicted}
     measured = {name: seen for name, seen in found.items() if seen is not None}
     lacking = len(predicted) - len(measured)
+    known = runs([*WANTED, *PERCEIVED], folder)
     missing = (Missing(f"{lacking} of {len(predicted)} procedures lack seeds in the laboratory", COMMAND),)
+    missing = (missing if lacking else ()) + known.missing(WANTED, "on_the_update")
     gains = {arm: rises(arm) for arm in ("LoRA", "ALLoRA")}
-    return Loaded(Rises(gains, reported_ratio(), predicted, measured), files, missing if lacking else ())
+    data = Rises(gains, reported_ratio(), predicted, measured, shares(known.results))
+    return Loaded(data, (*files, *known.names(known.results)), missing)
 
 
 @page_style()
@@ -85,14 +93,20 @@ def _predictions(axis: Axes, data: Rises) -> None:
     axis.axvspan(low, high, color=COLOURS["measured"], alpha=0.12, lw=0, label="Table 3's 90 % interval")
     ring = {"marker": "o", "ls": "", "mfc": "none", "color": ARMS["allora"].colour}
     square = {"marker": "s", "ms": 3, "color": COLOURS["bound"]}
+    diamond = {"marker": "D", "ms": 3, "color": ARMS["allora_adamw"].colour}
     axis.plot([], [], label="foretold, a linear layer", **ring)
     axis.plot([], [], label="measured on digits, 95 % interval", **square)
+    if data.on_text:
+        axis.plot([], [], label=f"on {MINILM}, 95 % interval", **diamond)
     for place, (name, draws) in enumerate(data.predicted.items()):
         trained = [one.ratio for one in draws if one.progress > TRAINED]
         axis.plot(trained, [-place] * len(trained), **ring)
         if seen := data.measured.get(name):
             axis.plot([seen["low"], seen["high"]], [-place - 0.3] * 2, color=square["color"], lw=0.9)
             axis.plot(seen["value"], -place - 0.3, **square)
+        if own := data.on_text.get(name):
+            axis.plot([own.low, own.high], [-place - 0.55] * 2, color=diamond["color"], lw=0.9)
+            axis.plot(own.value, -place - 0.55, **diamond)
         if not trained:
             axis.text(-0.25, -place, "trains next to nothing", va="center", fontsize=6)
     axis.set_yticks([-place for place in range(len(data.predicted))], list(data.predicted))
@@ -100,5 +114,7 @@ def _predictions(axis: Axes, data: Rises) -> None:
     within = [all(low <= one.ratio <= high for one in draws) for draws in data.predicted.values()]
     seen = sum(one["low"] <= high and one["high"] >= low for one in data.measured.values())
     told = f", {seen} of {len(data.measured)} on digits" if data.measured else ""
+    meets = sum(one.low <= high and one.high >= low for one in data.on_text.values())
+    told += f",\n{meets} of {len(data.on_text)} on a language model" if data.on_text else ""
     # In the linear layer: in each draw.
     axis.set_title(f"{sum(within)} of {len(within)} procedures rise as Table 3's\nin a linear layer{told}")

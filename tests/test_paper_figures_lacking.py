@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from allora_analysis.claims import s4_4_on_the_update as on_the_update
 from allora_analysis.claims.tables.procedures import rises
 from allora_analysis.deviation.study import Config as DeviationConfig
 from allora_analysis.dropout_sgd.study import Config as SgdConfig
@@ -176,10 +177,18 @@ def test_escape():
     assert_readable(figure)
 
 
-def test_procedures(monkeypatch):
+def rising_with_eta(run):
+    """LoRA at η·l gains 2 points from η² = 1 to 4, ALLoRAAdamW 0.9 of it, ALLoRA as listed 0.1."""
+    gain = {"lora": run.learning_rate / 1e-4 - 1, "allora_adamw": 0.9 * ((run.eta2 or 1) ** 0.5 - 1)}
+    gain["allora"] = 0.1 * ((run.eta2 or 1) ** 0.5 - 1)
+    return [0.5, 0.8 + 0.01 * run.seed + 0.02 * gain.get(run.arm, 0.0)]
+
+
+def test_procedures(monkeypatch, tmp_path):
     table = planted_one_rate.planted(planted_one_rate.rising(planted_one_rate.both))
     monkeypatch.setattr(procedures, "recorded", lambda folder: (table, ("laboratory/digits",)))
-    loaded = procedures.load_data(seeds=(0,))
+    plant(tmp_path, [*on_the_update.WANTED, *on_the_update.PERCEIVED], rising_with_eta)
+    loaded = procedures.load_data(tmp_path, seeds=(0,))
     assert loaded.missing == ()
     figure = procedures.make_figure(loaded)
     left, right = figure.axes
@@ -202,13 +211,16 @@ def test_procedures(monkeypatch):
     assert measured[len(named) - 1] == pytest.approx(1, abs=0.1)
     shapes = [of[0] for of in loaded.data.predicted.values()]
     assert drawn == {place: one.ratio for place, one in enumerate(shapes) if one.progress > procedures.TRAINED}
+    assert drawn_as("D") == {named.index(name): one.value for name, one in loaded.data.on_text.items()}
+    assert loaded.data.on_text["factor after AdamW's division"].value == pytest.approx(0.9)
+    assert loaded.data.on_text["as listed, under AdamW"].value == pytest.approx(0.1)
     assert [text.get_text() for text in right.texts] == ["trains next to nothing"]
     assert figure.get_suptitle().startswith("Table 3's ALLoRA rises")
     low, high = loaded.data.ratio[1:]
     assert right.get_title().startswith(
         f"{sum(low <= one.ratio <= high for one in shapes)} of {len(shapes)} procedures rise as Table 3's\n"
     )
-    assert right.get_title().endswith("\nin a linear layer, 1 of 8 on digits")
+    assert right.get_title().endswith("\nin a linear layer, 1 of 8 on digits,\n1 of 2 on a language model")
     assert lines(right)[f"Table 3's ratio, {loaded.data.ratio[0]:.2f}"].get_xdata()[0] == loaded.data.ratio[0]
     assert_readable(figure)
 
@@ -218,8 +230,11 @@ def test_procedures_without_the_laboratory(tmp_path):
     assert loaded.missing[0].words() == (
         "8 of 8 procedures lack seeds in the laboratory; run python -m experiments.one_rate"
     )
+    assert (
+        loaded.missing[1].words().startswith("54 of 54 runs are not recorded; run python -m experiments.on_the_update")
+    )
     figure = procedures.make_figure(loaded)
-    assert "digits" not in figure.axes[1].get_title()
+    assert not {"digits", "language"} & set(figure.axes[1].get_title().split())
     assert_readable(figure)
 
 
