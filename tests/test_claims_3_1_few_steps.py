@@ -45,6 +45,13 @@ def by_sgd(one):
     return one._replace(optimizer="SGD")
 
 
+def by_ascent(one, state, gradient, step):
+    """Wrong: a hundred times the rate uphill, along the gradient's cube, in Adam's place."""
+    found = masked_descent.slopes(one, state, gradient)
+    moved = [part + 100 * one.rate * slope**3 for part, slope in zip(state[: len(found)], found, strict=True)]
+    return (*moved, *(0 * part for part in moved * 2 * (one.optimizer != "SGD")))
+
+
 def after_the_first_step(one):
     """Wrong: of A and B under any optimizer, from step 2 on."""
     return one.a is not None and one.steps >= 2 and one.keep_prob < 1
@@ -171,7 +178,8 @@ def test_a_wrong_formula_changes_the_verdict(name, kind, formula, monkeypatch):
         ("3.1-sgd-reliable", s3_1_convergence, "noise_over_bias_early", lambda right: by_the_first_step),
         ("3.1-sgd-reliable", s3_1_convergence, "bias_over_noise_late", by_the_signal),
         ("3.1-sgd-variance", s3_1_few_steps, "enumerated_variance", lambda right: lambda one: 0.0),
-        ("3.1-sgd-variance", s3_1_few_steps, "beyond_the_mean", lambda right: lambda one: -right(one)),
+        ("3.1-sgd-variance", s3_1_few_steps, "beyond_the_mean", lambda right: lambda *of: -right(*of)),
+        ("3.1-sgd-variance", masked_descent, "moved", lambda right: by_ascent),
         ("3.1-sgd-convergence", s3_1_convergence, "noisy_at_the_optimum", lambda right: lambda one: True),
         ("3.1-sgd-convergence", s3_1_convergence, "noisy_at_the_optimum", lambda right: by_residual_or_width),
         ("3.1-sgd-expectation", s3_1_in_the_mean, "enumerated_mean", lambda right: lambda one: 1.01 * right(one)),

@@ -186,12 +186,11 @@ def test_a_layer_that_masks_its_latent_space_would_hold(monkeypatch):
     assert verdict("3.1-placement-in-code") == "holds"
 
 
-def test_pefts_layer_and_ours_are_struck_alike(monkeypatch):
-    one = s3_1_placement.Layer(24, 40, 6, 0.4)
-    seen = s3_1_placement.struck(s3_1_placement.adapter_output(one, 3), 6)
+def test_without_peft_nothing_is_said_of_its_code(monkeypatch):
     monkeypatch.setattr(s3_1_placement, "find_spec", lambda name: None)
-    assert s3_1_placement.struck(s3_1_placement.adapter_output(one, 3), 6) == seen
-    assert seen["whole"] > 5
+    found = ROWS.finding("3.1-placement-in-code")
+    assert (found.verdict, found.at_paper) == ("not_run", None)
+    assert found.answer == "Not run: PEFT is not installed."
 
 
 def test_pefts_own_layer_masks_what_ours_does():

@@ -82,7 +82,7 @@ test_a_planted_wrong_formula_changes_the_verdict = ROWS.plants(
 def test_what_the_answer_on_the_worst_place_says_is_true_of_every_case():
     """Without flat directions κ passes ∞ or tends to it; it need not end lower than it began, which is not said."""
     found = ROWS.as_is("3.2-worst-place")
-    seen = [one for one in found.evidence.measured.values() if isinstance(one, dict)]
+    seen = [one for one in found.evidence.measured.values() if "flat" in one]
     flat, others = ([one for one in seen if (one["flat"] > 0) == wanted] for wanted in (True, False))
     assert len(flat) + len(others) == found.evidence.cases
     assert all(np.isinf(one["start"]) for one in flat)
@@ -91,6 +91,9 @@ def test_what_the_answer_on_the_worst_place_says_is_true_of_every_case():
     assert all(one["lowest at the end"] > -section.FLAT for one in others)
     assert any(one["end"] > one["start"] for one in others)
     assert "lower" not in found.answer
+    worse = [one["worst, without them"] > section.WORSE * one["start, without flat directions"] for one in seen]
+    assert all(worse)
+    assert found.answer.endswith(f"left out, in 0 of {len(seen)}.")
 
 
 def test_errors_on_every_token_would_make_it_true_at_the_papers_setting(monkeypatch):

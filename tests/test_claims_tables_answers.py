@@ -405,3 +405,5 @@ def test_the_answers_say_what_the_numbers_are():
     assert "-0.41 to +0.36 points a model and rank, +0.02 on" in CLAIMS["1-no-cross-validation"].reading
     assert told == tuple(pytest.approx(value, abs=0.006) for value in (-0.41, 0.36, 0.02))
     assert (other.verdict, other.p_value) == ("undecided", pytest.approx(0.0625))
+    assert found.at_paper == "mixed"
+    assert "by a margin set afterwards" in found.answer

@@ -376,13 +376,6 @@ def enumerated_variance(one: Tiny) -> float:
     return float(chance @ np.sum((found - np.tensordot(chance, found, 1)) ** 2, axis=(1, 2)))
 
 
-def beyond_the_mean(one: Tiny) -> float:
-    """E‖W_t − X⁺Y‖² − ‖E W_t − X⁺Y‖², over every sequence of masks."""
-    (found, chance), target = every_sequence(one), np.linalg.pinv(one.x) @ one.y
-    risk = chance @ np.sum((found - target) ** 2, axis=(1, 2))
-    return float(risk - np.sum((np.tensordot(chance, found, 1) - target) ** 2))
-
-
 def regularised_descent(one: Tiny) -> np.ndarray:
     """W_t of the optimizer, on W or on A and B, on ‖Y − XW‖² + k‖XW‖² (output) or k‖diag(S)^{1/2}W‖² (input)."""
     gram, k, state = one.x.T @ one.x, (1 - one.keep_prob) / one.keep_prob, start(one)

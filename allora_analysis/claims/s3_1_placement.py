@@ -6,6 +6,7 @@ wrong formulas and looks at PEFT's own layer.
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from allora_analysis import tikhonov
 from allora_analysis.claims.cases import OF_SIGNAL, PAPER_KEEP, PAPER_NOISE, Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim, ranged
+from allora_analysis.claims.claim import Finding, Size, claim, not_run, ranged
 from allora_analysis.claims.s3_1_tikhonov import ROUNDING, TOLERANCE, Regression, design
 from allora_analysis.tikhonov import masks as enumeration
 
@@ -37,23 +38,15 @@ class Layer(NamedTuple):
 
 
 def lora_layer(one: Layer) -> "torch.nn.Module":
-    """A layer with W* = 0 and B = [I; 0]: PEFT's own where it is installed, this toolkit's where not."""
+    """PEFT's own layer with W* = 0 and B = [I; 0]."""
     import torch
+    from peft import LoraConfig, get_peft_model
 
     base = torch.nn.Linear(one.n2, one.n1, bias=False)
     torch.nn.init.zeros_(base.weight)
-    if find_spec("peft"):
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(r=one.rank, lora_alpha=one.rank, lora_dropout=one.drop_rate, target_modules=["0"])
-        layer = get_peft_model(torch.nn.Sequential(base), config).base_model.model[0]
-        b = layer.lora_B["default"].weight
-    else:
-        from allora_analysis.lora.layers import ALLoRALinear
-
-        layer = ALLoRALinear(base, one.rank, 1.0, variant="lora_x_eta", drop_rate=one.drop_rate)
-        b = layer.b
-    b.data.copy_(torch.eye(one.n1, one.rank))
+    config = LoraConfig(r=one.rank, lora_alpha=one.rank, lora_dropout=one.drop_rate, target_modules=["0"])
+    layer = get_peft_model(torch.nn.Sequential(base), config).base_model.model[0]
+    layer.lora_B["default"].weight.data.copy_(torch.eye(one.n1, one.rank))
     return layer.train()
 
 
@@ -63,7 +56,7 @@ def adapter_output(one: Layer, seed: int) -> np.ndarray:
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         layer = lora_layer(one)
-        torch.manual_seed(seed)  # both layers draw the same mask
+        torch.manual_seed(seed)
         return layer(torch.eye(one.n2)).numpy()
 
 
@@ -79,11 +72,13 @@ def struck(output: np.ndarray, rank: int) -> dict[str, int]:
     says="LoRA's regularization hinges on using Dropout Srivastava et al. (2014), i.e., on applying a multiplicative "
     "binary mask to the latent space of the matrix factorization.",
     reading="As a fact about LoRA's code: a mask strikes single entries of Ax, r numbers between A and B; measured on "
-    "PEFT's own layer where it is installed, else on this toolkit's, which computes lora_B(lora_A(dropout(x))) too.",
+    "PEFT's own layer, and not run where PEFT is not installed.",
     test="tests/test_claims_3_1_tikhonov.py",
 )
 def placement_in_code(cases: Cases) -> Finding:
     """Unit inputs through a training layer: a mask on the input strikes Ax as a whole, one on Ax single entries."""
+    if not find_spec("peft"):
+        return replace(not_run("PEFT is not installed"), flips_if="PEFT installed")
 
     def draw(rng: np.random.Generator) -> Layer:
         return Layer(
@@ -103,7 +98,6 @@ def placement_in_code(cases: Cases) -> Finding:
         evidence=judged.evidence(
             "none: masks on Ax leave every input whole or strike it whole with a chance below 1e-6 a case",
             lambda one: {"whole": f"{one.drop_rate:g} of {one.n2}", "in part": 0},
-            more={"measured on": "PEFT's layer" if find_spec("peft") else "this toolkit's layer"},
         ),
         size=Size(
             float(in_part),

@@ -100,11 +100,11 @@ def starts(cases: Cases) -> list[Case]:
     where="§1, second flaw",
     says="the zero-initialization which is difficult to escape from",
     reading="A less kind reading, of the saddle point that the sentence names: leaving takes ever longer the closer to "
-    "0 the start is: from ε = 1e-5 to 1e-9 by more than half of the "
-    "time log(1e4)/σ₁(G), rate times steps, that a saddle costs gradient flow. (AdamW's steps are as long where "
-    "gradients are small: under it starts with A and B both of size ε take about as long at both ε, and A = B = 0 "
-    "alone stays.) How slow the first steps are beside full fine-tuning's is 3.2-slow-start, the kinder reading; how "
-    "well conditioned it is there is 3.2-factor-conditioning.",
+    "0 the start is: from ε = 1e-5 to 1e-9 by more than half of the time log(1e4)/σ₁(G), rate times steps, that a "
+    "saddle costs gradient flow. (AdamW's steps are as long where gradients are small: under it starts with A and B "
+    "both of size ε take about as long at both ε. A = B = 0 itself has gradient 0 and stays: row 3.2-saddle-starts.) "
+    "How slow the first steps are beside full fine-tuning's is 3.2-slow-start, the kinder reading; how well "
+    "conditioned it is there is 3.2-factor-conditioning.",
     depends_on=("3.2-saddle-starts",),
 )
 def escape(cases: Cases) -> Finding:
@@ -120,7 +120,7 @@ def escape(cases: Cases) -> Finding:
     )
     first, before = judged.cases[0].inputs, judged.measured[0]
     return judged.finding(
-        conditional="Only from A = B = 0: LoRA's random A moves BA at once.",
+        conditional="Only by gradient flow with A and B both near zero: LoRA's random A moves BA at once.",
         evidence=judged.evidence(
             "what the leading order leaves out, of the time",
             lambda one: saddles_delay(one) * delayed(one),
@@ -132,6 +132,6 @@ def escape(cases: Cases) -> Finding:
             "how much later LoRA's start leaves when B shrinks from 1e-5 to 1e-9",
         ),
         condition="gradient flow, and A and B both of size ε, where the time is log(1/ε)/σ₁(G); with A random BA grows "
-        "at rate ‖GAᵀA‖, and under AdamW from both of size ε about as fast at both ε; A = B = 0 itself stays",
+        "at rate ‖GAᵀA‖, and under AdamW from both of size ε about as fast at both ε",
         flips_if="a start with A at random, or under AdamW, that takes ever longer to leave as it shrinks",
     )

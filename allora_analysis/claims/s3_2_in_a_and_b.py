@@ -9,15 +9,16 @@ import dataclasses
 import functools
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import hessian
-from allora_analysis.claims.cases import Case, Cases, Judged, relative_error
-from allora_analysis.claims.claim import Finding, claim, ranged
-from allora_analysis.claims.s3_2_in_v import ROUNDING, Problem, curvatures, loss, power_law, problem
+from allora_analysis.claims.cases import PAPER_RATE, Case, Cases, Judged, relative_error
+from allora_analysis.claims.claim import Finding, Size, claim, ranged
+from allora_analysis.claims.layer_training import optimizer
+from allora_analysis.claims.s3_2_in_v import ROUNDING, Problem, curvatures, loss, one_digit, power_law, problem
 from allora_analysis.claims.s3_2_in_v import TOLERANCE as OF_V
 from allora_analysis.hessian.factors import loss_gradient
 
@@ -72,10 +73,63 @@ def told_condition(squares: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
     return ends(betas[-1] * squares, u)[1] / min(ends(betas[0] * squares, u)[0], float(inner[0]))
 
 
-def told_at_qwens(n1: int, shares: Sequence[float], rng: np.random.Generator) -> list[float]:
-    """κ at these shares of a B of A's size: 896 inputs as in Qwen2-0.5B, variances as 1/i, r = 8; one draw."""
-    a, b = (rng.standard_normal(shape) for shape in ((8, 896), (n1, 8)))
-    return [told_condition(1 / np.arange(1.0, 897), a, share * b) for share in shares]
+ERRORS = ("at random", "linear in the inputs, of a change of rank 8", "on the last tokens of a batch of eight")
+
+
+def errors_of(kind: str, n1: int, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Residuals (n₁×N) on the tokens X at BA = 0, of one of `ERRORS`."""
+    if kind == ERRORS[1]:
+        return rng.standard_normal((n1, 8)) @ (rng.standard_normal((8, x.shape[1])) @ x.T)
+    return rng.standard_normal((n1, len(x))) * (kind == ERRORS[0] or np.arange(len(x)) < 8)
+
+
+def two_adamw_steps(x: np.ndarray, errors: np.ndarray, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A and B after two steps of torch's AdamW at the paper's rate from B = 0."""
+    import torch
+
+    pair = torch.tensor(a), torch.tensor(np.zeros((len(errors), len(a))))
+    rule = optimizer("adamw", pair, PAPER_RATE)
+    for _ in range(2):
+        now, b = (part.numpy() for part in pair)
+        left = errors + b @ (now @ x.T)
+        slopes = 2 * (b.T @ left) @ x, 2 * left @ (x @ now.T)
+        for part, slope in zip(pair, slopes, strict=True):
+            part.grad = torch.tensor(slope)
+        rule.step()
+    return pair[0].numpy(), pair[1].numpy()
+
+
+def told_at_qwens(n1: int, kind: str, rng: np.random.Generator) -> list[float]:
+    """κ at B = 0, after two steps of AdamW, and at a B of A's size; one draw.
+
+    512 tokens of 896 inputs as in Qwen2-0.5B, variances as 1/i, r = 8, A of PEFT's size.
+    """
+    squares = 1 / np.arange(1.0, 897)
+    x, a = rng.standard_normal((512, 896)) * squares**0.5, rng.standard_normal((8, 896)) / math.sqrt(3 * 896)
+    b = rng.standard_normal((n1, 8)) / math.sqrt(3 * 896)
+    after = two_adamw_steps(x, errors_of(kind, n1, x, rng), a)
+    return [told_condition(squares, *pair) for pair in ((a, 0 * b), after, (a, b))]
+
+
+def after_two_steps(rng: np.random.Generator) -> tuple[list[int], Size, dict[str, np.ndarray]]:
+    """κ over that at A's size, to one digit by width and errors and as a size; medians of `told_at_qwens`."""
+    kinds = [(n1, of) for n1 in (896, 128, 4864) for of in ERRORS]
+    found = {one: np.array([told_at_qwens(*one, rng) for _ in range(8)]) for one in kinds}
+    times = {one: each[:, 1] / each[:, 2] for one, each in found.items()}
+    typical = {one: one_digit(each) for one, each in times.items()}
+    by_width = {n1: ", ".join(f"{typical[n1, of]:,}" for of in ERRORS) for n1, _ in kinds}
+    less = one_digit(np.concatenate([found[896, of][:, 2] / found[896, of][:, 0] for of in ERRORS]))
+    size = ranged(
+        np.concatenate([*times.values()]),
+        "times",
+        "condition number after two AdamW steps at 1e-4, which make B 1 % of A, over that at a random B of A's size, "
+        f"Qwen2-0.5B's n₁ = n₂ = 896, r = 8, variances as 1/i, errors {ERRORS[0]}; with these, {ERRORS[1]}, and "
+        f"{ERRORS[2]}: {by_width[896]} (n₁ = 128: {by_width[128]}; n₁ = 4,864: {by_width[4864]}). It falls about as "
+        f"1/‖B‖² while B grows; at B = 0 itself, without flat directions, {less} times smaller than at A's size",
+        float(np.median(times[kinds[0]])),
+    )
+    told = "κ at B = 0, after two steps, at A's size: n₁ = {}, errors {}"
+    return [*typical.values()], size, {told.format(*one): np.median(of, axis=0) for one, of in found.items()}
 
 
 def down_over_up(x: np.ndarray, g: np.ndarray, a: np.ndarray) -> float:
