@@ -83,7 +83,8 @@ def make_figure(loaded: Loaded[Gains]) -> Figure:
         axis.minorticks_off()
         axis.locator_params(axis="y", integer=True, nbins=4)
     left.set_ylabel("points gained\nfrom η² = 1")
-    bars = "bars: 95 % over seeds" if data.ours else None
+    seeds = len({run.seed for run in LISTS["perception"]["desk"]})
+    bars = f"bars: 95 % over {seeds} seeds" if data.ours else None
     figure.legend(*left.get_legend_handles_labels(), ncols=3, loc="outside lower center", title=bars)
     return figure
 
@@ -101,7 +102,7 @@ def both_arms(gains: Mapping[str, float]) -> str:
 def finding(gain: float) -> str:
     """What one of them does, in words; the gain in percentage points."""
     if abs(gain) < LEAST:
-        return f"stays within {max(abs(gain), 0.1):.1f} points"
+        return f"stays within {max(abs(gain), 0.1):.1f} points on average"
     return f"{'gains' if gain > 0 else 'loses'} {abs(gain):.1f} points"
 
 

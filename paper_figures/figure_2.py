@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 
 from allora_analysis.claims.tables.reported import TABLE_2
 from allora_analysis.finetune.setting import Setting
-from allora_analysis.grid.presets import AT_INPUT, LISTS, base_rate
+from allora_analysis.grid.presets import AT_INPUT, LISTS, ROW_NORM_RATES, base_rate
 from allora_analysis.grid.reading import average_norm
 from allora_analysis.plotting import ARMS, OPTIMIZERS, page, page_style, shades
 from paper_figures.numbers import Curve, accuracy_by_epoch, over_seeds
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Panel = tuple[str, str]  # model, optimizer
+FIRST_ROW = "drop rate (first row; dotted: through the three printed points; bars: 95 % over seeds)"
 
 
 class Figure2(NamedTuple):
@@ -118,11 +119,12 @@ def make_figure(loaded: Loaded[Figure2]) -> Figure:
         axis.remove()
     _one_scale(axes)
     handles = [Line2D([], [], color=colour, marker="o", label=f"{rate:g}") for rate, colour in colours.items()]
-    figure.legend(handles=handles, ncols=len(handles), loc="outside upper center", title="drop rate (first row)")
+    figure.legend(handles=handles, ncols=len(handles), loc="outside upper center", title=FIRST_ROW)
     handles = [line for axis in axes[1:].flat for line in axis.get_lines() if not line.get_label().startswith("_")]
     arms = {line.get_label().partition(":")[0]: line for line in handles}
     if arms:
-        told = "arm (rows below)"
+        (eta,) = {run.eta for run in LISTS["row_norms"]["desk"]} - {None}
+        told = f"arm (rows below; η = {eta:g})"
         figure.legend(arms.values(), arms, ncols=len(arms), loc="outside lower center", title=told)
     return figure
 
@@ -163,7 +165,7 @@ def _ours(axis: Axes, data: Figure2, colours: Mapping) -> None:
     axis.set(xlabel="epoch", ylabel="test accuracy, %")
     last = [curve.average.mean[-1] for curve in data.accuracy.values()]
     told = f"Ours, {seeds} seeds: they end within {max(last) - min(last):.1f} points"
-    axis.set_title(f"{told}\n({first.model}, {first.data})")
+    axis.set_title(f"{told}\n({first.model}, {first.data};\nAdamW, own dropout of 0.1 stays on)")
     if "accuracy" in data.missing:
         axis.text(0.98, 0.02, data.missing["accuracy"].what, ha="right", transform=axis.transAxes, fontsize=6)
 
@@ -191,8 +193,8 @@ def _row_norms(axis: Axes, panel: Panel, data: Figure2) -> None:
         every = {"marker": marker, "markevery": (index, len(curves))}  # where curves lie on each other, all show
         axis.plot(curve.x, np.exp(norms.mean), color=colour, lw=1, label=label, **every)
         axis.fill_between(curve.x, np.exp(norms.low), np.exp(norms.high), color=colour, alpha=0.2, lw=0)
-    seeds = next(iter(curves.values())).seeds
-    axis.set(title=f"{under}: {_start(curves)}\n({model}, {seeds} seeds)", xscale="log", yscale="log")
+    seeds, (rate, _) = next(iter(curves.values())).seeds, ROW_NORM_RATES[model][optimizer]
+    axis.set(title=f"{under}: {_start(curves)}\n({model}, {seeds} seeds, l = {rate:g})", xscale="log", yscale="log")
     axis.set(xlabel="step (shaded: 95 % over seeds)", ylabel="mean row norm of BA")
     if absent := [ARMS[arm].label for arm, curve in data.norms[panel].items() if curve is None]:
         told = textwrap.fill("seeds missing: " + ", ".join(absent), 34)  # within the axes

@@ -172,7 +172,7 @@ def legend(figure: Figure, comparisons: Sequence[Comparison], missing: Sequence[
     if any(gaps for one in comparisons for name, gaps in one.ours.items() if name):
         label = "LoRA's classifier at $l_b$ too"
         handles.append(Line2D([], [], color=ink, marker="o", mfc="white", ls="", label=label))
-    told = "printed: means of 5 runs; ours: 95 % over seeds"
+    told = "printed: means of 5 runs; ours: AdamW, which divides ALLoRA's factor out, 95 % over seeds"
     lines = [line for one in missing for line in textwrap.wrap(one.words(), 90, break_on_hyphens=False)]
     title = "\n".join([told, *lines])
     figure.legend(handles=handles, ncols=len(handles), columnspacing=1.2, loc="outside lower center", title=title)

@@ -1,4 +1,4 @@
-"""Table 3's ALLoRA rises with η² as if its steps were multiplied by η; as listed, under AdamW, it could not.
+"""Table 3's ALLoRA rises with η² about as LoRA at η·l does; as listed, under AdamW, it could not.
 
 Left: what LoRA at η·l_b and ALLoRA at l_b gain from η² = 1 to η² = 4 in the paper's Table 3, a (model, data set)
 each; on the diagonal both gain as much. Right: ALLoRA's gain divided by LoRA's as eight procedures predict it
@@ -68,7 +68,7 @@ def make_figure(loaded: Loaded[Rises]) -> Figure:
     _gains(left, loaded.data)
     _predictions(right, loaded.data)
     figure.legend(ncols=3, loc="outside lower center")
-    figure.suptitle("Table 3's ALLoRA rises with η² as if its steps were multiplied by η", fontsize=8)
+    figure.suptitle("Table 3's ALLoRA rises with η² about as LoRA at η·l", fontsize=8)
     return figure
 
 

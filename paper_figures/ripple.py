@@ -61,6 +61,7 @@ def make_figure(loaded: Loaded[Ripple]) -> Figure:
     _shares(right, data)
     config = data.config
     shape = f"{config.architecture} stack, L = {config.depth} layers, width {config.width}, rank {config.rank}"
+    shape += ", ‖BA‖ ≈ ‖W‖; the paper's η: 1 to 2"
     figure.supxlabel(shape, fontsize=7)
     for axis in (left, right):
         axis.set(xlabel="scaling factor η", xscale="log")

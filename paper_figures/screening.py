@@ -3,7 +3,8 @@
 For each level of each factor the mean difference in test accuracy from LoRA under the same optimizer, dropout and
 length, over the cells at that level, after few steps (hollow) and many (filled), with Student's 95 % interval over
 seeds. Left the rules that scale the update (ALLoRA and ALLoRAAdamW), right the one that scales the output (ASF-LoRA),
-at a scale of its own. It tests nothing: its intervals stand alone, and the cells are a quarter of all combinations.
+at a scale of its own. The title has the paper's adaptor, and what is furthest from LoRA. It tests nothing: its
+intervals stand alone, and the cells are a quarter of all combinations.
 Checked by `tests/test_paper_figures_laboratory.py`.
 """
 
@@ -18,6 +19,7 @@ from allora_analysis.laboratory.design import FAMILY, STEPS, reference, screenin
 from allora_analysis.laboratory.table import SCREENING
 from allora_analysis.plotting import COLOURS, OPTIMIZERS, page, page_style
 from allora_analysis.statistics import Difference
+from allora_analysis.study import signed
 from paper_figures.laboratory import draw_difference, recorded, step_handles
 from paper_figures.sources import Loaded, Missing, say_missing
 
@@ -30,6 +32,7 @@ GROUPS = {"update scaled": ("allora", "allora_adamw"), "output scaled (ASF-LoRA)
 FACTORS = {"rule": "rule", "optimizer": "optimizer", "adaptor": "adaptor", "eta2": "η²", "drop_rate": "drop rate"}
 WORDS = {"allora": "ALLoRA", "allora_adamw": "ALLoRAAdamW", "inverse_sqrt": "inverse square root"}
 Place = tuple[str, object]  # factor, level
+PAPERS = ("adaptor", "inverse_sqrt")
 
 
 class Levels(NamedTuple):
@@ -37,12 +40,10 @@ class Levels(NamedTuple):
 
     Attributes:
         of: by group, place and number of steps.
-        overall: by group and number of steps.
         cells: what they rest on, by group.
     """
 
     of: Mapping[str, Mapping[Place, Mapping[int, Difference]]]
-    overall: Mapping[str, Mapping[int, Difference]]
     cells: Mapping[str, int]
 
 
@@ -54,44 +55,38 @@ def load_data(folder: Path | str | None = None) -> Loaded[Levels]:
     """
     table, files = recorded(folder)
     found: dict[str, dict[Place, dict[int, Difference]]] = {group: {} for group in GROUPS}
-    overall: dict[str, dict[int, Difference]] = {group: {} for group in GROUPS}
     wanted, whole = [cell for cell in screening() if cell.rule in FAMILY], []
     if table is not None:
         n = len(SCREENING)
         whole = [one for one in wanted if len(table.differences(one, reference(one), "loss", n)) == n]
         for (group, rules), steps in itertools.product(GROUPS.items(), STEPS):
             cells = [cell for cell in whole if cell.rule in rules and cell.steps == steps]
-            overall[group] |= table.marginal(cells, "steps", "accuracy")
             for factor in FACTORS if len(rules) > 1 else [one for one in FACTORS if one != "rule"]:
                 for level, one in table.marginal(cells, factor, "accuracy").items():
                     found[group].setdefault((factor, level), {})[steps] = one
     lacking = len(wanted) - len(whole)
     missing = (Missing(f"{lacking} of {len(wanted)} cells lack their {len(SCREENING)} seeds", COMMAND),)
     cells = {group: sum(cell.rule in rules for cell in whole) for group, rules in GROUPS.items()}
-    return Loaded(Levels(found, overall, cells), files, missing if lacking else ())
+    return Loaded(Levels(found, cells), files, missing if lacking else ())
 
 
 def finding(levels: Levels) -> str:
-    """For each group the mean difference after few steps and many; its level that is furthest from LoRA: two lines."""
+    """For each group the paper's adaptor minus LoRA by number of steps, and the level furthest from it: two lines."""
     told = []
-    for group, of in levels.overall.items():
-        flat = {(*place, steps): one for place, by in levels.of[group].items() for steps, one in by.items()}
+    for group, of in levels.of.items():
+        flat = {(*place, steps): one for place, by in of.items() for steps, one in by.items()}
         if flat:
-            (few, first), *later = of.items()
-            means = f"{beside(first, ' points')} LoRA after {few} steps"
-            means += "".join(f", {beside(mean)} after {steps}" for steps, mean in later)
+            means = ", ".join(f"{minus(one)} after {steps}" for steps, one in of.get(PAPERS, {}).items())
             (factor, level, steps), one = max(flat.items(), key=lambda item: abs(item[1].mean))
-            furthest = f"at {FACTORS[factor]} {_written(level)}, {steps} steps, {beside(one)}"
-            told.append(f"{group[0].upper()}{group[1:]}: {means};\nat most, {furthest}.")
+            own = f"{group[0].upper()}{group[1:]} by the paper's adaptor: {means} steps;\n"
+            told.append(f"{own}furthest at {FACTORS[factor]} {_written(level)}, {steps} steps: {minus(one)}.")
     return "\n".join(told)
 
 
-def beside(one: Difference, unit: str = "") -> str:
-    """A mean difference in words: "1.0 behind", "0.2 points ahead of"; "level" where it rounds to 0.0."""
-    size = f"{100 * abs(one.mean):.1f}"
-    if size == "0.0":
-        return f"level{' with' if unit else ''}"
-    return f"{size}{unit} {'behind' if one.mean < 0 else 'ahead'}{' of' if unit and one.mean > 0 else ''}"
+def minus(one: Difference) -> str:
+    """A mean difference in points, "(open)" where its interval holds 0."""
+    low, high = one.interval
+    return f"{signed(100 * one.mean, 1)}{' (open)' if low <= 0 <= high else ''}"
 
 
 def _written(level: object) -> str:
@@ -122,7 +117,8 @@ def make_figure(loaded: Loaded[Levels]) -> Figure:
     axes[0, 0].set_yticks(list(places.values()), names)
     axes[0, 0].set_ylim(places[levels[-1]] + 0.6, -0.6)
     handles = step_handles()
-    figure.legend(handles=handles, ncols=len(handles), loc="outside lower center")
+    told = f"each level over all cells that have it; bars: 95 % over {len(SCREENING)} seeds"
+    figure.legend(handles=handles, ncols=len(handles), loc="outside lower center", title=told)
     return figure
 
 

@@ -67,7 +67,8 @@ def make_table(loaded: Loaded[Rates]) -> Table:
     seeds = len({run.seed for run in LISTS["dropout_rates"]["desk"]})
     caption = (
         "Test accuracy (%) by drop rate. The paper: Qwen2-0.5B on bias_in_bios, means of 3 runs. Ours: "
-        f"{first.model} on {first.data}, means of {seeds} seeds ± half of the 95 % interval."
+        f"{first.model} on {first.data}, means of {seeds} seeds ± half of the 95 % interval; AdamW, "
+        "the model's own dropout of 0.1 on in all, so that 0 is none in LoRA only."
     )
     columns = [f"epoch {EARLY}", f"epoch {PAPER_LATE}", "best", "its epoch"]
     columns += [f"epoch {EARLY}", f"epoch {LATE}", "best", "its epoch"]
@@ -96,7 +97,7 @@ def _finding(data: Rates) -> str:
         return f"{told}."
     one, other = ([curve.average.mean[list(curve.x).index(epoch)] for epoch in (EARLY, LATE)] for curve in curves)
     ours = f"in ours by {signed(other[0] - one[0], 1)} and, after epoch {LATE}, by {signed(other[1] - one[1], 1)}"
-    return f"{told}; {ours} (intervals below)."
+    return f"{told}; {ours}, where the model's own dropout of 0.1 stays on (intervals below)."
 
 
 def _printed(column: DropoutColumn | None) -> list[str]:

@@ -1,17 +1,18 @@
-"""What becomes of "exponential in L" (§3.3) in a transformer: the stream is bounded, or a power of η at any depth.
+"""What becomes of "exponential in L" (§3.3) in two pretrained transformers: how far η moves the stream.
 
 The (residual) stream is what the blocks add to, h₀ where it begins.
 
 A column for each of two pretrained models, adapters of every linear map at random, of the size recorded, and trained.
-By η (the paper's shaded): what it adds to the last stream's logarithm, beside the paper's product, cut off; to that
-of the gradient of the output in the first stream; attention's entropy. By depth: the stream at the largest η. Dotted:
-predicted for adapters at random by `ripple.mean_field`. From `allora_analysis.claims.pretrained_ripple`, whose
-numbers are committed. Checked by `tests/test_claims_pretrained_ripple.py`.
+By η (the paper's shaded): what it adds to the last stream's logarithm, beside a product of the paper's form, cut off,
+whose m̄ is of row norms and so bounds nothing (the paper's is of induced norms); to that of the gradient of the output
+in the first stream; attention's entropy. By depth: the stream at the largest η. Dotted: predicted for adapters at
+random by `ripple.mean_field`. From `allora_analysis.claims.pretrained_ripple`, whose numbers are committed. Checked by
+`tests/test_claims_pretrained_ripple.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ MODELS = {
     "SmolLM2-135M": "SmolLM2: normalized in each branch",
     "all-MiniLM-L6-v2": "MiniLM: normalized after each sum",
 }
+LARGEST = 2.0  # the paper's η
 KINDS = {"random": ("at random", "-", "measured"), "trained": ("trained", "-", "attained")}
 LABELS = (
     "last residual stream:\nlog(norm at η / at 0)",
@@ -70,8 +72,25 @@ def make_figure(loaded: Loaded[dict[str, dict[str, Any] | None]]) -> Figure:
     handles, labels = axes[0, -1].get_legend_handles_labels()
     handles += [Line2D([], [], color=COLOURS["predicted"], ls=":")]
     figure.legend(handles, [*labels, "at random, predicted"], ncols=3, loc="outside lower center")
-    figure.suptitle("Normalized, the residual stream is not exponential in L but a power of η, or bounded")
+    figure.suptitle(finding({name: sweep for name, sweep in loaded.data.items() if sweep is not None}))
     return figure
+
+
+def finding(sweeps: Mapping[str, Mapping[str, Any]]) -> str:
+    """How far η moves the last stream's norm at most, with either adapters: up to the paper's η, and at the end."""
+    moved = {name: [_moved(sweep, last) for last in (LARGEST, np.inf)] for name, sweep in sweeps.items()}
+    if not moved:
+        return ""
+    end = max(max(sweep["eta"]) for sweep in sweeps.values())
+    far = " and ".join(f"e^{last:.1f} ({MODELS[name].partition(':')[0]})" for name, (_, last) in moved.items())
+    near = max(first for first, _ in moved.values())
+    told = f"Up to the paper's η of {LARGEST:g} the last stream's norm changes by at most a factor of e^{near:.1f};"
+    return f"{told}\nup to {end:,.0f} by {far}"
+
+
+def _moved(sweep: Mapping[str, Any], last: float) -> float:
+    logs = np.array([[one[-1] for one in sweep[kind]["log_stream"]] for kind in KINDS])
+    return float(np.abs(logs - logs[:, :1])[:, np.array(sweep["eta"]) <= last].max())
 
 
 def _streams(axis: Axes, sweep: dict[str, Any]) -> None:
@@ -80,7 +99,7 @@ def _streams(axis: Axes, sweep: dict[str, Any]) -> None:
     blocks, ratio = len(sweep["random"]["entropy"][0]), sweep["row_norm"]["random"] / sweep["weight_row_norm"]
     top = _by_eta(axis, sweep, lambda one: np.array(one["log_stream"])[:, -1])
     product = blocks * np.log1p(np.array(sweep["eta"][1:]) * ratio)
-    axis.plot(sweep["eta"][1:], product, color=COLOURS["bound"], label="the paper's (1 + ηm̄)$^L$")
+    axis.plot(sweep["eta"][1:], product, color=COLOURS["bound"], label="(1 + ηm̄)$^L$, m̄ of row norms: no bound")
     axis.set_ylim(-0.05 * top, 2.2 * top)
 
 
@@ -89,7 +108,7 @@ def _by_eta(axis: Axes, sweep: dict[str, Any], value: Callable[[dict[str, Any]],
     growths = {kind: value(sweep[kind])[1:] - value(sweep[kind])[0] for kind in KINDS}
     for kind, (label, dash, role) in KINDS.items():
         axis.plot(sweep["eta"][1:], growths[kind], dash, color=COLOURS[role], label=f"adapters {label}")
-    axis.axvspan(1, 2, color=COLOURS["other"], alpha=0.25, lw=0, label="the paper's η")
+    axis.axvspan(1, LARGEST, color=COLOURS["other"], alpha=0.25, lw=0, label="the paper's η")
     axis.set(xscale="log", xlabel="η")
     return max(growth.max() for growth in growths.values())
 
@@ -129,5 +148,5 @@ def _entropies(axis: Axes, sweep: dict[str, Any]) -> None:
     for kind, (_, dash, role) in KINDS.items():
         axis.plot(sweep["eta"][1:], np.mean(sweep[kind]["entropy"], axis=1)[1:] / most, dash, color=COLOURS[role])
     axis.plot(sweep["eta"][1:], predicted_entropy(sweep)[1:] / most, ":", color=COLOURS["predicted"])
-    axis.axvspan(1, 2, color=COLOURS["other"], alpha=0.25, lw=0)
+    axis.axvspan(1, LARGEST, color=COLOURS["other"], alpha=0.25, lw=0)
     axis.set(xscale="log", xlabel="η", ylim=(0, 1))

@@ -88,13 +88,34 @@ def test_the_command_and_the_figure(swept):
     streams = {name: np.array(found["random"]["log_stream"])[:, -1] for name, found in known.items()}
     assert streams["SmolLM2-135M"][-1] > 3 > streams["all-MiniLM-L6-v2"][-1]
     drawn = figure.make_figure(figure.load_data())
-    assert "not exponential in L" in drawn.get_suptitle()
+    assert drawn.get_suptitle() == figure.finding({name: known[name] for name in figure.MODELS})
+    assert "(1 + ηm̄)$^L$, m̄ of row norms: no bound" in drawn.axes[1].get_legend_handles_labels()[1]
     line = next(line for line in drawn.axes[0].get_lines() if line.get_label() == "adapters at random")
     np.testing.assert_allclose(line.get_ydata(), streams["SmolLM2-135M"][1:] - streams["SmolLM2-135M"][0])
     assert_readable(drawn)
     told = figure.predicted_entropy(known["SmolLM2-135M"])
     assert told[0] == pytest.approx(np.mean(known["SmolLM2-135M"]["random"]["entropy"][0]), rel=1e-3)
     assert (np.diff(told) <= 0).all()
+
+
+def test_the_title_has_the_largest_change_up_to_the_papers_eta_and_up_to_the_last():
+    """Planted: streams of two blocks, of which only the last counts; a fall counts as a rise does."""
+    eta, still = [0.0, 2.0, 4.0, 1024.0], [[1.0, 7.0]] * 4
+    smol = {
+        "eta": eta,
+        "random": {"log_stream": still},
+        "trained": {"log_stream": [[9, 7.0], [0, 7.2], [0, 8], [0, 2]]},
+    }
+    mini = {
+        "eta": eta,
+        "random": {"log_stream": [[1, 0.0], [1, -0.4], [1, 3.1], [1, 1]]},
+        "trained": {"log_stream": still},
+    }
+    assert figure.finding({"all-MiniLM-L6-v2": mini, "SmolLM2-135M": smol}) == (
+        "Up to the paper's η of 2 the last stream's norm changes by at most a factor of e^0.4;\n"
+        "up to 1,024 by e^3.1 (MiniLM) and e^5.0 (SmolLM2)"
+    )
+    assert figure.finding({}) == ""
 
 
 @pytest.mark.bad_input

@@ -5,7 +5,8 @@ import dataclasses
 
 import pytest
 
-from allora_analysis import records
+from allora_analysis import cli, records
+from allora_analysis.finetune import study
 from allora_analysis.finetune.run import check_result, summarised
 from allora_analysis.finetune.setting import ARMS, PROTOCOL, WITH_ETA, Setting, check
 from allora_analysis.validation import ArgumentError
@@ -175,3 +176,11 @@ def test_a_leaf_that_is_missing_or_null_is_one_line(path, value, words):
         check_result("finetune-0.json", result)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith("delete the record and run again")
+
+
+def test_help_says_that_no_own_dropout_turns_it_off(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(study.STUDY, ["--help"])
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--no-own-dropout With the flag the model's own dropout (a BERT's is 0.1) is off in training" in told
+    assert "(default: it stays on)" in told

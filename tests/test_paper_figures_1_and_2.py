@@ -209,8 +209,14 @@ def test_panels_of_figure_2(partial):
     assert all("3 seeds" in axis.get_title() for axis in (ours, adamw, sgd))
     last = [curve.average.mean[-1] for curve in partial.data.accuracy.values()]
     assert ours.get_title().startswith(f"Ours, 3 seeds: they end within {max(last) - min(last):.1f} points")
+    assert ours.get_title().endswith("AdamW, own dropout of 0.1 stays on)")
+    assert [legend.get_title().get_text() for legend in figure.legends] == [
+        figure_2.FIRST_ROW,
+        "arm (rows below; η = 2)",
+    ]
     # Planted: arms with a factor are twice as fast as LoRA at l, as fast as LoRA at η·l.
     assert adamw.get_title().startswith("AdamW: ALLoRA leaves 0 as LoRA at η·l")
+    assert [axis.get_title().endswith("3 seeds, l = 0.0001)") for axis in (adamw, sgd)] == [True, False]
     for left, right in zip(figure.axes[::2], figure.axes[1::2], strict=True):
         assert left.get_ylim() == right.get_ylim() or not (left.get_lines() and right.get_lines())
     assert [line.get_label() for line in reported.get_lines()] == ["0", "0.05", "0.1", "0.2", "0.4"]

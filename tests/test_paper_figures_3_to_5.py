@@ -116,6 +116,7 @@ def test_panels_of_figure_3(figure_3_loaded):
     first, second = figure.axes
     assert first.get_title() == "ALLoRA − LoRA:\n+0.3 points in print, +1.3 here"
     assert second.get_title() == "ALLoRA-0 − ALLoRA:\n+0.1 points in print, -1.3 here"
+    assert "ours: AdamW, " in first.figure.legends[0].get_title().get_text()
     assert len(markers(first)) == 3 * 10  # nine rows and the average, three η² each
     assert len(first.containers) == 2 * 3  # two kinds of classifier, three η²
     assert all(bar.has_xerr for bar in first.containers)

@@ -56,6 +56,7 @@ def test_ripple():
     assert f"10$^{{{worst}}}$-fold at worst, 10$^{{{typical}}}$-fold at random" in left.get_title()
     assert right.get_title().startswith("From η = 0.25 to 1 what η adds grows\n")
     assert "L = 6 layers" in figure.get_supxlabel()
+    assert "‖BA‖ ≈ ‖W‖; the paper's η: 1 to 2" in figure.get_supxlabel()
     assert_readable(figure)
 
 
@@ -258,13 +259,15 @@ def test_eta_squared(tmp_path):
     assert left.get_title().startswith(
         "In print ALLoRA gains 2.3 points,\nALLoRA-0 gains 2.2 points\n(from η² = 1 to 4; "
     )
-    assert right.get_title().startswith("Here ALLoRA loses 1.0 points,\nALLoRA-0 stays within 0.2 points\n(AdamW, ")
-    assert figure.legends[0].get_title().get_text() == "bars: 95 % over seeds"
+    assert right.get_title().startswith(
+        "Here ALLoRA loses 1.0 points,\nALLoRA-0 stays within 0.2 points on average\n(AdamW, "
+    )
+    assert figure.legends[0].get_title().get_text() == "bars: 95 % over 3 seeds"
     assert left.get_ylim() == right.get_ylim()
     for axis in figure.axes:
         assert [bar[0].get_color() for bar in axis.containers] == [ARMS[arm].colour for arm in eta_squared.METHODS]
     assert_readable(figure)
-    assert eta_squared.finding(0.02) == "stays within 0.1 points"
+    assert eta_squared.finding(0.02) == "stays within 0.1 points on average"
     without = eta_squared.make_figure(eta_squared.load_data("nowhere"))
     assert without.legends[0].get_title().get_text() == ""  # no bars
     assert_readable(without)
@@ -272,8 +275,8 @@ def test_eta_squared(tmp_path):
 
 def test_what_both_arms_gain_is_said_once_where_it_is_the_same():
     told = {
-        (-0.06, -0.28): "ALLoRA and ALLoRA-0\nstay within 0.3 points",
-        (0.06, -0.6): "ALLoRA stays within 0.1 points,\nALLoRA-0 loses 0.6 points",
+        (-0.06, -0.28): "ALLoRA and ALLoRA-0\nstay within 0.3 points on average",
+        (0.06, -0.6): "ALLoRA stays within 0.1 points on average,\nALLoRA-0 loses 0.6 points",
         (2.01, 2.02): "ALLoRA and ALLoRA-0\ngain 2.0 points",
         (2.0, -2.0): "ALLoRA gains 2.0 points,\nALLoRA-0 loses 2.0 points",
     }

@@ -85,8 +85,8 @@ class Setting:
     """bf16 is autocast."""
     seed: int = 0
     """Seed of adapters, classifier, order of the data and dropout masks."""
-    own_dropout: bool = field(default=True, metadata=LATER)
-    """Keep the model's own dropout (a BERT's is 0.1) on in training; without it the arm's is the only one."""
+    own_dropout: Annotated[bool, arg(help_behavior_hint="(default: it stays on)")] = field(default=True, metadata=LATER)
+    """With the flag the model's own dropout (a BERT's is 0.1) is off in training: the arm's is the only one."""
 
     @property
     def eta(self) -> float | None:
