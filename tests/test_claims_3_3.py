@@ -130,6 +130,9 @@ PLANTED = [
     ("3.3-residual", s3_3_residual, "plain_worst_case", lambda *a: 1.0),
     ("3.3-residual", s3_3_residual, "added_as_told", lambda right, one, depth: 1.1 * right(one, depth)),
     ("3.3-residual", s3_3_residual, "plain_random", lambda one, rng: 1 + 0.01 * rng.standard_normal((9, 2))),
+    # As if no normalization were enough, however few the blocks.
+    ("3.3-residual", s3_3_residual._Residual, "doubled", property(lambda one: 1.9)),
+    ("3.3-residual", s3_3_residual, "_mean_log", lambda right, *a: 1.5 * right(*a)),
 ]
 
 
@@ -226,6 +229,24 @@ def test_lines_up_knows_aligned_from_random_and_from_a_flipped_sign():
     assert not s3_3_worst_case.lines_up(network._replace(layers=[first._replace(b=-first.b), second]))
 
 
+def test_without_eta_layers_interact_but_not_nonlinearly_in_it(monkeypatch):
+    """Planted: what adapters do only together is η times what it is at η = 1; and draws at η = 1, without a factor."""
+    right, gaussian = s3_3_interactions.interaction, s3_3_interactions.gaussian
+    monkeypatch.setattr(s3_3_interactions, "orders", lambda one: [0, 0, right(one._replace(eta=1.0)) / one.eta])
+    monkeypatch.setattr(s3_3_interactions, "interaction", lambda one: one.eta * right(one._replace(eta=1.0)))
+    assert verdict("3.3-interactions") == "refuted"
+    monkeypatch.undo()
+    monkeypatch.setattr(s3_3_interactions, "gaussian", lambda widths, rank, eta, rng: gaussian(widths, rank, 1.0, rng))
+    assert verdict("3.3-interactions") == "refuted"
+
+
+def test_rows_that_quote_say_what_their_code_looks_for():
+    """A sentence added to the quotation changes nothing, since the code knows two strings."""
+    assert not s3_3_scaling_factor.advises_tuning(s3_3_scaling_factor.HU_4_1 + " One should tune α carefully.")
+    for name in ("3.3-tune-carefully", "3.3-either-zero"):
+        assert "once a reader puts it in the" in ROWS.as_is(name).flips_if
+
+
 def test_an_inequality_has_an_excess_of_0():
     assert ROWS.as_is("3.3-norm").evidence.error == 0
 
@@ -244,15 +265,30 @@ def test_a_mean_at_random_that_is_linear_in_eta_would_hold(monkeypatch):
     assert verdict("3.3-small-eta") == "holds"
 
 
-def test_exponential_growth_with_normalisation_too_would_hold(monkeypatch):
-    right = s3_3_residual.residual_growth
-
-    def planted(one, rng):
-        plain = one._replace(normalised=False, scale=1.0)
-        return right(plain._replace(depth=plain.deep_enough), rng)
-
-    monkeypatch.setattr(s3_3_residual, "residual_growth", planted)
+def test_exponential_growth_in_every_stack_would_hold(monkeypatch):
+    monkeypatch.setattr(s3_3_residual, "residual_growth", lambda one, rng: {"L": 1.0, "2L": 2.0, "off": 0.0})
     assert verdict("3.3-residual") == "holds"
+
+
+@pytest.mark.parametrize(
+    ("depth", "size", "worst", "shows"),
+    [(24, 0.014, True, False), (12, 0.08, True, False), (24, 0.08, True, True), (24, 0.08, False, False)],
+)
+def test_without_normalization_recorded_sizes_show_from_the_depth_at_which_eta_doubles(depth, size, worst, shows):
+    """By hand, 1 + η/2 a block at worst: 24 blocks make 1.18 of 1.4 %, and 2.56 of 8 %, of which 12 make 1.60."""
+    one = s3_3_residual._Residual(depth, 32, 8, size, False, worst)
+    seen = s3_3_residual.residual_growth(one, np.random.default_rng(0))
+    assert (one.doubled > 1) == (seen["2L"] - seen["L"] > np.log(2)) == shows
+    assert seen["off"] <= 1
+    if worst:
+        assert np.exp(seen["L"]) == pytest.approx((1 + size / 2) ** depth)
+
+
+def test_depths_are_drawn_on_both_sides_of_the_condition():
+    drawn = [s3_3_residual._any_stack(np.random.default_rng(seed)) for seed in range(60)]
+    plain = [one.doubled for one in drawn if not one.normalised]
+    assert np.mean([0.5 < of < 2 for of in plain]) > 0.4
+    assert 0.2 < np.mean([of > 1 for of in plain]) < 0.8
 
 
 def test_the_factor_of_one_network_with_layernorm_more_than_doubles_but_not_that_of_the_largest():

@@ -21,7 +21,9 @@ def without_normalisation(one, rng, gradient=False):
 
 
 PLANTED = [
-    ("3.3-transformer", section, "added", without_normalisation, "holds"),
+    ("3.3-transformer", section, "added", lambda one, rng: {"L": 1.0, "2L": 2.0, "off": 0.0}, "holds"),
+    # As if no normalization were enough, however few the blocks and small the adapters.
+    ("3.3-transformer", section.Blocks, "doubled", property(lambda one: 1.9 if one.aligned else 3.0), "refuted"),
     # A criterion that linear growth meets where branches are short beside the stream.
     ("3.3-transformer", section, "exponential", section.explodes, "refuted"),
     ("3.3-transformer", section, "added", lambda one, rng: {"L": 1.0, "2L": 1.0, "off": 0.0}, "refuted"),
@@ -94,9 +96,42 @@ def test_the_gradient_at_recorded_sizes_has_eta_once(monkeypatch):
     assert f"{blocks[0.08] ** 24:.0f} times in all in 24 blocks" in found.size.of
     assert f"{blocks[0.014] ** 24:.1f} at SmolLM2's" in found.size.of
     added = section.added
-    flat = lambda one, *rest, **more: dict.fromkeys(("L", "2L"), 0.1) if one.ratio < 0.02 else added(one, *rest, **more)  # noqa: E731
+    flat = lambda one, *rest, **more: dict.fromkeys(("L", "2L"), 0.1) if one.eta < 0.02 else added(one, *rest, **more)  # noqa: E731
     monkeypatch.setattr(section, "added", flat)
-    assert ROWS.finding("3.3-transformer-gradient").at_paper == "mixed"
+    planted = ROWS.finding("3.3-transformer-gradient")
+    assert (planted.verdict, planted.at_paper) == ("refuted", "mixed")
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_the_papers_setting_in_a_transformer_has_recorded_sizes_and_norms(gradient):
+    own = [case.inputs for case in section.known(gradient) if case.paper]
+    assert {one.eta for one in own} == {0.08, 0.014}
+    assert "none" not in {one.norm for one in own}
+
+
+@pytest.mark.parametrize(
+    ("depth", "size", "worst"),
+    [(24, 0.014, True), (25, 0.014, True), (4, 0.08, True), (5, 0.08, True), (12, 0.08, False), (12, 2.0, False)],
+)
+def test_without_normalization_the_output_shows_it_from_the_depth_at_which_eta_doubles(depth, size, worst):
+    """By hand, (1 + (1 + η)²)/2 a branch at worst, two of them a block."""
+    one = section.Blocks("none", depth, size, 1, worst, replicas=section.PLAIN)
+    seen = section.added(one, np.random.default_rng(0))
+    by_hand = 2 * depth * math.log((1 + (1 + size) ** 2) / 2) > math.log(2) if worst else size == 2.0
+    assert (one.doubled > 1) == section.exponential(one, seen) == by_hand
+    if not worst:  # log √E‖h‖²/n of one token, without a draw of the tokens
+        drawn = transformer.draw(
+            section.Design(heads=2, norm="none", activation="relu"), depth, 24, 8, 1.0, np.random.default_rng(0)
+        )
+        moments = [mean_field.moments(drawn, eta).log_stream[-1] for eta in (0.0, size)]
+        assert one.doubled * math.log(2) == pytest.approx(np.diff(moments)[0] / 2, rel=0.1)
+
+
+def test_blocks_without_normalization_are_drawn_on_both_sides_of_the_condition():
+    rng = np.random.default_rng(0)
+    plain = [one for one in (section.drawn(rng, False) for _ in range(200)) if one.norm == "none"]
+    assert 0.2 < np.mean([one.doubled > 1 for one in plain]) < 0.8
+    assert all(0.5 < one.doubled < 2 for one in plain if one.aligned)
 
 
 def test_the_output_s_size_is_of_the_worst_case_alone():

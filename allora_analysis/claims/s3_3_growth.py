@@ -162,7 +162,8 @@ class Deep(NamedTuple):
     says="In the worst case, a constant scaling factor η may cause the final output of a single forward pass of a LoRA "
     "finetuned model to grow exponentially w.r.t. the number of layers in the model",
     reading="In the paper's product of layers (in normalized blocks: 3.3-transformer), by networks that attain the "
-    "printed bound: where ‖W_l‖ = 1 they grow as (1 + ηm̄)^L, which is (1 + η)^L at ‖B_lA_l‖ = 1. At other ‖W_l‖: row "
+    "printed bound: where ‖W_l‖ = 1 they grow as (1 + ηm̄)^L, which is (1 + η)^L at ‖B_lA_l‖ = 1. Exponential is a rate "
+    "here, however small; 3.3-residual and 3.3-transformer ask that it shows at L, too. At other ‖W_l‖: row "
     "3.3-theta-in-depth. At the paper's setting ηm̄ is that of our two models after LoRA at 2e-4, "
     "so that η is in it.",
     depends_on=("3.3-comparable-level-induced",),

@@ -59,11 +59,11 @@ LEAST = 0.0011  # of W's rows, the smallest recorded: row 3.3-comparable-level
     "3.3-interactions",
     where="§1, third flaw; Abstract",
     says="the scaling parameter that introduces nonlinear interactions between LoRA modules of different layers",
-    reading="With η the output holds terms Σ_{k≥2} η^k c_k, nonlinear in η, that mix adapters of several layers. "
-    "That η is their only cause is not said.",
+    reading="With η the output holds terms Σ_{k≥2} η^k c_k that mix adapters of several layers, and they are not η "
+    "times what they are without η, at η = 1: nonlinear in η. That η is their only cause is not said.",
 )
 def interactions(cases: Cases) -> Finding:
-    """Forward passes with some adapters off, against the expansion f_L(x) = Σ_k η^k c_k; at η = 1 beside it."""
+    """Forward passes with some adapters off, against the expansion f_L(x) = Σ_k η^k c_k, and against those at η = 1."""
 
     def draw(rng: np.random.Generator) -> Network:
         widths = rng.integers(3, 9, size=rng.integers(3, 6)).tolist()
@@ -77,6 +77,7 @@ def interactions(cases: Cases) -> Finding:
         printed=lambda one, seen: (
             relative_error(seen["at η"], sum(one.eta**k * c for k, c in enumerate(orders(one)) if k > 1)) < TOLERANCE
             and np.linalg.norm(seen["at η"]) > TOLERANCE
+            and relative_error(one.eta * seen["at η = 1"], seen["at η"]) > TOLERANCE
         ),
     )
 
@@ -97,7 +98,8 @@ def interactions(cases: Cases) -> Finding:
             f"what the adapters of {DEPTH} layers of width 64, r = 8, do together at η = 1, {len(most)} networks, rows "
             f"of BA {ETA_M_ROWS:.1%} of W's, the largest recorded ({least:.1g} % at the smallest, {LEAST:.2%})",
         ),
-        flips_if="forward passes in which each adapter's own effects add up to the whole, or another power of η",
+        flips_if="forward passes in which each adapter's own effects add up to the whole, or what they do together "
+        "is η times what it is at η = 1, or has another power of η",
     )
 
 

@@ -271,7 +271,8 @@ def tune_carefully(cases: Cases) -> Finding:
         corrected="Hu et al. set α to the first r tried and do not tune it; under Adam, without weight decay and "
         "clipping, c·α trains the same model as α where A's start and both rates are divided by √c and ε is multiplied "
         "by it (AdamW's decay too)",
-        flips_if="a passage of theirs that recommends tuning α",
+        flips_if="a passage of theirs that recommends tuning α, once a reader puts it in the quotation's place; code "
+        "only looks there for “tun”, and for no “not tune”",
     )
     exact = all(seen["α and rate exchanged"] <= 1e-9 < 1e-3 < seen["α alone"] for seen in distances.values())
     return against(finding, exact)

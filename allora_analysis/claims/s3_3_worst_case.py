@@ -195,7 +195,7 @@ def constant(cases: Cases) -> Finding:
         networks_at_random(cases), _left_side, printed=lambda one, seen: abs(seen - right_side(one)) < TOLERANCE
     )
     return judged.finding(
-        holds="Yes: each layer's ‖W_l*‖ is taken out; with more layers C grows or falls exponentially.",
+        holds="Yes: each layer's ‖W_l*‖ is taken out.",
         evidence=judged.evidence(ROUNDING, right_side, tolerance=TOLERANCE),
         flips_if="norms at which the two sides differ, as with another layer's norm under an adapter's",
     )
@@ -333,7 +333,7 @@ def tight(cases: Cases) -> Finding:
         printed=lambda one, seen: all(abs(seen - s) < TOLERANCE * max(1.0, abs(s)) for s in _right_sides(one)),
     )
     return judged.finding(
-        holds="Yes: aligned layers attain each of them; networks at random stay far below.",
+        holds="Yes: aligned layers attain each of them (networks at random: 3.3-tight-in-practice).",
         evidence=judged.evidence(ROUNDING, _right_sides, tolerance=TOLERANCE),
         flips_if="norms for which no network attains one of the right sides",
     )

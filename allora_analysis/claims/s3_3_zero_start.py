@@ -184,7 +184,8 @@ def either_zero(cases: Cases) -> Finding:
             "none: a quotation",
         ),
         wanted="a passage of their paper, beyond its abstract, on a start with neither A nor B at 0",
-        flips_if="a passage of theirs that compares other starts",
+        flips_if="a passage of theirs that compares other starts, once a reader puts it in the abstract's place; code "
+        "only looks there for words such as “neither” and “non-zero”",
     )
 
 
