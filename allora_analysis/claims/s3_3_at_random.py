@@ -83,6 +83,12 @@ def tight_in_practice(cases: Cases) -> Finding:
     )
 
 
+def scales_of(width: int, rank: int, ratio: float) -> Scales:
+    """Standard deviations of the entries at which nothing grows without adapters, and m̄ ≈ `ratio`."""
+    fair = ripple.fair_scales(width, rank)
+    return fair._replace(b_std=ratio * fair.b_std)
+
+
 class _AtRandom(NamedTuple):
     """An ensemble of networks: L, width n, rank r and η, at ‖BA‖ ≈ `ratio`·‖W‖; how many are drawn."""
 
@@ -95,9 +101,8 @@ class _AtRandom(NamedTuple):
 
     @property
     def scales(self) -> Scales:
-        """Standard deviations of the entries: without adapters nothing grows, and m̄ ≈ `ratio`."""
-        fair = ripple.fair_scales(self.width, self.rank)
-        return fair._replace(b_std=self.ratio * fair.b_std)
+        """As `scales_of`."""
+        return scales_of(self.width, self.rank, self.ratio)
 
     @property
     def gain(self) -> float:
@@ -210,9 +215,8 @@ class Small(NamedTuple):
 
     @property
     def scales(self) -> Scales:
-        """Standard deviations of the entries, of the random part."""
-        fair = ripple.fair_scales(self.width, self.rank)
-        return fair._replace(b_std=self.ratio * fair.b_std)
+        """As `scales_of`, of the random part."""
+        return scales_of(self.width, self.rank, self.ratio)
 
     def gain(self, eta: float) -> float:
         """What η adds to a layer's mean log growth by the closed form.
