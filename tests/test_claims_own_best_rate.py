@@ -165,6 +165,24 @@ def test_seeds_that_chose_no_rate_judge_where_there_are_some(runs_folder, gain, 
     assert (both["seeds"], both["rows"]) == (found.evidence.n, 40)
 
 
+def test_a_decision_that_hangs_on_the_order_says_so():
+    """MiniLM's own seeds: "above" at the twentieth, and the same arms in nearly all other orders of the 24."""
+    found = CLAIMS.as_is("4-own-best-rate")
+    orders = found.evidence.measured["all seeds recorded"]["share of orders of the seeds"]
+    assert (found.verdict, found.evidence.measured["allora_0"]["n"]) == ("holds", 20)
+    assert sum(orders.values()) == pytest.approx(1.0)
+    assert 0 < orders["above"] < 0.1 < 0.9 < orders["equivalent"]
+    told = f"Yes after 20 seeds, in {100 * orders['above']:.2g} % of orders: +0.17 points"
+    assert found.answer == f"{told}; over all 24 practically equal."
+
+
+def test_a_decision_that_any_order_gives_says_nothing_of_orders(runs_folder):
+    seeds_of_a_list(runs_folder, "minilm-adamw", 30, 0.004, 0.004)
+    found = finding("4-own-best-rate")
+    assert found.evidence.measured["all seeds recorded"]["share of orders of the seeds"] == {"above": 1.0}
+    assert "orders" not in found.answer
+
+
 @pytest.mark.parametrize(("later", "they_say"), [(0.0, "ahead"), (-0.009, "open"), (-0.03, "behind")])
 def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(runs_folder, later, they_say):
     """Planted: nine seeds decide, those from the twelfth on gain less, or lose."""

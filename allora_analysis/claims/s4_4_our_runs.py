@@ -9,6 +9,7 @@ all planned. Test loss stands beside accuracy. Checked by `tests/test_claims_our
 import dataclasses
 import functools
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from allora_analysis.grid.reading import (
     recorded,
 )
 from allora_analysis.statistics import Judgement, decide, in_every
+from allora_analysis.statistics.e_values import decide as decide_by_e_values
 from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import bound, signed
 
@@ -55,6 +57,18 @@ PERCEIVED, ABLATED = LISTS["perception"]["desk"], LISTS["ablation"]["desk"]
 def shown(family: Mapping[str, Judgement]) -> dict[str, Any]:
     """Judgments for the evidence, by case."""
     return {case: dataclasses.asdict(one) for case, one in family.items()}
+
+
+ORDERS = 300  # of the seeds: the one in which they ran, and random ones
+
+
+@functools.cache
+def in_orders(differences: tuple[float, ...], margin: float, threshold: float) -> dict[str, float]:
+    """The share of orders of the differences in which the rule of e-values gives each of its verdicts."""
+    rng = np.random.default_rng(0)
+    orders = [np.array(differences), *(rng.permutation(differences) for _ in range(ORDERS - 1))]
+    said = Counter(decide_by_e_values(one, margin=margin, threshold=threshold, grain=TIE).verdict for one in orders)
+    return {verdict: n / ORDERS for verdict, n in said.items()}
 
 
 def over_seeds(complete: Mapping[str, list[float]]) -> list[float]:
