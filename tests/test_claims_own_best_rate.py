@@ -7,13 +7,14 @@ import pytest
 from scipy import stats
 
 from allora_analysis import records
+from allora_analysis.claims import s4_4_our_runs as our_runs
 from allora_analysis.claims import s4_4_own_best_rate as section
 from allora_analysis.claims.claim import units_wanted
 from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import ARMS, PROTOCOL, STUDY
 from allora_analysis.grid.presets import FIRST_SEED, LISTS, OWN_BEST, own_best_verdicts
 from allora_analysis.grid.reading import judged
-from allora_analysis.statistics.e_values import e_values
+from allora_analysis.statistics.e_values import decide, e_values
 from allora_analysis.statistics.paired import TIE
 from tests.ledger_rows import Rows
 from tests.planted_finetune import DIGESTS, better, plant, wiggle
@@ -174,6 +175,15 @@ def test_a_decision_that_hangs_on_the_order_says_so():
     assert 0 < orders["above"] < 0.1 < 0.9 < orders["equivalent"]
     told = f"Yes after 20 seeds, in {100 * orders['above']:.2g} % of orders: +0.17 points"
     assert found.answer == f"{told}; over all 24 practically equal."
+
+
+def test_orders_are_judged_as_the_rule_judges_each(monkeypatch):
+    monkeypatch.setattr(our_runs, "ORDERS", 40)
+    x = np.random.default_rng(3).normal(0.002, 0.004, 20)
+    rng = np.random.default_rng(0)
+    orders = [x, *(rng.permutation(x) for _ in range(our_runs.ORDERS - 1))]
+    said = [decide(one, margin=0.003, grain=TIE).verdict for one in orders]
+    assert our_runs.in_orders(x, 0.003, 20.0) == {one: said.count(one) / len(said) for one in set(said)}
 
 
 def test_a_decision_that_any_order_gives_says_nothing_of_orders(runs_folder):

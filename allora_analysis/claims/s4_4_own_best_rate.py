@@ -142,7 +142,7 @@ def _seed_by_seed(
     runs = reading.found([run for pair in pairs for run in pair], folder)
     table = right_differences({run: record.result for run, record in runs.items()}, pairs)
     if one.verdict != "open":
-        whole["share of orders of the seeds"] = in_orders(tuple(spent), margin, threshold)
+        whole["share of orders of the seeds"] = in_orders(spent, margin, threshold)
     bounds = (whole["low"], whole["high"])
     ends = [100 * end for end in (one_sided(spent, "t").interval if None in bounds else bounds)]
     measured = {
