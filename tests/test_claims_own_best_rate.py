@@ -184,7 +184,7 @@ def test_orders_are_judged_as_the_rule_judges_each(monkeypatch):
     orders = [x, *(rng.permutation(x) for _ in range(our_runs.ORDERS - 1))]
     said = [decide(one, margin=0.003, grain=TIE).verdict for one in orders]
     expected = {one: said.count(one) / len(said) for one in set(said)}
-    assert our_runs.in_orders(x, 0.003, 20.0) == pytest.approx(expected)
+    assert our_runs.in_orders(x.tolist(), 0.003, 20.0) == pytest.approx(expected)
 
 
 def test_a_decision_that_any_order_gives_says_nothing_of_orders(runs_folder):
