@@ -7,13 +7,14 @@ import pytest
 from scipy import stats
 
 from allora_analysis import records
+from allora_analysis.claims import s4_4_our_runs as our_runs
 from allora_analysis.claims import s4_4_own_best_rate as section
 from allora_analysis.claims.claim import units_wanted
 from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import ARMS, PROTOCOL, STUDY
 from allora_analysis.grid.presets import FIRST_SEED, LISTS, OWN_BEST, own_best_verdicts
 from allora_analysis.grid.reading import judged
-from allora_analysis.statistics.e_values import e_values
+from allora_analysis.statistics.e_values import decide, e_values
 from allora_analysis.statistics.paired import TIE
 from tests.ledger_rows import Rows
 from tests.planted_finetune import DIGESTS, better, plant, wiggle
@@ -165,6 +166,34 @@ def test_seeds_that_chose_no_rate_judge_where_there_are_some(runs_folder, gain, 
     assert (both["seeds"], both["rows"]) == (found.evidence.n, 40)
 
 
+def test_a_decision_that_hangs_on_the_order_says_so():
+    """MiniLM's own seeds: "above" at the twentieth, and the same arms in nearly all other orders of the 24."""
+    found = CLAIMS.as_is("4-own-best-rate")
+    orders = found.evidence.measured["all seeds recorded"]["share of orders of the seeds"]
+    assert (found.verdict, found.evidence.measured["allora_0"]["n"]) == ("holds", 20)
+    assert sum(orders.values()) == pytest.approx(1.0)
+    assert 0 < orders["above"] < 0.1 < 0.9 < orders["equivalent"]
+    told = f"Yes after 20 seeds, in {100 * orders['above']:.2g} % of orders: +0.17 points"
+    assert found.answer == f"{told}; over all 24 practically equal."
+
+
+def test_orders_are_judged_as_the_rule_judges_each(monkeypatch):
+    monkeypatch.setattr(our_runs, "ORDERS", 40)
+    x = np.random.default_rng(3).normal(0.002, 0.004, 20)
+    rng = np.random.default_rng(0)
+    orders = [x, *(rng.permutation(x) for _ in range(our_runs.ORDERS - 1))]
+    said = [decide(one, margin=0.003, grain=TIE).verdict for one in orders]
+    expected = {one: said.count(one) / len(said) for one in set(said)}
+    assert our_runs.in_orders(x.tolist(), 0.003, 20.0) == pytest.approx(expected)
+
+
+def test_a_decision_that_any_order_gives_says_nothing_of_orders(runs_folder):
+    seeds_of_a_list(runs_folder, "minilm-adamw", 30, 0.004, 0.004)
+    found = finding("4-own-best-rate")
+    assert found.evidence.measured["all seeds recorded"]["share of orders of the seeds"] == {"above": 1.0}
+    assert "orders" not in found.answer
+
+
 @pytest.mark.parametrize(("later", "they_say"), [(0.0, "ahead"), (-0.009, "open"), (-0.03, "behind")])
 def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(runs_folder, later, they_say):
     """Planted: nine seeds decide, those from the twelfth on gain less, or lose."""
@@ -173,8 +202,10 @@ def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(r
     first, whole = (found.evidence.measured[name] for name in ("allora_0", "all seeds recorded"))
     mean = 0.4 + 100 * later * 18 / 30
     assert (found.verdict, first["n"], whole["n"], whole["they say"]) == ("holds", 9, 30, they_say)
-    assert found.answer.endswith(f"; over all 30 {mean:+.2f}, {they_say}.")
-    assert found.answer.startswith(f"Yes by its stopping rule, 9 seeds: {100 * first['mean']:+.2f} points;")
+    hangs = they_say != "ahead"  # most orders then say otherwise
+    told = f"{100 * first['mean']:+.2f} points; over all 30 {'' if hangs else f'{mean:+.2f}, '}{they_say}."
+    assert found.answer.endswith(told)
+    assert found.answer.startswith("Yes after 9 seeds, in " if hangs else "Yes by its stopping rule, 9 seeds: ")
     assert (found.size.value, 100 * whole["mean"]) == (pytest.approx(mean), pytest.approx(mean))
     assert (found.size.low > 0) == (they_say == "ahead")
     assert found.flips_if.startswith("those 9 seeds run anew")

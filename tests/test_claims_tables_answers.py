@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.tables import (
     beyond_chance,
     contrasts,
@@ -269,6 +270,46 @@ def test_at_one_eta_behind_is_not_stable(monkeypatch):
     assert found.answer.startswith("No: on average ahead of LoRA in 5 of 6")
 
 
+def test_an_accuracy_that_swings_with_eta_is_told_and_only_the_lead_is_stable(monkeypatch):
+    """Planted: 60, 20 and 90 % at the three η², ALLoRA and ALLoRA-0 0.1 above LoRA throughout; then 60 % at each."""
+    for at, moved, at_paper in (
+        ({1.0: 60, 2.0: 20, 4.0: 90}, "70.0", "mixed"),
+        (dict.fromkeys((1, 2, 4), 60), "0.0", True),
+    ):
+        cells = tuple(
+            dataclasses.replace(c, accuracy=at[c.eta_squared] + 0.1 * (c.arm != "LoRA")) for c in reported.TABLE_3
+        )
+        monkeypatch.setattr(reported, "TABLE_3", cells)
+        monkeypatch.setattr(contrasts, "TABLES", reported.TABLES | {"Table 3": cells})
+        found = finding("4.4-stability")
+        assert (found.verdict, found.at_paper) == ("holds", at_paper)
+        assert found.answer.endswith(f"its own accuracy moves by {moved}.")
+    monkeypatch.undo()
+    assert finding("4.4-stability").at_paper == "mixed"
+
+
+def test_the_cell_that_no_five_runs_give_is_found_and_not_named(monkeypatch):
+    """Planted: Table 3's 78.20 in the place of its 78.19, which stands in a cell of LoRA's instead; then in both."""
+    misprint, printed = ("Snowflake-Arctic-L", "ALLoRA-0", "rotten_tomatoes", 1.0), reported.TABLE_3
+    for values, verdict in (({misprint[1]: 78.20, "LoRA": 78.19}, "holds_corrected"), ({"LoRA": 78.19}, "refuted")):
+        cells = tuple(
+            dataclasses.replace(c, accuracy=values.get(c.arm, c.accuracy))
+            if (c.model, c.dataset, c.eta_squared) == (misprint[0], *misprint[2:])
+            else c
+            for c in printed
+        )
+        monkeypatch.setattr(reported, "TABLE_3", cells)
+        found = finding("T3-five-runs")
+        assert found.verdict == verdict
+        assert ("Snowflake-Arctic-L, LoRA, η² = 1" in found.corrected) is True
+
+
+def test_a_refuted_row_does_not_begin_with_mostly():
+    values = {str(i): 1.0 - 2 * (i == 0) for i in range(10)}
+    found = contrasts.everywhere(Cases(0, "x"), values, "Mostly: ahead in {k} of {n}.")
+    assert (found.verdict, found.answer) == ("refuted", "No: ahead in 9 of 10.")
+
+
 def test_the_leads_at_each_eta_are_figure_3s_last_row():
     printed = dict(zip(("η² = 1", "η² = 2", "η² = 4"), (0.46, 0.16, 0.21), strict=True))
     seen = finding("4.4-stability").evidence.measured[contrasts.AS_FIGURE_3]
@@ -400,10 +441,11 @@ def test_the_answers_say_what_the_numbers_are():
         False,
     )
     found = finding("1-no-cross-validation")
+    assert (found.verdict, found.at_paper) == ("holds", "mixed")  # Table 3 shows the same, Table 1 leaves it open
+    assert found.evidence.measured["Table 3, judged"].verdict == "holds"
     gaps, other = (found.evidence.measured[name] for name in ("Table 1", "Table 1, judged"))
     told = (min(gaps.values()), max(gaps.values()), other.mean)
     assert "-0.41 to +0.36 points a model and rank, +0.02 on" in CLAIMS["1-no-cross-validation"].reading
     assert told == tuple(pytest.approx(value, abs=0.006) for value in (-0.41, 0.36, 0.02))
     assert (other.verdict, other.p_value) == ("undecided", pytest.approx(0.0625))
-    assert found.at_paper == "mixed"
-    assert "by a margin set afterwards" in found.answer
+    assert found.answer.endswith("Table 1's by +0.02 (open).")

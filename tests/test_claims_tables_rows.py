@@ -25,6 +25,7 @@ from tests.planted_tables import (
     LLAMA_7B_RAISED,
     LORA_AHEAD,
     MIXED,
+    MORE_PARAMETERS,
     NO_MAJORITY,
     UP,
     as_far_as_lora,
@@ -40,6 +41,7 @@ from tests.planted_tables import (
     trained,
     turned,
     without_dropout,
+    without_dropout_in_table_1,
     wrong_mean,
 )
 
@@ -69,6 +71,7 @@ PLANTED = [
     ("4.5-dora-universally", table_1, "DORA_PUBLISHED", LORA_AHEAD, "refuted"),
     ("4.5-dora-every-task", table_1, "DORA_PUBLISHED", DORA_AHEAD, "holds"),
     ("4.5-fewer-parameters", reported, "trainable_parameters", lambda a, r, m: 5 - len(m), "refuted"),
+    ("4.5-fewer-parameters", table_1, "TABLE_1", MORE_PARAMETERS, "refuted"),  # in print, in one setting
     ("2-follow-up", cited_works, "HAYOU", hayou(arxiv="2412.00001"), "holds"),
     ("2-follow-up", cited_works, "HAYOU", hayou(authors="others"), "refuted"),
     ("2-follow-up", cited_works, "HAYOU", hayou(abstract="one learning rate"), "refuted"),
@@ -106,7 +109,7 @@ PLANTED = [
     ("T3-five-runs", accuracies, "reachable_share", lambda d, a: 1.0, "refuted"),  # of made-up numbers all would pass
     ("T3-five-runs", accuracies, "reachable", lambda p, d, a: True, "holds"),
     ("T3-five-runs", accuracies, "frequency", lambda p, d, n, s: 1.0, "holds"),
-    ("T3-five-runs", tables_2_to_4, "NO_FIVE", (), "refuted"),
+    ("T3-five-runs", tables_2_to_4, "EXEMPT", 0, "refuted"),
     ("T3-five-runs", reported, "TABLE_3", raised_accuracies(0.01), "refuted"),
     ("T3-five-runs", reported, "TABLE_3", raised_accuracies(0.01, only=78.19), "holds"),
     ("T3-five-runs", reported, "TABLE_3", raised_accuracies(0.01, only=77.71), "refuted"),  # a second one
@@ -177,7 +180,10 @@ PLANTED = [
     ("4.4-fair-to-lora", reported, "TABLE_3", at_the_last_rate(None), "refuted"),  # one rate fewer
     ("4.4-fair-to-lora", reported, "TABLE_3", at_the_last_rate(-9.0, "ALLoRA"), "refuted"),  # LoRA alone is cut short
     ("4.4-fair-to-lora", prose_of_results, "RATES", (1e-4, 2e-4, 4e-4), "refuted"),  # other rates than listed
+    ("4.4-fair-to-lora", prose_of_results, "RATES", (5e-5, 2**0.5 * 5e-5, 1e-4), "refuted"),  # half of them
     ("1-no-cross-validation", contrasts, "of", of(-9.0), "refuted"),
+    ("1-no-cross-validation", contrasts, "TABLE_1", without_dropout_in_table_1(-5.0), "refuted"),
+    ("1-no-cross-validation", contrasts, "TABLE_1", without_dropout_in_table_1(None), "holds"),
     ("4.4-stability", contrasts, "of", of(-0.16), "refuted"),  # behind at η² = 2 alone, with dropout
     ("1-eta-no-cross-validation", procedures, "rises", lambda arm: np.linspace(-0.1, 0.1, 9), "holds"),
 ]

@@ -250,7 +250,8 @@ def dropout_gradient(cases: Cases) -> Finding:
 @framework_claim(
     "4-dropout-gradient-in-training",
     says=GRADIENT,
-    reading="A less kind reading: one number η_i serves all tokens of a batch. The formula: 4-dropout-gradient.",
+    reading="A less kind reading: one number η_i serves all tokens of a batch, in general position: chosen for it, "
+    "more tokens than n₂ may cancel whatever their masks. The formula: 4-dropout-gradient.",
     depends_on=("4-dropout-gradient", "4-dropout-forward-in-training"),
 )
 def dropout_gradient_in_training(cases: Cases) -> Finding:
@@ -268,8 +269,7 @@ def dropout_gradient_in_training(cases: Cases) -> Finding:
         evidence=evidence,
         corrected="g_i = Σ_t m_ti (∂L/∂f_i)_t x_tᵀ, m_ti the mask of token t",
         condition="for each i the tokens with ∂L/∂f_i ≠ 0 have one mask (one token, one mask for all, padding), or are "
-        "parallel (n₂ = 1) and their sum g_i is not 0; others only if they are dependent and cancel: "
-        "Σ_t (m_ti − η_i)(∂L/∂f_i)_t x_t = 0 for some η_i",
+        "parallel (n₂ = 1) and their sum g_i is not 0; for almost all tokens and ∂L/∂f_i",
         flips_if="an autograd gradient of BA other than the masked sum over tokens",
     )
 

@@ -208,7 +208,8 @@ def coupled(case: Dropped) -> bool:
     test="tests/test_claims_4_1.py",
     says="Note that this is true only for (BA)_{i,:}, the effect on (BA)_{j,:}, j ≠ i is slightly different",
     reading="Dropping output i for all tokens changes the step of some other row (BA)_j, for a loss that does not "
-    "couple outputs; no weight decay, unclipped.",
+    "couple outputs; no weight decay, unclipped. The condition is the exact criterion: what it names follows from A, "
+    "B, g and the optimizer's buffers before the step.",
     depends_on=("4-dropout-rate-in-training",),
 )
 def dropout_other_rows(cases: Cases) -> Finding:
@@ -227,7 +228,7 @@ def dropout_other_rows(cases: Cases) -> Finding:
 
     own = share_of(share, cases.rng, "of the row's own step", "change of another row's step")
     return judged.finding(
-        conditional=f"Mostly, and slightly: by about {100 * own.value:.0f} % of their step under AdamW; not where "
+        conditional=f"Mostly, and slightly: by about {100 * own.value:.1f} % of their step under AdamW; not where "
         "B_i = 0.",
         evidence=judged.evidence(
             ROUNDING,
@@ -238,6 +239,7 @@ def dropout_other_rows(cases: Cases) -> Finding:
         size=own,
         corrected="row j's step changes by B_j⁺(ΔA′ − ΔA), B_j⁺ row j after the step, ΔA′ and ΔA with i dropped and "
         "kept; under SGD or momentum that is l(B_j⁺·B_i)g_i",
-        condition="B_j⁺(ΔA′ − ΔA) ≠ 0 for some j ≠ i; under SGD or momentum: g_i ≠ 0 and B_j⁺·B_i ≠ 0",
+        condition="for some j ≠ i B_j⁺(ΔA′ − ΔA) ≠ 0, all three in closed form before the step; under SGD or momentum: "
+        "g_i ≠ 0 and B_j⁺·B_i ≠ 0",
         flips_if="a change of another row's step where that is 0, or none where it is not",
     )

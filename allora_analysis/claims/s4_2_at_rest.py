@@ -174,9 +174,9 @@ def discovered(cases: Cases, further: Sequence[Case] = (), **predicates: Callabl
     "4-optimal-direction",
     reading="Run to rest by gradient descent, it reaches the least loss that its rank allows to a hundredth of ‖T‖²/2, "
     "T the target; squared loss, white inputs, and one best fit of rank r: T's singular values σ_r > σ_{r+1}. The "
-    "tolerance is ours, chosen after some sizes had been seen; the condition decides at half and at twice of it, too. "
-    "Every optimizer without decay rests where this one does. How measured its steps are is 4-escape's and "
-    "4-figure-2-tapers'. " + UNRESTED,
+    "tolerance is ours, chosen after some sizes had been seen; the condition, the exact criterion, decides at half "
+    "and at twice of it, too. Every optimizer without decay rests where this one does. How measured its steps are is "
+    "4-escape's and 4-figure-2-tapers'. " + UNRESTED,
     depends_on=("4-descent",),
 )
 def optimal_direction(cases: Cases) -> Finding:
@@ -203,8 +203,8 @@ def optimal_direction(cases: Cases) -> Finding:
         size=size,
         corrected="it rests at the row-weighted fit, the least Σ_i d_i‖(BA − T)_i‖² with d its own row factors, or "
         "where two such fits tie",
-        condition="the fit at which it rests is nearly the best of its rank: this row-weighted fit leaves at most a "
-        "hundredth of ‖T‖²/2 above the least. It does not where one long row competes with many short ones: a row of "
+        condition="the row-weighted fit, computed from T, r and η alone, leaves at most a hundredth of ‖T‖²/2 above "
+        "the least. It does not where one long row competes with many short ones: a row of "
         "norm s has m equal ones of joint norm fs against it and sin²θ(1 − f²)/(1 + f²) is more, "
         "fs sin θ/√m + 1/η² = f⁴(s cos θ + 1/η²)",
         flips_if="a rest point further from the least than the row-weighted fit, or none above a hundredth",

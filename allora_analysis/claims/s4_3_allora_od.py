@@ -301,7 +301,8 @@ OF_THE_PAPERS_BATCH = (
     "4-od-update-in-training",
     where="beyond the paper: §4.3, definition of ALLoRA-OD, over a batch",
     says="For a batch, too, ALLoRA-OD's g̃_i is a multiple of g_i.",
-    reading="g_i and g̃_i are sums over the batch's tokens, each token with its own factor.",
+    reading="g_i and g̃_i are sums over the batch's tokens, each token with its own factor; tokens and targets in "
+    "general position: chosen for it, dependent ones may cancel whatever their factors.",
     depends_on=("4-definition", "4-od-noise"),
 )
 def expected_update(cases: Cases) -> Finding:
@@ -341,8 +342,8 @@ def expected_update(cases: Cases) -> Finding:
         corrected="g̃_i = Σ_t d_t (∂L/∂f_i)_t x_t; over white Gaussian inputs and a squared loss E[g̃_i] = "
         "g_i(E[d]·across + E[dz²]·along (BA)_i), f(x)_i = z‖(BA)_i‖, with E[dz²] < E[d]: turned away from the row's "
         "own direction",
-        condition="the tokens with ∂L/∂f_i ≠ 0 are one, have one |f(x)_i| (as at B = 0), or are parallel; others only "
-        "if they are dependent and cancel: Σ_t (d_t − κ)(∂L/∂f_i)_t x_t = 0 for some κ",
+        condition="the tokens with ∂L/∂f_i ≠ 0 are one, have one |f(x)_i| (as at B = 0), or are parallel; for almost "
+        "all tokens and targets",
         flips_if="a batch of these whose g̃_i is not parallel to g_i, independent tokens of two |f(x)_i| whose g̃_i "
         "is, or another sum than that over tokens",
     )

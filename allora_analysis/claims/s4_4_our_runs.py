@@ -30,6 +30,7 @@ from allora_analysis.grid.reading import (
     recorded,
 )
 from allora_analysis.statistics import Judgement, decide, in_every
+from allora_analysis.statistics.e_values import bounds
 from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import bound, signed
 
@@ -55,6 +56,29 @@ PERCEIVED, ABLATED = LISTS["perception"]["desk"], LISTS["ablation"]["desk"]
 def shown(family: Mapping[str, Judgement]) -> dict[str, Any]:
     """Judgments for the evidence, by case."""
     return {case: dataclasses.asdict(one) for case, one in family.items()}
+
+
+ORDERS = 300  # of the seeds: the one in which they ran, and random ones
+
+
+def in_orders(differences: Sequence[float], margin: float, threshold: float) -> dict[str, float]:
+    """The share of orders of the differences in which the rule of e-values gives each of its verdicts.
+
+    Its e-value is at the threshold where a bound is at 0, and a bound is as many standard deviations from the mean in
+    every order, so that the bounds of one order give those of all.
+    """
+    x, n, rng = np.array(differences), np.arange(1, len(differences) + 1), np.random.default_rng(0)
+    ends = [bounds(x[:k], threshold, grain=TIE) for k in n]
+    width = [
+        np.nan if low is None else (high - low) / 2 / x[:k].std(ddof=1) for k, (low, high) in zip(n, ends, strict=True)
+    ]
+    orders = np.array([x, *(rng.permutation(x) for _ in range(ORDERS - 1))])
+    half = np.array(width) * np.array([orders[:, :k].std(axis=1, ddof=min(k - 1, 1)) for k in n]).T
+    low, high = orders.cumsum(axis=1) / n - half, orders.cumsum(axis=1) / n + half
+    each = [low >= 0, high <= 0, (low > -margin) & (high < margin)]
+    said = np.select(each, ["above", "below", "equivalent"], "open")
+    first = said[np.arange(ORDERS), (said != "open").argmax(axis=1)]
+    return {str(verdict): float(np.mean(first == verdict)) for verdict in np.unique(first)}
 
 
 def over_seeds(complete: Mapping[str, list[float]]) -> list[float]:

@@ -127,7 +127,8 @@ def dora_setup(cases: Cases) -> Finding:
     "practices to run with various learning rate l ∈ {1e−4, 2e−4} and report the best.",
     reading="What is published: each of DoRA's rows in Table 1 with one learning rate of the two, and both occur. Its "
     'authors write that they adjust "only the learning rate"; whether a row is the best of several, they do not. For '
-    "LLaMA-13B, r = 16, which is not in Table 1, they publish a third, 3e-4 (evidence).",
+    "LLaMA-13B, r = 16, which is not in Table 1, they publish a third, 3e-4 (evidence). What is published can refute "
+    "this row, and not show it.",
     depends_on=("T1-dora-rows",),
 )
 def dora_rates(cases: Cases) -> Finding:
@@ -155,6 +156,6 @@ def dora_rates(cases: Cases) -> Finding:
     return cases.test(published, rule).finding(
         undecided=f"Undecided: one rate each, {told}, is published; whether the best of several, DoRA does not say.",
         evidence=Evidence({"rates": DORA_RATES}, rates | elsewhere, f"equality; {SETUP_SOURCE}", n=len(rates)),
-        wanted="the rates that DoRA's authors tried for each row, and their averages",
-        flips_if="a row of DoRA's that is published with another rate, or all with one; the averages at both rates",
+        wanted="nothing that is published: the rates that DoRA's authors tried for each row, and their averages, would",
+        flips_if="a row of DoRA's that is published with another rate, or all with one: refuted, never shown",
     )

@@ -333,7 +333,7 @@ def everywhere(
         measured |= {words: dict(others)}
     words_of = answer.format(k=passed, n=len(values))
     return tested.finding(
-        refuted=words_of,
+        refuted=words_of.replace("Mostly:", "No:", 1),
         holds_corrected=words_of,
         holds=yes.format(n=len(values)),
         evidence=Evidence({"above 0": len(values)}, measured, source, n=len(values)),

@@ -49,6 +49,7 @@ SIGNIFICANTLY = (MARGIN / 2, MARGIN, 2 * MARGIN)  # "significantly lower", and h
 CELL_BY = 0.015 + 1e-9  # what rounding of a figure's gap and of its two accuracies allows
 NOT_CELLS = "a printed gap that Table 4's accuracies do not give"
 RATES = (1e-4, 2**0.5 * 1e-4, 2e-4)  # LoRA's learning rates l as §4.4 lists them
+BASE = 1e-4  # Table 3's caption: "LoRA's learning rate is η × 1e-4"
 ANSWERS = {
     "holds": "Yes: by {mean} points on average, in {clusters} pairs of model and data set (p = {p}).",
     "undecided": "Undecided: {mean} points on average, better in {clusters} pairs; may be chance (p = {p}).",
@@ -426,7 +427,7 @@ def _best(arm: str, cells: Sequence[reported.Cell] | None = None) -> dict[tuple[
     found: dict[tuple[str, str], dict[float, float]] = {}
     for cell in reported.TABLE_3 if cells is None else cells:
         if cell.arm == arm:
-            found.setdefault((cell.model, cell.dataset), {})[RATES[0] * cell.eta_squared**0.5] = cell.accuracy
+            found.setdefault((cell.model, cell.dataset), {})[BASE * cell.eta_squared**0.5] = cell.accuracy
     return {pair: _Best(sorted(of), max(of, key=lambda rate: of[rate]), max(of.values())) for pair, of in found.items()}
 
 
