@@ -52,6 +52,7 @@ ARMS = {
 }
 ON_ROWS = ("allora", "allora_0")  # a factor for each row of BA
 ON_OUTPUTS = ("allora_od", "asf_lora")  # one for each output
+VARIANTS = (*ON_ROWS, *ON_OUTPUTS, "lora_x_eta")  # the rules that `lora` has adapters of
 IN_FORWARD = ("asf_lora", "lora_x_eta")  # in the forward pass, so that the gradients are the loss's own
 ON_GRADIENTS = (*ON_ROWS, "allora_od")  # a factor that Adam and clipping divide out again
 TRAINED = {name: arm for name, arm in ARMS.items() if arm.trained}
@@ -69,16 +70,19 @@ NO_LAYER = "no adapted layer's path ends so: that adapter is missing; give the e
 """What `not_adapted` finds, with the way out."""
 
 
-def not_adapted(asked: Any, saved: Iterable[str], layers: Iterable[str]) -> list[str]:
+def not_adapted(asked: Any, saved: Iterable[str], layers: Iterable[str], modules: Iterable[str]) -> list[str]:
     """The names in PEFT's `target_modules` at which no adapted layer's path ends.
 
-    One string is a regular expression or PEFT's "all-linear" and names nothing; a name within the modules `saved`,
-    `modules_to_save`, is trained as a whole.
+    One string is a regular expression or PEFT's "all-linear" and names nothing. Of the paths `modules`, those within
+    the modules `saved`, `modules_to_save`, are trained as a whole and have no adapters: names of theirs are left out.
     """
     names = [] if asked is None or isinstance(asked, str) else sorted(asked)
     whole, paths = [f".{module}." for module in saved], [f".{layer}".replace(".base_layer", "") for layer in layers]
+    inside = [f".{path}." for path in modules if any(module in f".{path}." for module in whole)]
     return [
         name
         for name in names
-        if not any(module in f".{name}." for module in whole) and not any(path.endswith(f".{name}") for path in paths)
+        if not any(module in f".{name}." for module in whole)
+        and not any(f".{name}." in path for path in inside)
+        and not any(path.endswith(f".{name}") for path in paths)
     ]

@@ -140,3 +140,13 @@ def made(tmp_path_factory):
     from tests import tiny_grid
 
     return tiny_grid.sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture(scope="session")
+def task():
+    """The laboratory's task on digits, which no test changes."""
+    pytest.importorskip("sklearn")
+    from allora_analysis import images
+    from allora_analysis.laboratory import training
+
+    return training.prepare(images.load("digits"))

@@ -16,7 +16,8 @@ from peft import get_peft_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
+from allora_analysis.arms import VARIANTS
+from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.peft import allora_config
 
 

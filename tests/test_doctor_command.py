@@ -13,7 +13,7 @@ import torch
 from allora_analysis.adaptive.recipe import Recipe, rates
 from allora_analysis.doctor.__main__ import main
 from docs import doctor
-from tests.saved_adapters import peft_folder, single_file
+from tests.saved_adapters import drawn, peft_folder, single_file
 
 ROOT = Path(__file__).parents[1]
 RUN = ["--r", "16", "--alpha", "32", "--lr", "2e-4"]
@@ -136,6 +136,17 @@ def test_a_saved_adapter(tmp_path, capsys):
     assert told["recipe"]["recipe"]["width"] == 10
     assert told["recipe"]["first_step"] > 0
     assert [pair["name"] for pair in told["adapter"]["pairs"]] == ["layers.0.attn.q_proj", "layers.1.attn.v_proj"]
+
+
+def test_an_adapter_of_a_rank_above_its_layers_width_has_no_width(tmp_path, capsys):
+    """Its n₂ was once passed on as if the caller had given --width."""
+    a, b = drawn(n2=10, r=20)
+    keys = [f"base_model.model.layers.0.attn.q_proj.lora_{side}.weight" for side in "AB"]
+    folder = peft_folder(tmp_path, layers=(), r=20, tensors=dict(zip(keys, (a, b), strict=True)))
+    recipe = document(capsys, folder, "--lr", 1e-3)["recipe"]
+    assert (recipe["recipe"]["r"], recipe["recipe"]["width"], recipe["first_step"]) == (20, None, None)
+    assert main([str(folder), "--lr", "1e-3", "--width", "10"]) == 2
+    assert "--width must be at least r = 20, received 10" in capsys.readouterr().err
 
 
 def test_what_peft_takes_where_its_config_is_silent(tmp_path, capsys):

@@ -44,7 +44,6 @@ def assert_equals_enumeration(case, keep_prob, rates):
     np.testing.assert_allclose(run.mean, mean, **close)
     np.testing.assert_allclose(run.covariance, covariance[-1], **close)
     np.testing.assert_allclose(run.covariance_trace, np.einsum("tcdd->t", np.array(covariance)), **close)
-    np.testing.assert_allclose(run.average_mean, average, **close)
     np.testing.assert_allclose(run.average_covariance, average_covariance[-1], **close)
     np.testing.assert_allclose(
         run.average_covariance_trace, np.einsum("tcdd->t", np.array(average_covariance)), **close

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from allora_analysis import images
 from allora_analysis.hessian.stable_rate import largest_stable_rate, step_sizes, threshold
 from allora_analysis.laboratory import training
 from allora_analysis.laboratory.design import Cell
@@ -169,12 +168,6 @@ def test_adams_edge_is_the_same_at_every_norm_at_which_all_gradients_are_clipped
     assert one.multiple == pytest.approx(other.multiple, rel=1e-5)
     assert one_without.multiple == pytest.approx(100 * other_without.multiple, rel=1e-5)
     assert one.clipped == pytest.approx(100 * other.clipped, rel=1e-5)
-
-
-@pytest.fixture(scope="module")
-def task():
-    pytest.importorskip("sklearn")
-    return training.prepare(images.load("digits"))
 
 
 def adapting(task, optimizer, rate, head_rate, clip, seed, steps):

@@ -38,11 +38,6 @@ from tests.test_experiments_finetune import STATED
 ALLORA = Cell("allora", "sgd", 5, 0.0, "inverse_sqrt", 4.0)
 
 
-@pytest.fixture(scope="module")
-def task():
-    return training.prepare(images.load("digits"))
-
-
 def test_the_screening_is_balanced_and_has_every_reference():
     cells = screening()
     assert len(set(cells)) == len(cells) <= 200

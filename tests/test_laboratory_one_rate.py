@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from allora_analysis import images
 from allora_analysis.laboratory import storage, training
 from allora_analysis.laboratory.design import Cell, check
 from allora_analysis.laboratory.one_rate import AFTER, ALLORA, BASE, CANDIDATES, ETA2, FAMILY, LORA, arm, lora, points
@@ -14,11 +13,6 @@ from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError
 from experiments import laboratory, one_rate
 from tests.test_experiments_finetune import STATED
-
-
-@pytest.fixture(scope="module")
-def task():
-    return training.prepare(images.load("digits"))
 
 
 def short(cell, steps=10):

@@ -3,15 +3,9 @@
 import pytest
 import torch
 
-from allora_analysis import images
 from allora_analysis.laboratory import training
 from allora_analysis.laboratory.design import PEFT, Cell
 from allora_analysis.lora.pairs import lora_pairs
-
-
-@pytest.fixture(scope="module")
-def task():
-    return training.prepare(images.load("digits"))
 
 
 def adapted(task, cell):

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from allora_analysis.doctor.answers import of_saved
+from allora_analysis.doctor.saved import read
 from allora_analysis.hessian import LowRankLinear
 from allora_analysis.lora.doctor import doctor
 from allora_analysis.lora.doctor.advice import unsaved
@@ -351,6 +353,32 @@ def test_a_target_that_no_adapted_layer_matches_is_a_problem(options, told):
     found = [line for line in doctor(in_peft(**options)).advice if line.code == "target_modules"]
     assert [line.level for line in found] == ["problem"] * len(told)
     assert all(name in line.text for name, line in zip(told, found, strict=True))
+
+
+def with_a_classifier(**options):
+    base, head = MLP(), nn.Sequential()
+    head.out_proj = base.head
+    base.head = head
+    return peft.get_peft_model(base, peft.LoraConfig(r=2, modules_to_save=["head"], **options))
+
+
+@pytest.mark.parametrize(("name", "told"), [("out_proj", False), ("head.out_proj", False), ("v_proj", True)])
+def test_a_target_within_a_module_that_is_trained_as_a_whole_is_no_problem(name, told, tmp_path):
+    """PEFT gives no adapters to what lies within `modules_to_save`; the live doctor and a saved adapter's say so."""
+    model = with_a_classifier(target_modules=["first", name])
+    assert any("out_proj" in key and one.requires_grad for key, one in model.named_parameters())
+    assert any(line.code == "target_modules" for line in doctor(model).advice) == told
+    model.save_pretrained(tmp_path)
+    assert ("NOT adapted" in dict(of_saved(read(tmp_path), None).lines)) == told
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")  # torch's own
+def test_a_layer_without_outputs_is_left_out_and_no_problem():
+    base = nn.ModuleDict({"first": nn.Linear(6, 8), "none": nn.Linear(6, 0)})
+    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["first", "none"]))
+    found = doctor(model, torch.optim.SGD(model.parameters(), 0.1), allora=False)
+    assert [row.name for row in found.layers] == ["base_model.model.first"]
+    assert not [line for line in found.advice if line.code == "target_modules"]
 
 
 def test_targets_in_some_layers_of_several_adapters_and_in_a_compiled_model_are_found():

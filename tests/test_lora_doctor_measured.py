@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.arms import VARIANTS
 from allora_analysis.hessian import LowRankLinear
 from allora_analysis.lora.autograd import _safe_roots
 from allora_analysis.lora.doctor import doctor, trial
 from allora_analysis.lora.doctor.measured import backward_word, clipping_effect, unwrapped
 from allora_analysis.lora.doctor.trial import effects_on, optimizer_effect
-from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
+from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.optim import ALLoRAAdamW
 from allora_analysis.lora.pairs import lora_pairs
 from tests import foreign_lora

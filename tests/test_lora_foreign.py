@@ -271,3 +271,10 @@ def test_a_module_without_a_pair_is_none():
     model = nn.Sequential(nn.Linear(3, 3))
     model[0].lora_down, model[0].lora_up = nn.Linear(3, 2), nn.Linear(5, 3)  # these do not chain
     assert any_pairs(model) == ()
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")  # torch's own
+def test_a_layer_without_outputs_is_left_out():
+    model = nn.ModuleList([LAYERS["torchtune"](), foreign.TuneLinear(7, 0, R, ALPHA)])
+    assert [pair.name for pair in any_pairs(model)] == ["0"]
+    assert [row.name for row in doctor(model).layers] == ["0"]

@@ -13,8 +13,9 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
+from allora_analysis.arms import VARIANTS
 from allora_analysis.lora.functional import allora, allora_linear, allora_od, asf_lora, row_factor
-from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
+from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.lora.watch import FactorUndone
 
 ROOT = Path(__file__).parents[1]

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.arms import VARIANTS
 from allora_analysis.hessian import LowRankLinear
 from allora_analysis.hessian.network import network_spectrum
 from allora_analysis.lora import layers
 from allora_analysis.lora.functional import allora_linear
-from allora_analysis.lora.layers import VARIANTS, ALLoRALinear
+from allora_analysis.lora.layers import ALLoRALinear
 from allora_analysis.validation import ArgumentError
 from tests.brute_force import lora as twin
 from tests.test_lora_functional import assert_agree, by_hand, problem

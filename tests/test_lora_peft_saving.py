@@ -11,6 +11,7 @@ from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file
 
+from allora_analysis.arms import VARIANTS
 from allora_analysis.lora.peft import ALLoRAConfig, ALLoRALinearLayer, Rule, allora_config, export_lora, load, train_on
 from allora_analysis.lora.peft.layer import _same_draw
 from tests import warm
@@ -22,7 +23,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 ETA = 2.0
 FIELDS = {"r": 3, "target_modules": QWEN_TARGETS, "task_type": "SEQ_CLS"}
-VARIANTS = ["allora", "allora_0", "allora_od", "asf_lora", "lora_x_eta"]
 
 
 def adapted(variant="allora", **fields):

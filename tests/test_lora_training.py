@@ -10,8 +10,8 @@ from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from transformers import Adafactor, Trainer, TrainerState, TrainingArguments
 
+from allora_analysis.arms import VARIANTS
 from allora_analysis.lora.callback import DoctorCallback
-from allora_analysis.lora.layers import VARIANTS
 from allora_analysis.lora.optim import ALLoRAAdamW, param_groups
 from allora_analysis.lora.peft import ALLoRALinearLayer, allora_config, load
 from allora_analysis.validation import ArgumentError

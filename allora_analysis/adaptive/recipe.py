@@ -31,7 +31,8 @@ from allora_analysis.hessian.starts import expected_cosine
 from allora_analysis.validation import ArgumentError, choice, count, non_negative, number, positive
 from allora_analysis.width.exponents import flow_eta_to_taper, flow_factor, taper
 
-OPTIMIZERS = ("adamw", "adam", "sgd", "alloraadamw")
+ON_UPDATE = "alloraadamw"  # has the factor on its update
+OPTIMIZERS = ("adamw", "adam", "sgd", ON_UPDATE)
 ZEROS = ("b", "a")
 SHARE = 0.1  # a fall of the mean factor by so much counts as tapering
 CONSTANT = 0.95  # of η: with all factors above, the rule is a constant
@@ -81,6 +82,11 @@ class Recipe:
         return 2 if self.optimizer == "sgd" else 1
 
     @property
+    def on_update(self) -> bool:
+        """The factor is on the update, `ALLoRAAdamW`'s."""
+        return self.optimizer == ON_UPDATE
+
+    @property
     def setting(self) -> Setting:
         """As `invariance` takes it."""
         return Setting(
@@ -100,7 +106,8 @@ def checked(recipe: Recipe) -> Recipe:
     count("r", recipe.r)
     for name in ("alpha", "lr", "loraplus_ratio"):
         positive(name, getattr(recipe, name))
-    if choice("optimizer", recipe.optimizer, OPTIMIZERS) == "alloraadamw" and recipe.loraplus_ratio != 1:
+    choice("optimizer", recipe.optimizer, OPTIMIZERS)
+    if recipe.on_update and recipe.loraplus_ratio != 1:
         raise ArgumentError(
             "loraplus_ratio must be 1 with the optimizer alloraadamw, whose pair (A, B) has one rate; received "
             f"{recipe.loraplus_ratio:g}; leave it out, or take adamw"
@@ -155,7 +162,7 @@ def rates(recipe: Recipe, factor: float = 1.0, output: float = 1.0) -> Rates:
     """
     own, s = checked(recipe).setting, recipe.scaling
     factor, output = positive("factor", factor), positive("output", output)
-    times = output * (factor if recipe.optimizer in ("sgd", "alloraadamw") else 1.0)
+    times = output * (factor if recipe.optimizer == "sgd" or recipe.on_update else 1.0)
     scaled = s**recipe.power
     a, b = own.rate_a * (scaled if recipe.zero == "a" else 1), own.rate_b * (scaled if recipe.zero == "b" else 1)
     fan_in = recipe.width if recipe.zero == "b" else recipe.r
@@ -204,7 +211,7 @@ def equivalents(recipe: Recipe, alpha: float | None = None) -> tuple[Equivalent,
         start = "A" if recipe.zero == "b" else "B"
         one = (1.0, ratio) if recipe.zero == "b" else (ratio, 1.0)
         moved = "B" if recipe.zero == "b" else "A"
-        if recipe.optimizer != "alloraadamw":
+        if not recipe.on_update:
             found.append(Equivalent(f"α = {wanted:g}, {moved}'s rate", wanted, _scaled(recipe, *one)))
         found.append(
             Equivalent(f"α = {wanted:g}, both rates, {start}'s init", wanted, _scaled(recipe, ratio**0.5, ratio**0.5))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from allora_analysis import cli, outputs, study
-from allora_analysis.adaptive.recipe import Recipe, alpha_of_one
+from allora_analysis.adaptive.recipe import ON_UPDATE, Recipe, alpha_of_one
 from allora_analysis.validation import ArgumentError, count, drop_rate, positive
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def sections(arguments: Arguments) -> Iterator[Section]:
 
 def _check_rule(arguments: Arguments, saved: Saved | None) -> None:
     # ALLoRAAdamW has an η of its own, and plain LoRA layers.
-    if arguments.optimizer != "alloraadamw":
+    if arguments.optimizer != ON_UPDATE:
         return
     if saved is not None and saved.config.get("eta") is not None:
         raise ArgumentError(
@@ -200,7 +200,9 @@ def _recipe(arguments: Arguments, saved: Saved | None) -> Recipe:
     r, alpha, width, rslora = arguments.r, arguments.alpha, arguments.width, arguments.rslora
     if saved is not None:
         own, scaling, n2 = saved.common()
-        r, width = own if r is None else r, n2 if width is None else width
+        r = own if r is None else r
+        if width is None and n2 >= r:  # a rank above the layer's width has no rates
+            width = n2
         rslora = rslora or bool(saved.config.get("use_rslora"))
         if alpha is None:
             alpha = scaling * alpha_of_one(own, rslora)

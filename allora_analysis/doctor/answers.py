@@ -101,7 +101,7 @@ def _both(one: float, other: float) -> str:
 
 def _start(recipe: Recipe, switches: Switches) -> Iterator[tuple[str, str]]:
     if recipe.zero == "b" and recipe.width is not None and switches.init is None:
-        ruled = switches.eta is not None and not _on_update(recipe)
+        ruled = switches.eta is not None and not recipe.on_update
         yield "start at B = 0", recipes.start_at_zero(recipe.r, recipe.width, ruled)
 
 
@@ -145,13 +145,9 @@ def switched(switches: Switches, recipe: Recipe | None, clip: float | None = Non
         )
 
 
-def _on_update(recipe: Recipe | None) -> bool:
-    return recipe is not None and recipe.optimizer == "alloraadamw"
-
-
 def _rule(switches: Switches, recipe: Recipe | None, clip: float | None) -> str:
     by = "" if switches.adaptor == "inverse_sqrt" else f", adaptor {switches.adaptor}"
-    if _on_update(recipe):
+    if recipe is not None and recipe.on_update:
         return f"ALLoRAAdamW, η = {switches.eta:.4g}{by}: on AdamW's update, where neither Adam nor clipping undoes it"
     told = f"{switches.variant}, η = {switches.eta:.4g}{by}"
     if switches.variant in IN_FORWARD:
@@ -261,7 +257,7 @@ def _unsaved(saved: Saved) -> Iterator[tuple[str, str]]:
     # What is left out, a convolution's or a half, may be the layer that is asked for.
     layers = [pair.name.partition(" (")[0] for pair in saved.pairs]
     targets, whole = saved.config.get("target_modules"), saved.config.get("modules_to_save") or ()
-    if not saved.left_out and (lost := not_adapted(targets, whole, layers)):
+    if not saved.left_out and (lost := not_adapted(targets, whole, layers, modules)):
         yield "NOT adapted", f"the config's target_modules names {', '.join(map(repr, lost))}, and {NO_LAYER}"
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from allora_analysis.adaptive.recipe import alpha_of_one
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.arms import VARIANTS
 from allora_analysis.ripple import series
 from allora_analysis.ripple.transformer import Adapters, Transformer, forward, transformer_of, turned_at_random
 from allora_analysis.validation import ArgumentError, choice, count, drop_rate, ending, number, positive, shown
@@ -192,8 +193,6 @@ def files(path: Path) -> tuple[Path, dict[str, Any]]:
 
 def _check(path: Path, config: dict[str, Any]) -> None:
     # The fields that are read here and in `answers`; null is as good as none.
-    from allora_analysis.lora.layers import VARIANTS
-
     for name, check in {"lora_alpha": number, "lora_dropout": drop_rate, "eta": positive}.items():
         if config.get(name) is not None:
             check(f"{path}: {name}", config[name])

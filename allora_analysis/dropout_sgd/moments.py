@@ -184,12 +184,6 @@ class Trajectory:
     risk_average: Float[np.ndarray, " steps"] | None
     crossover: int | None
 
-    @property
-    def average_mean(self) -> Float[np.ndarray, "steps D C"]:
-        """E W̄_t."""
-        counts = np.maximum(np.arange(len(self.mean)), 1)
-        return np.cumsum(self.mean, axis=0) / counts[:, None, None]
-
 
 def _population(w_true: ArrayLike | None, risk_covariance: ArrayLike | None, shape: tuple[int, int]) -> Risk:
     if w_true is None and risk_covariance is not None:

@@ -33,17 +33,18 @@ _PASSES = 160  # enough for the whole adapter at rate 0.1
 
 
 def any_pairs(model: nn.Module) -> tuple[Pair, ...]:
-    """The pairs of `lora_pairs`, then those of other libraries."""
+    """The pairs of `lora_pairs`, then those of other libraries; without those of layers that have no outputs."""
     own = lora_pairs(model)
     taken = {id(part) for pair in own for part in (pair.a, pair.b)}
     others = (_foreign(name, module) for name, module in model.named_modules())
-    return own + tuple(pair for pair in others if pair is not None and not taken & {id(pair.a), id(pair.b)})
+    rows = tuple(pair for pair in own if len(pair.b) or not chained(pair.a, pair.b))  # ZeRO-3's parts may be empty
+    return rows + tuple(pair for pair in others if pair is not None and not taken & {id(pair.a), id(pair.b)})
 
 
 def _foreign(name: str, module: nn.Module) -> Pair | None:
     for one, other in SIDES.items():
         a, b = (_matrix(module, side) for side in (one, other))
-        if a is not None and b is not None and chained(a, b):
+        if a is not None and b is not None and chained(a, b) and len(b):
             return _tried(Pair(name, None, module, a, b, 1.0, **_flags(module)))
     return None
 

@@ -10,12 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from allora_analysis.arms import IN_FORWARD
+from allora_analysis.arms import IN_FORWARD, VARIANTS
 from allora_analysis.lora.functional import allora, allora_linear, allora_od, asf_lora, check_rule, fusible
 from allora_analysis.lora.watch import Watched, watch
 from allora_analysis.validation import ArgumentError, adapter_rank, choice, drop_rate
-
-VARIANTS = ("allora", "allora_0", "allora_od", "asf_lora", "lora_x_eta")
 
 
 def __getattr__(name: str) -> Any:

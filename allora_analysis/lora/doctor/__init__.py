@@ -96,7 +96,7 @@ def doctor(
         allora: ALLoRA is meant to be on; False: plain LoRA is what is wanted, and no problem.
 
     Raises:
-        NoAdapter: no adapter in the model, an ArgumentError.
+        NoAdapter: no adapter in the model, an ArgumentError; one of a layer without outputs is none.
         ArgumentError: a negative maximum, an optimizer without parameter groups, a Trainer before it has one.
     """
     pairs = any_pairs(model)
@@ -121,7 +121,7 @@ def doctor(
     plain = not allora and all(pair.eta is None or pair.variant in PLAIN for pair in pairs) and set(effects) <= _NO_RULE
     verdict = "plain" if plain else _verdict(effects)
     advice = advise(pairs, layers, effect, clipping, homes, configs, allora, max_grad_norm is None)
-    missing = *unsaved(model, configs), *unadapted(pairs, configs)
+    missing = *unsaved(model, configs), *unadapted(model, configs)
     return Diagnosis(verdict, layers, effect, clipping, worst_first((*missing, *advice, *lost)))
 
 

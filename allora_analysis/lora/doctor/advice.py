@@ -19,7 +19,7 @@ from allora_analysis.arms import NO_LAYER, ON_ROWS, not_adapted, not_saved
 from allora_analysis.lora.doctor.effect import ALLORA_ADAMW, NOT_MEANT, OF_LAYERS, Effect
 from allora_analysis.lora.doctor.measured import Clipping, LayerReport, holds, share
 from allora_analysis.lora.doctor.trial import OptimizerEffect
-from allora_analysis.lora.pairs import PLAIN, Pair, bare
+from allora_analysis.lora.pairs import PLAIN, Pair, bare, lora_pairs
 
 _NO_GRADIENTS = (
     "no gradient yet: call doctor after loss.backward() and before the step; with a GradScaler, after "
@@ -82,12 +82,13 @@ def unsaved(model: nn.Module, configs: dict[str, Any]) -> Iterator[Advice]:
         yield Advice("problem", "modules_to_save", text)
 
 
-def unadapted(pairs: Sequence[Pair], configs: dict[str, Any]) -> Iterator[Advice]:
+def unadapted(model: nn.Module, configs: dict[str, Any]) -> Iterator[Advice]:
     """A problem where a name in `target_modules` has no adapter: PEFT is silent as long as another name has one."""
+    pairs, modules = lora_pairs(model), [bare(name) for name, _ in model.named_modules()]
     for adapter, config in configs.items():
         layers = [bare(pair.name) for pair in pairs if pair.adapter == adapter]
         asked, saved = getattr(config, "target_modules", None), getattr(config, "modules_to_save", None) or ()
-        for name in not_adapted(asked, saved, layers) if layers else ():
+        for name in not_adapted(asked, saved, layers, modules) if layers else ():
             yield Advice("problem", "target_modules", f"target_modules names {name!r}, and {NO_LAYER}")
 
 

@@ -15,8 +15,9 @@ from importlib.util import find_spec
 if find_spec("peft") is None:
     raise ModuleNotFoundError("PEFT is not installed: pip install 'allora-analysis[llm]'", name="peft")
 
+from allora_analysis.arms import VARIANTS
 from allora_analysis.lora.peft.config import ALLoRAConfig, ALLoRAModel, allora_config
-from allora_analysis.lora.peft.layer import VARIANTS, ALLoRALinearLayer, Rule
+from allora_analysis.lora.peft.layer import ALLoRALinearLayer, Rule
 from allora_analysis.lora.peft.saving import export_lora, load, train_on
 
 __all__ = [

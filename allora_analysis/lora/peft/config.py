@@ -26,8 +26,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.arms import VARIANTS
 from allora_analysis.lora.functional import check_eta
-from allora_analysis.lora.peft.layer import LORA_X_ETA, VARIANTS, ALLoRALayer, Rule, is_foreign, refuse_merge
+from allora_analysis.lora.peft.layer import LORA_X_ETA, ALLoRALayer, Rule, is_foreign, refuse_merge
 from allora_analysis.lora.peft.other_layers import new_layer
 from allora_analysis.lora.peft.snapshot import Snapshot
 from allora_analysis.validation import ArgumentError, choice, count, drop_rate, positive, shown

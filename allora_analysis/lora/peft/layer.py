@@ -67,7 +67,6 @@ def refuse(target: nn.Module, *args: Any, **kwargs: Any) -> NoReturn:
 
 _FUNCTIONS = {"allora": allora, "allora_0": allora, "allora_od": allora_od, "asf_lora": asf_lora}
 LORA_X_ETA = "lora_x_eta"
-VARIANTS = (*_FUNCTIONS, LORA_X_ETA)
 _NOT_MERGEABLE = (
     "asf_lora cannot be merged or turned into LoRA: its output f·adaptor(|f|) is not linear in x, so no W + ΔW gives "
     "it; keep the adapter beside the base weight, or train with variant 'allora'"

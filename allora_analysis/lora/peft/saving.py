@@ -23,9 +23,10 @@ from transformers.pytorch_utils import Conv1D
 
 from allora_analysis.adaptive.recipe import alpha_of_one
 from allora_analysis.adaptors import ADAPTORS
+from allora_analysis.arms import VARIANTS
 from allora_analysis.lora.functional import check_eta
 from allora_analysis.lora.peft.config import CONVERT, ALLoRAConfig
-from allora_analysis.lora.peft.layer import DTYPES, VARIANTS, changes_base, is_finite, layers_with, refuse_merge
+from allora_analysis.lora.peft.layer import DTYPES, changes_base, is_finite, layers_with, refuse_merge
 from allora_analysis.lora.peft.snapshot import Snapshot
 from allora_analysis.validation import ArgumentError, choice, count, positive
 
