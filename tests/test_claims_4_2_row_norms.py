@@ -127,7 +127,7 @@ def test_undecided_where_seeds_disagree(runs_folder):
 
 
 @pytest.mark.parametrize("deviation", [0.1, 0.4])
-def test_the_seeds_needed_are_the_fewest_that_decide(deviation):
+def test_the_seeds_to_decide_are_the_fewest_that_decide(deviation):
     """Against SciPy's interval at n and at one seed fewer: ALLoRA 0.05 from LoRA at η·l, the margin 0.095."""
 
     def gap(mean, n):
@@ -135,7 +135,7 @@ def test_the_seeds_needed_are_the_fewest_that_decide(deviation):
         return mean, (float(low), float(high))
 
     fast, slow = dict.fromkeys(section.START, gap(0.05, 3)), dict.fromkeys(section.START, gap(math.log(2), 3))
-    n = section.seeds_needed(fast, slow, 3)
+    n = section.seeds_to_decide(fast, slow, 3)
     assert n > 3
     for seeds, decides in ((n, True), (n - 1, False)):
         assert section.matches(gap(0.05, seeds)) is decides
@@ -144,7 +144,7 @@ def test_the_seeds_needed_are_the_fewest_that_decide(deviation):
 def test_a_mean_that_meets_neither_condition_is_not_decided_by_more_seeds():
     """LoRA at l within the margin of ALLoRA is neither slower nor faster."""
     near = dict.fromkeys(section.START, (0.01, (-0.2, 0.22)))
-    assert section.seeds_needed(near, near, 3) is None
+    assert section.seeds_to_decide(near, near, 3) is None
     values = np.array([-0.2, 0.01, 0.22])
     samples = {f"sgd, {what}, step {t}": values for what in (section.FAST, section.SLOW) for t in section.START}
     text = section.wanting({"sgd": None}, samples, [])

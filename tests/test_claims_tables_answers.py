@@ -27,6 +27,7 @@ from tests.planted_tables import (
     of,
     shifted,
     table_2,
+    without_dropout_in_table_1,
 )
 
 finding = CLAIMS.finding
@@ -286,6 +287,13 @@ def test_an_accuracy_that_swings_with_eta_is_told_and_only_the_lead_is_stable(mo
         assert found.answer.endswith(f"its own accuracy moves by {moved}.")
     monkeypatch.undo()
     assert finding("4.4-stability").at_paper == "mixed"
+
+
+def test_without_a_difference_in_table_1_either_doing_without_dropout_is_true_in_the_paper(monkeypatch):
+    monkeypatch.setattr(contrasts, "TABLE_1", without_dropout_in_table_1(None))
+    found = finding("1-no-cross-validation")
+    assert (found.verdict, found.at_paper) == ("holds", True)
+    assert found.answer.endswith("Table 1's by 0.00.")
 
 
 def test_the_cell_that_no_five_runs_give_is_found_and_not_named(monkeypatch):

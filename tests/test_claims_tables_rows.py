@@ -183,7 +183,6 @@ PLANTED = [
     ("4.4-fair-to-lora", prose_of_results, "RATES", (5e-5, 2**0.5 * 5e-5, 1e-4), "refuted"),  # half of them
     ("1-no-cross-validation", contrasts, "of", of(-9.0), "refuted"),
     ("1-no-cross-validation", contrasts, "TABLE_1", without_dropout_in_table_1(-5.0), "refuted"),
-    ("1-no-cross-validation", contrasts, "TABLE_1", without_dropout_in_table_1(None), "holds"),
     ("4.4-stability", contrasts, "of", of(-0.16), "refuted"),  # behind at η² = 2 alone, with dropout
     ("1-eta-no-cross-validation", procedures, "rises", lambda arm: np.linspace(-0.1, 0.1, 9), "holds"),
 ]

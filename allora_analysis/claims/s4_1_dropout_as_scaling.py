@@ -15,7 +15,7 @@ from allora_analysis.claims.cases import PAPER_DROP, Case, Cases, Judged
 from allora_analysis.claims.claim import Evidence, Finding, claim
 from allora_analysis.claims.layer_training import ROUNDING, Pass, close
 
-framework_claim = functools.partial(claim, where="§4.1, below Eq. (4)", test="tests/test_adaptive_field.py")
+dropout_claim = functools.partial(claim, where="§4.1, below Eq. (4)", test="tests/test_adaptive_field.py")
 TOLERANCE = 1e-9
 
 
@@ -140,7 +140,7 @@ FORWARD = (
 )
 
 
-@framework_claim("4-dropout-forward", says=FORWARD, reading="x is one vector, as in §4.1.")
+@dropout_claim("4-dropout-forward", says=FORWARD, reading="x is one vector, as in §4.1.")
 def dropout_forward(cases: Cases) -> Finding:
     """Masked outputs against outputs of the row-scaled BA, for one token."""
     judged, evidence = scaled_rows(one_vector(cases), cases, dropped_output, row_scaled)
@@ -151,7 +151,7 @@ def dropout_forward(cases: Cases) -> Finding:
     )
 
 
-@framework_claim(
+@dropout_claim(
     "4-dropout-forward-in-training",
     says=FORWARD,
     reading="A less kind reading: one number η_i serves all tokens of a batch.",
@@ -220,7 +220,7 @@ def change_over(case: Masked, below: np.ndarray | float) -> np.ndarray:
     return case.mask[0][:, None] * change.T / below
 
 
-@framework_claim(
+@dropout_claim(
     "4-dropout-gradient",
     says=GRADIENT,
     reading="x is one vector, as in §4.1; the formula as well as what is concluded from it.",
@@ -247,7 +247,7 @@ def dropout_gradient(cases: Cases) -> Finding:
     )
 
 
-@framework_claim(
+@dropout_claim(
     "4-dropout-gradient-in-training",
     says=GRADIENT,
     reading="A less kind reading: one number η_i serves all tokens of a batch, in general position: chosen for it, "
@@ -292,7 +292,7 @@ def rates_of_rows(case: Masked) -> np.ndarray:
 RATE = "which is again a scaling factor applied to the learning rate l"
 
 
-@framework_claim(
+@dropout_claim(
     "4-dropout-rate",
     says=RATE,
     reading="x is one vector, as in §4.1, and a step goes along the gradient g of BA: l(η_i g_i) = (lη_i)g_i.",

@@ -14,7 +14,7 @@ from allora_analysis.claims import layer_training
 from allora_analysis.claims.cases import PAPER_RATE, PAPER_ROW, Case, Cases
 from allora_analysis.claims.claim import Finding, Size, ranged
 from allora_analysis.claims.layer_training import ROUNDING, Pass
-from allora_analysis.claims.s4_1_dropout_as_scaling import RATE, TOLERANCE, framework_claim
+from allora_analysis.claims.s4_1_dropout_as_scaling import RATE, TOLERANCE, dropout_claim
 from allora_analysis.study import bound
 
 
@@ -152,7 +152,7 @@ def left_alone(case: Dropped) -> bool:
     return negligible(case.one.b[case.i] @ delta_a, case) and negligible(delta_b[case.i] @ case.one.a, case)
 
 
-@framework_claim(
+@dropout_claim(
     "4-dropout-rate-in-training",
     says=RATE,
     reading="A less kind reading: the dropped row (BA)_i stays where it is in a step of A and B that drops output i "
@@ -203,7 +203,7 @@ def coupled(case: Dropped) -> bool:
     return not negligible(passed_on(case), case)
 
 
-@framework_claim(
+@dropout_claim(
     "4-dropout-other-rows",
     test="tests/test_claims_4_1.py",
     says="Note that this is true only for (BA)_{i,:}, the effect on (BA)_{j,:}, j ≠ i is slightly different",

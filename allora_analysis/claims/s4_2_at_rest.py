@@ -69,7 +69,7 @@ def targets(rng: np.random.Generator) -> _Target:
 WIDTH, SPREADS, SEEDS = 64, (0.0, 0.5, 1.0), 9
 
 
-def power_law(rng: np.random.Generator, spread: float) -> list[_Target]:
+def falling_targets(rng: np.random.Generator, spread: float) -> list[_Target]:
     """A spectrum that falls, rank 8, rows near 0.1 and near 0.5; drawn again where singular values tie.
 
     Rows are then multiplied by numbers whose logarithms have this standard deviation.
@@ -155,7 +155,7 @@ def discovered(cases: Cases, further: Sequence[Case] = (), **predicates: Callabl
     The targets with a layer's spectrum are the same whichever row asks.
     """
     rng = np.random.default_rng([cases.seed, WIDTH])
-    at_layer = {spread: [power_law(rng, spread) for _ in range(SEEDS)] for spread in SPREADS}
+    at_layer = {spread: [falling_targets(rng, spread) for _ in range(SEEDS)] for spread in SPREADS}
     own = [
         Case(f"power-law T, {WIDTH}×{WIDTH}, row norms near 0.1, {kind}, r = 8, η² = 4", each[0])
         for kind, (each, *_) in (("nearly equal rows", at_layer[SPREADS[0]]), ("uneven rows", at_layer[SPREADS[-1]]))

@@ -97,7 +97,7 @@ def outcome(fast: Mapping[int, Gap], slow: Mapping[int, Gap]) -> bool | None:
     return False if any(differs(fast[t]) or (differs(slow[t]) and not ahead[t]) for t in START) else None
 
 
-def seeds_needed(fast: Mapping[int, Gap], slow: Mapping[int, Gap], seeds: int) -> int | None:
+def seeds_to_decide(fast: Mapping[int, Gap], slow: Mapping[int, Gap], seeds: int) -> int | None:
     """The seeds at which `outcome` decides, were every later seed to leave means and spreads as they are.
 
     An interval's half-width is t_{0.975, n − 1}·s/√n; once it decides, a narrower one says the same. None where even
@@ -144,7 +144,7 @@ def wanting(found: Mapping[str, bool | None], samples: Mapping[str, np.ndarray],
     said = [f"{'true' if holds else 'false'} under {name}" for name, holds in found.items() if holds is not None]
     for name in (name for name, holds in found.items() if holds is None):
         gaps = {what: {t: gap(samples[f"{name}, {what}, step {t}"]) for t in START} for what in (FAST, SLOW)}
-        n = seeds_needed(gaps[FAST], gaps[SLOW], len(samples[f"{name}, {FAST}, step {START[0]}"]))
+        n = seeds_to_decide(gaps[FAST], gaps[SLOW], len(samples[f"{name}, {FAST}, step {START[0]}"]))
         said.append(
             f"open under {name}: at these means {MOST_SEEDS} seeds do not decide it either"
             if n is None

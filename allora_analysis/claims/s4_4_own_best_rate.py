@@ -31,7 +31,6 @@ from allora_analysis.grid.presets import (
     REFERENCE,
     command,
     own_best_pairs,
-    own_best_threshold,
     own_best_verdicts,
 )
 from allora_analysis.grid.reading import (
@@ -133,7 +132,7 @@ def _seed_by_seed(
 ) -> Finding:
     # By e-values, at the frozen rates of the list: verdict of the first decision, size of all seeds recorded.
     first = OWN_BEST[name].compared[0]
-    margin, threshold = MARGINS["test_accuracy"], own_best_threshold(name, together=arm != first)
+    margin, threshold = MARGINS["test_accuracy"], OWN_BEST[name].threshold(arm)
     spent, one = found
     used, whole = spent[: one.n], every_seed(spent, margin, threshold)
     decided = functools.partial(decide_sequentially, margin=margin, threshold=threshold)
@@ -196,7 +195,7 @@ def _at(name: str) -> str:
 def _beside(name: str, rows: Sequence[str], folder: Path | None) -> dict[str, Any]:
     # Test loss and the arms that have no row of their own, read together: at 20 times their number.
     loss, accuracy = (
-        {arm: dataclasses.asdict(one) for arm, (_, one) in own_best_verdicts(name, of, folder, together=True).items()}
+        {arm: dataclasses.asdict(one) for arm, (_, one) in own_best_verdicts(name, of, folder).items()}
         for of in ("test_loss", "test_accuracy")
     )
     return {"test loss": loss, "other arms": {arm: one for arm, one in accuracy.items() if arm not in rows}}
@@ -371,8 +370,7 @@ def _on_the_update(
     cases: Cases, name: str, folder: Path | None, compared: str, more: Mapping[str, Any] | None = None
 ) -> Finding:
     # ALLoRAAdamW minus LoRA on a list, from the second seed on.
-    together = OWN_BEST[name].compared[0] != ON_THE_UPDATE
-    found = own_best_verdicts(name, folder=folder, together=together).get(ON_THE_UPDATE)
+    found = own_best_verdicts(name, folder=folder).get(ON_THE_UPDATE)
     if found is None or len(found[0]) < 2:
         return not_run(f"{len(found[0]) if found else 0} of {CAP} seeds are recorded", "Not run: fewer than two seeds.")
     return _seed_by_seed(cases, name, ON_THE_UPDATE, found, folder, compared, more)

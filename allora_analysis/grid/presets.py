@@ -224,6 +224,12 @@ class OwnBest(NamedTuple):
         """The arms that are compared with LoRA."""
         return [arm for arm in self.rates if arm != REFERENCE]
 
+    def threshold(self, arm: str, endpoint: str = "test_accuracy") -> float:
+        """The e-value that decides: 20 for its first arm's accuracy; 20 times the comparisons for those beside it."""
+        if arm == self.compared[0] and endpoint == next(iter(MARGINS)):
+            return THRESHOLD
+        return THRESHOLD * len(self.compared) * len(MARGINS)
+
 
 OWN_BEST = {
     "minilm-adamw": OwnBest(MINILM, "adamw", ON_MINILM, {"allora_0": 1e-3, "allora_adamw": 1e-3, "lora": 1e-3}),
@@ -254,37 +260,27 @@ def own_best_pairs(name: str, arm: str) -> list[tuple[Setting, Setting]]:
     return [(_own_best(name, arm, seed), _own_best(name, REFERENCE, seed)) for seed in seeds]
 
 
-def own_best_threshold(name: str, together: bool) -> float:
-    """The e-value that decides: 20, or `together` 20 times the number of the question's comparisons."""
-    return THRESHOLD * (len(OWN_BEST[name].compared) * len(MARGINS) if together else 1)
-
-
 def own_best_verdicts(
-    name: str, endpoint: str = "test_accuracy", folder: Path | str | None = None, together: bool = False
+    name: str, endpoint: str = "test_accuracy", folder: Path | str | None = None
 ) -> dict[str, tuple[list[float], Sequential]]:
-    """By arm, the differences arm − LoRA of a question's recorded seeds, at an endpoint of `MARGINS`, and the decision;
-    arms without a pair are left out. The folder need not exist; None is the repository's own. `together`: decided at
-    20 times the number of the question's comparisons, arms times endpoints, as is asked of those read together.
+    """By arm, the differences arm − LoRA of a question's recorded seeds, at an endpoint of `MARGINS`, and the decision
+    at `OwnBest.threshold`; arms without a pair are left out. The folder need not exist; None is the repository's own.
     """
-    pairs = {arm: own_best_pairs(name, arm) for arm in OWN_BEST[name].compared}
-    runs = recorded([one for of in pairs.values() for pair in of for one in pair], folder)
-    found = {arm: paired_differences(runs, of, endpoint) for arm, of in pairs.items()}
-    threshold = own_best_threshold(name, together)
-    rule = functools.partial(decide, margin=MARGINS[endpoint], threshold=threshold, grain=TIE)
-    return {arm: (values, rule(values)) for arm, values in found.items() if values}
+    of = OWN_BEST[name]
+    pairs = {arm: own_best_pairs(name, arm) for arm in of.compared}
+    runs = recorded([one for both in pairs.values() for pair in both for one in pair], folder)
+    found = {arm: paired_differences(runs, both, endpoint) for arm, both in pairs.items()}
+    rule = functools.partial(decide, margin=MARGINS[endpoint], grain=TIE)
+    return {arm: (seen, rule(seen, threshold=of.threshold(arm, endpoint))) for arm, seen in found.items() if seen}
 
 
 def own_best_decided(name: str, folder: Path | str | None = None) -> bool:
-    """Whether a question's runs stop: its first arm is decided on accuracy alone, the arms beside it `together`, or all
-    60 seeds are spent. No run of it is then wanted any more.
+    """Whether a question's runs stop: all its arms are decided on accuracy, or all 60 seeds are spent. No run of it is
+    then wanted any more.
     """
-    first, *beside = OWN_BEST[name].compared
     found = own_best_verdicts(name, folder=folder)
-    if not found.keys() >= {first, *beside}:
-        return False
-    rule = functools.partial(decide, margin=MARGINS["test_accuracy"], grain=TIE)
-    ends = [rule(found[arm][0], threshold=own_best_threshold(name, together=arm != first)) for arm in (first, *beside)]
-    return all(one.verdict != "open" or one.at_cap for one in ends)
+    ends = [one for _, one in found.values()]
+    return found.keys() == {*OWN_BEST[name].compared} and all(one.verdict != "open" or one.at_cap for one in ends)
 
 
 LISTS: dict[str, dict[str, list[Setting]]] = {
