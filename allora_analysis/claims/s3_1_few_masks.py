@@ -200,6 +200,12 @@ def few_dropped(one: Alike) -> float:
     return math.log(1 / MOST) / (-(FOUR - 1) * one.entries * math.log1p(-q))
 
 
+LEFT = (
+    "what four masks leave, 4,096 entries alike, drop rate 0.05; one of them changing the loss 1,000 times as much, as "
+    "an output 32 times as large does, {:.2f}, which would make it true there"
+)
+
+
 @deviation_claim(
     "3.1-benefit-few-masks",
     where=AFTER,
@@ -230,7 +236,6 @@ def benefit_few_masks(cases: Cases) -> Finding:
         printed=lambda one, seen: seen > MOST,
         condition=few_dropped,
     )
-    own = judged.measured[0]
     both = {float(n): left_of_one(Alike(12, n / 12), 6) for n in np.arange(0.12, 0.31, 0.01).round(2)}
     turn = max((dropped for dropped, left in both.items() if left > MOST), default=0.0)
     unlike, one_of_many = left_of_one_large(100, Alike(200, 0.05)), left_of_one_large(1000, Alike(4096, 0.05))
@@ -245,12 +250,7 @@ def benefit_few_masks(cases: Cases) -> Finding:
                 "200 entries, ten dropped, one of them changing the loss 100 times as much as each other": unlike,
             },
         ),
-        size=Size(
-            own,
-            "of one mask's deviation",
-            "what four masks leave, 4,096 entries alike, drop rate 0.05; one of them changing the loss 1,000 times as "
-            f"much, as an output 32 times as large does, {one_of_many:.2f}, which would make it true there",
-        ),
+        size=Size(judged.measured[0], "of one mask's deviation", LEFT.format(one_of_many)),
         condition=f"(1 − q)³ᵐ > {MOST:g}, m the entries and q the drop rate (or the keep rate, if that is "
         f"smaller): about fewer than {ALONE:.3f} dropped (kept); where as many entries raise the loss as lower it, "
         f"twelve in all, up to about {turn:.2f}; where one entry outweighs the rest, at any number "

@@ -394,6 +394,12 @@ KNOWN = [
 ]
 
 
+HALVED = (
+    "rise of κ as Gaussian rows, as many as rotten_tomatoes has words (8,530 sentences of 21), are halved: from 200 for"
+    " each of 896 inputs, variances a power law (equal, white inputs: {white:.0f} %); up to 36 for each of 4,864, white"
+)
+
+
 @quadratic_claim(
     "3.2-degenerate-condition",
     where="§3.2, last sentence",
@@ -423,7 +429,7 @@ def conditioning_by_samples(cases: Cases) -> Finding:
     )
     equal = [np.subtract(*limits(Counts(2 * n, n, 1, True))[::-1]) for n in (100, 18)]
     rises = [100 * float(np.expm1(each)) for each in (rise(judged.own[0]), *equal)]
-    both = {who: np.expm1([*map(rise, of)]) for who, of in (("the paper's", judged.own), ("all", judged.measured))}
+    both = {"the paper's": np.expm1([*map(rise, judged.own)]), "all": np.expm1([*map(rise, judged.measured)])}
     by_more = {f"{100 * by:g} %": {who: int((of > by).sum()) for who, of in both.items()} for by in (0.1, 0.2, 0.5, 1)}
     return judged.finding(
         conditional="Only with more samples than independent inputs: halving Gaussian rows, rotten_tomatoes' count, "
@@ -434,14 +440,7 @@ def conditioning_by_samples(cases: Cases) -> Finding:
             more={"cases in which κ rises by more than": by_more},
             n=DRAWS,
         ),
-        size=ranged(
-            rises,
-            "%",
-            "rise of κ as Gaussian rows, as many as rotten_tomatoes has words (8,530 sentences of 21), are halved: "
-            f"from 200 for each of 896 inputs, variances a power law (equal, white inputs: {rises[1]:.0f} %); up to 36 "
-            "for each of 4,864, white",
-            rises[0],
-        ),
+        size=ranged(rises, "%", HALVED.format(white=rises[1]), rises[0]),
         condition="samples, drawn afresh, become fewer but not fewer than independent inputs. In formulas: n falls "
         "towards d from above, down to n ≥ d ≥ 2, rows Gaussian; below d κ falls again, and of a fixed XᵀX it does not "
         "change. For rows with equal variances and large d, κ → ((√n + √d)/(√n − √d))²; for others it is at least as "

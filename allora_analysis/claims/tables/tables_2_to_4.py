@@ -189,19 +189,15 @@ def five_runs(cases: Cases) -> Finding:
         corrected=lambda one, seen: one[1] or five(one, seen),
     )
     left = {name: value for name, value in cells.items() if not accuracies.reachable(value, 2, 5 * examples)}
-    told = ", ".join(map(str, left.values()))
     return judged.finding(
         holds=f"Yes: all {len(cells)} cells can be.",
-        holds_corrected=f"Mostly: {hits[5]} of {len(cells)} cells can be means of five runs; {told} cannot: a "
-        "misprint, or another number of runs.",
+        holds_corrected=f"Mostly: {hits[5]} of {len(cells)} cells can be means of five runs; "
+        f"{', '.join(map(str, left.values()))} cannot: a misprint, or another number of runs.",
         evidence=Evidence(
             {"cells": len(cells)},
             _five_runs_measured(left, examples)
-            | {
-                "reachable_by_runs": {str(runs): number for runs, number in hits.items()},
-                "share_by_chance": chance,
-                "p_value_of_chance": p_value,
-            },
+            | {"reachable_by_runs": {str(runs): number for runs, number in hits.items()}}
+            | {"share_by_chance": chance, "p_value_of_chance": p_value},
             f"whole numbers of right answers on {examples} test sentences; rounding to two decimals",
             n=len(cells),
         ),
