@@ -141,10 +141,17 @@ def test_all_times_but_two_gaps_of_scaled_masks_and_one_of_unscaled_are_judged()
         assert sum(np.log(end / start) for start, end in bands) > 0.6 * np.log(100 / 0.5)
 
 
+def test_a_start_of_which_all_three_are_true_at_16_is_left_out():
+    start = ((-0.00459024, -0.00323761), (0.00011252, -0.00414603))
+    nodes = s3_1_hidden_nodes.Nodes(start, 1.0, True, (16.5,), 16.5)
+    assert s3_1_hidden_nodes.as_they_say(nodes, s3_1_hidden_nodes.by_noise(nodes))
+    assert not any(low <= 16.5 <= high for low, high in s3_1_hidden_nodes.BANDS[True])
+
+
 def test_the_answer_on_noise_has_the_best_rates_at_the_least_and_the_most():
     found = ROWS.as_is("3.1-hidden-dropout-noise")
     rates = np.mean([of for of in found.evidence.measured.values() if np.shape(of) == (4,)], axis=0)
-    assert found.answer.startswith(f"Yes: from {rates[0]:.2g} to {rates[-1]:.2g} on 24 samples")
+    assert found.answer.startswith(f"Yes: the best drop rate rises from {rates[0]:.2g} to {rates[-1]:.2g} as noise")
 
 
 def test_between_the_times_looked_at_dropout_makes_nodes_more_alike():

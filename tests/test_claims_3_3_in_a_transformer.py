@@ -20,10 +20,20 @@ def without_normalisation(one, rng, gradient=False):
     return ADDED(one._replace(norm="none", scale=1.0, gated=False), rng, gradient) | {"off": 0.0}
 
 
+DOUBLED = section.Blocks.doubled.fget
+
+
+def at_random(one, by):
+    """Planted: the condition at random off by a factor, aligned as it is."""
+    return DOUBLED(one) * (1.0 if one.aligned else by)
+
+
 PLANTED = [
     ("3.3-transformer", section, "added", lambda one, rng: {"L": 1.0, "2L": 2.0, "off": 0.0}, "holds"),
     # As if no normalization were enough, however few the blocks and small the adapters.
     ("3.3-transformer", section.Blocks, "doubled", property(lambda one: 1.9 if one.aligned else 3.0), "refuted"),
+    ("3.3-transformer", section.Blocks, "doubled", property(lambda one: at_random(one, 2.0)), "refuted"),
+    ("3.3-transformer", section.Blocks, "doubled", property(lambda one: at_random(one, 0.5)), "refuted"),
     # A criterion that linear growth meets where branches are short beside the stream.
     ("3.3-transformer", section, "exponential", section.explodes, "refuted"),
     ("3.3-transformer", section, "added", lambda one, rng: {"L": 1.0, "2L": 1.0, "off": 0.0}, "refuted"),

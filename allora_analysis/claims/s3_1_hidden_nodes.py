@@ -111,7 +111,7 @@ def hidden_noise(cases: Cases) -> Finding:
     low = at_samples(cases.rng, SAMPLES, NOISES[0]).mean(axis=1)
     first, last = np.mean(judged.measured, axis=0)[[0, -1]]
     return judged.finding(
-        holds=f"Yes: from {first:.2g} to {last:.2g} on {SAMPLES} samples, as noise goes from {NOISES[0]:g} to "
+        holds=f"Yes: the best drop rate rises from {first:.2g} to {last:.2g} as noise goes from {NOISES[0]:g} to "
         f"{NOISES[-1]:g} of the signal.",
         evidence=judged.evidence(
             "the order of the best on a grid of ten drop rates",
@@ -228,7 +228,7 @@ class Nodes(NamedTuple):
     time: float = 0.0
 
 
-BANDS = {False: ((0.5, 11.0), (40.0, 100.0)), True: ((0.5, 3.0), (5.0, 9.0), (16.0, 100.0))}  # of α, by `inverted`
+BANDS = {False: ((0.5, 10.0), (40.0, 100.0)), True: ((0.5, 3.0), (5.0, 9.0), (20.0, 100.0))}  # of α, by `inverted`
 ENDS = tuple(sorted({end for bands in BANDS.values() for band in bands for end in band}))
 LOOKED_AT = tuple(sorted({*np.geomspace(0.5, 100, 40).round(3).tolist(), *ENDS, 30.0}))
 KINDS = {False: "unscaled", True: "scaled"}
@@ -308,15 +308,18 @@ def over_times(followed: dict[bool, Nodes]) -> tuple[dict[str, Any], dict[str, f
     says="dropout reduces detrimental correlations between hidden nodes, mitigates the impact of label noise, and that "
     "the optimal dropout probability increases with the level of noise in the data",
     reading="By equations of their kind: two erf nodes learn one, each sample seen once, α = steps/N from 0.5 to 100, "
-    "at rates from 1 to 1.2; masks unscaled, as in the code of their later paper (arXiv 2507.07907), the test's output "
-    "p times the nodes', or scaled by 1/p as PyTorch's. Left out are α at which start and rate decide, too: 11 to 40 "
-    "for unscaled masks, 3 to 5 and 9 to 16 for scaled ones, ends of ours, set after looking at 50 starts; the size "
-    "counts them. Below a rate of 0.96 scaled ones gain less than 1 % at intermediate times too; at 0.2 no masks gain "
-    "early.",
+    "at rates from 1 to 1.2; masks unscaled, as in the code of their later paper, or scaled by 1/p as PyTorch's. Left "
+    "out are α at which start and rate decide, too: 10 to 40 for unscaled masks, 3 to 5 and 9 to 20 for scaled ones, "
+    "ends of ours, set after looking at 64 starts; the size counts them. At a rate of 0.94 scaled ones gain less than "
+    "1 % at α = 5; at 0.2 no masks gain early.",
     depends_on=("3.1-hidden-dropout-correlations",),
 )
 def hidden_online(cases: Cases) -> Finding:
-    """Starts near 0, rates from 1, masks of both kinds; not 0 itself, where without masks nodes could not part."""
+    """Starts near 0, rates from 1, masks of both kinds; not 0 itself, where without masks nodes could not part.
+
+    Unscaled masks are those of the code of Mori and Mignacco's later paper (arXiv 2507.07907), the test's output p
+    times the nodes'.
+    """
     followed = {inverted: Nodes(START, 1.0, inverted, LOOKED_AT) for inverted in KINDS}
     known = [
         Case(f"α = {end:g}, masks {kind}", followed[inverted]._replace(time=end))
@@ -348,6 +351,6 @@ def hidden_online(cases: Cases) -> Finding:
         ),
         condition="of α from 0.5 to 100 but for those left out, at rates from 1 to 1.2: masks are not scaled by 1/p, "
         "or α is from 5 to 9; else dropout gains less than 1 % or makes nodes more alike",
-        flips_if="at such a rate, scaled masks of which all three are true at α up to 3 or from 16 on, or of which one "
-        "is not from 5 to 9, or unscaled ones of which one is not up to 11 or from 40 on",
+        flips_if="at such a rate, scaled masks of which all three are true at α up to 3 or from 20 on, or of which one "
+        "is not from 5 to 9, or unscaled ones of which one is not up to 10 or from 40 on",
     )

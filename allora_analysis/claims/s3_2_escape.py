@@ -103,8 +103,7 @@ def starts(cases: Cases) -> list[Case]:
     "0 the start is: from ε = 1e-5 to 1e-9 by more than half of the time log(1e4)/σ₁(G), rate times steps, that a "
     "saddle costs gradient flow. (AdamW's steps are as long where gradients are small: under it starts with A and B "
     "both of size ε take about as long at both ε. A = B = 0 itself has gradient 0 and stays: row 3.2-saddle-starts.) "
-    "How slow the first steps are beside full fine-tuning's is 3.2-slow-start, the kinder reading; how well "
-    "conditioned it is there is 3.2-factor-conditioning.",
+    "Kinder: 3.2-slow-start.",
     depends_on=("3.2-saddle-starts",),
 )
 def escape(cases: Cases) -> Finding:

@@ -117,14 +117,14 @@ def after_two_steps(rng: np.random.Generator) -> tuple[list[int], Size, dict[str
     found = {one: np.array([told_at_qwens(*one, rng) for _ in range(8)]) for one in kinds}
     times = {one: each[:, 1] / each[:, 2] for one, each in found.items()}
     typical = {one: one_digit(each) for one, each in times.items()}
-    by_width = {n1: ", ".join(f"{typical[n1, of]:,}" for of in ERRORS) for n1, _ in kinds}
+    others = "; ".join(f"n₁ = {n1:,}: {', '.join(f'{typical[n1, of]:,}' for of in ERRORS)}" for n1 in (128, 4864))
     less = one_digit(np.concatenate([found[896, of][:, 2] / found[896, of][:, 0] for of in ERRORS]))
     size = ranged(
         np.concatenate([*times.values()]),
         "times",
         "condition number after two AdamW steps at 1e-4, which make B 1 % of A, over that at a random B of A's size, "
-        f"Qwen2-0.5B's n₁ = n₂ = 896, r = 8, variances as 1/i, errors {ERRORS[0]}; with these, {ERRORS[1]}, and "
-        f"{ERRORS[2]}: {by_width[896]} (n₁ = 128: {by_width[128]}; n₁ = 4,864: {by_width[4864]}). It falls about as "
+        f"Qwen2-0.5B's n₁ = n₂ = 896, r = 8, variances as 1/i, errors {ERRORS[0]}; {ERRORS[1]} "
+        f"{typical[896, ERRORS[1]]:,}; {ERRORS[2]} {typical[896, ERRORS[2]]:,} (in this order {others}). It falls as "
         f"1/‖B‖² while B grows; at B = 0 itself, without flat directions, {less} times smaller than at A's size",
         float(np.median(times[kinds[0]])),
     )

@@ -210,14 +210,15 @@ def drawn(rng: np.random.Generator, gradient: bool) -> Blocks:
 def _plain(rng: np.random.Generator, one: Blocks) -> Blocks:
     """Depth, η and lengths at random, no nearer to the condition's boundary than means tell.
 
-    That is a hundredth where aligned, and at random, where a few networks scatter, a factor of 2.5.
+    That is a hundredth where aligned; at random a factor of 1.5, as the formula is of √E‖h‖², up to a fifth above the
+    mean of log‖h‖, and no further than one of 3.
     """
     one = one._replace(depth=int(rng.integers(4, 17)), replicas=PLAIN)
     while True:
         eta, scale = log_uniform(rng, math.log(0.01), math.log(10)), log_uniform(rng, math.log(0.2), 0)
         one = one._replace(eta=eta, scale=scale)
         off = abs(math.log(one.doubled))
-        if math.log(1.01) < off < math.log(NEAR) if one.aligned else off > math.log(2.5):
+        if math.log(1.01) < off < math.log(NEAR) if one.aligned else math.log(1.5) < off < math.log(3):
             return one
 
 
@@ -237,6 +238,8 @@ def known(gradient: bool) -> list[Case]:
     own = [Blocks(norm, 8, eta, 4, kind) for norm in ("pre", "post") for eta in PAPER_ETAS for kind in kinds]
     own += [Blocks("pre", 8, eta, 1, True, gated=True) for eta in PAPER_ETAS if not gradient]
     plain = [Blocks("none", 8, 2.0, count, kind) for count in (1, 4) for kind in kinds if count == 1 or not kind]
+    near = (0.25, 0.41)  # Lγ of 0.6 and 1.6 log 2
+    plain += [Blocks("none", 8, eta, 1, False, replicas=PLAIN) for eta in near if not gradient]
     short = [Blocks("pre", 8, eta, 1, True, scale) for eta, scale in ((4.0, 0.002), (10.0, 0.01), (100.0, 1e-4))]
     others = own + plain + ([] if gradient else short)
     return recorded(gradient) + [Case(one.words, one) for one in others]
@@ -271,13 +274,13 @@ def output_grows(cases: Cases) -> Finding:
     own = [seen["2L"] / seen["L"] for case, seen in judged.pairs if case.inputs in llama]
     at_random = float(np.mean(_ratios_at_random(lambda one: added(one, cases.rng), 210)))
     return judged.finding(
-        conditional="Only without normalization, given enough blocks; with it only the gradient's worst case may still "
-        "grow so.",
+        conditional="Only without normalization, given enough blocks; the gradient's worst case may with it, too, as a "
+        "rate.",
         evidence=judged.evidence(
             f"off, in what is allowed: {source_of_errors(REPLICAS)}; worst cases and post-norm to 1e-9",
             {
-                "log growth added at 2L less that at L": "without normalization Lγ, as much as at L; with it in the "
-                "branch at most log 2; none after the sum"
+                "log growth added at 2L less that at L": "without normalization Lγ (worst case), as much as at L; "
+                "with it in the branch at most log 2; none after the sum"
             },
             tolerance=1.0,
             error=max(seen["off"] for _, seen in judged.pairs),
@@ -291,7 +294,8 @@ def output_grows(cases: Cases) -> Finding:
         ),
         condition="no normalization, and Lγ > log 2, γ what η adds to log growth in a block: in the worst case "
         "2 log((1 + s(1 + ηm̄)²)/(1 + s)), s a branch's length over the stream's at η = 0, both branches alike; at "
-        "random, where Lγ and log 2 are a factor of 2.5 apart, ½ Σ_c log((1 + cs²(1 + η²m̄²)²)/(1 + cs²)), c = 1 and ½. "
+        "random, where Lγ and log 2 are a factor of 1.5 apart (of √E‖h‖², up to a fifth above the mean of "
+        "log‖h‖), ½ Σ_c log((1 + cs²(1 + η²m̄²)²)/(1 + cs²)), c = 1 and ½. "
         "With norms of gain 1 in the branch: ‖h_L‖ ≤ ‖h₀‖ + √n Σ_l(√H ρ_oρ_v + "
         "ρ_downρ_up), where gated with √n ρ_gate beside ρ_up, ρ = ‖W‖ + η‖BA‖, H heads; after the sum: ‖h_L‖ = √n. One "
         "network's factor may grow faster, where without η its stream shrinks",
@@ -316,8 +320,7 @@ def _gradient_cases(cases: Cases, aligned: bool) -> list[Case]:
     says="In a transformer η may make the gradient grow exponentially with the number of layers.",
     reading='"May": some maps of given ‖W‖ and ‖BA‖, as in 3.3-transformer. It grows exponentially, by what comes back '
     "through the blocks: what η adds to log‖J v‖, J the derivative of the last stream in the first, is above 0 and "
-    "proportional to L, a rate, however small and at any L, as in 3.3-worst-case. Along v ReLU's input is 0, from "
-    "where it passes steps up and none down: J is of steps down; steps up grow faster. A norm bounds the stream, not "
+    "proportional to L, a rate, however small and at any L, as in 3.3-worst-case. A norm bounds the stream, not "
     f"the derivative across it. At the paper's setting ‖ηBA‖ is {ETA_M:.0%} of ‖W‖, MiniLM's average but for its "
     f"pooler, or {ETA_M_SMOLLM2:.1%}, SmolLM2's (3.3-comparable-level-induced), of which 24 blocks make little (size).",
     depends_on=("3.3-transformer", "3.3-unstable", "3.3-comparable-level-induced"),
@@ -340,8 +343,8 @@ def gradient_grows(cases: Cases) -> Finding:
     block = math.exp(minilm / 24)
     short, longest = (math.exp(steepest_gain(Blocks("pre", 8, 2.0, 4, True, scale))) for scale in (0.1, 1e9))
     return judged.finding(
-        holds=f"Yes: branches as long as the stream, ‖BA‖ = ‖W‖, η = 2: {max(own):.2g}-fold a block; our runs' "
-        f"largest {block:.2f}.",
+        holds=f"Yes, as a rate: {max(own):.2g}-fold a block at ‖BA‖ = ‖W‖, η = 2; our runs' "
+        f"{math.exp(smollm2 / 24):.2f} to {block:.2f}.",
         evidence=judged.evidence(
             "the closed form to 1e-9",
             lambda one: {"L": one.depth * steepest_gain(one), "2L": 2 * one.depth * steepest_gain(one)},

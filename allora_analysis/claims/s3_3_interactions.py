@@ -60,7 +60,8 @@ LEAST = 0.0011  # of W's rows, the smallest recorded: row 3.3-comparable-level
     where="§1, third flaw; Abstract",
     says="the scaling parameter that introduces nonlinear interactions between LoRA modules of different layers",
     reading="With η the output holds terms Σ_{k≥2} η^k c_k that mix adapters of several layers, and they are not η "
-    "times what they are without η, at η = 1: nonlinear in η. That η is their only cause is not said.",
+    "times what they are without η, at η = 1: nonlinear in η. There nothing is to be compared: η² of 2 and 4 judge. "
+    "That η is their only cause is not said.",
 )
 def interactions(cases: Cases) -> Finding:
     """Forward passes with some adapters off, against the expansion f_L(x) = Σ_k η^k c_k, and against those at η = 1."""

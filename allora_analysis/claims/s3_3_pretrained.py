@@ -69,9 +69,8 @@ def largest_share(seen: dict[str, list[float]], doubled: float = DOUBLED) -> tup
     "it at half the rate of C(1 + ηm̄)^L or more (a quarter of the rate, or half of the doubling, answers alike). m̄ is "
     "by rows: of induced norms, which the paper's bound has, the sweeps recorded none, and a larger m̄ lowers the share "
     "(SmolLM2's is ten times as large in other runs: 3.3-comparable-level-induced). Fixed after MiniLM's sweep, whose "
-    "stream is normalized after each sum and never doubles, so that no sweep of SmolLM2 could make the sentence hold "
-    "(the answer is by model); before SmolLM2's, but that the product's rate was then that at the step's end, its "
-    "highest, by which no sweep passed." + INSTRUCT,
+    "stream is normalized after each sum and never doubles, so that no sweep of SmolLM2 could make the sentence hold; "
+    "before SmolLM2's, but that the product's rate was then that at the step's end, its highest." + INSTRUCT,
     command="python -m allora_analysis.claims.pretrained_ripple FOLDER NAME --data FOLDER",
     test="tests/test_claims_pretrained_ripple.py",
     depends_on=("3.3-transformer",),
