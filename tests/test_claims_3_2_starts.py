@@ -93,7 +93,7 @@ def test_what_the_answer_on_the_worst_place_says_is_true_of_every_case():
     assert "lower" not in found.answer
     worse = [one["worst, without them"] > section.WORSE * one["start, without flat directions"] for one in seen]
     assert all(worse)
-    assert found.answer.endswith(f"left out, in 0 of {len(seen)}.")
+    assert found.answer.endswith(f"without counting them in 0 of {len(seen)} cases.")
 
 
 def test_errors_on_every_token_would_make_it_true_at_the_papers_setting(monkeypatch):

@@ -194,8 +194,7 @@ def worst_place(cases: Cases) -> Finding:
     otherwise, n = sum(worst <= WORSE * first for first, worst in ends), len(ends)
     by_bar = {f"{bar:g}": sum(s["worst"] <= bar * s["start"] for s in judged.measured) for bar in BARS}
     return judged.finding(
-        conditional="Only where B = 0 has flat directions, counted as κ = ∞; without counting them, in "
-        f"{otherwise} of {n} cases.",
+        conditional=f"Only where B = 0 has flat directions (κ = ∞); without counting them in {otherwise} of {n} cases.",
         evidence=judged.evidence(
             f"counts: none may differ; 0: {ZERO:g} of the largest eigenvalue; flat at the end: {FLAT:g} of it",
             {"κ on the way": "∞ at each of the changes of sign"},
