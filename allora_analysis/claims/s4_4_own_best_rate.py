@@ -271,8 +271,7 @@ def _in_words(
     orders = whole.get("share of orders of the seeds", {one.verdict: 1.0})
     alike = sum(share for verdict, share in orders.items() if SEQUENTIAL[verdict] == SEQUENTIAL[one.verdict])
     if alike < 0.5:
-        hangs = f"by its stopping rule: {mean} points, {n} seeds; in {100 * (1 - alike):.0f} % of other orders not"
-        hangs += f", {whole['they say']}." if len(spent) > n else "."
+        hangs = f"by its stopping rule: {mean} points, {n} seeds; in {100 * (1 - alike):.0f} % of orders not."
         said = {"holds": f"Yes {hangs}", "refuted": f"No {hangs}"}
     low, high = bound(ends[0], 1, False), bound(ends[1], 1, True)
     after = f"after {'all' if one.at_cap else f'{n} of'} {CAP} seeds"
