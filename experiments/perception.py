@@ -15,8 +15,7 @@ OpenELM-450M, of the paper's preset, comes with neither a tokenizer (it uses Lla
 Desk runs are on rotten_tomatoes. Emotion (33 more runs, declared once and none made) is off the list: at this rate, a
 tenth of the best one, ALLoRA's factor under AdamW stays near η and is divided out again, so that a second data set
 would show LoRA at l_b against LoRA at η·l_b once more, for 33 · 8 minutes of a core. `--preset paper` keeps it. Where
-the factor acts (SGD unclipped, ALLoRAAdamW), on a small network: `experiments.one_rate`; here it would be 150 runs of
-five seeds, half a day of a core, which were not made.
+the factor acts: on AdamW's update, `experiments.on_the_update`; under SGD, on a small network, `experiments.one_rate`.
 
 **Seeds.** Desk: 0, 1, 2; paper: 0 to 4. Arms share seeds.
 

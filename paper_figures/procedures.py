@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from allora_analysis.claims.s4_4_on_the_update import WANTED, shares
+from allora_analysis.claims.s4_4_on_the_update import WANTED, WAYS, shares
 from allora_analysis.claims.s4_4_one_rate import measured_shape
 from allora_analysis.claims.s4_4_our_runs import PERCEIVED
 from allora_analysis.claims.tables.procedures import PROCEDURES, TRAINED, Shape, reported_ratio, rises, shapes
@@ -57,7 +57,8 @@ def load_data(folder: Path | str | None = None, seeds: tuple[int, ...] = SEEDS) 
     missing = (Missing(f"{lacking} of {len(predicted)} procedures lack seeds in the laboratory", COMMAND),)
     missing = (missing if lacking else ()) + known.missing(WANTED, "on_the_update")
     gains = {arm: rises(arm) for arm in ("LoRA", "ALLoRA")}
-    data = Rises(gains, reported_ratio(), predicted, measured, shares(known.results))
+    on_text = shares(known.results)
+    data = Rises(gains, reported_ratio(), predicted, measured, on_text if on_text.keys() == WAYS.keys() else {})
     return Loaded(data, (*files, *known.names(known.results)), missing)
 
 
@@ -110,7 +111,7 @@ def _predictions(axis: Axes, data: Rises) -> None:
         if not trained:
             axis.text(-0.25, -place, "trains next to nothing", va="center", fontsize=6)
     axis.set_yticks([-place for place in range(len(data.predicted))], list(data.predicted))
-    axis.set(xlim=(-0.3, 1.35), ylim=(-len(data.predicted) + 0.4, 0.6), xlabel="ALLoRA's gain / LoRA's gain")
+    axis.set(xlim=(-0.35, 1.35), ylim=(-len(data.predicted) + 0.4, 0.6), xlabel="ALLoRA's gain / LoRA's gain")
     within = [all(low <= one.ratio <= high for one in draws) for draws in data.predicted.values()]
     seen = sum(one["low"] <= high and one["high"] >= low for one in data.measured.values())
     told = f", {seen} of {len(data.measured)} on digits" if data.measured else ""
