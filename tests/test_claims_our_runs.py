@@ -142,7 +142,9 @@ def test_every_case_must_be_better(runs_folder, gains, verdict):
 
 def test_the_pairing_takes_the_seeds_luck_out():
     """Planted: accuracies vary by 4 points over seeds, the gain by 0.2: unpaired, nothing would be seen."""
-    case = section.by_case(PERCEIVED, {"arm": "allora"}, section._lora(own_head=False))["rotten_tomatoes, η² = 2"]
+    case = section.by_case(PERCEIVED, {"arm": "allora"}, section.lora_at_eta_l(own_head=False))[
+        "rotten_tomatoes, η² = 2"
+    ]
     runs = {run: {"epochs": [{"test_accuracy": 0.8 + 0.02 * run.seed}]} for pair in case for run in pair}
     for ours, _ in case:
         runs[ours]["epochs"][0]["test_accuracy"] += 0.004 + wiggle(ours)

@@ -211,14 +211,14 @@ def _plain(rng: np.random.Generator, one: Blocks) -> Blocks:
     """Depth, η and lengths at random, no nearer to the condition's boundary than means tell.
 
     That is a hundredth where aligned; at random a factor of 1.5, as the formula is of √E‖h‖², up to a fifth above the
-    mean of log‖h‖, and no further than one of 3.
+    mean of log‖h‖.
     """
     one = one._replace(depth=int(rng.integers(4, 17)), replicas=PLAIN)
     while True:
         eta, scale = log_uniform(rng, math.log(0.01), math.log(10)), log_uniform(rng, math.log(0.2), 0)
         one = one._replace(eta=eta, scale=scale)
         off = abs(math.log(one.doubled))
-        if math.log(1.01) < off < math.log(NEAR) if one.aligned else math.log(1.5) < off < math.log(3):
+        if math.log(1.01 if one.aligned else 1.5) < off < math.log(NEAR):
             return one
 
 
@@ -238,7 +238,7 @@ def known(gradient: bool) -> list[Case]:
     own = [Blocks(norm, 8, eta, 4, kind) for norm in ("pre", "post") for eta in PAPER_ETAS for kind in kinds]
     own += [Blocks("pre", 8, eta, 1, True, gated=True) for eta in PAPER_ETAS if not gradient]
     plain = [Blocks("none", 8, 2.0, count, kind) for count in (1, 4) for kind in kinds if count == 1 or not kind]
-    near = (0.25, 0.41)  # Lγ of 0.6 and 1.6 log 2
+    near = (0.24, 0.25, 0.41, 0.45)  # Lγ of 0.6, 0.6, 1.6 and 2 log 2
     plain += [Blocks("none", 8, eta, 1, False, replicas=PLAIN) for eta in near if not gradient]
     short = [Blocks("pre", 8, eta, 1, True, scale) for eta, scale in ((4.0, 0.002), (10.0, 0.01), (100.0, 1e-4))]
     others = own + plain + ([] if gradient else short)
