@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from allora_analysis.claims.s4_4_on_the_update import WANTED, WAYS, shares
+from allora_analysis.claims.s4_4_on_the_update import WANTED, WAYS, share
+from allora_analysis.claims.s4_4_on_the_update import rises as on_the_update
 from allora_analysis.claims.s4_4_one_rate import measured_shape
 from allora_analysis.claims.s4_4_our_runs import PERCEIVED
 from allora_analysis.claims.tables.procedures import PROCEDURES, TRAINED, Shape, reported_ratio, rises, shapes
@@ -57,7 +58,7 @@ def load_data(folder: Path | str | None = None, seeds: tuple[int, ...] = SEEDS) 
     missing = (Missing(f"{lacking} of {len(predicted)} procedures lack seeds in the laboratory", COMMAND),)
     missing = (missing if lacking else ()) + known.missing(WANTED, "on_the_update")
     gains = {arm: rises(arm) for arm in ("LoRA", "ALLoRA")}
-    on_text = shares(known.results)
+    on_text = {name: share(of) for name, of in on_the_update(known.results).items()}
     data = Rises(gains, reported_ratio(), predicted, measured, on_text if on_text.keys() == WAYS.keys() else {})
     return Loaded(data, (*files, *known.names(known.results)), missing)
 

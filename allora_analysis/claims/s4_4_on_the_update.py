@@ -8,6 +8,8 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
+from numpy.typing import ArrayLike
+
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, run_diverged, units_wanted
 from allora_analysis.claims.s4_4_our_runs import (
@@ -21,7 +23,7 @@ from allora_analysis.claims.s4_4_our_runs import (
 )
 from allora_analysis.claims.tables.procedures import reported_ratio
 from allora_analysis.finetune.setting import STUDY, Setting
-from allora_analysis.grid.presets import LISTS, MARGINS, command
+from allora_analysis.grid.presets import LISTS, MARGINS, UPDATE_SEEDS, command
 from allora_analysis.grid.reading import Pairs, Runs, differences, diverged, judged, recorded
 from allora_analysis.statistics import Judgement, mean_ratio
 from allora_analysis.statistics.intervals import Ratio
@@ -176,21 +178,24 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
     return _judge(cases, folder, against_family(), answers)
 
 
-def rises(runs: Runs, arm: str) -> dict[str, list[float]]:
-    """The rise from η² = 1 to 4, seed by seed, of an ALLoRA arm and of LoRA at η·l on its seeds; empty where a run is
-    lacking.
+def rises(runs: Runs) -> dict[str, dict[str, list[float]]]:
+    """By procedure of `WAYS`, the rise from η² = 1 to 4, seed by seed, of its arm and of LoRA at η·l on the same seeds;
+    a procedure that lacks a run is left out.
     """
-    known = {(run.seed, run.eta2): run for run in (*WANTED, *PERCEIVED) if run.arm == arm}
-    ends = [(known[seed, 4.0], one) for (seed, eta2), one in known.items() if eta2 == 1]
-    pairs = {arm: ends, LORA: [(_lora(last), _lora(first)) for last, first in ends]}
-    found = differences(runs, pairs)
-    return found if found.keys() == pairs.keys() else {}
+    found = {}
+    for name, arm in WAYS.items():
+        known = {(run.seed, run.eta2): run for run in (*WANTED, *PERCEIVED) if run.arm == arm}
+        ends = [(known[seed, 4.0], one) for (seed, eta2), one in known.items() if eta2 == 1]
+        pairs = {arm: ends, LORA: [(_lora(last), _lora(first)) for last, first in ends]}
+        seen = differences(runs, pairs)
+        if seen.keys() == pairs.keys():
+            found[name] = seen
+    return found
 
 
-def shares(runs: Runs) -> dict[str, Ratio]:
-    """By procedure, named as in `tables.procedures`, ALLoRA's mean rise over LoRA's with Fieller's 95 % interval."""
-    found = {name: rises(runs, arm) for name, arm in WAYS.items()}
-    return {name: mean_ratio(of[WAYS[name]], of[LORA]) for name, of in found.items() if of}
+def share(of: Mapping[str, ArrayLike]) -> Ratio:
+    """ALLoRA's mean rise over LoRA's, which stands second, with Fieller's 95 % interval."""
+    return mean_ratio(*of.values())
 
 
 def like_table_3(share: Ratio) -> str:
@@ -213,25 +218,25 @@ def like_table_3(share: Ratio) -> str:
 def procedure(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRAAdamW's rise over LoRA's beside Table 3's ratio; the listed procedure's beside it."""
     runs = recorded([*WANTED, *PERCEIVED], folder)
-    known, found = shares(runs), rises(runs, OURS)
-    if known.keys() != WAYS.keys():
+    found = rises(runs)
+    if found.keys() != WAYS.keys():
         return _unfinished(runs, against_lora())
-    tested = cases.test(found, lambda samples: like_table_3(mean_ratio(samples[OURS], samples[LORA])))
-    share, as_listed = known.values()
+    ours, as_listed = (share(of) for of in found.values())
+    tested = cases.test(next(iter(found.values())), lambda samples: like_table_3(share(samples)))
     printed, low, high = reported_ratio()
     table = f"Table 3: {bound(low, 2, False):.2f} to {bound(high, 2, True):.2f}"
-    told = f"{share.value:.2f} of LoRA's rise at η·l_b; as listed {as_listed.value:.2f}; {table}."
+    told = f"{ours.value:.2f} of LoRA's rise at η·l_b; as listed {as_listed.value:.2f}; {table}."
     return tested.finding(
         holds=f"Yes: {told}",
         refuted=f"No: {told}",
         undecided=f"Undecided, five seeds: {told}",
         evidence=Evidence(
             {"Table 3's own ratio": [printed, low, high]},
-            {name: one._asdict() | {"rises": rises(runs, WAYS[name])} for name, one in known.items()},
+            {name: share(of)._asdict() | {"rises": of} for name, of in found.items()},
             "Fieller's 95 % interval over seeds; of Table 3 sign flips over its nine pairs, 90 %",
-            n=len(found[OURS]),
+            n=UPDATE_SEEDS,
         ),
-        size=Size(share.value, "of LoRA's rise", "ALLoRAAdamW's, η² from 1 to 4", share.low, share.high, "95 %"),
+        size=Size(ours.value, "of LoRA's rise", "ALLoRAAdamW's, η² from 1 to 4", ours.low, ours.high, "95 %"),
         wanted="more seeds",
         flips_if="an interval that does not meet Table 3's"
         if tested.verdict == "holds"

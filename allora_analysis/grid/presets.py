@@ -157,9 +157,9 @@ UPDATE_SEEDS = 5
 def _on_the_update() -> Iterator[Setting]:
     # ALLoRAAdamW and LoRA at η·l, the classifier at l, seed by seed; then the rest of the family, as it is recorded.
     for one in _perception(MINILM, FILMS, UPDATE_SEEDS, "bf16"):
-        if one.arm == "lora" and one.head_learning_rate == RATE:
-            eta2 = round((one.learning_rate / RATE) ** 2, 9)
-            yield dataclasses.replace(one, arm="allora_adamw", learning_rate=RATE, eta2=eta2)
+        if one.arm == "allora":
+            yield dataclasses.replace(one, arm="allora_adamw")
+        elif one.arm == "lora" and one.head_learning_rate == RATE:
             yield one
     yield from _ablation(MINILM, FILMS, 3, "bf16")
 
