@@ -377,6 +377,64 @@ def test_fresh_seeds_of_the_adaptors_are_of_all_their_contrasts_and_controls():
     assert judged == [("control", 50)] * 4 + [("adaptor", 50)] * 3
 
 
+def test_fresh_seeds_of_allora_are_of_its_three_optimizers_after_few_steps():
+    """Nothing has used them, the margin's controls have seeds of their own."""
+    others = {*range(400), *range(2000, 2040), *TUNING, *AGAIN["placement"], *AGAIN["adaptor"], *AGAIN["eta2"]}
+    assert not set(AGAIN["rule"]) & others
+    names = [f"ALLoRA − LoRA, {name}, 50 steps" for name in ("sgd", "momentum", "adamw")]
+    assert [one.name for one in judged_again("rule")] == names
+
+
+def allora_again(monkeypatch, first, again, seeds=AGAIN["rule"]):
+    """ALLoRA's gaps on the seeds that judged first, and after few steps on those that judge again; controls 0."""
+
+    def by_seed(self, one, other, endpoint, fine=False):
+        noise = np.random.default_rng(one.steps).normal(0, 1e-3, 200 + len(seeds))
+        shift = one.adaptor != "constant"
+        gaps = dict(enumerate(noise[:200] + first * shift))
+        return gaps | (dict(zip(seeds, noise[200:] + again * shift, strict=True)) if fine else {})
+
+    monkeypatch.setattr(Table, "by_seed", by_seed)
+    return finding(comparisons.better_than_lora)
+
+
+@pytest.mark.parametrize(("again", "verdict"), [(0.01, "undecided"), (-0.01, "refuted")])
+def test_four_hundred_fresh_seeds_judge_allora_after_few_steps(monkeypatch, again, verdict):
+    """Planted: ALLoRA is behind on the first seeds, of which those after many steps still judge."""
+    found = allora_again(monkeypatch, -0.01, again)
+    assert found.verdict == verdict
+    assert "400 seeds after 50 steps, 100 seeds after 300 steps" in found.evidence.tolerance_source
+    assert found.size.value == pytest.approx(100 * again, abs=0.02)
+    first = found.evidence.measured["the first seeds' means, test accuracy"]
+    assert first["verdict"] == "refuted"
+    unfinished = allora_again(monkeypatch, 0.01, again, AGAIN["rule"][:-1])
+    assert unfinished.verdict == "holds", "one seed lacks: the first ones judge"
+    assert "the first seeds' means, test accuracy" not in unfinished.evidence.measured
+
+
+@pytest.mark.parametrize(
+    ("truth", "verdict", "least", "most"),
+    [(-0.41, "refuted", 0.95, 1), (-0.2, "refuted", 0.6, 0.8), (0.2, "holds", 0.6, 0.85), (0.0, "undecided", 0.95, 1)],
+)
+def test_the_power_of_four_hundred_seeds_of_allora_is_as_told(truth, verdict, least, most):
+    """Drawn from the first seeds' means over the optimizers after 50 steps, moved to a truth; 300 steps as recorded."""
+    rng, table = np.random.default_rng(0), comparisons.recorded(None)
+    pairs = comparisons.named("rule", lambda name: name.startswith("ALLoRA − LoRA, "))
+    known, control = (comparisons.in_units(table, of, "accuracy") for of in (pairs, comparisons.named("control")))
+    again, few = comparisons.fresh(table, "adaptor"), "50 steps"
+    same = {name: again.get(name, gaps) for name, gaps in control.items()}
+    margins = comparisons.margins_of_means(known, comparisons.noise(same))
+    assert margins[few] == pytest.approx(0.0558, abs=1e-4)
+    means = comparisons.by_length(known)
+
+    def drawn():
+        gaps = rng.choice(means[few] - means[few].mean() + truth, len(AGAIN["rule"]))
+        return {f"ALLoRA − LoRA, all, {steps}": gaps if steps == few else of for steps, of in means.items()}
+
+    found = [comparisons.at_a_length(drawn(), margins) for _ in range(200)]
+    assert least <= np.mean([one == verdict for one in found]) <= most
+
+
 @pytest.mark.parametrize("row", [comparisons.better_than_lora, comparisons.no_eta_is_better])
 def test_no_row_on_the_laboratory_without_a_table(tmp_path, row):
     assert finding(row, tmp_path).verdict == "not_run"

@@ -38,7 +38,7 @@ class Layer(NamedTuple):
 
 
 def lora_layer(one: Layer) -> "torch.nn.Module":
-    """PEFT's own layer with W* = 0 and B = [I; 0]."""
+    """PEFT's own layer with W* = 0, B = [I; 0] and an A whose entries are not 0 (PEFT's start may draw an exact 0)."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -46,18 +46,18 @@ def lora_layer(one: Layer) -> "torch.nn.Module":
     torch.nn.init.zeros_(base.weight)
     config = LoraConfig(r=one.rank, lora_alpha=one.rank, lora_dropout=one.drop_rate, target_modules=["0"])
     layer = get_peft_model(torch.nn.Sequential(base), config).base_model.model[0]
+    torch.nn.init.uniform_(layer.lora_A["default"].weight, 0.5, 1.0)
     layer.lora_B["default"].weight.data.copy_(torch.eye(one.n1, one.rank))
     return layer.train()
 
 
 def adapter_output(one: Layer, seed: int) -> np.ndarray:
-    """What LoRA's adapter adds for each unit input while it trains, (n₂, n₁); A's entries are not 0."""
+    """What LoRA's adapter adds for each unit input while it trains, (n₂, n₁)."""
     import torch
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        layer = lora_layer(one)
         torch.manual_seed(seed)
-        return layer(torch.eye(one.n2)).numpy()
+        return lora_layer(one)(torch.eye(one.n2)).numpy()
 
 
 def struck(output: np.ndarray, rank: int) -> dict[str, int]:

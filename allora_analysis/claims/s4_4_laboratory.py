@@ -165,13 +165,18 @@ def averaged(
     beside: Mapping[str, Contrast] | None = None,
     data: str = "digits",
     controls: Mapping[str, Contrast] | None = None,
+    question: str = "",
 ) -> Finding:
-    """A sentence about the means over settings, a length each; settings and loss beside it in the evidence."""
+    """A sentence about the means over settings, a length each; settings and loss beside it in the evidence. Where a
+    question is judged again, its fresh seeds judge.
+    """
     table, arms = recorded(folder, data), next(iter(pairs)).partition(",")[0].replace(" − ", " minus ")
     controls = controls or named("control")
     known, control = (in_units(table, of, "accuracy") for of in (pairs, controls))
     if table is None or known is None or control is None:
         return lacking(table, pairs, controls)
+    first_seeds = "the first seeds' means" if fresh(table, question) else "means"
+    known, control = judging(table, question, known, control)
     margins = margins_of_means(known, noise(control))
     tested = cases.test(known, lambda of: at_a_length(of, margins))
     means = by_length(known)
@@ -180,7 +185,7 @@ def averaged(
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
     evidence, _ = _evidence({**known, **control, **(more or {})}, f", of means over settings; margins {words}", table)
     judged: dict[str, Any] = {"the controls' means by their seeds alone": of_seeds_alone(control)}
-    judged |= {f"means, test {of}": _judged_at_lengths(table, pairs, controls, of) for of in UNITS}
+    judged |= {f"{first_seeds}, test {of}": _judged_at_lengths(table, pairs, controls, of) for of in UNITS}
     judged |= one_rate(table, pairs, controls)
     if data == "digits":
         judged[AT_FIRST] = at_first(table, pairs, lambda of, same: at_a_length(of, margins_of_means(of, noise(same))))
@@ -228,6 +233,16 @@ def fresh(table: Table, question: str) -> dict[str, np.ndarray]:
     if any(seed not in gaps for gaps in found.values() for seed in AGAIN[question]):
         return {}
     return {name: POINTS * np.array([gaps[seed] for seed in AGAIN[question]]) for name, gaps in found.items()}
+
+
+def judging(
+    table: Table, question: str, known: Samples, control: Samples
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The gaps and the controls that judge: where a question's fresh seeds are all there, these and their controls."""
+    again = fresh(table, question)
+    same = fresh(table, "adaptor") if again else {}
+    gaps = {name: again.get(name, first) for name, first in known.items()}
+    return gaps, {name: same.get(name, first) for name, first in control.items()}
 
 
 def _beside(
@@ -280,11 +295,7 @@ def best_of(
         return lacking(table, named(question), named("control"))
     again = fresh(table, question)
     beside = _beside(table, question, known, control, rule, bool(again))
-    same = fresh(table, "adaptor") if again else {}
-    known, control = (
-        {name: fresher.get(name, gaps) for name, gaps in of.items()}
-        for fresher, of in ((again, known), (same, control))
-    )
+    known, control = judging(table, question, known, control)
     margins = margins_of_one(control)
     tested = cases.test(known, lambda of: rule(of, margins))
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
@@ -329,7 +340,7 @@ def better_than_lora(cases: Cases, folder: Path | None) -> Finding:
     etas = [one.first for one in named("eta2").values()]
     names = [f"η² = {cell.eta2:g} − LoRA, sgd, {cell.steps} steps" for cell in etas]
     others = {name: Contrast("rule", name, cell, reference(cell)) for name, cell in zip(names, etas, strict=True)}
-    return averaged(cases, folder, pairs, answers, others)
+    return averaged(cases, folder, pairs, answers, others, question="rule")
 
 
 @laboratory_claim(

@@ -25,7 +25,12 @@ STEPS = (FEW, MANY)
 PLACEMENTS = ("input", "bottleneck")
 SEEDS = 100  # that judge a contrast
 FEWER = {"placement": 60, "rule on mnist": 60, "control on mnist": 60}  # of questions added later, by their own rules
-AGAIN = {"placement": range(200, 400), "adaptor": range(3000, 4000), "eta2": range(4000, 6000)}
+AGAIN = {
+    "placement": range(200, 400),
+    "adaptor": range(3000, 4000),
+    "eta2": range(4000, 6000),
+    "rule": range(6000, 6400),
+}
 """By question, fresh seeds that judge it again, alone."""
 FINE_SEEDS = 200  # that judge a contrast whose seeds choose among nine rates
 COARSE = ("dropout", "placement")  # questions whose seeds choose among three rates after few steps too
@@ -182,12 +187,14 @@ def _contrasts(steps: int) -> list[Contrast]:
 
 def judged_again(question: str) -> list[Contrast]:
     """The contrasts that `AGAIN` judges: LoRA's masks between A and B; after few steps the adaptors and the controls,
-    and η² of 1 and 2.
+    η² of 1 and 2, and ALLoRA − LoRA.
     """
     if question == "placement":
         return [one for one in contrasts() if one.name.startswith("LoRA, bottleneck")]
     if question == "eta2":
         return [one for one in contrasts() if one.question == question and one.fine and one.first.eta2 in (1.0, 2.0)]
+    if question == "rule":
+        return [one for one in contrasts() if one.fine and one.name.startswith("ALLoRA − LoRA, ")]
     return [one for one in contrasts() if one.question in (question, "control") and one.fine]
 
 
