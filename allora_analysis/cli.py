@@ -85,10 +85,12 @@ def _too_large(why: str) -> int:
     return 2
 
 
-def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None, bare: str = "") -> Any:
+def parse(
+    function: Callable[..., Any], program: str, argv: Sequence[str] | None, bare: str = "", about: str = ""
+) -> Any:
     """Parse flags into the arguments of `function`, which are dataclasses, and call it.
 
-    `bare` is said of a word that belongs to no flag: where such a word goes.
+    `bare` is said of a word that belongs to no flag: where such a word goes; `about` begins the help.
 
     Raises:
         ArgumentError: what cannot be parsed, in one line.
@@ -101,7 +103,7 @@ def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None
 
     def read() -> None:
         nonlocal result
-        result = _parsed(function, program, words, bare)
+        result = _parsed(function, program, words, bare, about)
 
     outputs.tell(read)
     if isinstance(result, SystemExit):
@@ -109,12 +111,12 @@ def parse(function: Callable[..., Any], program: str, argv: Sequence[str] | None
     return result
 
 
-def _parsed(function: Callable[..., Any], program: str, words: list[str], bare: str) -> Any:
+def _parsed(function: Callable[..., Any], program: str, words: list[str], bare: str, about: str) -> Any:
     """What tyro makes of the words; SystemExit after its help. It refuses in a box on standard error: one line here."""
     # A switch takes no value: `--download`; one that is on by default is turned off, `--no-explained`.
     # What may be None is so where its flag is left out.
     markers = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    description, said, columns = _description(function), io.StringIO(), os.environ.get("COLUMNS")
+    description, said, columns = _description(function, about), io.StringIO(), os.environ.get("COLUMNS")
     if not set(words) & {"-h", "--help"}:
         os.environ["COLUMNS"] = "100000"  # or the box would break words
     try:
@@ -174,9 +176,10 @@ def _in_a_line(box: str, bare: str) -> str:
     return cut(told)
 
 
-def _description(function: Callable[..., Any]) -> str:
+def _description(function: Callable[..., Any], about: str) -> str:
     """A docstring down to its sections, in lines that fit the terminal; tyro keeps the breaks before an indent."""
     told = re.split(r"\n\n(?:Args|Attributes|Returns|Raises):", inspect.getdoc(function) or "")[0]
+    told = f"{about}\n\n{told}" if about else told
     wide = min(100, shutil.get_terminal_size().columns)
     parts = (
         one if "\n- " in one else textwrap.fill(" ".join(one.split()), wide, **NOTES) for one in told.split("\n\n")

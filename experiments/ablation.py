@@ -25,4 +25,4 @@ from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("ablation", LISTS["ablation"]))
+    raise SystemExit(main("ablation", LISTS["ablation"], doc=__doc__))

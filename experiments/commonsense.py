@@ -35,4 +35,4 @@ from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("commonsense", LISTS["commonsense"]))
+    raise SystemExit(main("commonsense", LISTS["commonsense"], doc=__doc__))

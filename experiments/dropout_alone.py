@@ -29,4 +29,4 @@ from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("dropout_alone", LISTS["dropout_alone"]))
+    raise SystemExit(main("dropout_alone", LISTS["dropout_alone"], doc=__doc__))

@@ -28,4 +28,4 @@ from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("dropout_rates", LISTS["dropout_rates"]))
+    raise SystemExit(main("dropout_rates", LISTS["dropout_rates"], doc=__doc__))

@@ -27,4 +27,4 @@ from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("induced_norms", LISTS["induced_norms"]))
+    raise SystemExit(main("induced_norms", LISTS["induced_norms"], doc=__doc__))

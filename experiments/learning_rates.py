@@ -32,4 +32,4 @@ from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("learning_rates", LISTS["learning_rates"]))
+    raise SystemExit(main("learning_rates", LISTS["learning_rates"], doc=__doc__))

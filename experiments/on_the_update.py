@@ -42,4 +42,4 @@ from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("on_the_update", LISTS["on_the_update"]))
+    raise SystemExit(main("on_the_update", LISTS["on_the_update"], doc=__doc__))

@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words == ["--rates"]:
         return cli.guarded(_rates)
     program = "python -m experiments.own_best_rate"
-    return cli.guarded(lambda: _run(cli.parse(command.Arguments, program, words)))
+    return cli.guarded(lambda: _run(cli.parse(command.Arguments, program, words, about=command.subject(__doc__))))
 
 
 if __name__ == "__main__":

@@ -35,4 +35,4 @@ from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("perception", LISTS["perception"]))
+    raise SystemExit(main("perception", LISTS["perception"], doc=__doc__))

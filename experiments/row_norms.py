@@ -38,4 +38,4 @@ from allora_analysis.grid.command import main
 from allora_analysis.grid.presets import LISTS
 
 if __name__ == "__main__":
-    raise SystemExit(main("row_norms", LISTS["row_norms"]))
+    raise SystemExit(main("row_norms", LISTS["row_norms"], doc=__doc__))

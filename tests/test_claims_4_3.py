@@ -12,7 +12,6 @@ from tests.ledger_rows import Rows
 
 od, asf = s4_3_allora_od, s4_3_asf_lora
 ROWS = Rows(s4_3_in_framework, od, asf)
-SHORT = s4_3_asf_lora.short
 ALLORA, ASF, PAIRS, PRODUCTS = functional.allora, functional.asf_lora, layer_training.pairs, layer_training.products
 
 
@@ -88,11 +87,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     ("4-asf-similar", layer_training, "pairs", lora_for_asf, "refuted"),
     ("4-asf-similar", functional, "asf_lora", with_a, "refuted"),
     ("4-asf-similar", asf, "QUARTER", 0.01, "refuted"),
-    ("4-asf-similar", asf, "QUARTER", 0.5, "holds"),  # twice of it, where rows are no longer than here
-    ("4-asf-similar", asf, "short", lambda case: 2.5 * SHORT(case), "refuted"),
-    ("4-asf-similar", asf, "short", lambda case: case.run.optimizer == "adamw" or case.run.steps == 1, "refuted"),
-    ("4-asf-similar", asf, "short", lambda case: 2 / case.run.eta, "refuted"),  # as if it hung on η alone
-    ("4-asf-similar", layer_training, "pairs", allora_for_asf, "holds"),
+    ("4-asf-similar", asf, "OF_OURS", (0.3, 0.6), "refuted"),  # long rows
     ("4-asf-similar-output", layer_training, "pairs", long_for_asf, "refuted"),
     ("4-asf-similar-output", adaptive, "asf", lambda f, eta: eta * f, "refuted"),
     ("4-asf-similar-output", functional, "asf_lora", by_row, "holds"),
@@ -116,7 +111,6 @@ def test_the_output_is_not_of_bas_size_even_where_training_is_allora_s(monkeypat
     """The same BA at every step, and the output that ASF-LoRA makes of it: the two readings part."""
     monkeypatch.setattr(layer_training, "pairs", allora_for_asf)
     assert ROWS.finding("4-asf-similar").size.high == 0
-    assert ROWS.finding("4-asf-similar").verdict == "holds"
     assert ROWS.finding("4-asf-similar-output").verdict == "conditional"
 
 

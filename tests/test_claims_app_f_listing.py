@@ -53,6 +53,7 @@ PLANTED = [  # row, module, name, what takes its place, verdict
     ("4-listing-1", section, "LISTING", section.LISTING.replace("norms +", "norms ** 2 +"), "refuted"),
     ("4-listing-inputs", section, "LISTING", section.LISTING.replace("norms +", "norms ** 2 +"), "refuted"),
     ("4-listing-inputs", section, "three_axes", lambda call: call.one.x.ndim == 3, "refuted"),
+    ("4-listing-eta", section, "LISTING", GOOD, "holds"),
     ("4-listing-eta", section, "LISTING", section.LISTING.replace("norms +", "norms ** 2 +"), "refuted"),
     (
         "4-listing-eta",
@@ -61,7 +62,7 @@ PLANTED = [  # row, module, name, what takes its place, verdict
         section.LISTING.replace("norms +", "norms.clamp(1) +"),
         "refuted",
     ),  # short rows
-    ("4-listing-eta", section, "with_scale", lambda eta: section.mended(), "refuted"),  # left at η² = 4
+    ("4-listing-eta", section, "with_scale", lambda listing, eta: listing, "refuted"),  # left at η² = 4
     (
         "4-listing-cost",
         section,

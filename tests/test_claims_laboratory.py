@@ -212,6 +212,7 @@ def test_all_seeds_of_a_length_judge_it(monkeypatch):
         return list(noise - noise.mean() + 0.01 * (np.arange(seeds) >= 100))
 
     monkeypatch.setattr(Table, "differences", differences)
+    monkeypatch.setattr(comparisons, "fresh", lambda table, question: {})
     found = finding(comparisons.better_than_lora)
     assert (found.size.value, found.evidence.n) == (pytest.approx(0.5), 200)
     assert finding(comparisons.no_eta_is_better).evidence.n == 200
@@ -318,10 +319,10 @@ def test_a_thousand_fresh_seeds_judge_the_adaptors_after_few_steps(monkeypatch, 
     """Planted: the first seeds say the opposite after few steps, and after many that no other adaptor is ahead."""
     found = adaptors_again(monkeypatch, -0.01, again)
     assert found.verdict == verdict
-    assert found.answer.startswith("Yes, the" if verdict == "holds" else "No, on"), "planted: all three are ahead"
+    assert found.answer.startswith("Yes, the" if verdict == "holds" else "No: inverse"), "planted: both are ahead"
     assert "1000 seeds after 50 steps, 100 seeds after 300 steps" in found.evidence.tolerance_source
     assert found.evidence.measured["their verdict"] == "refuted"
-    assert len(found.evidence.measured["the first seeds"]) == 6
+    assert len(found.evidence.measured["the first seeds"]) == 4, "the constant one is LoRA, and no part of it"
     unfinished = adaptors_again(monkeypatch, -0.01, again, AGAIN["adaptor"][:-1])
     assert unfinished.verdict == "refuted"
     assert "their verdict" not in unfinished.evidence.measured
@@ -441,11 +442,22 @@ def test_no_row_on_the_laboratory_without_a_table(tmp_path, row):
 
 
 def test_the_first_rule_stands_beside_the_one_that_replaced_it():
-    """As the readings say: open by three rates and a hundred seeds, and the other two rows no different."""
-    for row in (comparisons.better_than_lora, comparisons.no_eta_is_better, comparisons.another_adaptor_is_better):
+    """As the readings say: open by three rates and a hundred seeds; the adaptors are judged as they were."""
+    for row in (comparisons.better_than_lora, comparisons.no_eta_is_better):
         found = finding(row)
-        assert found.evidence.measured[comparisons.AT_FIRST] == "undecided"
-        assert (found.verdict == "undecided") == ("the same verdict" in row.reading)
+        assert (found.evidence.measured[comparisons.AT_FIRST], found.verdict) == ("undecided", "refuted")
+    adaptors = finding(comparisons.another_adaptor_is_better)
+    assert adaptors.evidence.measured[comparisons.AT_FIRST] == adaptors.verdict == "refuted"
+
+
+def test_the_constant_adaptor_stands_beside_the_others_and_decides_nothing(monkeypatch):
+    """Planted: it alone is far ahead."""
+    plant_gaps(monkeypatch, lambda first, _: 0.02 if first.adaptor == "constant" else -0.01)
+    found = finding(comparisons.another_adaptor_is_better)
+    assert found.verdict == "refuted"
+    gains = found.evidence.measured["the constant adaptor, LoRA at η·l"]
+    assert [one["mean"] for one in gains.values()] == pytest.approx([2.0, 2.0], abs=0.1)
+    assert found.answer.endswith("which is LoRA, +2.0.")
 
 
 def test_the_first_rule_reads_three_rates(monkeypatch):

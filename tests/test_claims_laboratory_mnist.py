@@ -69,14 +69,14 @@ def test_what_the_readings_say_of_one_optimizer_alone_is_what_the_rows_find():
     told = [found.evidence.measured[f"ALLoRA − LoRA, adamw, {steps} steps"]["points"] for steps in (50, 300)]
     assert [round(points, 1) for points in told] == [-0.4, 0.1]
     assert "(AdamW: -0.4 and, after 300 steps, +0.1;" in on_digits.reading
-    assert found.answer.endswith("0.0 after 300; tested alone, clearly behind under momentum.")
+    assert found.answer.endswith("0.0 after 300; clearly behind under SGD and momentum.")
 
 
 def test_what_is_clear_alone_is_what_has_the_verdict_alone(monkeypatch, folder):
     """Planted: all three optimizers are ahead alike, or each is where one method is from itself."""
     plant(monkeypatch, 0.01, 0.0)
-    assert finding(row, folder).answer.endswith("; tested alone, clearly ahead under sgd and momentum and adamw.")
-    assert _clear_under({"sgd": "undecided"}, "refuted") == "tested alone, clearly behind under no optimizer"
+    assert finding(row, folder).answer.endswith("; clearly ahead under SGD and momentum and AdamW.")
+    assert _clear_under({"sgd": "undecided"}, "refuted") == "clearly behind under no optimizer"
 
 
 def test_the_reading_says_what_one_rate_for_all_seeds_shows():

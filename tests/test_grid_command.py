@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+import importlib
 import json
 import math
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from allora_analysis.doctor import edge
 from allora_analysis.finetune.run import steps_of
 from allora_analysis.finetune.setting import PROTOCOL
 from allora_analysis.finetune.sources import HUB, PACKAGES, digest
-from allora_analysis.grid import command, plan
+from allora_analysis.grid import command, plan, presets
 from allora_analysis.grid import reproduce as reproduction
 from allora_analysis.grid.reproduce import again, compare
 from allora_analysis.laboratory import features
@@ -152,6 +154,18 @@ def test_help_answers_at_once(capsys):
     code = f"import sys, experiments.row_norms; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=tiny_grid.ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(presets.LISTS))
+def test_each_experiments_help_begins_with_what_it_is_about(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.delitem(sys.modules, f"experiments.{name}", raising=False)
+    with pytest.raises(SystemExit):
+        runpy.run_module(f"experiments.{name}", run_name="__main__")
+    doc = importlib.import_module(f"experiments.{name}").__doc__
+    told = capsys.readouterr().out.split("\n\n")[1]
+    assert doc.startswith(" ".join(told.split()).removesuffix("."))
+    assert len(told) > 5
 
 
 # -- made again: bitwise equal here; where a record was altered, that is found and named

@@ -49,11 +49,11 @@ def mended() -> str:
     return LISTING.replace("LinearLayer2", "ALLoRA")
 
 
-def with_scale(eta: float) -> str:
-    """The mended listing with its attribute for this η."""
-    found, line = mended(), "rsq_scale = 1. / 4."
-    assert line in found
-    return found.replace(line, f"rsq_scale = {eta**-2!r}")
+def with_scale(listing: str, eta: float) -> str:
+    """A listing with its attribute for this η."""
+    line = "rsq_scale = 1. / 4."
+    assert line in listing
+    return listing.replace(line, f"rsq_scale = {eta**-2!r}")
 
 
 def compiled(source: str, **names) -> type:
@@ -189,10 +189,11 @@ def mended_inputs(cases: Cases) -> Finding:
 @listing_claim(
     "4-listing-eta",
     says="Listing 1: ALLoRA Code",
-    reading="With its class name mended, and rsq_scale set to 1/η² as the comment beside it says, it implements ALLoRA "
-    f"at the paper's η² of 1, 2 and 4, at B = 0 and at rows of BA of norm {PAPER_ROW:g}, the longest "
-    "mean of our runs at 1e-4 under AdamW.",
+    reading="With rsq_scale set to 1/η², as the comment beside it says, it implements ALLoRA at the paper's η² of 1, 2 "
+    f"and 4, at B = 0 and at rows of BA of norm {PAPER_ROW:g}, the longest mean of our runs at 1e-4 under AdamW. "
+    "Corrected is the class name, which is 4-listing-1's fault, and nothing else.",
     depends_on=("4-listing-1",),
+    same_fault_as="4-listing-1",
 )
 def fixed_eta(cases: Cases) -> Finding:
     """The mended listing, its attribute set, against the definition at each η² of the paper's, and at others."""
@@ -208,17 +209,18 @@ def fixed_eta(cases: Cases) -> Finding:
     )
     judged = cases.judge(
         [*at_start, *later, *cases.draw(draw, 12)],
-        measure=lambda call: outcome(with_scale(call.eta), call)["found"],
-        printed=lambda call, seen: is_allora(seen, call) <= TOLERANCE,
+        measure=lambda call: [outcome(with_scale(of, call.eta), call)["found"] for of in (LISTING, mended())],
+        printed=lambda call, seen: is_allora(seen[0], call) <= TOLERANCE,
+        corrected=lambda call, seen: is_allora(seen[1], call) <= TOLERANCE,
     )
     unset = [
         float(np.linalg.norm(outcome(mended(), one)["found"][-1]) / np.linalg.norm(defined(one)[-1]))
         for one in (at_start[0].inputs, later[0].inputs)
     ]
     return judged.finding(
-        holds="Yes, with rsq_scale set to 1/η²; as listed it is η² = 4, whatever η is meant.",
+        holds_corrected="Not as printed; with its class name mended and rsq_scale set to 1/η² it is ALLoRA.",
         evidence=judged.evidence(
-            ROUNDING, {"relative error": 0.0}, shown=lambda call, seen: is_allora(seen, call), tolerance=TOLERANCE
+            ROUNDING, {"relative error": 0.0}, shown=lambda call, seen: is_allora(seen[1], call), tolerance=TOLERANCE
         ),
         size=ranged(
             unset,
@@ -226,7 +228,8 @@ def fixed_eta(cases: Cases) -> Finding:
             f"B's gradient at η² = 1 and B = 0, rsq_scale left at 1/4, as ALLoRA's; least: rows of {PAPER_ROW:g}",
             unset[0],
         ),
-        flips_if="gradients at some η that are not ALLoRA's with rsq_scale = 1/η²",
+        corrected="ALLoRA.rsq_scale for LinearLayer2.rsq_scale",
+        flips_if="the listing running as printed, or gradients at some η that are not ALLoRA's with rsq_scale = 1/η²",
     )
 
 

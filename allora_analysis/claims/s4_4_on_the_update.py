@@ -102,7 +102,7 @@ def _judge(cases: Cases, folder: Path | None, of: Comparisons, answers: Mapping[
     if len(complete) < len(of):
         return _unfinished(runs, of)
     tested = cases.test(complete, lambda samples: ahead_of_each(judged({name: [*v] for name, v in samples.items()})))
-    family, in_place = judged(complete), judged(means(runs, lora_in_its_place(of)))
+    family, in_place = judged(complete), {} if LORA in of else judged(means(runs, lora_in_its_place(of)))
     other = min(family, key=lambda name: family[name].mean)
     one = family[other]
     low, high = (100 * end for end in one.interval)
@@ -112,14 +112,15 @@ def _judge(cases: Cases, folder: Path | None, of: Comparisons, answers: Mapping[
         "low": bound(low, 2, False),
         "high": bound(high, 2, True),
     }
-    told |= {"other": other, "seeds": one.n, "lora": signed(100 * min(of.mean for of in in_place.values()), 2)}
+    lora = signed(100 * min(each.mean for each in in_place.values()), 2) if in_place else ""
+    told |= {"other": other, "seeds": one.n, "lora": lora}
     by_eta = {f"over {name}, {case}": pairs for name, cases_of in of.items() for case, pairs in cases_of.items()}
     wanted = units_wanted(family.values(), "seeds")
     measured = {f"over {name}": judgment for name, judgment in shown(family).items()} | {
         "each η²": shown(judged(differences(runs, by_eta))),
         "test loss, its fall": shown(judged(means(runs, of, "test_loss"))),
-        "LoRA at η·l in ALLoRAAdamW's place": shown(in_place) if LORA not in of else None,
     }
+    measured |= {"LoRA at η·l in ALLoRAAdamW's place": shown(in_place)} if in_place else {}
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence({"difference": "above 0"}, measured, RULE, interval=(low, high), n=one.n),

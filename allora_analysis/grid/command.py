@@ -1,5 +1,6 @@
 """The command line that the fine-tuning experiments share. Checked by `tests/test_grid_command.py`."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +180,12 @@ def _options(arguments: Arguments) -> dict[str, Any]:
     return options | ({"slurm_additional_parameters": {key: value for key, _, value in pairs}} if pairs else {})
 
 
-def main(name: str, presets: Presets, argv: Sequence[str] | None = None) -> int:
-    """An experiment's command."""
+def subject(doc: str | None) -> str:
+    """What an experiment is about, which its module's docstring begins with, before its command."""
+    return re.split(r"[.:] `python", (doc or "").strip(), maxsplit=1)[0] + "."
+
+
+def main(name: str, presets: Presets, argv: Sequence[str] | None = None, doc: str | None = None) -> int:
+    """An experiment's command; `doc` is its module's docstring."""
     program = f"python -m experiments.{name}"
-    return cli.guarded(lambda: run(presets, cli.parse(Arguments, program, argv)))
+    return cli.guarded(lambda: run(presets, cli.parse(Arguments, program, argv, about=subject(doc))))

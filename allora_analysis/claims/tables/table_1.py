@@ -206,42 +206,41 @@ def _published(method: str) -> dict[tuple[str, int], tuple[float, ...]]:
     "4.5-dora-universally",
     where="§4.5",
     says=UNIVERSALLY,
-    reading="By the averages over the eight tasks, of Table 1's models at its ranks: over all that DoRA's authors "
-    "publish beside theirs, LoRA and, on LLaMA-7B alone, prefix tuning and adapters in series and in parallel. Of "
-    "further methods nothing is judged; on LLaMA-13B, which Table 1 lacks, adapters in parallel have "
-    f"{DORA_RIVALS['LLaMA-13B', 'adapters in parallel'][-1]}, DoRA {DORA_RIVALS['LLaMA-13B', 'DoRA, r = 16'][-1]} at "
-    f"r = 16 and {DORA_RIVALS['LLaMA-13B', 'DoRA, r = 32'][-1]} at r = 32. "
-    "Each published average must be that of its eight accuracies, within 0.1.",
+    reading="By the averages over the eight tasks, over all that DoRA's authors publish beside theirs: LoRA, on "
+    "LLaMA-7B and -13B prefix tuning and adapters in series and in parallel, too. At each rank that Table 1 has; of "
+    "LLaMA-13B, which it lacks, DoRA's better rank judges, 32: at 16 adapters in parallel are 0.6 ahead. Of further "
+    "methods nothing is judged. Each published average must be that of its eight accuracies, within 0.1.",
 )
 def dora_universally(cases: Cases) -> Finding:
     """The published averages against those of the published accuracies, and DoRA's against the others'."""
     lora, dora = _published("LoRA"), _published("DoRA")
 
     def others(model: str) -> dict[str, tuple[float, ...]]:
-        return {method: row for (of, method), row in DORA_RIVALS.items() if of == model}
+        return {method: row for (of, method), row in DORA_RIVALS.items() if of == model and "DoRA" not in method}
 
+    ranks = [row for (model, method), row in DORA_RIVALS.items() if model == "LLaMA-13B" and "DoRA" in method]
+    better = {"DoRA": max(ranks, key=lambda row: row[-1])} | others("LLaMA-13B")
     judged = cases.judge(
-        [Case(f"{m}, r = {r}", {"DoRA": dora[m, r], "LoRA": lora[m, r]} | others(m)) for m, r in lora],
+        [Case(f"{m}, r = {r}", {"DoRA": dora[m, r], "LoRA": lora[m, r]} | others(m), True) for m, r in lora]
+        + [Case("LLaMA-13B, DoRA at its better rank", better)],
         measure=lambda one: {method: float(np.mean(row[:-1])) for method, row in one.items()},
         printed=lambda one, seen: (
             all(abs(row[-1] - seen[method]) <= contrasts.PRINTED_BY + 1e-9 for method, row in one.items())
             and seen["DoRA"] > max(mean for method, mean in seen.items() if method != "DoRA")
         ),
     )
-    leads = [seen["DoRA"] - seen["LoRA"] for _, seen in judged.pairs]
+    leads = [seen["DoRA"] - max(seen[method] for method in seen if method != "DoRA") for _, seen in judged.pairs]
     return judged.finding(
-        holds=f"Yes, on average over LoRA in {len(leads)} of {len(leads)} settings, on LLaMA-7B over others; not on "
-        "every task or model.",
+        holds=f"Yes, on average: first on all four models published, on LLaMA-13B by {min(leads):.2f}, at r = 32 "
+        "alone.",
         evidence=judged.evidence(
             f"rounding of averages to one decimal; {DORA_SOURCE}; {RIVALS_SOURCE}",
             lambda one: {method: row[-1] for method, row in one.items()},
-            more={"averages on LLaMA-13B": {method: row[-1] for method, row in others("LLaMA-13B").items()}},
             tolerance=contrasts.PRINTED_BY,
         ),
-        size=ranged(leads, "percentage points", "DoRA's average over LoRA's", float(np.mean(leads))),
+        size=ranged(leads, "percentage points", "DoRA's average over the next best's", float(np.mean(leads))),
         flips_if="a model and rank at which another's average is as high as DoRA's, or an average that is not its "
         "row's",
-        at_paper=judged.verdict == "holds",
     )
 
 

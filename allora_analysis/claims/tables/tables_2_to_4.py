@@ -113,7 +113,7 @@ def trend(cases: Cases, name: str, answer: str) -> Finding:
         flips_if=f"more than {EXCEPTIONS} of the {len(steps)} pairs of drop rates in another order, or tied"
         if tested.verdict == "holds"
         else f"{len(steps) - EXCEPTIONS} of {len(steps)} pairs in the order stated",
-        at_paper=tested.verdict == "holds",
+        at_paper="mixed" if tested.verdict == "holds" and against else tested.verdict == "holds",
     )
 
 
