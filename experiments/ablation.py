@@ -1,4 +1,4 @@
-"""Table 4 and Figure 4: `python -m experiments.ablation`.
+"""Table 4 and Figure 4, ALLoRA beside the rest of its family: `python -m experiments.ablation`.
 
 **Question.** The paper says that ALLoRA is "universally better than the rest in the family": ALLoRA-OD (the factor per
 token), ASF-LoRA (the scaling adapts instead of the rate) and LoRA × η (a fixed scaling).

@@ -1,4 +1,4 @@
-"""Table 1: `python -m experiments.commonsense --source commonsense=FOLDER`, on GPUs.
+"""Table 1, ALLoRA beside DoRA: `python -m experiments.commonsense --source commonsense=FOLDER`, on GPUs.
 
 **Question.** The paper says that on eight commonsense tasks "ALLoRA and ALLoRA-0 each boosted accuracy by 0.3 % over
 DoRA" on average, and that "for all cases" one of the two is the best.

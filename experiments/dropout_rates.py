@@ -1,4 +1,4 @@
-"""Table 2 and Figure 2, left: `python -m experiments.dropout_rates`.
+"""Table 2 and Figure 2, left, LoRA's dropout over epochs: `python -m experiments.dropout_rates`.
 
 **Question.** The paper says that in fine-tuning large drop rates avoid overfitting only after many epochs (of ten) and
 cost accuracy before (at three), and that the epoch of the best accuracy grows with the drop rate.

@@ -1,4 +1,4 @@
-"""Table 3 and Figure 3: `python -m experiments.perception`.
+"""Table 3 and Figure 3, ALLoRA beside LoRA at η·l: `python -m experiments.perception`.
 
 **Question.** The paper says that ALLoRA is "universally better" than LoRA on perception tasks, and that without dropout
 it is about the same. Its LoRA runs at η·l_b, classifier included, while ALLoRA's classifier stays at l_b.

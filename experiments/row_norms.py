@@ -1,4 +1,4 @@
-"""Figure 2, right: `python -m experiments.row_norms`.
+"""Figure 2, right, how long the rows of BA grow: `python -m experiments.row_norms`.
 
 **Question.** The paper says of ALLoRA that the row norms of BA leave 0 as fast as LoRA's at learning rate η·l_b, then
 find their level, and that LoRA at a lower rate reaches the same level much more slowly. It names no optimizer. Is it

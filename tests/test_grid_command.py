@@ -163,9 +163,10 @@ def test_each_experiments_help_begins_with_what_it_is_about(name, capsys, monkey
     with pytest.raises(SystemExit):
         runpy.run_module(f"experiments.{name}", run_name="__main__")
     doc = importlib.import_module(f"experiments.{name}").__doc__
-    told = capsys.readouterr().out.split("\n\n")[1]
-    assert doc.startswith(" ".join(told.split()).removesuffix("."))
-    assert len(told) > 5
+    told = " ".join(capsys.readouterr().out.split("\n\n")[1].split())
+    about, command_in_words = doc[: len(told) - 1], doc[len(told) - 1 :]
+    assert told == f"{about}."
+    assert command_in_words.startswith((": `python", ". `python"))
 
 
 # -- made again: bitwise equal here; where a record was altered, that is found and named

@@ -347,5 +347,5 @@ def fewer(cases: Cases) -> Finding:
         holds="Yes, by one, the dropout rate, in ALLoRA-0; as run, with dropout 0.05, none (as 4-two-fewer-to-choose).",
         evidence=judged.evidence(SOURCE, more={"of ALLoRA as run": seen["ALLoRA-0"] + 1}),
         size=Size(seen["LoRA"] - seen["ALLoRA-0"], "fewer", "independent knobs in ALLoRA-0 than in LoRA"),
-        flips_if="LoRA's s and l acting as one, ALLoRA's η and l_b as two",
+        flips_if="LoRA's s and l acting as one knob while ALLoRA's η and l_b act as two",
     )

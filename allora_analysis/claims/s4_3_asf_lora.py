@@ -71,7 +71,7 @@ def apart(case: Beside, seen: np.ndarray) -> float:
 
 
 SLOW = 1e-3, 240  # SGD's rate and the most steps where rows are to be as long as others
-OF_OURS = 0.01, 0.05  # mean rows of our fine-tuned models at l from 1e-4 to 1e-3 (4-figure-2-factor)
+OF_OURS = 0.01, 0.05  # mean rows; our fine-tuned models' end at 0.004 to 0.04 (l of 1e-4 and 1e-3; 4-figure-2-factor)
 LONGER = {0.1: {"adamw": (PAPER_RATE, 600), "sgd": SLOW}, 0.4: {"adamw": (1e-3, 200), "sgd": (1e-2, 60)}}
 """Mean rows beyond those, rates and the most steps."""
 
@@ -125,10 +125,11 @@ def _told_of(case: Beside, seen: np.ndarray) -> dict[str, float]:
     "4-asf-similar",
     says=SIMILAR,
     reading="The effect is training's, as the words before have it (the link between learning rate and scaling "
-    'factor), and "may" is of rows as short as those of our fine-tuned models at rates from 1e-4 to 1e-3 (mean norms '
-    "of 0.01 to 0.05 at random): BA is ALLoRA's after one step, and within a quarter after more, under AdamW and under "
-    "SGD, η² up to 4. The quarter is ours, chosen after some distances had been seen. On rows of 0.1 and 0.4 it is "
-    "further off (evidence). Under AdamW LoRA without a factor is nearer still.",
+    'factor), and "may" is of rows as short as our fine-tuned models have (mean norms end at 0.004 to 0.04 at rates of '
+    "1e-4 and 1e-3; drawn are 0.01 to 0.05): BA is ALLoRA's after one step, and within a quarter after more, under "
+    "AdamW and under SGD, η² up to 4. The quarter is ours, chosen after some distances had been seen (half of it: "
+    "evidence). On rows of 0.1 and 0.4 it is further off (evidence). Under AdamW LoRA without a factor is nearer "
+    "still.",
     depends_on=("4-scaling-as-rate", "4-figure-2-factor"),
 )
 def asf_similar(cases: Cases) -> Finding:
@@ -139,17 +140,21 @@ def asf_similar(cases: Cases) -> Finding:
         printed=lambda case, seen: apart(case, seen) <= (QUARTER if case.run.steps > 1 else 1e-7),
     )
     own = [(case.inputs, apart(case.inputs, seen)) for case, seen in judged.pairs[:6]]
-    (adamw, ours), (sgd, theirs) = own[-2:]
+    (adamw, ours), (sgd, _) = own[-2:]
     lora, far = (apart(case, after(case.run, "lora")) for case in (adamw, sgd))
     longer = on_longer_rows(adamw.run.task)
     off = 100 * longer[f"sgd, {max(LONGER):g}"][0]
+    ends = [apart(case.inputs, seen) for case, seen in judged.pairs]
     return judged.finding(
-        holds=f"Yes, on short rows: at {adamw.row:.2f} BA differs by {100 * ours:.0f} % (AdamW), "
-        f"{100 * theirs:.0f} % (SGD); at {max(LONGER):g} by {off:.0f} %.",
+        holds=f"Yes, on short rows: BA within a quarter in all {len(ends)} trainings; at rows of {max(LONGER):g} "
+        f"{off:.0f} % off.",
         evidence=judged.evidence(
             "a quarter; one step: 1e-7",
             shown=_told_of,
-            more={"ASF-LoRA and LoRA at η² = 4, by optimizer and mean row": longer},
+            more={
+                "ASF-LoRA and LoRA at η² = 4, by optimizer and mean row": longer,
+                "within half the bar": f"{sum(one <= QUARTER / 2 for one in ends)} of {len(ends)}",
+            },
             tolerance=QUARTER,
         ),
         size=ranged(

@@ -128,7 +128,7 @@ def _judge(cases: Cases, folder: Path | None, of: Comparisons, answers: Mapping[
         wanted=wanted,
         flips_if={
             "holds": "seeds in which it is not clearly ahead of one",
-            "refuted": "seeds in which it is clearly ahead of each",
+            "refuted": "seeds in which it is clearly ahead of each, or not within ±0.3 points of one",
         }.get(tested.verdict, wanted),
     )
 

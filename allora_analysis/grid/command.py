@@ -181,8 +181,8 @@ def _options(arguments: Arguments) -> dict[str, Any]:
 
 
 def subject(doc: str | None) -> str:
-    """What an experiment is about, which its module's docstring begins with, before its command."""
-    return re.split(r"[.:] `python", (doc or "").strip(), maxsplit=1)[0] + "."
+    """What an experiment is about, which its module's docstring begins with, before its command; "" without one."""
+    return f"{re.split(r'[.:] `python', doc, maxsplit=1)[0]}." if doc else ""
 
 
 def main(name: str, presets: Presets, argv: Sequence[str] | None = None, doc: str | None = None) -> int:
