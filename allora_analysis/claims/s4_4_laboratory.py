@@ -118,12 +118,12 @@ def _evidence(of: Samples, holm: str, table: Table) -> tuple[Evidence, dict[str,
 
 def _by_length_in_words(means: Samples, clear: Mapping[str, str]) -> str:
     # The mean gap by length: "-0.8 points after 50 steps (clearly under SGD), 0.0 after 300".
-    told = [f"{value if abs(value) >= 0.05 else 0:.1f}" for value in (float(gaps.mean()) for gaps in means.values())]
-    lengths = [f"{steps.removesuffix(' steps')}{{}}{clear.get(steps, '')}" for steps in means]
-    first, *others = (f"{value} after {steps}" for value, steps in zip(told, lengths, strict=True))
-    return ", ".join(
-        [first.replace(" after", " points after", 1).format(" steps"), *(one.format("") for one in others)]
-    )
+    told: list[str] = []
+    for steps, gaps in means.items():
+        value = float(gaps.mean())
+        unit, after = ("", steps.removesuffix(" steps")) if told else (" points", steps)
+        told.append(f"{value if abs(value) >= 0.05 else 0:.1f}{unit} after {after}{clear.get(steps, '')}")
+    return ", ".join(told)
 
 
 def _judged_at_lengths(
@@ -288,7 +288,7 @@ def _of_constant(table: Table) -> tuple[dict[str, Any], str]:
     # The constant adaptor, which is LoRA at η times the rate and no other function, minus the inverse square root.
     pairs = named("adaptor", lambda name: name.startswith("constant"))
     gains, _ = judging(table, "adaptor", in_units(table, pairs, "accuracy") or {}, {})
-    told = ", ".join(f"{signed(of.mean(), 1)}" for name, of in gains.items() if length(name) == f"{FEW} steps")
+    told = ", ".join(signed(of.mean(), 1) for name, of in gains.items() if length(name) == f"{FEW} steps")
     return {"the constant adaptor, LoRA at η·l": mean_gains(gains)} | _lora_itself(table), told
 
 
