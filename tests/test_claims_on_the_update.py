@@ -5,7 +5,7 @@ import pytest
 from allora_analysis.claims import s4_4_on_the_update as section
 from allora_analysis.claims.tables.procedures import reported_ratio
 from allora_analysis.grid.presets import ABLATION_ARMS, LISTS, RATE
-from allora_analysis.statistics import mean_ratio
+from allora_analysis.statistics import ratio_of_means
 from tests.ledger_rows import Rows
 from tests.planted_finetune import plant, wiggle
 
@@ -140,7 +140,7 @@ def test_the_rise_is_like_table_3s_or_not(runs_folder, share, spread, verdict):
     found = finding(PROCEDURE)
     assert (found.verdict, found.evidence.n) == (verdict, 5)
     ours = [0.02 * share + spread * 0.0005 * (seed - 1) for seed in range(5)]
-    assert (found.size.value, found.size.low, found.size.high) == pytest.approx(mean_ratio(ours, [0.02] * 5))
+    assert (found.size.value, found.size.low, found.size.high) == pytest.approx(ratio_of_means(ours, [0.02] * 5))
     assert "as listed 0.10" in found.answer
     assert found.evidence.predicted["Table 3's own ratio"] == list(reported_ratio())
 

@@ -32,7 +32,7 @@ def test_the_docstring_states_all_of_it_before_the_run(name):
     words = experiment(name).__doc__
     assert f"python -m experiments.{name}" in words.splitlines()[0]
     assert [title for title in re.findall(r"^\*\*(.+?)\.\*\*", words, re.MULTILINE) if title in STATED] == list(STATED)
-    assert f'main("{name}", LISTS["{name}"])' in inspect.getsource(experiment(name))
+    assert f'main("{name}", LISTS["{name}"], doc=__doc__)' in inspect.getsource(experiment(name))
     assert set(LISTS[name]) == ({"paper"} if name == "commonsense" else {"desk", "paper"})
 
 

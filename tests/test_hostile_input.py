@@ -38,7 +38,7 @@ FOUND = [
     (lambda: tikhonov.dropout_solution(HUGE, ONE, 0.5, "input"), "double precision's range"),  # silently 0
     (lambda: tikhonov.nearest_ridge(5e-324 * ONE, ONE, 0.5, "output"), "x of up to 4.94e-324"),
     (
-        lambda: statistics.mean_ratio([0.0, 1e299, 3e159], [1e-11, 2e-11, 4e-11]),
+        lambda: statistics.ratio_of_means([0.0, 1e299, 3e159], [1e-11, 2e-11, 4e-11]),
         "first of up to 1e.299, .* range",
     ),  # a warning
     (lambda: tikhonov.bottleneck_factors(ONE, ONE, 0.5, 10**9), "rank: a rotation .* GiB, more than 1; ask for less"),

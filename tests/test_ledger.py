@@ -109,7 +109,7 @@ def test_what_is_refuted_in_a_less_kind_reading_is_counted_as_such():
 def test_what_hangs_on_an_assumption_or_is_one_fault_again_is_counted_as_such():
     known = {one.id: one for one in ledger.all_claims()}
     again = {name: one.same_fault_as for name, one in known.items() if one.same_fault_as}
-    assert len(again) == 5
+    assert len(again) == 6
     for name, other in again.items():
         assert recorded()[name]["verdict"] == recorded()[other]["verdict"] == "holds_corrected"
         corrected = Finding("holds_corrected", Evidence({}, {}, "none"), "2 = 2")

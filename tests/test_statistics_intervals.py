@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from allora_analysis.statistics import mean_ratio, two_level
+from allora_analysis.statistics import ratio_of_means, two_level
 from allora_analysis.statistics.intervals import TwoLevel
 from allora_analysis.statistics.paired import student
 from allora_analysis.validation import ArgumentError
@@ -22,7 +22,7 @@ def test_the_interval_is_what_students_t_does_not_reject(seed):
     rng = np.random.default_rng(seed)
     y = rng.normal(2.0, 1.0, 12)
     x = 0.6 * y + rng.normal(0.3, 0.5, 12)
-    found = mean_ratio(x, y, 0.9)
+    found = ratio_of_means(x, y, 0.9)
 
     def p(ratio):
         return scipy.stats.ttest_rel(x, ratio * y).pvalue
@@ -36,11 +36,11 @@ def test_the_interval_is_what_students_t_does_not_reject(seed):
 
 
 def test_a_denominator_that_may_be_0_bounds_nothing():
-    found = mean_ratio([1.0, 1.1, 0.9], [-1.0, 0.5, 1.0])
+    found = ratio_of_means([1.0, 1.1, 0.9], [-1.0, 0.5, 1.0])
     assert (found.low, found.high) == (-math.inf, math.inf)
-    assert mean_ratio([1.0, 1.1, 0.9], [0.0, 0.0, 0.0])[1:] == (-math.inf, math.inf)
-    assert math.isnan(mean_ratio([1.0, 1.1, 0.9], [-1.0, 0.0, 1.0]).value)
-    assert mean_ratio([0.0, 1e299, 3e159], [1.0, 2.0, 4.0]) == (pytest.approx(1e299 / 7), -math.inf, math.inf)
+    assert ratio_of_means([1.0, 1.1, 0.9], [0.0, 0.0, 0.0])[1:] == (-math.inf, math.inf)
+    assert math.isnan(ratio_of_means([1.0, 1.1, 0.9], [-1.0, 0.0, 1.0]).value)
+    assert ratio_of_means([0.0, 1e299, 3e159], [1.0, 2.0, 4.0]) == (pytest.approx(1e299 / 7), -math.inf, math.inf)
 
 
 def fieller(x, y):
@@ -69,18 +69,18 @@ def test_the_width_of_far_offsets_is_exact_rationals(offset):
     """What the ends are known to is a rounding of the ratio, whatever the offset."""
     for other in (1.0, 2.0, -3.0):
         x, y = np.array([0.0, 1.0, 2.0]) + offset, np.array([0.0, 1.0, 3.0]) + other * offset
-        assert mean_ratio(x, y)[1:] == pytest.approx([float(end) for end in fieller(x, y)], rel=1e-15)
+        assert ratio_of_means(x, y)[1:] == pytest.approx([float(end) for end in fieller(x, y)], rel=1e-15)
         low, high = fieller(x, y)
-        found = mean_ratio(x, y)
+        found = ratio_of_means(x, y)
         assert found.high - found.low == pytest.approx(float(high - low), abs=1e-15, rel=1e-7)
 
 
 @pytest.mark.parametrize(("of_x", "of_y"), [(1e-82, 1e-82), (1e-300, 1e-300), (1e200, 1e200), (1e-160, 1e100)])
 def test_the_interval_in_any_unit(of_x, of_y):
-    expected = np.array(mean_ratio(X, Y)) * (of_x / of_y)
+    expected = np.array(ratio_of_means(X, Y)) * (of_x / of_y)
     assert expected[2] - expected[1] > 0.4 * expected[0]
-    np.testing.assert_allclose(mean_ratio(of_x * X, of_y * Y), expected, rtol=1e-13)
-    assert mean_ratio(-of_x * X, of_y * Y) == pytest.approx((-expected[0], -expected[2], -expected[1]))
+    np.testing.assert_allclose(ratio_of_means(of_x * X, of_y * Y), expected, rtol=1e-13)
+    assert ratio_of_means(-of_x * X, of_y * Y) == pytest.approx((-expected[0], -expected[2], -expected[1]))
 
 
 def test_coverage():
@@ -96,13 +96,13 @@ def test_coverage():
         return student(x / y, 0.95)[0]
 
     width = 4.9 * math.sqrt(0.05 * 0.95 / n)
-    assert covered(lambda *of: mean_ratio(*of)[1:]) == pytest.approx(0.95, abs=width)
+    assert covered(lambda *of: ratio_of_means(*of)[1:]) == pytest.approx(0.95, abs=width)
     assert covered(of_ratios) != pytest.approx(0.95, abs=width)
 
 
 def test_as_many_of_one_as_of_the_other():
     with pytest.raises(ArgumentError, match="as many values"):
-        mean_ratio([1.0, 2.0], [1.0, 2.0, 3.0])
+        ratio_of_means([1.0, 2.0], [1.0, 2.0, 3.0])
 
 
 ROUNDS = 500

@@ -158,8 +158,10 @@ def _clear_under(of: Samples, control: Samples, verdict: str) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for name, gaps in of.items():
         if at_a_length({name: gaps}, margins_of_one(control)) == verdict != "undecided":
-            found.setdefault(length(name), []).append(OPTIMIZERS.get(name.split(", ")[1], name))
-    return {steps: f" (clearly under {' and '.join(names)})" for steps, names in found.items()}
+            found.setdefault(length(name), []).append(OPTIMIZERS[name.split(", ")[1]])
+    optimizers = len(_by_optimizer(of))
+    told = {steps: "each" if len(names) == optimizers else " and ".join(names) for steps, names in found.items()}
+    return {steps: f" (clearly under {names})" for steps, names in told.items()}
 
 
 def averaged(
@@ -172,9 +174,7 @@ def averaged(
     controls: Mapping[str, Contrast] | None = None,
     question: str = "",
 ) -> Finding:
-    """A sentence about the means over settings, a length each; settings and loss beside it in the evidence. Where a
-    question is judged again, its fresh seeds judge.
-    """
+    """A sentence about the means over settings, a length each, of a question's fresh seeds where it has such."""
     table, arms = recorded(folder, data), next(iter(pairs)).partition(",")[0].replace(" − ", " minus ")
     controls = controls or named("control")
     known, control = (in_units(table, of, "accuracy") for of in (pairs, controls))

@@ -25,7 +25,7 @@ from allora_analysis.claims.tables.procedures import reported_ratio
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import LISTS, MARGINS, UPDATE_SEEDS, command
 from allora_analysis.grid.reading import Pairs, Runs, differences, diverged, judged, recorded
-from allora_analysis.statistics import Judgement, mean_ratio
+from allora_analysis.statistics import Judgement, ratio_of_means
 from allora_analysis.statistics.intervals import Ratio
 from allora_analysis.study import bound, signed
 
@@ -196,7 +196,7 @@ def rises(runs: Runs) -> dict[str, dict[str, list[float]]]:
 
 def share(of: Mapping[str, ArrayLike]) -> Ratio:
     """ALLoRA's mean rise over LoRA's, which stands second, with Fieller's 95 % interval."""
-    return mean_ratio(*of.values())
+    return ratio_of_means(*of.values())
 
 
 def like_table_3(share: Ratio) -> str:

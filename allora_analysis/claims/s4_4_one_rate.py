@@ -32,7 +32,7 @@ from allora_analysis.laboratory.one_rate import (
     lora,
 )
 from allora_analysis.laboratory.table import STUDY, Table, recorded, validation
-from allora_analysis.statistics import decide, mean_ratio, one_sided
+from allora_analysis.statistics import decide, one_sided, ratio_of_means
 from allora_analysis.study import bound, signed
 
 one_rate_claim = functools.partial(
@@ -327,7 +327,7 @@ def measured_shape(table: Table, name: str, seeds: range = SEEDS) -> dict[str, f
         return None
     ours, theirs, ours_at_4, theirs_at_4, adamw = (values[seeds.start : seeds.stop] for values in found)
     guess = POINTS / table.header["classes"]
-    ratio = mean_ratio(ours_at_4 - ours, theirs_at_4 - theirs)
+    ratio = ratio_of_means(ours_at_4 - ours, theirs_at_4 - theirs)
     return ratio._asdict() | {"progress": float((theirs.mean() - guess) / (adamw.mean() - guess))}
 
 

@@ -32,7 +32,7 @@ from allora_analysis.statistics.families import (
     required_n,
     required_n_interval,
 )
-from allora_analysis.statistics.intervals import Ratio, TwoLevel, mean_ratio, two_level
+from allora_analysis.statistics.intervals import Ratio, TwoLevel, ratio_of_means, two_level
 
 __all__ = [
     "Decision",
@@ -47,10 +47,10 @@ __all__ = [
     "holm",
     "in_every",
     "judge_family",
-    "mean_ratio",
     "one_sided",
     "paired_family",
     "power",
+    "ratio_of_means",
     "required_n",
     "required_n_interval",
     "sides",

@@ -105,7 +105,7 @@ class Ratio(NamedTuple):
 
 
 @representable("first", "second", infinite=True, undefined=True)
-def mean_ratio(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Ratio:
+def ratio_of_means(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Ratio:
     """The mean of `first` over that of `second`, with Fieller's interval.
 
     The interval holds every ρ for which Student's t of first − ρ·second does not reject a mean of 0: with s the
@@ -122,8 +122,8 @@ def mean_ratio(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) ->
         ArgumentError: fewer than two units, not as many of one as of the other, a ratio that overflows.
 
     Examples:
-        >>> from allora_analysis.statistics.intervals import mean_ratio
-        >>> mean_ratio([2.0, 2.5, 3.0], [4.0, 5.0, 6.0])
+        >>> from allora_analysis.statistics.intervals import ratio_of_means
+        >>> ratio_of_means([2.0, 2.5, 3.0], [4.0, 5.0, 6.0])
         Ratio(value=0.5, low=0.5, high=0.5)
     """
     from scipy.special import stdtrit

@@ -113,12 +113,12 @@ INFINITE: dict[str, tuple[str, ...]] = {
     "dropout_sgd.stability_limits": ("mean", "mean_square"),
     "width.taper": ("eta_to_taper",),
     "statistics.paired_family": ("interval",),
-    "statistics.mean_ratio": ("value", "low", "high"),
+    "statistics.ratio_of_means": ("value", "low", "high"),
     "statistics.one_sided": ("interval",),
     "statistics.judge_family": ("interval",),
     "ripple.simulate": ("log_growth",),
 }
-UNDEFINED = {"ripple.simulate": ("cosine_square",), "statistics.mean_ratio": ("value",)}
+UNDEFINED = {"ripple.simulate": ("cosine_square",), "statistics.ratio_of_means": ("value",)}
 NO_VALUES = (
     None, "", "abc", b"x", True, float("nan"), math.inf, -math.inf, 0, -1, 0.0, -0.0, 1, 2, 7, 0.5, 1e-320, 1e-300,
     1e-12, 1e12, 1e300, -1e300, 1.7e308, 10**9, 10**12, 10**19, 10**400, 1j, (), [], [[]], [[1.0], [1.0, 2.0]], {},
