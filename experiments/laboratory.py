@@ -81,8 +81,8 @@ margin there, when all thousand are recorded, whatever they show; what was recor
 beside. Of thousands drawn from the recorded differences, moved to a truth of 0.4 (0.3) for the constant adaptor and of
 0 for the controls, the rule decides 94 % (60 %). *Changed since, when the thousand had been read:* the constant adaptor
 is LoRA at η times the rate and does not fall with the row norm; it alone was ahead, and by it the row held. It stands
-beside now, and the inverse and the exponential adaptor judge: a truth of 0.3 (0.2) for the inverse one would be found in
-84 % (26 %; `tests/test_claims_laboratory.py` asserts it).
+beside now, and the inverse and the exponential adaptor judge: a truth of 0.3 (0.2) for the inverse one would be found
+in 84 % (26 %; `tests/test_claims_laboratory.py` asserts it).
 
 **η² again**, a rule added when all of the above had been read, before its own runs. The first two hundred seeds left
 `4-eta-needs-no-tuning-laboratory` open: η² = 1 is 0.23 points ahead of 4 after 50 steps (90 %: 0.00 to 0.47), 2 by
