@@ -193,6 +193,19 @@ def test_without_peft_nothing_is_said_of_its_code(monkeypatch):
     assert found.answer == "Not run: PEFT is not installed."
 
 
+def test_pefts_a_is_of_its_seed_alone_and_has_no_zero():
+    """From torch's own state after a seed of 255 PEFT's start has an A with an exact 0, which looks like a mask."""
+    import torch
+
+    one, outputs = s3_1_placement.Layer(512, 512, 32, 0.05), []
+    for state in (0, 255):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(state)
+            outputs.append(s3_1_placement.adapter_output(one, 255))
+    np.testing.assert_array_equal(*outputs)
+    assert s3_1_placement.struck(outputs[0], one.rank)["in part"] == 0
+
+
 def test_pefts_own_layer_masks_what_ours_does():
     """The row's fact about PEFT: what reaches A is the layer's input with entries dropped, and A's output is whole."""
     import torch

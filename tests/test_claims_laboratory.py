@@ -301,8 +301,10 @@ def test_one_that_is_better_by_more_than_the_control_decides(monkeypatch, row, b
     assert finding(row).verdict == worse
 
 
-def adaptors_again(monkeypatch, first, again, seeds=AGAIN["adaptor"]):
-    """The adaptors' gaps on the seeds that judged first, and after few steps on those that judge again; controls 0."""
+def judged_anew(monkeypatch, row, first, again, seeds):
+    """A row where its gaps are `first` on the seeds that judged first and `again`, after few steps, on these; controls
+    are 0.
+    """
 
     def by_seed(self, one, other, endpoint, fine=False):
         shift = one.adaptor != "constant" or other.adaptor == "inverse_sqrt"
@@ -311,19 +313,20 @@ def adaptors_again(monkeypatch, first, again, seeds=AGAIN["adaptor"]):
         return gaps | (dict(zip(seeds, noise[200:] + again * shift, strict=True)) if fine else {})
 
     monkeypatch.setattr(Table, "by_seed", by_seed)
-    return finding(comparisons.another_adaptor_is_better)
+    return finding(row)
 
 
 @pytest.mark.parametrize(("again", "verdict"), [(0.01, "holds"), (-0.01, "refuted")])
 def test_a_thousand_fresh_seeds_judge_the_adaptors_after_few_steps(monkeypatch, again, verdict):
     """Planted: the first seeds say the opposite after few steps, and after many that no other adaptor is ahead."""
-    found = adaptors_again(monkeypatch, -0.01, again)
+    row, seeds = comparisons.another_adaptor_is_better, AGAIN["adaptor"]
+    found = judged_anew(monkeypatch, row, -0.01, again, seeds)
     assert found.verdict == verdict
     assert found.answer.startswith("Yes, the" if verdict == "holds" else "No: inverse"), "planted: both are ahead"
     assert "1000 seeds after 50 steps, 100 seeds after 300 steps" in found.evidence.tolerance_source
     assert found.evidence.measured["their verdict"] == "refuted"
     assert len(found.evidence.measured["the first seeds"]) == 4, "the constant one is LoRA, and no part of it"
-    unfinished = adaptors_again(monkeypatch, -0.01, again, AGAIN["adaptor"][:-1])
+    unfinished = judged_anew(monkeypatch, row, -0.01, again, seeds[:-1])
     assert unfinished.verdict == "refuted"
     assert "their verdict" not in unfinished.evidence.measured
 
@@ -387,29 +390,17 @@ def test_fresh_seeds_of_allora_are_of_its_three_optimizers_after_few_steps():
     assert [one.name for one in judged_again("rule")] == names
 
 
-def allora_again(monkeypatch, first, again, seeds=AGAIN["rule"]):
-    """ALLoRA's gaps on the seeds that judged first, and after few steps on those that judge again; controls 0."""
-
-    def by_seed(self, one, other, endpoint, fine=False):
-        noise = np.random.default_rng(one.steps).normal(0, 1e-3, 200 + len(seeds))
-        shift = one.adaptor != "constant"
-        gaps = dict(enumerate(noise[:200] + first * shift))
-        return gaps | (dict(zip(seeds, noise[200:] + again * shift, strict=True)) if fine else {})
-
-    monkeypatch.setattr(Table, "by_seed", by_seed)
-    return finding(comparisons.better_than_lora)
-
-
 @pytest.mark.parametrize(("again", "verdict"), [(0.01, "undecided"), (-0.01, "refuted")])
 def test_four_hundred_fresh_seeds_judge_allora_after_few_steps(monkeypatch, again, verdict):
     """Planted: ALLoRA is behind on the first seeds, of which those after many steps still judge."""
-    found = allora_again(monkeypatch, -0.01, again)
+    row, seeds = comparisons.better_than_lora, AGAIN["rule"]
+    found = judged_anew(monkeypatch, row, -0.01, again, seeds)
     assert found.verdict == verdict
     assert "400 seeds after 50 steps, 100 seeds after 300 steps" in found.evidence.tolerance_source
     assert found.size.value == pytest.approx(100 * again, abs=0.02)
     first = found.evidence.measured["the first seeds' means, test accuracy"]
     assert first["verdict"] == "refuted"
-    unfinished = allora_again(monkeypatch, 0.01, again, AGAIN["rule"][:-1])
+    unfinished = judged_anew(monkeypatch, row, 0.01, again, seeds[:-1])
     assert unfinished.verdict == "holds", "one seed lacks: the first ones judge"
     assert "the first seeds' means, test accuracy" not in unfinished.evidence.measured
 
