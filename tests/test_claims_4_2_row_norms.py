@@ -222,7 +222,7 @@ def test_rows_that_slow_down_taper_off(runs_folder, power, expected):
 
 
 NEEDED = (0.9**-2 - 1) / 4  # the mean row norm at which the factor has fallen by a tenth at η² = 4
-LISTED = [*factor.SWEPT, *RUNS, *(one for one in LISTS["learning_rates"]["desk"] if one.model == "SmolLM2-135M")]
+LISTED = [*RUNS, *LISTS["learning_rates"]["desk"]]
 
 
 def plant_ends(folder, norm, runs=LISTED, diverged=()):
@@ -243,7 +243,7 @@ def test_how_far_the_factor_falls_at_which_rate(runs_folder):
     plant_ends(runs_folder, by_law)
     found = finding(factor.factor_falls)
     assert (found.verdict, found.at_paper) == ("refuted", False)
-    steps = max(one["row_norms"]["step"][-1] for one in factor.recorded(factor.JUDGED_RUNS, runs_folder).values())
+    steps = max(one["row_norms"]["step"][-1] for one in factor.recorded(factor.NOTED, runs_folder).values())
     assert found.answer == f"No: by 1 % at the paper's rate, 5 % at its best (AdamW, ≤{steps} steps)."
     judged = list(dict.fromkeys(one for one in LISTED if one.arm in ("allora", "allora_0")))
     fallen = sum(factor.lost(one.eta2, by_law(one)) >= factor.FALL for one in judged)
@@ -290,7 +290,7 @@ def test_tapering_off_needs_whole_runs(runs_folder):
 
 
 def test_the_papers_row_is_the_longest_mean_of_our_runs_at_its_rate():
-    listed = list(dict.fromkeys([*factor.JUDGED_RUNS, *factor.SWEPT]))
+    listed = list(dict.fromkeys(factor.NOTED))
     ends = factor.ends(factor.recorded(listed, None), listed)
     at_its_rate = [norm for one, norm in ends.items() if (one.optimizer, one.learning_rate) == ("adamw", PAPER_RATE)]
     assert len(at_its_rate) >= 30

@@ -21,10 +21,9 @@ Kind = tuple[str, str, float]  # model, optimizer, learning rate
 FALL = 0.1
 LONG = ("row_norms", "perception", "learning_rates", "own_best_rate")  # the lists whose runs note row norms
 BEST = OWN_BEST["minilm-adamw"].rates["allora_0"]  # SmolLM2's too
-SWEPT = [one for one in LISTS["learning_rates"]["desk"] if one.model == MINILM and one.arm == "allora_0"]
 WANTED: list[Kind] = [(model, "adamw", rate) for model in (MINILM, SMOLLM2) for rate in (RATE, BEST)]
 WANTED.append((MINILM, "sgd", OWN_BEST["minilm-sgd"].rates["allora_0"]))
-JUDGED_RUNS = [one for name in LONG for one in LISTS[name]["desk"] if one.arm in ("allora", "allora_0")]
+NOTED = [one for name in LONG for one in LISTS[name]["desk"] if one.arm in ("allora", "allora_0")]
 
 
 def ends(runs: Runs, listed: Sequence[Setting]) -> dict[Setting, float]:
@@ -35,7 +34,7 @@ def ends(runs: Runs, listed: Sequence[Setting]) -> dict[Setting, float]:
 
 def longest_rows() -> dict[float, float]:
     """By rate, the longest mean row of BA at the end of a run under SGD at η² = 4 that trained."""
-    listed = [one for one in (*JUDGED_RUNS, *SWEPT) if (one.optimizer, one.eta2) == ("sgd", ETA**2)]
+    listed = [one for one in NOTED if (one.optimizer, one.eta2) == ("sgd", ETA**2)]
     runs, found = recorded(dict.fromkeys(listed)), {}
     for one, norm in ends(runs, listed).items():
         if trained(runs[one]):
@@ -62,7 +61,7 @@ def lost(eta2: float, norm: float) -> float:
 )
 def factor_falls(cases: Cases, folder: Path | None) -> Finding:
     """How far 1/√(1 + η²n) falls, n the mean row norm at the last step: d is convex, so the mean factor falls less."""
-    listed = [*JUDGED_RUNS, *SWEPT, *(one for one in given_up() if one.arm == "allora")]
+    listed = [*NOTED, *(one for one in given_up() if one.arm == "allora")]
     runs = recorded(list(dict.fromkeys(listed)), folder)
     norms = ends(runs, listed)
     rows = _mean_rows(norms)

@@ -146,7 +146,7 @@ def asf_similar(cases: Cases) -> Finding:
     off = 100 * longer[f"sgd, {max(LONGER):g}"][0]
     ends = [apart(case.inputs, seen) for case, seen in judged.pairs]
     return judged.finding(
-        holds=f"Yes, on short rows: BA within a quarter in all {len(ends)} trainings; at rows of {max(LONGER):g} "
+        holds=f"Yes, on short rows: within a quarter in all {len(ends)} trainings; on rows of {max(LONGER):g} it is "
         f"{off:.0f} % off.",
         evidence=judged.evidence(
             "a quarter; one step: 1e-7",
