@@ -290,8 +290,7 @@ def test_tapering_off_needs_whole_runs(runs_folder):
 
 
 def test_the_papers_row_is_the_longest_mean_of_our_runs_at_its_rate():
-    listed = list(dict.fromkeys(factor.NOTED))
-    ends = factor.ends(factor.recorded(listed, None), listed)
+    ends = factor.ends(factor.recorded(factor.NOTED, None), factor.NOTED)
     at_its_rate = [norm for one, norm in ends.items() if (one.optimizer, one.learning_rate) == ("adamw", PAPER_RATE)]
     assert len(at_its_rate) >= 30
     assert round(max(at_its_rate), 3) == PAPER_ROW

@@ -111,6 +111,7 @@ def test_the_output_is_not_of_bas_size_even_where_training_is_allora_s(monkeypat
     """The same BA at every step, and the output that ASF-LoRA makes of it: the two readings part."""
     monkeypatch.setattr(layer_training, "pairs", allora_for_asf)
     assert ROWS.finding("4-asf-similar").size.high == 0
+    assert ROWS.finding("4-asf-similar").verdict == "holds"
     assert ROWS.finding("4-asf-similar-output").verdict == "conditional"
 
 

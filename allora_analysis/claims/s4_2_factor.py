@@ -23,19 +23,19 @@ LONG = ("row_norms", "perception", "learning_rates", "own_best_rate")  # the lis
 BEST = OWN_BEST["minilm-adamw"].rates["allora_0"]  # SmolLM2's too
 WANTED: list[Kind] = [(model, "adamw", rate) for model in (MINILM, SMOLLM2) for rate in (RATE, BEST)]
 WANTED.append((MINILM, "sgd", OWN_BEST["minilm-sgd"].rates["allora_0"]))
-NOTED = [one for name in LONG for one in LISTS[name]["desk"] if one.arm in ("allora", "allora_0")]
+NOTED = list(dict.fromkeys(one for name in LONG for one in LISTS[name]["desk"] if one.arm in ("allora", "allora_0")))
 
 
 def ends(runs: Runs, listed: Sequence[Setting]) -> dict[Setting, float]:
-    """The mean row norm at the end of each run that ended; runs on two lists count once."""
-    done = (one for one in dict.fromkeys(listed) if one in runs and runs[one]["diverged_at_step"] is None)
+    """The mean row norm at the end of each run that ended."""
+    done = (one for one in listed if one in runs and runs[one]["diverged_at_step"] is None)
     return {one: average_norm(runs[one], runs[one]["row_norms"]["step"][-1]) for one in done}
 
 
 def longest_rows() -> dict[float, float]:
     """By rate, the longest mean row of BA at the end of a run under SGD at η² = 4 that trained."""
     listed = [one for one in NOTED if (one.optimizer, one.eta2) == ("sgd", ETA**2)]
-    runs, found = recorded(dict.fromkeys(listed)), {}
+    runs, found = recorded(listed), {}
     for one, norm in ends(runs, listed).items():
         if trained(runs[one]):
             found[one.learning_rate] = max(norm, found.get(one.learning_rate, 0.0))
@@ -62,7 +62,7 @@ def lost(eta2: float, norm: float) -> float:
 def factor_falls(cases: Cases, folder: Path | None) -> Finding:
     """How far 1/√(1 + η²n) falls, n the mean row norm at the last step: d is convex, so the mean factor falls less."""
     listed = [*NOTED, *(one for one in given_up() if one.arm == "allora")]
-    runs = recorded(list(dict.fromkeys(listed)), folder)
+    runs = recorded(listed, folder)
     norms = ends(runs, listed)
     rows = _mean_rows(norms)
     if lacking := [of for of in WANTED if of not in rows]:

@@ -159,7 +159,8 @@ def _clear_under(of: Samples, control: Samples, verdict: str) -> dict[str, str]:
     for name, gaps in of.items():
         if at_a_length({name: gaps}, margins_of_one(control)) == verdict != "undecided":
             found.setdefault(length(name), []).append(OPTIMIZERS[name.split(", ")[1]])
-    optimizers = len(_by_optimizer(of))
+    if (optimizers := len(_by_optimizer(of))) == 1:
+        return {}
     told = {steps: "each" if len(names) == optimizers else " and ".join(names) for steps, names in found.items()}
     return {steps: f" (clearly under {names})" for steps, names in told.items()}
 
@@ -180,8 +181,9 @@ def averaged(
     known, control = (in_units(table, of, "accuracy") for of in (pairs, controls))
     if table is None or known is None or control is None:
         return lacking(table, pairs, controls)
-    first_seeds = "the first seeds' means" if fresh(table, question) else "means"
-    known, control = judging(table, question, known, control)
+    again = fresh(table, question)
+    first_seeds = "the first seeds' means" if again else "means"
+    known, control = judging(table, again, known, control)
     margins = margins_of_means(known, noise(control))
     tested = cases.test(known, lambda of: at_a_length(of, margins))
     means = by_length(known)
@@ -198,7 +200,7 @@ def averaged(
     if len(alone) > 1:
         judged["the verdict on one optimizer alone"] = alone
     told = {
-        "by_length": _by_length_in_words(means, _clear_under(known, control, tested.verdict) if len(alone) > 1 else {}),
+        "by_length": _by_length_in_words(means, _clear_under(known, control, tested.verdict)),
         "margins": " and ".join(f"{margin:.1f}" for margin in margins.values()),
         "beside": signed(float(np.mean([of.mean() for of in by_length(more).values()])), 1) if more else "",
     }
@@ -240,10 +242,9 @@ def fresh(table: Table, question: str) -> dict[str, np.ndarray]:
 
 
 def judging(
-    table: Table, question: str, known: Samples, control: Samples
+    table: Table, again: Samples, known: Samples, control: Samples
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The gaps and the controls that judge: where a question's fresh seeds are all there, these and their controls."""
-    again = fresh(table, question)
     same = fresh(table, "adaptor") if again else {}
     gaps = {name: again.get(name, first) for name, first in known.items()}
     return gaps, {name: same.get(name, first) for name, first in control.items()}
@@ -287,7 +288,8 @@ def _beside_the_best(known: Samples, margins: Mapping[str, float], best: str) ->
 def _of_constant(table: Table) -> tuple[dict[str, Any], str]:
     # The constant adaptor, which is LoRA at η times the rate and no other function, minus the inverse square root.
     pairs = named("adaptor", lambda name: name.startswith("constant"))
-    gains, _ = judging(table, "adaptor", in_units(table, pairs, "accuracy") or {}, {})
+    again, first = fresh(table, "adaptor"), in_units(table, pairs, "accuracy") or {}
+    gains = {name: again.get(name, gaps) for name, gaps in first.items()}
     told = ", ".join(signed(of.mean(), 1) for name, of in gains.items() if length(name) == f"{FEW} steps")
     return {"the constant adaptor, LoRA at η·l": mean_gains(gains)} | _lora_itself(table), told
 
@@ -301,16 +303,14 @@ def best_of(
     pairs: Mapping[str, Contrast] | None = None,
     more: Callable[[Table], tuple[dict[str, Any], str]] = lambda table: ({}, ""),
 ) -> Finding:
-    """A sentence about the best of several comparisons, a question's or some of them, by more than the controls'
-    margin.
-    """
+    """A sentence about the best of a question's comparisons, or of some, by more than the controls' margin."""
     table, pairs = recorded(folder), pairs or named(question)
     known, control = (in_units(table, of, "accuracy") for of in (pairs, named("control")))
     if table is None or known is None or control is None:
         return lacking(table, pairs, named("control"))
     again, (others, beside_in_words) = fresh(table, question), more(table)
     beside = _beside(table, pairs, known, control, rule, bool(again)) | others
-    known, control = judging(table, question, known, control)
+    known, control = judging(table, again, known, control)
     margins = margins_of_one(control)
     tested = cases.test(known, lambda of: rule(of, margins))
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
