@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -26,11 +27,20 @@ def finding(claim: Claim, results: Path | None = None, seed: int = 0) -> Finding
     return row.finding
 
 
+EXTRAS = ("transformers", "peft", "accelerate", "datasets", "safetensors", "gguf", "submitit")
+
+
 @functools.cache
 def as_is(claim: Claim) -> tuple[Cases, Finding]:
-    """A row's cases and what its check finds, computed once a process: for tests that plant nothing."""
+    """A row's cases and what its check finds, computed once a process: for tests that plant nothing.
+
+    As who installed no extra computes it: a row that imports one of them fails or answers otherwise than recorded.
+    """
     cases = Cases(0, claim.id)
-    return cases, _checked(claim, cases)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in EXTRAS:
+            patch.setitem(sys.modules, name, None)
+        return cases, _checked(claim, cases)
 
 
 def _checked(claim: Claim, cases: Cases) -> Finding:

@@ -1,12 +1,13 @@
 """The rows on dropout's expectation and on where the mask acts: planted wrong formulas change their verdicts."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
 
 from allora_analysis import tikhonov
-from allora_analysis.claims import s3_1_placement, s3_1_tikhonov
+from allora_analysis.claims import peft_masks, s3_1_placement, s3_1_tikhonov
 from allora_analysis.tikhonov import masks as enumeration
 from tests.ledger_rows import Rows
 
@@ -176,34 +177,63 @@ def test_printed_minimiser_is_right_for_symmetric_products():
     np.testing.assert_allclose(printed, tikhonov.enumerated_solution(x, y, 0.6, "output"), atol=1e-10)
 
 
-def test_a_layer_that_masks_its_latent_space_would_hold(monkeypatch):
-    def masked_inside(one, seed):
-        rng, output = np.random.default_rng(seed), np.ones((one.n2, one.n1))
+@pytest.fixture
+def measured_into(tmp_path, monkeypatch):
+    """Measures PEFT's layer into a new file, which the row then reads."""
+    out = tmp_path / "masks.json"
+
+    def measure():
+        assert peft_masks.main(["--out", str(out)]) == 0
+        monkeypatch.setattr(peft_masks, "FILE", out)
+        return peft_masks.read()
+
+    return measure
+
+
+def test_a_layer_that_masks_its_latent_space_would_hold(monkeypatch, measured_into):
+    def masked_inside(one):
+        rng, output = np.random.default_rng(one.seed), np.ones((one.n2, one.n1))
         output[:, : one.rank] *= rng.random((one.n2, one.rank)) >= one.drop_rate
         return output
 
-    monkeypatch.setattr(s3_1_placement, "adapter_output", masked_inside)
+    monkeypatch.setattr(peft_masks, "adapter_output", masked_inside)
+    measured_into()
     assert verdict("3.1-placement-in-code") == "holds"
 
 
-def test_without_peft_nothing_is_said_of_its_code(monkeypatch):
-    monkeypatch.setattr(s3_1_placement, "find_spec", lambda name: None)
+def test_the_committed_masks_are_what_pefts_layer_shows(measured_into):
+    """That no input is struck in part, exactly; how many as a whole, within five deviations (masks are torch's)."""
+    committed, again = peft_masks.read(), measured_into()
+    assert list(committed) == list(again) == peft_masks.layers()
+    for one, seen in again.items():
+        assert seen.in_part == committed[one].in_part == 0
+        for whole in (seen.whole, committed[one].whole):
+            deviation = np.sqrt(one.n2 * one.drop_rate * (1 - one.drop_rate))
+            assert 0 < whole < one.n2
+            assert abs(whole - one.n2 * one.drop_rate) < 5 * deviation
+
+
+@pytest.mark.bad_input
+def test_without_peft_its_masks_are_read_and_cannot_be_measured(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "peft", None)
     found = ROWS.finding("3.1-placement-in-code")
-    assert (found.verdict, found.at_paper) == ("not_run", None)
-    assert found.answer == "Not run: PEFT is not installed."
+    assert (found.verdict, found.at_paper) == ("refuted", False)
+    assert peft_masks.main(["--out", str(tmp_path / "masks.json")]) == 2
+    assert "PEFT is not installed: pip install 'allora-analysis[llm]'" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 def test_pefts_a_is_of_its_seed_alone_and_has_no_zero():
     """From torch's own state after a seed of 255 PEFT's start has an A with an exact 0, which looks like a mask."""
     import torch
 
-    one, outputs = s3_1_placement.Layer(512, 512, 32, 0.05), []
+    one, outputs = peft_masks.Layer(512, 512, 32, 0.05, 255), []
     for state in (0, 255):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(state)
-            outputs.append(s3_1_placement.adapter_output(one, 255))
+            outputs.append(peft_masks.adapter_output(one))
     np.testing.assert_array_equal(*outputs)
-    assert s3_1_placement.struck(outputs[0], one.rank)["in part"] == 0
+    assert peft_masks.struck(outputs[0], one.rank).in_part == 0
 
 
 def test_pefts_own_layer_masks_what_ours_does():

@@ -1,6 +1,9 @@
 """A verdict at which a planted row stops is the full check's: on toy rows, on the ledger's, and on plants in them."""
 
 import dataclasses
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +11,7 @@ from allora_analysis.claims import ledger
 from allora_analysis.claims.cases import Case
 from allora_analysis.render.view import bare
 from tests import test_claims_3_3, test_claims_4_1, test_claims_4_2_definition, test_claims_app_f_listing
-from tests.ledger_rows import Rows, as_is, finding, settled
+from tests.ledger_rows import EXTRAS, Rows, as_is, finding, settled
 
 CLAIMS = Rows()
 CLAIMS.update((one.id, one) for one in ledger.all_claims())
@@ -95,3 +98,22 @@ def test_the_plants_are_of_each_kind_that_there_is():
 def test_the_rows_that_may_be_found_other_than_judged_are_run_in_full():
     later = {name for name, claim in CLAIMS.items() if "against" in bare(claim.check).__code__.co_names}
     assert later == {"3.2-saddle-lora", "3.2-pretrained-saddle", "3.3-tune-carefully"}
+
+
+def test_rows_are_computed_as_without_an_extra():
+    """A row that takes what an extra installs is red, and every extra that the package has is meant."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    def names(listed):
+        return {re.match(r"[\w-]+", one)[0] for one in listed}
+
+    extras = project["optional-dependencies"]
+    assert set(EXTRAS) == names(extras["llm"] + extras["cluster"]) - names(project["dependencies"])
+
+    def takes_peft(cases):
+        import peft
+
+        return peft
+
+    with pytest.raises(ModuleNotFoundError, match="peft"):
+        as_is(dataclasses.replace(CLAIMS["3.3-norm"], id="3.3-toy", check=takes_peft))

@@ -6,20 +6,16 @@ wrong formulas and looks at PEFT's own layer.
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from allora_analysis import tikhonov
+from allora_analysis.claims import peft_masks
 from allora_analysis.claims.cases import OF_SIGNAL, PAPER_KEEP, PAPER_NOISE, Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, Size, claim, not_run, ranged
+from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.claims.s3_1_tikhonov import ROUNDING, TOLERANCE, Regression, design
 from allora_analysis.tikhonov import masks as enumeration
-
-if TYPE_CHECKING:
-    import torch
 
 SEARCH_TOLERANCE = 1e-6
 STARTS = 4
@@ -28,68 +24,26 @@ placement_claim = functools.partial(claim, test="tests/test_tikhonov.py")
 COMMAND = "python -m allora_analysis.tikhonov --placement"
 
 
-class Layer(NamedTuple):
-    """A LoRA layer n₂ → r → n₁ with a drop rate."""
-
-    n1: int
-    n2: int
-    rank: int
-    drop_rate: float
-
-
-def lora_layer(one: Layer) -> "torch.nn.Module":
-    """PEFT's own layer with W* = 0, B = [I; 0] and an A whose entries are not 0 (PEFT's start may draw an exact 0)."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    base = torch.nn.Linear(one.n2, one.n1, bias=False)
-    torch.nn.init.zeros_(base.weight)
-    config = LoraConfig(r=one.rank, lora_alpha=one.rank, lora_dropout=one.drop_rate, target_modules=["0"])
-    layer = get_peft_model(torch.nn.Sequential(base), config).base_model.model[0]
-    torch.nn.init.uniform_(layer.lora_A["default"].weight, 0.5, 1.0)
-    layer.lora_B["default"].weight.data.copy_(torch.eye(one.n1, one.rank))
-    return layer.train()
-
-
-def adapter_output(one: Layer, seed: int) -> np.ndarray:
-    """What LoRA's adapter adds for each unit input while it trains, (n₂, n₁)."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        return lora_layer(one)(torch.eye(one.n2)).numpy()
-
-
-def struck(output: np.ndarray, rank: int) -> dict[str, int]:
-    """How many unit inputs a mask strikes as a whole, and of how many it strikes some of the r latent entries."""
-    dropped = (output[:, :rank] == 0).sum(axis=1)
-    return {"whole": int((dropped == rank).sum()), "in part": int(((dropped > 0) & (dropped < rank)).sum())}
-
-
 @placement_claim(
     "3.1-placement-in-code",
     where=OPENING,
     says="LoRA's regularization hinges on using Dropout Srivastava et al. (2014), i.e., on applying a multiplicative "
     "binary mask to the latent space of the matrix factorization.",
     reading="As a fact about LoRA's code: a mask strikes single entries of Ax, r numbers between A and B; measured on "
-    "PEFT's own layer, and not run where PEFT is not installed.",
+    "PEFT's own layer, whose numbers are committed.",
+    command="python -m allora_analysis.claims.peft_masks",
     test="tests/test_claims_3_1_tikhonov.py",
 )
 def placement_in_code(cases: Cases) -> Finding:
     """Unit inputs through a training layer: a mask on the input strikes Ax as a whole, one on Ax single entries."""
-    if not find_spec("peft"):
-        return replace(not_run("PEFT is not installed"), flips_if="PEFT installed")
-
-    def draw(rng: np.random.Generator) -> Layer:
-        return Layer(
-            *(int(size) for size in rng.integers(16, 65, 2)), int(rng.integers(4, 17)), float(rng.uniform(0.2, 0.8))
-        )
-
-    seeds = iter(cases.rng.integers(2**31, size=99))
-    own = [Case(f"r = {r}, drop rate 0.05", Layer(512, 512, r, 0.05), paper=True) for r in (8, 16, 32)]
+    measured = peft_masks.read()
+    paper = [one for one in measured if one.drop_rate == peft_masks.DROP_RATE]
     judged = cases.judge(
-        own + cases.draw(draw, 6),
-        measure=lambda one: struck(adapter_output(one, int(next(seeds))), one.rank),
+        [
+            Case(f"{one.n2} → {one.rank} → {one.n1}, drop rate {one.drop_rate:g}", one, paper=one in paper)
+            for one in measured
+        ],
+        measure=lambda one: {"whole": measured[one].whole, "in part": measured[one].in_part},
         printed=lambda one, seen: seen["in part"] > 0,
     )
     whole, in_part = (sum(seen[how] for seen in judged.own) for how in ("whole", "in part"))
@@ -101,7 +55,7 @@ def placement_in_code(cases: Cases) -> Finding:
         ),
         size=Size(
             float(in_part),
-            f"of {512 * len(own):,} unit inputs",
+            f"of {sum(one.n2 for one in paper):,} unit inputs",
             f"struck in part, as masks between A and B would strike them; as a whole {whole} (drop rate 0.05: "
             "one in twenty expected)",
         ),
