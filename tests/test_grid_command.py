@@ -250,12 +250,12 @@ def test_rounding_is_told_from_a_difference_and_provenance_is_compared(recorded)
     missing = copy.deepcopy(record.result)
     del missing["epochs"][-1]["test_loss"]
     assert compare(record, dataclasses.replace(record, result=missing)).verdict == "different"
-    for units, verdict in ((1, "within rounding"), (3, "different")):  # six digits of these are kept
-        for name, series in (("row_norms", "mean"), ("loss", "value"), ("induced_norms", None)):
+    for units, verdict in ((1, "within rounding"), (3, "different")):  # six digits of these are kept, or three
+        for name, series, digits in (("row_norms", "mean", 6), ("loss", "value", 6), ("induced_norms", None, 3)):
             moved = copy.deepcopy(record.result)
             of = moved if series is None else moved[name]
             key = series or name
-            of[key] = [float(f"{value:.6e}") + units * _sixth(value) for value in of[key]]
+            of[key] = [float(f"{value:.{digits}e}") + units * _last(value, digits) for value in of[key]]
             assert compare(record, dataclasses.replace(record, result=moved)).verdict == verdict, name
     for study in ("hessian", "stable_rates"):  # whose one loss has all digits
         ours, theirs = (dataclasses.replace(record, study=study, result={"loss": loss}) for loss in (1.05, 1.05 + 5e-6))
@@ -265,8 +265,8 @@ def test_rounding_is_told_from_a_difference_and_provenance_is_compared(recorded)
     assert compare(dataclasses.replace(record, result=older), record).verdict == "bitwise equal"
 
 
-def _sixth(value):
-    return 10.0 ** (math.floor(math.log10(value)) - 5) if value else 0.0
+def _last(value, digits):
+    return 10.0 ** (math.floor(math.log10(value)) - digits + 1) if value else 0.0
 
 
 COMMITTED = records.results_folder("gradient_std").parent

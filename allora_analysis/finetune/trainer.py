@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 
 from allora_analysis import outputs
-from allora_analysis.finetune.run import summarised
+from allora_analysis.finetune.run import COARSE_DIGITS, summarised
 from allora_analysis.lora.autograd import norms_of_rows
 from allora_analysis.lora.pairs import lora_pairs
 
@@ -54,9 +54,9 @@ def norms_by_layer(model: torch.nn.Module) -> dict[str, float]:
     return found
 
 
-def _kept(value: Any) -> float:
-    # Six digits, which is what float32 holds.
-    return float(f"{value:.6g}")
+def _kept(value: Any, digits: int = 6) -> float:
+    # Six digits are what float32 holds.
+    return float(f"{value:.{digits}g}")
 
 
 @torch.no_grad()
@@ -124,8 +124,8 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
 
     `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training, "every" so many steps, to 6
     digits, up to the first that is not finite), `row_norms` (`summarised`), `induced_norms` (after the last step, a
-    number a layer in the order of their names) and `right` (the test rows predicted rightly at the last evaluation,
-    `packed`); all finite: what a diverged run's last step left is not among them.
+    number a layer in the order of their names, to `COARSE_DIGITS`) and `right` (the test rows predicted rightly at the
+    last evaluation, `packed`); all finite: what a diverged run's last step left is not among them.
     """
     epochs: dict[int, dict[str, Any]] = {}
     for entry in log:
@@ -155,7 +155,7 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _in_order(by_layer: dict[str, float]) -> list[float]:
-    return [by_layer[name] for name in sorted(by_layer)]
+    return [_kept(by_layer[name], COARSE_DIGITS) for name in sorted(by_layer)]
 
 
 def _right(log: list[dict[str, Any]], step: int | None) -> dict[str, str]:

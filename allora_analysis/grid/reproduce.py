@@ -20,7 +20,7 @@ from typing import Any
 
 from allora_analysis import images, records
 from allora_analysis.finetune import setting as finetune
-from allora_analysis.finetune.run import SPAN_DIGITS, steps_of
+from allora_analysis.finetune.run import COARSE_DIGITS, steps_of
 from allora_analysis.finetune.sources import where_from
 from allora_analysis.gradient_std.grid import STUDY as GRADIENT_STD
 from allora_analysis.gradient_std.summary import DIGITS as OF_FIGURE_1
@@ -36,8 +36,8 @@ EMBEDDED = "digits"  # data that need no source
 ROUNDING = 1e-6  # some ten units in the last place of float32
 # By study, or part of a result, what numbers are rounded to when they are recorded.
 DIGITS = {tables.STUDY: 6, features.STUDY: 5, GRADIENT_STD: OF_FIGURE_1}
-DIGITS |= {"row_norms": 6, "loss.value": 6, "induced_norms": 6}
-DIGITS |= {f"row_norms.{name}": SPAN_DIGITS for name in ("least", "most")}
+DIGITS |= {"row_norms": 6, "loss.value": 6}
+DIGITS |= dict.fromkeys(("row_norms.least", "row_norms.most", "induced_norms"), COARSE_DIGITS)
 OF_THE_MOMENT = ("time_utc", "seconds", "seconds_a_step", "peak_memory_bytes")
 OF_THE_CODE = ("git_revision", "git_dirty")  # told where the results differ
 RELATIVE = "certificate."  # leaves that are relative errors
