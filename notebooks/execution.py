@@ -74,8 +74,16 @@ def execute(path: Path, write: bool) -> None:
     if write:
         write_atomically(path, lambda target: nbformat.write(notebook, target))
     elif (after := shown_verdicts(notebook)) != before:
-        moved = sorted({claim for claim, _ in set(after) ^ set(before)})
-        raise Failed(f"shows other verdicts than the ledger gives today ({', '.join(moved)}): make notebooks")
+        raise Failed(f"shows other verdicts than the ledger gives today ({_moved(before, after)}): make notebooks")
+
+
+def _moved(before: list[tuple[str, str]], after: list[tuple[str, str]]) -> str:
+    # "3.1-expectation: shown holds, today refuted".
+    told = []
+    for claim in sorted({claim for claim, _ in set(before) ^ set(after)}):
+        shown, today = (", ".join(verdict for one, verdict in of if one == claim) or "none" for of in (before, after))
+        told.append(f"{claim}: shown {shown}, today {today}")
+    return "; ".join(told)
 
 
 def of_today(path: Path, root: Path = ROOT) -> bool:
