@@ -25,7 +25,7 @@ import tyro
 import allora_analysis
 from allora_analysis import outputs
 from allora_analysis.study import INTERRUPTED, NOTES, Output, Study, as_json, doubt, note, show
-from allora_analysis.validation import TOO_LARGE, ArgumentError, cut, shown
+from allora_analysis.validation import LLM, TOO_LARGE, ArgumentError, cut, not_installed, shown
 
 # How torch says that a CPU has no more memory, without a type of its own for it: as a RuntimeError.
 TORCH_FULL = ("can't allocate memory", "Storage size calculation overflowed")
@@ -44,6 +44,12 @@ def guarded(command: Callable[[], int]) -> int:
         return status
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in LLM:
+            raise
+        print(f"error: {not_installed(name)}", file=sys.stderr)
         return 2
     except MemoryError as error:
         return _too_large(str(error) or "no more is free")

@@ -17,6 +17,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -297,6 +298,22 @@ def ending(path: Path) -> Path:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EINVAL, "a pipe or a device, a file wanted", str(path))
     return path
+
+
+# Packages that the extra `llm` installs, directly or through these.
+LLM = ("accelerate", "datasets", "gguf", "huggingface_hub", "peft", "safetensors", "tokenizers", "transformers")
+
+
+def not_installed(name: str) -> str:
+    """What is said of a package of the extra `llm` that is not there."""
+    return f"{name} is not installed: pip install 'allora-analysis[llm]'"
+
+
+def installed(*names: str) -> None:
+    """Refuse to go on without packages of the extra `llm`."""
+    for name in names:
+        if find_spec(name) is None:
+            raise ArgumentError(not_installed(name))
 
 
 def unit_scaled(array: Float[np.ndarray, "*shape"]) -> tuple[Float[np.ndarray, "*shape"], int]:

@@ -230,9 +230,9 @@ def ascent_twin(shape, eta, a_std, b_std, samples, draws, generator):
 def test_ascent_frequency(rng):
     shape, eta, a_std, b_std, samples = (3, 2, 1), 1.0, 0.3, 20.0, 1
     found = adaptive.ascent_frequency(shape, eta, a_std, b_std, samples=samples, draws=40_000, generator=rng)
-    twin = ascent_twin(shape, eta, a_std, b_std, samples, 1500, rng)
+    twin = ascent_twin(shape, eta, a_std, b_std, samples, 2000, rng)
     shares = np.array([found.a_part, found.total])
-    stderr = np.sqrt(shares * (1 - shares) / 1500)
+    stderr = np.sqrt(shares * (1 - shares) / 2000)
     assert_close_to_stderr(twin, shares, stderr, smallest_error=0.05)
     assert_rejects(assert_close_to_stderr, twin, shares + 0.05, stderr, smallest_error=0.05)
     assert found.a_part_stderr == pytest.approx(np.sqrt(found.a_part * (1 - found.a_part) / 40_000))

@@ -219,7 +219,7 @@ def test_without_peft_its_masks_are_read_and_cannot_be_measured(monkeypatch, cap
     found = ROWS.finding("3.1-placement-in-code")
     assert (found.verdict, found.at_paper) == ("refuted", False)
     assert peft_masks.main(["--out", str(tmp_path / "masks.json")]) == 2
-    assert "PEFT is not installed: pip install 'allora-analysis[llm]'" in capsys.readouterr().err
+    assert "peft is not installed: pip install 'allora-analysis[llm]'" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
 
 

@@ -1,6 +1,7 @@
 """A command in this process: its switches, its outputs, what stops it and what it refuses."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import math
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from allora_analysis import cli
 from allora_analysis.study import Result, Study, Table, plain
 from allora_analysis.validation import ArgumentError
+from tests import tiny_finetune
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,47 @@ def test_sizes_beyond_any_memory_are_one_line(capsys, name, flags):
     assert (out, err) == ("", "error: not enough memory (an array larger than any memory); ask for smaller sizes\n")
 
 
+@pytest.mark.bad_input
+def test_what_an_extra_installs_is_asked_for_in_one_line(capsys, monkeypatch, tmp_path):
+    """Planted: a traceback, from each command that loads a model."""
+    data, base, adapter = tiny_finetune.sentences(tmp_path / "films", 700), tmp_path / "model", tmp_path / "adapter"
+    tiny_finetune.bert(base)
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 2, "peft_type": "LORA"}')
+    (adapter / "adapter_model.safetensors").touch()
+    finetune = functools.partial(cli.main, importlib.import_module("allora_analysis.finetune.study").STUDY)
+    doctor, ripple, hessian, features = (
+        importlib.import_module(name).main
+        for name in (
+            "allora_analysis.doctor.__main__",
+            "allora_analysis.claims.pretrained_ripple",
+            "experiments.hessian",
+            "experiments.dropout_features",
+        )
+    )
+    of_model = f"--model {base} --data {data}"
+    for name, command, words in (
+        ("transformers", finetune, f"--arm lora --max-steps 1 {of_model}"),
+        ("transformers", doctor, f"--r 16 --alpha 16 --lr 1e-3 {of_model}"),
+        ("transformers", ripple, f"{base} all-MiniLM-L6-v2 --data {data}"),
+        ("transformers", hessian, f"--model-name all-MiniLM-L6-v2 {of_model} --results {tmp_path / 'results'}"),
+        ("transformers", features, f"{of_model} --results {tmp_path / 'results'}"),
+        ("safetensors", doctor, str(adapter)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            assert command(words.split()) == 2, words
+        told = f"error: {name} is not installed: pip install 'allora-analysis[llm]'\n"
+        assert capsys.readouterr().err.endswith(told), words
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert finetune(f"--model {tmp_path / 'none'} --data {data} --arm lora".split()) == 2
+    assert "is no folder or file here, and huggingface_hub is not installed: pip" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    "error", [RuntimeError("shapes"), OSError("no file's")], ids=lambda error: type(error).__name__
+    "error",
+    [RuntimeError("shapes"), OSError("no file's"), ModuleNotFoundError("No module named 'tyro'", name="tyro")],
+    ids=lambda error: type(error).__name__,
 )
 def test_the_toolkits_own_errors_stay_loud(error):
     def command():

@@ -59,6 +59,11 @@ def test_mistakes_are_refused_before_anything_runs(made, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArgumentError, match="results must be a folder"):
         grid.run(dataclasses.replace(wanted, results=tmp_path / "file"))
+    for name in ("transformers", "peft", "accelerate"):  # before the first run, not at each of them
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            with pytest.raises(ArgumentError, match=f"{name} is not installed: pip"):
+                grid.run(wanted)
     monkeypatch.delitem(sys.modules, "allora_analysis.grid.jobs", raising=False)
     monkeypatch.delattr(sys.modules["allora_analysis.grid"], "jobs", raising=False)
     for name in [name for name in sys.modules if name.partition(".")[0] == "submitit"] or ["submitit"]:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 from tyro.conf import arg
 
 from allora_analysis import cli, outputs
-from allora_analysis.validation import ArgumentError
+from allora_analysis.validation import installed
 
 if TYPE_CHECKING:
     import torch
@@ -102,8 +101,7 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Measures and writes."""
     outputs.entries("--out", arguments.out)
-    if not find_spec("peft"):
-        raise ArgumentError("PEFT is not installed: pip install 'allora-analysis[llm]'")
+    installed("peft")
     seen = {one: struck(adapter_output(one), one.rank) for one in layers()}
     found = {
         "peft": version("peft"),

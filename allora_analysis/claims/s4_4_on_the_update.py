@@ -226,7 +226,7 @@ def procedure(cases: Cases, folder: Path | None) -> Finding:
     tested = cases.test(next(iter(found.values())), lambda samples: like_table_3(share(samples)))
     printed, low, high = reported_ratio()
     table = f"Table 3: {bound(low, 2, False):.2f} to {bound(high, 2, True):.2f}"
-    told = f"{ours.value:.2f} of LoRA's rise at η·l_b; as listed {as_listed.value:.2f}; {table}."
+    told = f"{ours.value:.2f} of LoRA's rise at η·l_b; as listed {as_listed.value:.2f} of it; {table}."
     return tested.finding(
         holds=f"Yes: {told}",
         refuted=f"No: {told}",

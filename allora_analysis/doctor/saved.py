@@ -235,10 +235,8 @@ def _alpha(key: str, tensor: Any) -> float:
 
 def _tensors(weights: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     # What is read, and the names of what is not.
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ModuleNotFoundError:
-        raise ArgumentError("safetensors is not installed: pip install 'allora-analysis[llm]'") from None
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(str(ending(weights)), framework="pt") as opened:
             keys = opened.keys()

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from allora_analysis import records
-from allora_analysis.validation import ArgumentError
+from allora_analysis.validation import ArgumentError, not_installed
 
 SAFE = {"model.safetensors", "model.safetensors.index.json"}  # where one is, transformers loads no other weights
 UNSAFE = "pytorch_model"  # what their names start with
@@ -58,8 +58,10 @@ def digests(model: str, data_digest: str, dry_run: bool = False) -> dict[str, st
 
 def _snapshot(source: str, counted: tuple[str, ...]) -> Path:
     # Of a hub's files those that count: others, weights for other programs say, can be many times as large.
-    from huggingface_hub import snapshot_download
-
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError as error:
+        raise ArgumentError(f"model {source!r}: is no folder or file here, and {not_installed(error.name)}") from None
     wanted, below = [f"*{suffix}" for suffix in counted], "*/*"
     try:
         path = Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=[below, f"{UNSAFE}*"]))

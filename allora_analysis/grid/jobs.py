@@ -29,7 +29,7 @@ from submitit.helpers import Checkpointable, DelayedSubmission
 from allora_analysis import outputs, records
 from allora_analysis.finetune.setting import STUDY
 from allora_analysis.grid import plan
-from allora_analysis.grid.plan import Grid, Summary, Task, key, recorded, sweep
+from allora_analysis.grid.plan import Grid, Summary, Task, key, recorded, sweep, to_run
 from allora_analysis.outputs import write_atomically
 from allora_analysis.records.files import STALE_SECONDS, Busy
 from allora_analysis.records.record import record_path
@@ -350,7 +350,7 @@ def run(grid: Grid, cluster: str, **parameters: Any) -> Summary:
     """
     known = recorded(grid)
     sweep(grid, known)
-    todo = [task for task, record in known.items() if record is None]
+    todo = to_run(known)
     top = grid.results / records.UNFINISHED / "jobs"
     try:
         return _hand_over(grid, cluster, top, todo, len(known), parameters) if todo else Summary(known=len(known))

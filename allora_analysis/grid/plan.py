@@ -21,7 +21,7 @@ from allora_analysis.finetune import sources
 from allora_analysis.finetune.setting import PROTOCOL, STUDY, Setting
 from allora_analysis.finetune.sources import where_from
 from allora_analysis.records.files import Busy
-from allora_analysis.validation import ArgumentError, choice
+from allora_analysis.validation import ArgumentError, choice, installed
 
 if TYPE_CHECKING:
     from allora_analysis.finetune.data import TextData
@@ -257,6 +257,14 @@ def _like(config: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(config[name] for name in ("model", "data", "batch_size", "max_length", "precision"))
 
 
+def to_run(known: Mapping[Task, records.Record | None]) -> list[Task]:
+    """The tasks without a record; refused where there are some and what trains them is not installed."""
+    todo = [task for task, record in known.items() if record is None]
+    if todo:
+        installed("transformers", "peft", "accelerate")
+    return todo
+
+
 PATIENCE = 5.0  # seconds between two looks at runs that a neighbor is at
 
 
@@ -280,7 +288,7 @@ def _one_by_one(grid: Grid) -> Summary:
     """Run what is not recorded; a run that another process is at is looked at again when the others are done."""
     known = recorded(grid)
     sweep(grid, known)
-    todo = [task for task, record in known.items() if record is None]
+    todo = to_run(known)
     before, ran, failed, waited = len(known) - len(todo), 0, [], False
     try:
         while todo:
