@@ -42,39 +42,37 @@ def guarded(command: Callable[[], int]) -> int:
             status = command()
         outputs.tell(sys.stdout.flush)
         return status
-    except ArgumentError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        name = (error.name or "").partition(".")[0]
-        if name not in LLM:
-            raise
-        print(f"error: {not_installed(name)}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        return _too_large(str(error) or "no more is free")
-    except ValueError as error:
-        if not str(error).startswith(TOO_LARGE):
-            raise
-        return _too_large("an array larger than any memory")
-    except OverflowError as error:
-        print(f"error: a number leaves double precision's range ({error}); ask for less extreme ones", file=sys.stderr)
-        return 2
     except KeyboardInterrupt as error:
         print(f"interrupted: {str(error) or 'nothing was finished yet'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # of a print outside `outputs.tell`
         outputs.swallow()
         return 0
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:
+        if (told := _mistake(error)) is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}; name one that can be read and written", file=sys.stderr)
+        print(f"error: {told}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        if not any(words in str(error) for words in (*TORCH_FULL, "out of memory")):
-            raise
-        return _too_large(f"{error!s:.80}")
+
+
+def _mistake(error: Exception) -> str | None:
+    # What is said of a caller's mistake, or of what this machine has not; None of an error of the toolkit's own.
+    match error:
+        case ArgumentError():
+            return str(error)
+        case ModuleNotFoundError() if (error.name or "").partition(".")[0] in LLM:
+            return not_installed(error.name.partition(".")[0])
+        case MemoryError():
+            return _too_large(str(error) or "no more is free")
+        case ValueError() if str(error).startswith(TOO_LARGE):
+            return _too_large("an array larger than any memory")
+        case OverflowError():
+            return f"a number leaves double precision's range ({error}); ask for less extreme ones"
+        case OSError() if error.filename is not None:
+            return f"{error.filename}: {error.strerror}; name one that can be read and written"
+        case RuntimeError() if any(words in str(error) for words in (*TORCH_FULL, "out of memory")):
+            return _too_large(f"{error!s:.80}")
+    return None
 
 
 @contextlib.contextmanager
@@ -86,9 +84,8 @@ def goes_on() -> Iterator[None]:
         raise KeyboardInterrupt("what is recorded is kept; the same command goes on from there") from None
 
 
-def _too_large(why: str) -> int:
-    print(f"error: not enough memory ({why}); ask for smaller sizes", file=sys.stderr)
-    return 2
+def _too_large(why: str) -> str:
+    return f"not enough memory ({why}); ask for smaller sizes"
 
 
 def parse(
