@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from allora_analysis import outputs
+from allora_analysis import cli, outputs
 
 PAGE = Path(__file__).with_suffix(".md")
 BLOCK = re.compile(r"```(sh|python)\n(.*?)```\n\n```text\n(.*?)```\n", re.DOTALL)
@@ -58,5 +58,11 @@ def _within(folder: str) -> Iterator[None]:
         os.chdir(here)
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """The command."""
     outputs.write_text("page", PAGE, rewritten(PAGE.read_text(encoding="utf-8")))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.guarded(main))
