@@ -203,7 +203,7 @@ def draws(rng, n, repeats):
 
 @pytest.mark.statistical
 def test_unbiased_and_the_raw_variance_over_seeds_is_not(rng):
-    totals, errors = draws(rng, 6, 2000)
+    totals, errors = draws(rng, 6, 3000)
     estimates = np.array([seed_component(t, s).seed for t, s in zip(totals, errors, strict=True)])
     assert_mean(estimates, SEED, smallest_error=0.22 * SEED)
     # The planted one forgets that part of the spread over seeds is the error of measuring each.

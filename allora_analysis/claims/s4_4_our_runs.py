@@ -30,7 +30,7 @@ from allora_analysis.grid.reading import (
     recorded,
 )
 from allora_analysis.statistics import Judgement, decide, in_every
-from allora_analysis.statistics.e_values import bounds
+from allora_analysis.statistics.e_values import bounds, e_values
 from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import bound, signed
 
@@ -79,6 +79,19 @@ def in_orders(differences: Sequence[float], margin: float, threshold: float) -> 
     said = np.select(each, ["above", "below", "equivalent"], "open")
     first = said[np.arange(ORDERS), (said != "open").argmax(axis=1)]
     return {str(verdict): float(np.mean(first == verdict)) for verdict in np.unique(first)}
+
+
+def every_seed(differences: Sequence[float], margin: float, threshold: float) -> dict[str, Any]:
+    """What all seeds recorded say, those after the decision too: mean, e-values, bounds and what the rule calls it."""
+    bounded = functools.partial(bounds, threshold=threshold, grain=TIE)
+    (above, below), (low, high) = e_values(differences, grain=TIE)[-1], bounded(differences)
+    every = [bounded(differences[:n]) for n in range(2, len(differences) + 1)]  # right at all n at once
+    lows, highs = ([ends[side] for ends in every if ends[side] is not None] for side in (0, 1))
+    same = low is not None and -margin < low and high < margin
+    said = {"ahead": above >= threshold, "behind": below >= threshold, "practically equal": same}
+    told = {"n": len(differences), "mean": statistics.fmean(differences), "above": float(above), "below": float(below)}
+    told |= {"bounds of every n together": (max(lows, default=None), min(highs, default=None))}
+    return told | {"low": low, "high": high, "they say": next((word for word, true in said.items() if true), "open")}
 
 
 def over_seeds(complete: Mapping[str, list[float]]) -> list[float]:

@@ -19,7 +19,7 @@ from allora_analysis.arms import ARMS
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.claims.s4_2_factor import lost, rate_in_words
-from allora_analysis.claims.s4_4_our_runs import in_orders, on_runs, shown
+from allora_analysis.claims.s4_4_our_runs import every_seed, in_orders, on_runs, shown
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.grid import reading
@@ -46,9 +46,9 @@ from allora_analysis.grid.reading import (
 )
 from allora_analysis.records import Record
 from allora_analysis.statistics import one_sided, two_level
-from allora_analysis.statistics.e_values import CAP, EFFECT, THRESHOLD, Sequential, e_values
-from allora_analysis.statistics.e_values import bounds as bounds_of
+from allora_analysis.statistics.e_values import CAP, EFFECT, THRESHOLD, Sequential
 from allora_analysis.statistics.e_values import decide as decide_by_e_values
+from allora_analysis.statistics.intervals import TwoLevel
 from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import bound, signed
 
@@ -140,6 +140,7 @@ def _seed_by_seed(
     pairs = own_best_pairs(name, arm)[: len(spent)]
     runs = reading.found([run for pair in pairs for run in pair], folder)
     table = right_differences({run: record.result for run, record in runs.items()}, pairs)
+    sentences = None if table is None else two_level(table)
     if one.verdict != "open":
         whole["share of orders of the seeds"] = in_orders(spent, margin, threshold)
     bounds = (whole["low"], whole["high"])
@@ -147,15 +148,13 @@ def _seed_by_seed(
     measured = {
         arm: dataclasses.asdict(one) | {"differences": used},
         "all seeds recorded": whole,
-        "over seeds and sentences, 95 %": None if table is None else dataclasses.asdict(two_level(table)),
+        "over seeds and sentences, 95 %": sentences and dataclasses.asdict(sentences),
         **_beside(name, (first, arm), folder),
         **(more or {}),
         **_afterwards(spent, decided, pairs, runs),
         "learning_rate": OWN_BEST[name].rates,
     }
-    levels = {"threshold": threshold, "each": 100 - 100 / threshold, "both": 100 - 200 / threshold}
-    rule = SEQUENTIAL_RULE.format(first=ARMS[first].label, **levels)
-    rule += " (no bounds yet: Student's t interval)" if None in bounds else ""
+    rule = f"{_spent_in_words(whole, sentences)}; {_rule_in_words(first, threshold, None in bounds)}"
     stopped = f"those {one.n} seeds run anew; none beyond them, as the rule has stopped"
     wanted = _wanted(one, spent, threshold)
     return tested.finding(
@@ -173,17 +172,19 @@ def _seed_by_seed(
     )
 
 
-def every_seed(differences: Sequence[float], margin: float, threshold: float) -> dict[str, Any]:
-    """What all seeds recorded say, those after the decision too: mean, e-values, bounds and what the rule calls it."""
-    bounded = functools.partial(bounds_of, threshold=threshold, grain=TIE)
-    (above, below), (low, high) = e_values(differences, grain=TIE)[-1], bounded(differences)
-    every = [bounded(differences[:n]) for n in range(2, len(differences) + 1)]  # right at all n at once
-    lows, highs = ([ends[side] for ends in every if ends[side] is not None] for side in (0, 1))
-    same = low is not None and -margin < low and high < margin
-    said = {"ahead": above >= threshold, "behind": below >= threshold, "practically equal": same}
-    told = {"n": len(differences), "mean": statistics.fmean(differences), "above": float(above), "below": float(below)}
-    told |= {"bounds of every n together": (max(lows, default=None), min(highs, default=None))}
-    return told | {"low": low, "high": high, "they say": next((word for word, true in said.items() if true), "open")}
+def _spent_in_words(whole: Mapping[str, Any], sentences: TwoLevel | None) -> str:
+    # E-values of all seeds recorded, and the interval over sentences, too.
+    told = f"e-values {whole['above']:.2g} above 0 and {whole['below']:.2g} below"
+    if sentences is None:
+        return told
+    low, high = (100 * end for end in sentences.interval)
+    return f"{told}; {bound(low, 2, False):.2f} to {bound(high, 2, True):.2f} over seeds and sentences (95 %)"
+
+
+def _rule_in_words(first: str, threshold: float, no_bounds: bool) -> str:
+    levels = {"threshold": threshold, "each": 100 - 100 / threshold, "both": 100 - 200 / threshold}
+    rule = SEQUENTIAL_RULE.format(first=ARMS[first].label, **levels)
+    return rule + " (no bounds yet: Student's t interval)" * no_bounds
 
 
 def _at(name: str) -> str:
