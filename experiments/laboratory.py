@@ -106,9 +106,9 @@ truth of -0.4 (-0.2), the row is refuted in all (in 70 %), at a truth of 0 nearl
 (`tests/test_claims_laboratory.py`).
 
 **What it does not answer.** Interactions: no statement names one and none is tested. In a quarter of the combinations
-pairs of factors are confounded with other pairs. LoRA's own scaling α/r: it is 1 throughout. CIFAR-10: `--data cifar10` takes it, and no run was made.
-Effects of 0.1 points after 300 steps: with a hundred seeds 95 % intervals are ±0.2 there, and one method is up to 0.3
-from itself. A line of the table has no time: its runs were not timed one by one.
+pairs of factors are confounded with other pairs. LoRA's own scaling α/r: it is 1 throughout. CIFAR-10: `--data cifar10`
+takes it, and no run was made. Effects of 0.1 points after 300 steps: with a hundred seeds 95 % intervals are ±0.2
+there, and one method is up to 0.3 from itself. A line of the table has no time: its runs were not timed one by one.
 
 **MNIST**, a question added when all of the above had been read, its rules before its own runs: is ALLoRA at η² = 4 more
 accurate than LoRA on another data set, with 4,861 test images in place of 191 and 5,000 validation images in place of

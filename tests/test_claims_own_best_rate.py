@@ -164,6 +164,14 @@ def test_seeds_that_chose_no_rate_judge_where_there_are_some(runs_folder, gain, 
     gains = np.array([(~line[:4]).sum() for line in RIGHT[: found.evidence.n]]) / 40
     assert both["mean"] == pytest.approx(gains.mean())
     assert (both["seeds"], both["rows"]) == (found.evidence.n, 40)
+    spent, told = found.evidence.measured["all seeds recorded"], found.evidence.tolerance_source
+    words = re.match(
+        r"e-values (\S+) above 0 and (\S+) below; (\S+) to (\S+) over seeds and sentences \(95 %\); ", told
+    )
+    above, below, low, high = map(float, words.groups())
+    assert (above, below) == pytest.approx((spent["above"], spent["below"]), rel=0.05)
+    assert low <= 100 * both["interval"][0] < low + 0.02
+    assert high - 0.02 < 100 * both["interval"][1] <= high
 
 
 def test_a_decision_that_hangs_on_the_order_says_so():

@@ -174,7 +174,7 @@ def _seed_by_seed(
 
 def _spent_in_words(whole: Mapping[str, Any], sentences: TwoLevel | None) -> str:
     # E-values of all seeds recorded, and the interval over sentences, too.
-    told = f"e-values {whole['above']:.2g} above 0 and {whole['below']:.2g} below"
+    told = f"e-values {whole['above']:.3g} above 0 and {whole['below']:.3g} below"
     if sentences is None:
         return told
     low, high = (100 * end for end in sentences.interval)
