@@ -107,7 +107,7 @@ def run(arguments: Arguments) -> int:
         "peft": version("peft"),
         "layers": [{"layer": one._asdict(), "struck": how._asdict()} for one, how in seen.items()],
     }
-    text = json.dumps(found).replace('{"layer"', '\n{"layer"')
+    text = json.dumps(found).replace('[{"layer"', '[\n{"layer"').replace(', {"layer"', ',\n{"layer"')
     outputs.write_text("--out", arguments.out, text + "\n")
     in_part = sum(how.in_part for how in seen.values())
     outputs.say(f"{in_part} of {sum(one.n2 for one in seen):,} unit inputs struck in part, in {arguments.out}")
