@@ -17,6 +17,7 @@ from allora_analysis.claims.claim import Claim, Finding
 from allora_analysis.lora import functional
 from allora_analysis.render.view import bare, recorded
 from allora_analysis.study import plain
+from allora_analysis.validation import LLM
 
 
 def finding(claim: Claim, results: Path | None = None, seed: int = 0) -> Finding:
@@ -27,7 +28,7 @@ def finding(claim: Claim, results: Path | None = None, seed: int = 0) -> Finding
     return row.finding
 
 
-EXTRAS = ("transformers", "peft", "accelerate", "datasets", "safetensors", "gguf", "submitit")
+EXTRAS = (*LLM, "submitit")
 
 
 @functools.cache

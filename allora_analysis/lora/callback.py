@@ -19,10 +19,10 @@ from allora_analysis.lora.doctor import Diagnosis, NoAdapter, doctor
 from allora_analysis.lora.doctor.advice import VERDICTS
 from allora_analysis.lora.doctor.measured import unwrapped
 from allora_analysis.lora.watch import warn_of_run
-from allora_analysis.validation import ArgumentError, count
+from allora_analysis.validation import ArgumentError, count, not_installed
 
 if importlib.util.find_spec("transformers") is None:
-    raise ModuleNotFoundError("transformers is not installed: pip install 'allora-analysis[llm]'", name="transformers")
+    raise ModuleNotFoundError(not_installed("transformers"), name="transformers")
 
 from transformers import TrainerCallback
 

@@ -11,9 +11,11 @@ Everything else (saving, switching, merging, `modules_to_save`, checkpointing) i
 
 from importlib.util import find_spec
 
+from allora_analysis.validation import not_installed
+
 # The library, not this package: imports are absolute.
 if find_spec("peft") is None:
-    raise ModuleNotFoundError("PEFT is not installed: pip install 'allora-analysis[llm]'", name="peft")
+    raise ModuleNotFoundError(not_installed("PEFT"), name="peft")
 
 from allora_analysis.arms import VARIANTS
 from allora_analysis.lora.peft.config import ALLoRAConfig, ALLoRAModel, allora_config
