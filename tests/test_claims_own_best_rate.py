@@ -1,6 +1,7 @@
 """The ledger's rows of own best rates: verdicts follow from planted records, and from nothing else."""
 
 import re
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -11,32 +12,22 @@ from allora_analysis.claims import s4_4_our_runs as our_runs
 from allora_analysis.claims import s4_4_own_best_rate as section
 from allora_analysis.claims.claim import units_wanted
 from allora_analysis.finetune.run import summarised
-from allora_analysis.finetune.setting import ARMS, PROTOCOL, STUDY
+from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.grid.presets import FIRST_SEED, LISTS, MARGINS, OWN_BEST, own_best_verdicts
 from allora_analysis.grid.reading import judged
 from allora_analysis.statistics.e_values import decide, e_values
 from allora_analysis.statistics.paired import TIE
 from tests.ledger_rows import Rows
-from tests.planted_finetune import DIGESTS, better, plant, wiggle
+from tests.planted_finetune import DIGESTS, better, plant
 
 CLAIMS = Rows(section)
 finding = CLAIMS.finding
 BY_ROW = {
-    "4-own-best-rate": ("all-MiniLM-L6-v2", "adamw"),
-    "4-own-best-rate-sgd": ("all-MiniLM-L6-v2", "sgd"),
-    "4-own-best-rate-smollm2": ("SmolLM2-135M", "adamw"),
+    "4-own-best-rate": "minilm-adamw",
+    "4-own-best-rate-sgd": "minilm-sgd",
+    "4-own-best-rate-smollm2": "smollm2-adamw",
 }
-
-
-@pytest.mark.parametrize("identifier", BY_ROW)
-def test_every_row_reads_its_own_list(runs_folder, identifier):
-    """Planted: ALLoRA is better on this row's list, LoRA on the other two."""
-    for name, of in BY_ROW.items():
-        gain = 0.02 if name == identifier else -0.02
-        plant(runs_folder, section.listed(*of), better(("allora_0", "allora_adamw"), gain))
-    assert finding(identifier).verdict == "holds"
-    assert all(finding(name).verdict == "refuted" for name in BY_ROW if name != identifier)
-    assert (finding("4-own-best-rate-sgd").at_paper is None) is True
+SEQUENTIAL = "4-own-best-rate-smollm2"  # a row of one arm, judged by e-values
 
 
 def test_an_arm_that_failed_is_named():
@@ -46,77 +37,25 @@ def test_an_arm_that_failed_is_named():
     assert section._failed_in_words([0.0, 0.01, 0.09, -0.09]) == ""
 
 
-def test_the_lists_are_the_preset():
-    of_rows = [run for of in BY_ROW.values() for run in section.listed(*of)]
-    assert sorted(map(repr, of_rows)) == sorted(map(repr, LISTS["learning_rates"]["desk"]))
-
-
-def test_own_best_rate_is_chosen_on_validation(runs_folder):
-    best = {"lora": 1e-3, "allora_0": 3e-4}
-
-    def accuracy(run):
-        at_best = run.learning_rate == best.get(run.arm, 1e-4)
-        return [0.7 + 0.1 * at_best + (0.02 + wiggle(run)) * (run.arm.startswith("allora"))]
-
-    plant(runs_folder, section.listed(*BY_ROW["4-own-best-rate"]), accuracy)
-    found = finding("4-own-best-rate")
-    measured = found.evidence.measured
-    assert (found.verdict, measured["allora_0"]["mean"]) == ("holds", pytest.approx(0.02))
-    assert measured["learning_rate"]["lora"] == 1e-3
-    assert measured["learning_rate"]["allora_0"] == 3e-4
-    assert measured["best at an end of their range"] == []
-    assert set(measured["other arms"]) == set(ARMS) & {"allora_adamw", "dora", "loraplus", "asf_lora"}
-
-
-@pytest.mark.parametrize("rate", [3e-5, 1e-2])
-def test_a_best_rate_at_an_end_of_the_range_is_told(runs_folder, rate):
-    def accuracy(run):
-        best = rate if run.arm == "lora" else 3e-4
-        return [0.7 + 0.1 * (run.learning_rate == best) + wiggle(run) * (run.seed == 1)]
-
-    plant(runs_folder, section.listed(*BY_ROW["4-own-best-rate"]), accuracy)
-    found = finding("4-own-best-rate")
-    assert found.verdict == "undecided"
-    assert found.evidence.measured["best at an end of their range"] == ["lora"]
-
-
-def test_a_rate_at_which_a_run_diverged_is_not_the_best(runs_folder):
-    wanted = section.listed(*BY_ROW["4-own-best-rate"])
-
-    def accuracy(run):
-        gone = run.learning_rate == 3e-3 and run.seed == 0
-        return [None] if gone else [0.9 if run.learning_rate == 3e-3 else 0.8 + wiggle(run)]
-
-    plant(runs_folder, wanted, accuracy)
-    assert finding("4-own-best-rate").evidence.measured["learning_rate"]["lora"] == 3e-5
-    everywhere = runs_folder / "everywhere"
-    plant(everywhere, wanted, lambda run: [None] if (run.arm, run.seed) == ("lora", 0) else [0.8 + wiggle(run)])
-    found = finding("4-own-best-rate", results=everywhere)
-    assert found.verdict == "undecided"
-    assert found.corrected == "a run diverged among the pairs of allora_0"
-
-
-@pytest.mark.parametrize("identifier", BY_ROW)
-@pytest.mark.parametrize(("gain", "verdict"), [(0.02, "holds"), (-0.02, "refuted")])
-def test_own_best_rate_judges_the_papers_own_layer(runs_folder, identifier, gain, verdict):
-    """ALLoRAAdamW, which the paper does not have, goes the other way by as much."""
-
-    def accuracy(run):
-        of = {"allora_0": gain, "allora_adamw": -gain}.get(run.arm, 0.0)
-        return [0.8 + of + wiggle(run) * (run.arm != "lora")]
-
-    plant(runs_folder, section.listed(*BY_ROW[identifier]), accuracy)
-    assert finding(identifier).verdict == verdict
-
-
 RIGHT = np.random.default_rng(5).random((60, 40)) < 0.75
 
 
-def seeds_of_a_list(folder, name, seeds, gain, spread=0.004, later=0.0, cpu=lambda run: "one", fails=(), doubled=0.0):
+def seeds_of_a_list(
+    folder,
+    name,
+    seeds,
+    gain,
+    spread=0.004,
+    later=0.0,
+    cpu=lambda run: "one",
+    fails=(),
+    doubled=0.0,
+    of=MappingProxyType({}),
+):
     """Records of the list's arms, with the rows they are right on: all but LoRA are `gain` above it on average.
 
-    Seeds from the twelfth on gain `later` more; LoRA is at chance in the places that fail, and `doubled` above itself
-    at its rate of 2e-3, on MiniLM under AdamW.
+    An arm's gain is as many times as `of` says; seeds from the twelfth on gain `later` more. LoRA is at chance in the
+    places that fail, and `doubled` above itself at its rate of 2e-3, on MiniLM under AdamW.
     """
     draws = np.random.default_rng(11).normal(0.0, spread, seeds)
     draws -= draws.mean()
@@ -127,7 +66,7 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004, later=0.0, cpu=lamb
                 0.75
                 - 0.25 * (one.arm == "lora" and place in fails)
                 + doubled * (one.arm == "lora" and one.learning_rate == 2e-3)
-                + (one.arm != "lora") * (gain + draws[place] + later * (place >= 12))
+                + (one.arm != "lora") * (of.get(one.arm, 1) * gain + draws[place] + later * (place >= 12))
             )
             right = np.packbits(RIGHT[place] | (np.arange(40) < 4 * (one.arm != "lora"))).tobytes().hex()
             epochs = [{"epoch": 1.0, "step": 2, "test_accuracy": value, "test_loss": 0.4 - value / 10}]
@@ -136,6 +75,27 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004, later=0.0, cpu=lamb
             result["row_norms"] = summarised({"step": [0, 2], "layers": {"q": [0.0, 0.05]}})
             facts = {"cpu": cpu(one)}
             records.save(folder, STUDY, one, result, protocol=PROTOCOL, digests=DIGESTS, provenance=facts)
+
+
+@pytest.mark.parametrize("identifier", BY_ROW)
+def test_every_row_reads_its_own_list(runs_folder, identifier):
+    """Planted: ALLoRA is better on this row's list, LoRA on the other two."""
+    for row, name in BY_ROW.items():
+        seeds_of_a_list(runs_folder, name, 12, 0.02 if row == identifier else -0.02)
+    assert {row: finding(row).verdict for row in BY_ROW} == dict.fromkeys(BY_ROW, "refuted") | {identifier: "holds"}
+    assert (finding("4-own-best-rate-sgd").at_paper is None) is True
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.02, "holds"), (-0.02, "refuted")])
+def test_own_best_rate_judges_the_papers_own_layer(runs_folder, gain, verdict):
+    """ALLoRAAdamW, which the paper does not have, goes the other way by as much."""
+    seeds_of_a_list(runs_folder, "minilm-adamw", 12, gain, of={"allora_adamw": -1})
+    assert finding("4-own-best-rate").verdict == verdict
+
+
+def test_the_lists_of_the_chosen_rates_are_the_preset():
+    chose = [run for name in BY_ROW.values() for run in section.listed(*OWN_BEST[name][:2])]
+    assert sorted(map(repr, chose)) == sorted(map(repr, LISTS["learning_rates"]["desk"]))
 
 
 @pytest.mark.parametrize(
@@ -149,9 +109,10 @@ def seeds_of_a_list(folder, name, seeds, gain, spread=0.004, later=0.0, cpu=lamb
 )
 def test_seeds_that_chose_no_rate_judge_where_there_are_some(runs_folder, gain, spread, verdict, begins):
     """Planted: the three seeds that chose the rates say the opposite."""
-    plant(runs_folder, section.listed(*BY_ROW["4-own-best-rate"]), better(("allora_0",), -0.02 if gain > 0 else 0.02))
-    seeds_of_a_list(runs_folder, "minilm-adamw", 30, gain, spread)
-    found = finding("4-own-best-rate")
+    chose = section.listed(*OWN_BEST["smollm2-adamw"][:2])
+    plant(runs_folder, chose, better(("allora_0",), -0.02 if gain > 0 else 0.02))
+    seeds_of_a_list(runs_folder, "smollm2-adamw", 30, gain, spread)
+    found = finding(SEQUENTIAL)
     assert found.verdict == verdict
     assert found.answer.startswith(begins)
     assert (found.evidence.n, found.evidence.measured["allora_0"]["n"] == 30) == (30, verdict == "undecided")
@@ -196,8 +157,8 @@ def test_orders_are_judged_as_the_rule_judges_each(monkeypatch):
 
 
 def test_a_decision_that_any_order_gives_says_nothing_of_orders(runs_folder):
-    seeds_of_a_list(runs_folder, "minilm-adamw", 30, 0.004, 0.004)
-    found = finding("4-own-best-rate")
+    seeds_of_a_list(runs_folder, "smollm2-adamw", 30, 0.004, 0.004)
+    found = finding(SEQUENTIAL)
     assert found.evidence.measured["all seeds recorded"]["share of orders of the seeds"] == {"above": 1.0}
     assert "orders" not in found.answer
 
@@ -205,8 +166,8 @@ def test_a_decision_that_any_order_gives_says_nothing_of_orders(runs_folder):
 @pytest.mark.parametrize(("later", "they_say"), [(0.0, "ahead"), (-0.009, "open"), (-0.03, "behind")])
 def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(runs_folder, later, they_say):
     """Planted: nine seeds decide, those from the twelfth on gain less, or lose."""
-    seeds_of_a_list(runs_folder, "minilm-adamw", 30, 0.004, later=later)
-    found = finding("4-own-best-rate")
+    seeds_of_a_list(runs_folder, "smollm2-adamw", 30, 0.004, later=later)
+    found = finding(SEQUENTIAL)
     first, whole = (found.evidence.measured[name] for name in ("allora_0", "all seeds recorded"))
     mean = 0.4 + 100 * later * 18 / 30
     assert (found.verdict, first["n"], whole["n"], whole["they say"]) == ("holds", 9, 30, they_say)
@@ -234,8 +195,8 @@ def test_the_reading_quotes_the_recorded_e_values():
 
 
 def test_a_decision_at_the_last_seed_leaves_the_answer_short(runs_folder):
-    seeds_of_a_list(runs_folder, "minilm-adamw", 8, 0.02)
-    found = finding("4-own-best-rate")
+    seeds_of_a_list(runs_folder, "smollm2-adamw", 8, 0.02)
+    found = finding(SEQUENTIAL)
     assert (found.answer.partition(": ")[0], found.evidence.measured["all seeds recorded"]["n"]) == ("Yes", 8)
 
 
@@ -349,38 +310,11 @@ def test_the_factor_on_the_update_waits_for_two_seeds(runs_folder, identifier):
     assert finding(identifier).verdict == "not_run"
 
 
-def test_one_seed_more_changes_no_row_yet(runs_folder):
-    plant(runs_folder, section.listed(*BY_ROW["4-own-best-rate"]), better(("allora_0",), 0.02))
-    seeds_of_a_list(runs_folder, "minilm-adamw", 1, -0.02)
-    assert finding("4-own-best-rate").verdict == "holds"
-
-
-def test_own_best_rate_waits_for_every_rate_of_an_arm_and_for_lora_and_allora_alone(runs_folder):
-    wanted = section.listed(*BY_ROW["4-own-best-rate"])
-    plant(runs_folder, wanted, better(("allora_0",)), skip=lambda run: run.arm == "dora" and run.seed == 2)
-    found = finding("4-own-best-rate")
-    assert "dora" not in found.evidence.measured["other arms"]
-    assert found.verdict == "holds"
-    for without in ("allora_0", "lora"):
-        plant(runs_folder / without, wanted, better(()), skip=lambda run, arm=without: run.arm == arm)
-        assert finding("4-own-best-rate", results=runs_folder / without).verdict == "not_run"
-
-
-def test_the_papers_sentence_is_one_comparison(runs_folder):
-    """The other arms, recorded or not, do not change its p-value: it is Student's, one-sided."""
-    wanted = section.listed(*BY_ROW["4-own-best-rate"])
-    plant(runs_folder, wanted, better(("allora_0",), 0.001))
-    one = finding("4-own-best-rate").evidence.measured["allora_0"]
-    values = 0.001 + 0.0005 * np.array([-1, 0, 1])
-    assert one["p_value"] == one["adjusted_p_value"]
-    assert one["p_value"] == pytest.approx(stats.ttest_1samp(values, 0, alternative="greater").pvalue)
-
-
 def test_few_seeds_have_no_failure_and_no_bounds(runs_folder):
     """Planted: two and three seeds far apart, on a machine that does not tell its CPU."""
     for seeds, fails in ((2, (0,)), (3, (1,))):
-        seeds_of_a_list(runs_folder / str(seeds), "minilm-adamw", seeds, 0.02, cpu=lambda run: None, fails=fails)
-        found = finding("4-own-best-rate", results=runs_folder / str(seeds))
+        seeds_of_a_list(runs_folder / str(seeds), "smollm2-adamw", seeds, 0.02, cpu=lambda run: None, fails=fails)
+        found = finding(SEQUENTIAL, results=runs_folder / str(seeds))
         assert found.answer.startswith(f"Undecided after {seeds} of 60 seeds: +")
         assert "failed" not in found.answer
         assert "excluded" not in found.answer
@@ -388,8 +322,8 @@ def test_few_seeds_have_no_failure_and_no_bounds(runs_folder):
 
 
 def test_at_its_cap_a_row_says_what_is_excluded_and_that_no_seed_is_left(runs_folder):
-    seeds_of_a_list(runs_folder, "minilm-adamw", 60, 0.002, 0.02)
-    found = finding("4-own-best-rate")
+    seeds_of_a_list(runs_folder, "smollm2-adamw", 60, 0.002, 0.02)
+    found = finding(SEQUENTIAL)
     assert found.answer.startswith("Undecided after all 60 seeds: leads above ")
     gaps = found.evidence.measured["allora_0"]["differences"]
     fixed = units_wanted(judged({"one": gaps}).values(), "seeds")
@@ -398,8 +332,8 @@ def test_at_its_cap_a_row_says_what_is_excluded_and_that_no_seed_is_left(runs_fo
 
 def test_an_open_row_says_how_near_its_bounds_come(runs_folder):
     """A quarter of the differences' standard deviation, however many seeds: no effect below it is ever found."""
-    seeds_of_a_list(runs_folder, "minilm-adamw", 30, 0.002, 0.02)
-    found = finding("4-own-best-rate")
+    seeds_of_a_list(runs_folder, "smollm2-adamw", 30, 0.002, 0.02)
+    found = finding(SEQUENTIAL)
     spread = np.std(found.evidence.measured["allora_0"]["differences"], ddof=1)
     assert "an e-value of 20 in the 30 seeds left" in found.corrected
     assert f"(which cannot be: they stay {25 * spread:.1f} from the mean)" in found.corrected
@@ -412,8 +346,8 @@ def test_failures_factor_and_machines_stand_beside_and_decide_nothing(runs_folde
     def cpu(run):
         return "other" if run.seed == mixed and run.arm == "lora" else "one"
 
-    seeds_of_a_list(runs_folder, "minilm-adamw", 30, 0.002, 0.02, cpu=cpu, fails=(20,))
-    found = finding("4-own-best-rate")
+    seeds_of_a_list(runs_folder, "smollm2-adamw", 30, 0.002, 0.02, cpu=cpu, fails=(20,))
+    found = finding(SEQUENTIAL)
     assert found.answer.endswith("if normal); 0.8 from 1 failed LoRA run.")
     told = found.evidence.measured["looked at afterwards"]
     assert told["factor at the end, of η"] == pytest.approx((1 + 4 * 0.05) ** -0.5)

@@ -1,15 +1,13 @@
 """§4.4 on models that fit a desk: ALLoRA against LoRA, each at its own best learning rate, seed after seed.
 
-The runs are long: the rows read what `experiments/{learning_rates,own_best_rate}.py` recorded, which state arms, rates
-and the stopping rule. Verdicts follow the e-values of `experiments.own_best_rate`, or while it has no two seeds the
-rule of `statistics.directional` on those that chose the rates. Checked by `tests/test_claims_own_best_rate.py`, which
-plants records.
+The runs are long: the rows read what `experiments/own_best_rate.py` recorded, which states arms, rates and the stopping
+rule; verdicts follow its e-values. Checked by `tests/test_claims_own_best_rate.py`, which plants records.
 """
 
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from allora_analysis.arms import ARMS
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.claims.s4_2_factor import lost, rate_in_words
-from allora_analysis.claims.s4_4_our_runs import every_seed, in_orders, on_runs, shown
+from allora_analysis.claims.s4_4_our_runs import every_seed, in_orders
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.grid import reading
@@ -35,10 +33,7 @@ from allora_analysis.grid.presets import (
 )
 from allora_analysis.grid.reading import (
     Pairs,
-    Runs,
-    after_epoch,
     average_norm,
-    differences,
     judged,
     paired_differences,
     recorded,
@@ -63,24 +58,6 @@ def listed(model: str, optimizer: str) -> list[Setting]:
     return [one for one in LISTS["learning_rates"]["desk"] if (one.model, one.optimizer) == (model, optimizer)]
 
 
-def at_rate(wanted: Iterable[Setting], arm: str, rate: float) -> list[Setting]:
-    """An arm's runs at a rate, a seed each."""
-    return sorted((one for one in wanted if (one.arm, one.learning_rate) == (arm, rate)), key=lambda one: one.seed)
-
-
-def best_rate(runs: Runs, wanted: Iterable[Setting], arm: str) -> float | None:
-    """The rate of an arm's best average validation accuracy; None while a run is missing."""
-    rates = dict.fromkeys(one.learning_rate for one in wanted if one.arm == arm)
-    if not all(one in runs for one in wanted if one.arm == arm):
-        return None
-    return max(
-        rates,
-        key=lambda rate: statistics.fmean(
-            after_epoch(runs[one], "validation_accuracy") or 0.0 for one in at_rate(wanted, arm, rate)
-        ),
-    )
-
-
 FAR = 0.1  # of test accuracy: a seed so far off the median has an arm that failed; set when one had been seen
 SEQUENTIAL = {"above": "holds", "below": "refuted", "equivalent": "refuted", "open": "undecided"}
 SEQUENTIAL_RULE = (
@@ -90,18 +67,6 @@ SEQUENTIAL_RULE = (
     "together with it, 20 times the number of comparisons); interval: bounds of all seeds recorded, right at every n "
     "at once, each with {each:g} %, so both with {both:g} %, the row's in points"
 )
-
-
-def own_best_rate(cases: Cases, model: str, optimizer: str, folder: Path | None) -> Finding:
-    """ALLoRA-0 at the rate that validation chose, minus LoRA at its own, on the test split; the other arms beside it.
-
-    One comparison is the paper's sentence; the other arms are a family of their own in the evidence. What judges are
-    the seeds of `experiments.own_best_rate`, which chose no rate, from the second on; before it the three that did.
-    """
-    name = next(name for name, of in OWN_BEST.items() if of.chosen and of[:2] == (model, optimizer))
-    found = own_best_verdicts(name, folder=folder).get(OURS)
-    enough = found and len(found[0]) > 1
-    return _seed_by_seed(cases, name, OURS, found, folder) if enough else _chosen_rates(cases, model, optimizer, folder)
 
 
 def failed(differences: Sequence[float]) -> dict[str, list[int]]:
@@ -121,19 +86,19 @@ def _failed_in_words(differences: Sequence[float]) -> str:
     return f"{part:.1f} from {len(off)} {runs}"
 
 
-def _seed_by_seed(
-    cases: Cases,
-    name: str,
-    arm: str,
-    found: tuple[list[float], Sequential],
-    folder: Path | None,
-    compared: str = "",
-    more: Mapping[str, Any] | None = None,
+def on_list(
+    cases: Cases, name: str, arm: str, folder: Path | None, compared: str = "", more: Mapping[str, Any] | None = None
 ) -> Finding:
-    # By e-values, at the frozen rates of the list: verdict of the first decision, size of all seeds recorded.
+    """An arm minus LoRA on a list of `experiments.own_best_rate`, by e-values, from the second seed on.
+
+    The verdict is that of the first decision, the size of all seeds recorded; the other arms and `more` beside it.
+    """
+    found = own_best_verdicts(name, folder=folder).get(arm)
+    if found is None or len(found[0]) < 2:
+        return not_run(f"{len(found[0]) if found else 0} of {CAP} seeds are recorded", "Not run: fewer than two seeds.")
+    spent, one = found
     first = OWN_BEST[name].compared[0]
     margin, threshold = MARGINS["test_accuracy"], OWN_BEST[name].threshold(arm)
-    spent, one = found
     used, whole = spent[: one.n], every_seed(spent, margin, threshold)
     decided = functools.partial(decide_sequentially, margin=margin, threshold=threshold)
     tested = cases.test({arm: used}, lambda samples: SEQUENTIAL[decided(samples[arm]).verdict])
@@ -284,53 +249,17 @@ def _in_words(
     return said | {"undecided": f"Undecided {after}: {excluded}."}
 
 
-def _chosen_rates(cases: Cases, model: str, optimizer: str, folder: Path | None) -> Finding:
-    # By Student's t on the three seeds that chose the rates.
-    wanted = listed(model, optimizer)
-    runs, arms = recorded(wanted, folder), dict.fromkeys(one.arm for one in wanted)
-    rates = {arm: best for arm in arms if (best := best_rate(runs, wanted, arm)) is not None}
-    if "lora" not in rates or OURS not in rates:
-        return not_run(f"{len(runs)} of {len(wanted)} runs are recorded", "Not run: an arm lacks runs.")
-    lora = at_rate(wanted, "lora", rates["lora"])
-    pairs = {
-        arm: list(zip(at_rate(wanted, arm, rate), lora, strict=True)) for arm, rate in rates.items() if arm != "lora"
-    }
-    ends = {
-        arm: (min(of), max(of)) for arm in rates for of in [{one.learning_rate for one in wanted if one.arm == arm}]
-    }
-    others = judged({arm: of for arm, of in differences(runs, pairs).items() if arm != OURS})
-    more = {
-        "learning_rate": rates,
-        "best at an end of their range": [arm for arm, rate in rates.items() if rate in ends[arm]],
-        "other arms": shown(others),
-    }
-    seeds = len(pairs[OURS])
-    answers = {
-        word: f"{opening}: {{mean}} points against LoRA on {model}, each at its best learning rate, {seeds} seeds."
-        for word, opening in (("undecided", "Undecided"), ("holds", "Yes"), ("refuted", "No"))
-    }
-    spelt = {"adamw": "AdamW", "sgd": "SGD"}[optimizer]
-    what = f"test accuracy of ALLoRA without dropout minus LoRA's, {wanted[0].data} under {spelt}"
-    found = on_runs(cases, runs, {OURS: pairs[OURS]}, answers, more=more, size_of=what)
-    still_open = found.verdict == "undecided" and found.size
-    return dataclasses.replace(found, corrected=NEW_SEEDS, flips_if=NEW_SEEDS) if still_open else found
-
-
 SAME = (
     f"refuted too where both bounds lie within ±{100 * MARGINS['test_accuracy']:g} points, which the rule, "
     "written before its runs, calls the same. The first decision stands; the size is of all seeds recorded, later ones "
     "too"
 )
-NEW_SEEDS = f"seeds that chose no rate: e-values judge them, 8 at least, {CAP} at most"
-CHOSEN = "by Student's t on the three seeds that chose the rates until two others are recorded, then as 4-own-best-rate"
 MINILM_OWN = "the model's own of 0.1 stays on"
 
 
-def best_rate_claim(
-    identifier: str, model: str, optimizer: str, spelt: str, *, own: str, rule: str = SAME, beside: str = ""
-) -> Callable:
-    """A row's sentence, at each method's own best learning rate: the model's `own` dropout, the `rule` that judges, and
-    what was seen `beside` it, in words.
+def best_rate_claim(identifier: str, model: str, optimizer: str, spelt: str, *, own: str, beside: str = "") -> Callable:
+    """A row's sentence, at each method's own best learning rate: the model's `own` dropout and what was seen `beside`
+    it, in words.
     """
     return our_claim(
         identifier,
@@ -338,7 +267,7 @@ def best_rate_claim(
         says=f"On {model}, too, ALLoRA is more accurate than LoRA, under {spelt}.",
         reading=f"ALLoRA-0 against LoRA, as no arm here has dropout in its adapters ({own}), each at its own best "
         "learning rate of those tried, half a decade apart, on rotten_tomatoes' 1,066 test sentences; "
-        f"{rule}.{beside}",
+        f"{SAME}.{beside}",
         command=_rerun(model, optimizer),
         depends_on=("4-figure-2-factor",),
     )
@@ -363,17 +292,7 @@ def _rerun(model: str, optimizer: str) -> str:
 )
 def own_best_rate_adamw(cases: Cases, folder: Path | None) -> Finding:
     """On all-MiniLM-L6-v2 under AdamW."""
-    return own_best_rate(cases, "all-MiniLM-L6-v2", "adamw", folder)
-
-
-def _on_the_update(
-    cases: Cases, name: str, folder: Path | None, compared: str, more: Mapping[str, Any] | None = None
-) -> Finding:
-    # ALLoRAAdamW minus LoRA on a list, from the second seed on.
-    found = own_best_verdicts(name, folder=folder).get(ON_THE_UPDATE)
-    if found is None or len(found[0]) < 2:
-        return not_run(f"{len(found[0]) if found else 0} of {CAP} seeds are recorded", "Not run: fewer than two seeds.")
-    return _seed_by_seed(cases, name, ON_THE_UPDATE, found, folder, compared, more)
+    return on_list(cases, "minilm-adamw", OURS, folder)
 
 
 @our_claim(
@@ -395,7 +314,7 @@ def factor_on_the_update(cases: Cases, folder: Path | None) -> Finding:
     over = {"above": " (and over LoRA at 2e-3)", "open": ""}.get(
         doubled[1].verdict if doubled else "open", " (but not over LoRA at 2e-3)"
     )
-    return _on_the_update(cases, name, folder, f"on {OWN_BEST[name].model}, at the best rates tried{over}")
+    return on_list(cases, name, ON_THE_UPDATE, folder, f"on {OWN_BEST[name].model}, at the best rates tried{over}")
 
 
 @our_claim(
@@ -417,7 +336,7 @@ def control(cases: Cases, folder: Path | None) -> Finding:
     pairs = list(zip(doubled, tuned, strict=True))
     gaps = paired_differences(recorded([*doubled, *tuned], folder), pairs, "test_accuracy")
     beside = {"LoRA at 2e-3 minus LoRA at 1e-3": every_seed(gaps, MARGINS["test_accuracy"], THRESHOLD)} if gaps else {}
-    return _on_the_update(cases, name, folder, f"against LoRA{_at(name)}", beside)
+    return on_list(cases, name, ON_THE_UPDATE, folder, f"against LoRA{_at(name)}", beside)
 
 
 @best_rate_claim(
@@ -431,7 +350,7 @@ def control(cases: Cases, folder: Path | None) -> Finding:
 )
 def own_best_rate_sgd(cases: Cases, folder: Path | None) -> Finding:
     """On all-MiniLM-L6-v2 under SGD."""
-    return own_best_rate(cases, "all-MiniLM-L6-v2", "sgd", folder)
+    return on_list(cases, "minilm-sgd", OURS, folder)
 
 
 @best_rate_claim(
@@ -440,9 +359,8 @@ def own_best_rate_sgd(cases: Cases, folder: Path | None) -> Finding:
     "adamw",
     "AdamW",
     own="the model has none of its own",
-    rule=CHOSEN,
     beside=INSTRUCT,
 )
 def own_best_rate_smollm2(cases: Cases, folder: Path | None) -> Finding:
     """On SmolLM2-135M under AdamW."""
-    return own_best_rate(cases, "SmolLM2-135M", "adamw", folder)
+    return on_list(cases, "smollm2-adamw", OURS, folder)

@@ -118,23 +118,20 @@ def _held(folder: Path, setting: Setting) -> contextlib.AbstractContextManager[N
     return hold(folder.with_suffix(".lock"), setting.words())
 
 
-SERIES = ("step", "mean", "least", "most")
-COARSE_DIGITS = 3  # of what a picture's band and one row read
+SERIES = ("step", "mean")
+INDUCED_DIGITS = 3  # of ‖ηBA‖₂ of each map, which one row reads
 
 
 def summarised(norms: Mapping[str, Any]) -> dict[str, list[float]]:
     """Row norms over all layers, of norms by layer ("step"; "layers": by layer the mean over rows, a number a step).
 
-    "mean", "least" and "most" are the mean (six digits, as of a layer), the smallest and the largest over layers
-    (`COARSE_DIGITS`, since a picture's band is all that reads them); the lists are empty where nothing is adapted.
+    "mean" is the mean over layers (six digits, as of a layer), empty where nothing is adapted.
     """
     layers, steps = list(norms["layers"].values()), range(len(norms["step"]))
     means = [[layer[i] for layer in layers] for i in steps] if layers else []
     return {
         "step": list(norms["step"]),
         "mean": [float(f"{sum(of) / len(of):.6g}") for of in means],
-        "least": [float(f"{min(of):.{COARSE_DIGITS}g}") for of in means],
-        "most": [float(f"{max(of):.{COARSE_DIGITS}g}") for of in means],
     }
 
 

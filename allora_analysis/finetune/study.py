@@ -146,11 +146,8 @@ def plot(config: Config, result: Result) -> Figure:
     middle.set(xlabel="step", ylabel="training loss")
     norms = m["row_norms"]
     if norms["mean"]:
-        span = {"color": COLOURS["plain"], "alpha": 0.3, "lw": 0, "label": "from the least layer to the most"}
-        right.fill_between(norms["step"], norms["least"], norms["most"], **span)
-        right.plot(norms["step"], norms["mean"], color=COLOURS["measured"], label="mean over layers")
-        right.legend(fontsize=7)
-    right.set(xlabel="step", ylabel="mean row norm of (α/r)BA", xscale="symlog")
+        right.plot(norms["step"], norms["mean"], color=COLOURS["measured"])
+    right.set(xlabel="step", ylabel="row norm of (α/r)BA, mean over rows and layers", xscale="symlog")
     return figure
 
 
