@@ -16,6 +16,7 @@ STEPS, DROP_RATE = 100, 0.05
 ETA2 = (1.0, 2.0, 4.0)
 SEEDS = range(60)
 OPTIMIZERS = ("adamw", "sgd")
+EARLY, EARLY_SEEDS = 25, range(60, 260)  # steps; fresh seeds
 LEVELS = {"quarter": 0.25, "best": 1.0}  # of LoRA's best rate: there every η·l is below it; and l at it
 LORA, BASE, ALLORA, AFTER = "LoRA at η·l", "LoRA, classifier at l", "ALLoRA", "ALLoRAAdamW"
 FAMILY = ("ALLoRA-OD", "ASF-LoRA", "LoRA × η")
@@ -113,3 +114,13 @@ def points() -> list[Point]:
         Point(cell, "adamw", "quarter") for one in CANDIDATES.values() for eta2 in ETA2 for cell in one.cells(eta2)
     ]
     return list(dict.fromkeys(procedures + arms_at("quarter") + arms_at("best")))
+
+
+def early() -> list[Point]:
+    """Of ALLoRA and ALLoRA-OD the runs of few steps, l still a quarter of LoRA's best rate of `STEPS`."""
+    return [
+        Point(dataclasses.replace(arm(name, optimizer, eta2), steps=EARLY), optimizer, "quarter")
+        for optimizer in OPTIMIZERS
+        for name in (ALLORA, "ALLoRA-OD")
+        for eta2 in ETA2
+    ]
