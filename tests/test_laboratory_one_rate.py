@@ -8,7 +8,20 @@ import torch
 
 from allora_analysis.laboratory import storage, training
 from allora_analysis.laboratory.design import Cell, check
-from allora_analysis.laboratory.one_rate import AFTER, ALLORA, BASE, CANDIDATES, ETA2, FAMILY, LORA, arm, lora, points
+from allora_analysis.laboratory.one_rate import (
+    AFTER,
+    ALLORA,
+    BASE,
+    CANDIDATES,
+    EARLY_SEEDS,
+    ETA2,
+    FAMILY,
+    LORA,
+    arm,
+    early,
+    lora,
+    points,
+)
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.validation import ArgumentError
 from experiments import laboratory, one_rate
@@ -156,7 +169,7 @@ def test_the_list_tunes_lora_alone_and_goes_on_to_the_same_bytes(tmp_path, monke
     assert one_rate.main(["--results", str(whole.parent)]) == 0
     assert {cell for cell, _, seed in calls if seed >= 1000} == {lora("adamw"), lora("sgd")}
     judging = [call for call in calls if call[2] < 1000]
-    assert len(judging) == len(set(judging)) == 60 * len(points())
+    assert len(judging) == len(set(judging)) == 60 * len(points()) + 200 * len(early())
     assert {rate for cell, rate, _ in judging if cell.rule == "allora_adamw"} == {0.0014, 0.0057}
     content, ran = storage.content(whole), len(calls)
     path = tmp_path / "cut" / "digits.jsonl"
@@ -168,12 +181,12 @@ def test_the_list_tunes_lora_alone_and_goes_on_to_the_same_bytes(tmp_path, monke
     capsys.readouterr()
     assert one_rate.main(["--results", str(path.parent), "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert out.count("n = 60") == len(points())
+    assert (out.count("n = 60"), out.count("n = 200")) == (len(points()), len(early()))
     assert set(ETA2) == {1.0, 2.0, 4.0}
     calls.clear()
     part = ["--only", "allora_od", "sgd", "--seeds", "12", "--results", str(tmp_path / "part")]
     assert one_rate.main(part) == 0
     assert {cell for cell, _, seed in calls if seed >= 1000} == {lora("sgd")}
     assert {(cell.rule, cell.optimizer) for cell, _, seed in calls if seed < 1000} == {("allora_od", "sgd")}
-    assert {seed for _, _, seed in calls if seed < 1000} == set(range(12))
+    assert {seed for _, _, seed in calls if seed < 1000} == {*range(12), *EARLY_SEEDS[:12]}
     assert one_rate.main(["--only", "dora", "--dry-run"]) == 2

@@ -67,6 +67,7 @@ SECTIONS = (
     "tables.tables_2_to_4",
     "tables.procedures",
     "s4_4_one_rate",
+    "s5_1_early_steps",
     "tables.prose_of_results",
     "tables.universally",
     "tables.beyond_chance",

@@ -1,4 +1,4 @@
-"""§4.4 to §5.2 on models that fit a desk, from the recorded runs: Tables 3 and 4, early epochs.
+"""§4.4 to §5.2 on models that fit a desk, from the recorded runs: Tables 3 and 4.
 
 The runs are long: the rows read what `experiments/{perception,ablation}.py` recorded, which state arms and stopping
 rules. Verdicts follow the rule of `statistics.directional`: cases that were not run are left out, and each row says
@@ -44,11 +44,6 @@ AS_PRINTED = dict(zip(ABLATION_ARMS, ("ALLoRA-OD", "ASF-LoRA", "LoRA × η"), st
 FLIPS = {
     "holds": "seeds in which a case is not clearly ahead",
     "refuted": "seeds in which no case is clearly behind",
-}
-FLIPS_OF_ONE = {
-    "holds": "seeds in which ALLoRA is not clearly ahead",
-    "refuted": "seeds in which ALLoRA is not clearly behind",
-    "undecided": "seeds in which ALLoRA is clearly ahead, or clearly behind",
 }
 PERCEIVED, ABLATED = LISTS["perception"]["desk"], LISTS["ablation"]["desk"]
 
@@ -109,57 +104,66 @@ def on_runs(
     pairs: Mapping[str, Pairs],
     answers: Mapping[str, str],
     *,
-    own: Callable[[str], dict[str, list[float]]] | None = None,
     more: Mapping[str, Any] | None = None,
     size_of: str = "the mean difference over the cases run",
     flips: Mapping[str, str] = FLIPS,
+    margin: float = 0.0,
 ) -> Finding:
     """The first of each pair is better, case by case, by accuracy; test loss, the mean over cases and `more` beside it.
 
-    `answers`, by verdict, may hold {better}, {worse}, {n} cases, {seeds}, {mean} points (to the hundredth: {lead}), the
-    {most} that the mean may be, {data} sets, {by}, the cases that are worse, and {behind}, those of several rivals
-    ("over ASF-LoRA, …") that the first is behind; the size is then the worst rival's. `own` gives the differences by
-    endpoint, where they are not those of `pairs`.
+    Refuted, too, where every case's interval lies within the `margin`. `answers`, by verdict, may hold {data} sets and
+    what `_told` has; where there are several rivals ("over ASF-LoRA, …") the size is the worst rival's.
     """
-    of = own or (lambda endpoint: differences(runs, pairs, endpoint))
-    complete, stopped = of("test_accuracy"), diverged(runs, pairs)
+    complete, stopped = differences(runs, pairs), diverged(runs, pairs)
     if not complete:
         return _no_case(runs, stopped)
 
     def verdict(samples: Mapping[str, np.ndarray]) -> str:
-        found = decide({case: [sample] for case, sample in samples.items()}, "t", LEVEL, TIE)
-        together = in_every(found)
+        if margin and within(judged({case: [*sample] for case, sample in samples.items()}), margin):
+            return "refuted"
+        together = in_every(decide({case: [sample] for case, sample in samples.items()}, "t", LEVEL, TIE))
         return "undecided" if stopped and together == "holds" else together
 
     tested, family = cases.test(complete, verdict), judged(complete)
-    overall = judged({"mean over the cases": over_seeds(complete)})["mean over the cases"]
-    signs = [one.verdict for one in family.values()]
-    told = {"better": signs.count("holds"), "worse": signs.count("refuted"), "n": len(family)}
-    told["data"] = " and ".join(dict.fromkeys(one.data for case in complete for one, _ in pairs.get(case, ())))
-    told |= {"seeds": overall.n, "lead": signed(100 * overall.mean, 2)}
-    told["mean"], told["by"] = _points(overall.mean), _worse(family)
-    rivals = _by_rival(complete)
-    told["behind"], one = _behind(family), overall
+    overall, rivals = judged({"mean over the cases": over_seeds(complete)})["mean over the cases"], _by_rival(complete)
+    one, told = overall, _told(family, overall, margin)
+    told["data"] = " and ".join(dict.fromkeys(run.data for case in complete for run, _ in pairs[case]))
     if rivals:
         least, one = min(rivals.items(), key=lambda item: item[1].mean)
         size_of = f"{size_of}, against {least}, the worst of {len(rivals)} rivals"
-    told["most"] = f"{bound(100 * overall.interval[1], 2, True):.2f}"
     means = {"mean over the cases": overall} | {f"mean over {name}'s cases": mean for name, mean in rivals.items()}
     measured = shown(family | means) | {
-        "test loss, its fall": shown(judged(of("test_loss"))),
-        "covers": ", ".join(complete) + _planned(0 if own else len(pairs) - len(complete)),
+        "test loss, its fall": shown(judged(differences(runs, pairs, "test_loss"))),
+        "covers": ", ".join(complete) + _planned(len(pairs) - len(complete)),
         "a run diverged in": stopped,
         **(more or {}),
     }
+    rule = f"{RULE}; the same within ±{100 * margin:g} points" if margin else RULE
     wanted = units_wanted(family.values(), "seeds") if tested.verdict == "undecided" else None
     ends = 100 * one.interval[0], 100 * one.interval[1]
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
-        evidence=Evidence({"difference": "above 0"}, measured, f"{RULE}; the row's in points", interval=ends, n=one.n),
+        evidence=Evidence({"difference": "above 0"}, measured, f"{rule}; the row's in points", interval=ends, n=one.n),
         size=Size(round(100 * one.mean, 10) + 0.0, "percentage points", size_of, *ends),
         corrected=wanted,
         flips_if=flips.get(tested.verdict, wanted),
     )
+
+
+def _told(family: Mapping[str, Judgement], overall: Judgement, margin: float) -> dict[str, Any]:
+    # {n} cases, {better} and {worse}; {by}: those that are worse; {behind}: those of several rivals that the first is
+    # behind; over {seeds} the {mean} in points, to the hundredth {lead} ({low} to {high}), and if it is the {same}.
+    signs, (low, high) = [one.verdict for one in family.values()], (100 * end for end in overall.interval)
+    same = f", less than {100 * margin:g} points either way" if margin and within(family, margin) else ""
+    told = {"better": signs.count("holds"), "worse": signs.count("refuted"), "n": len(family), "seeds": overall.n}
+    told |= {"mean": _points(overall.mean), "by": _worse(family), "behind": _behind(family), "same": same}
+    told |= {"lead": signed(100 * overall.mean, 2), "low": f"{bound(low, 2, False):.2f}"}
+    return told | {"high": f"{bound(high, 2, True):.2f}"}
+
+
+def within(family: Mapping[str, Judgement], margin: float) -> bool:
+    """Whether every interval of the family lies within ±margin."""
+    return all(max(-one.interval[0], one.interval[1]) <= margin for one in family.values())
 
 
 def _by_rival(complete: Mapping[str, list[float]]) -> dict[str, Judgement]:
@@ -298,37 +302,7 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
         "undecided": "Undecided: on {data} alone, clearly better in {better}, clearly worse in {worse} of {n} cases.",
         "holds": "Yes: clearly better in all {n} cases on {data}, {mean} points on average.",
     }
-    return on_runs(cases, recorded(wanted, folder), pairs, answers)
-
-
-@our_claim(
-    "5.1-early-epochs",
-    where="beyond the paper: §5.1, on all-MiniLM-L6-v2",
-    says="After the first of two epochs ALLoRA is ahead of ALLoRA-OD.",
-    reading="By a lead of any size, which is what the paper conjectures of early epochs, on average over η² of 1, "
-    "2 and 4 on rotten_tomatoes: one comparison. At this rate, 1e-4 under AdamW, no factor moves far from η, so that "
-    "the two can hardly differ, and seeds may never decide it: of other rates the row says nothing. For a while the "
-    "row asked for the 0.3 points of Table 4's average, which is of the last epoch of other models, and was refuted.",
-    command=f"{command('perception', PERCEIVED)} && {command('ablation', ABLATED)}",
-    depends_on=("5.1-better-than-od", "4-od-noise"),
-)
-def early_epochs(cases: Cases, folder: Path | None) -> Finding:
-    """ALLoRA minus ALLoRA-OD after epoch 1, seed by seed; case by case beside it."""
-    wanted = [*PERCEIVED, *ABLATED]
-    runs, pairs = recorded(wanted, folder), by_case(wanted, {"arm": "allora"}, arm_at_eta("allora_od"))
-
-    def average(endpoint: str, epoch: int = 0) -> dict[str, list[float]]:
-        found = differences(runs, pairs, endpoint, epoch)
-        return {"over allora_od": over_seeds(found)} if found else {}
-
-    answers = {
-        "undecided": "Undecided after {seeds} seeds: ALLoRA's lead over ALLoRA-OD after one epoch is {lead} points; "
-        "above {most} is excluded.",
-        "holds": "Yes: after one epoch of all-MiniLM-L6-v2 ALLoRA is {mean} points ahead.",
-        "refuted": "No: after one epoch of all-MiniLM-L6-v2 ALLoRA is behind ({mean} points).",
-    }
-    more = {
-        "case by case": shown(judged(differences(runs, pairs, epoch=0))),
-        "after the last epoch": shown(judged(average("test_accuracy", -1))),
-    }
-    return on_runs(cases, runs, pairs, answers, own=average, more=more, flips=FLIPS_OF_ONE)
+    runs = recorded(wanted, folder)
+    early = differences(runs, by_case(wanted, {"arm": "allora"}, arm_at_eta("allora_od")), epoch=0)
+    more = {"over ALLoRA-OD after the first epoch": shown(judged({"mean": over_seeds(early)})) if early else {}}
+    return on_runs(cases, runs, pairs, answers, more=more)
