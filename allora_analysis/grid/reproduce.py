@@ -36,7 +36,7 @@ EMBEDDED = "digits"  # data that need no source
 ROUNDING = 1e-6  # some ten units in the last place of float32
 # By study, or part of a result, what numbers are rounded to when they are recorded.
 DIGITS = {tables.STUDY: 6, features.STUDY: 5, GRADIENT_STD: OF_FIGURE_1}
-DIGITS |= {"row_norms": 6, "loss.value": 6, "induced_norms": INDUCED_DIGITS}
+DIGITS |= {"row_norms": 6, "row_norms.longest": 3, "loss.value": 6, "induced_norms": INDUCED_DIGITS}
 OF_THE_MOMENT = ("time_utc", "seconds", "seconds_a_step", "peak_memory_bytes")
 OF_THE_CODE = ("git_revision", "git_dirty")  # told where the results differ
 RELATIVE = "certificate."  # leaves that are relative errors
@@ -45,7 +45,7 @@ OPTIONAL = (
     "induced_norms",
     "loss.step",
     "loss.every",
-    *(f"row_norms.{end}" for end in ("largest", "least", "most")),
+    *(f"row_norms.{end}" for end in ("largest", "least", "most", "longest")),
 )
 Leaf = tuple[str, float | None]  # where in the result, and at which step or epoch
 
