@@ -140,6 +140,7 @@ def on_runs(
     }
     rule = f"{RULE}; the same within ±{100 * margin:g} points" if margin else RULE
     wanted = units_wanted(family.values(), "seeds") if tested.verdict == "undecided" else None
+    wanted = f"{wanted}, or an interval within ±{100 * margin:g} points" if wanted and margin else wanted
     ends = 100 * one.interval[0], 100 * one.interval[1]
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
