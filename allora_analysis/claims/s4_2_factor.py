@@ -58,11 +58,11 @@ def lost(eta2: float, norm: float) -> float:
     where="beyond the paper: Figure 2, right, the factor behind it",
     says="At the paper's learning rate and at its own best ones ALLoRA's factor falls by a tenth of η while it trains.",
     reading="Averaged over rows and layers, at a run's end, and over the runs of a model, an optimizer and a rate, "
-    "η² = 4: l_b = 1e-4 under AdamW (the paper's) and the best of the rates tried, 1e-3 under AdamW and 1 under SGD. A "
-    "tenth is our threshold; the layer whose rows are longest passes it at the best rates, by 11 to 14 % (evidence). "
-    "Every other rate, the runs that ended at chance and the list given up on SmolLM2 (SGD at 0.5: "
-    "experiments.row_norms) stand in the evidence. All runs are on one data set, rotten_tomatoes, and short; rows grow "
-    "with the steps, so that the row says nothing of runs as long as §4.5's.",
+    "η² = 4: l_b = 1e-4 under AdamW (the paper's) and the best of the rates tried, 1e-3 under AdamW and 1 under SGD. "
+    "A tenth is our threshold; in the layer whose rows are longest it falls by more at the best rates, by 11 to 14 % "
+    "(evidence). Every other rate, the runs that ended at chance and the list given up on SmolLM2 (SGD at 0.5: "
+    "experiments.row_norms) stand in the evidence. All runs are on one data set, rotten_tomatoes, and short; rows "
+    "grow with the steps, so that the row says nothing of runs as long as §4.5's.",
     command=" && ".join(command(name, LISTS[name]["desk"]) for name in LONG),
     depends_on=("4-adaptor", "4-figure-2-tapers"),
 )

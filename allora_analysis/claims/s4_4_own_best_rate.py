@@ -56,12 +56,13 @@ ON_THE_UPDATE = "allora_adamw"  # its factor on AdamW's update
 OURS = "allora_0"  # the paper's ALLoRA, as all arms here without dropout: the others stand beside it in the evidence
 
 
-def listed(model: str, optimizer: str) -> list[Setting]:
-    """The runs of one list of `experiments.learning_rates`."""
-    return [one for one in LISTS["learning_rates"]["desk"] if (one.model, one.optimizer) == (model, optimizer)]
+def listed(name: str, model: str, optimizer: str) -> list[Setting]:
+    """The runs of an experiment on a model and under an optimizer."""
+    return [one for one in LISTS[name]["desk"] if (one.model, one.optimizer) == (model, optimizer)]
 
 
 MARGIN = MARGINS["test_accuracy"]
+STOPPED = "those {} seeds run anew; none beyond them, as the rule has stopped"
 FAR = 0.1  # of test accuracy: a seed so far off the median has an arm that failed; set when one had been seen
 SEQUENTIAL = {"above": "holds", "below": "refuted", "equivalent": "refuted", "open": "undecided"}
 SEQUENTIAL_RULE = (
@@ -102,9 +103,9 @@ def on_list(
         return not_run(f"{len(found[0]) if found else 0} of {CAP} seeds are recorded", "Not run: fewer than two seeds.")
     spent, one = found
     threshold = OWN_BEST[name].threshold(arm)
-    used, whole = spent[: one.n], every_seed(spent, MARGIN, threshold)
+    whole = every_seed(spent, MARGIN, threshold)
     decided = functools.partial(decide_sequentially, margin=MARGIN, threshold=threshold)
-    tested = cases.test({arm: used}, lambda samples: SEQUENTIAL[decided(samples[arm]).verdict])
+    tested = cases.test({arm: spent[: one.n]}, lambda samples: SEQUENTIAL[decided(samples[arm]).verdict])
     pairs = own_best_pairs(name, arm)[: len(spent)]
     runs = reading.found([run for pair in pairs for run in pair], folder)
     sentences = _over_sentences({run: record.result for run, record in runs.items()}, pairs)
@@ -113,7 +114,7 @@ def on_list(
     bounds = (whole["low"], whole["high"])
     ends = [100 * end for end in (one_sided(spent, "t").interval if None in bounds else bounds)]
     measured = {
-        arm: dataclasses.asdict(one) | {"differences": used},
+        arm: dataclasses.asdict(one) | {"differences": spent[: one.n]},
         "all seeds recorded": whole,
         "over seeds and sentences, 95 %": sentences and dataclasses.asdict(sentences),
         "test loss": _losses(name, folder),
@@ -124,7 +125,7 @@ def on_list(
     rule = f"{_spent_in_words(whole, sentences)}; {_rule_in_words(name, threshold, None in bounds)}"
     wanted = _wanted(one, spent, threshold)
     return tested.finding(
-        **_in_words(compared or f"on {OWN_BEST[name].model}, each at its best rate", one, spent, whole, ends),
+        **_in_words(compared or f"on {OWN_BEST[name].model}, each at the best rate tried", one, spent, whole, ends),
         evidence=Evidence({"difference": "above 0"}, measured, rule, interval=(ends[0], ends[1]), n=len(spent)),
         size=Size(
             round(100 * whole["mean"], 10) + 0.0,
@@ -134,9 +135,7 @@ def on_list(
             f"{100 - 200 / threshold:g} %",
         ),
         wanted=wanted,
-        flips_if=wanted
-        if one.verdict == "open"
-        else f"those {one.n} seeds run anew; none beyond them, as the rule has stopped",
+        flips_if=wanted if one.verdict == "open" else STOPPED.format(one.n),
     )
 
 
@@ -273,12 +272,12 @@ def best_rate_claim(
     *,
     own: str = "the model's own of 0.1 stays on",
     rule: str = SAME,
-    runs: str = "own_best_rate",
+    runs: Sequence[str] = ("own_best_rate",),
     beside: str = "",
 ) -> Callable:
     """A row's sentence on a list's model, under its optimizer as `spelt`, at each method's own best learning rate.
 
-    In words: the model's `own` dropout, the `rule` that judges the experiment `runs`, what was seen `beside` it.
+    In words: the model's `own` dropout, the `rule` that judges, what was seen `beside` it. `runs`: its experiments.
     """
     model, optimizer = OWN_BEST[name][:2]
     return our_claim(
@@ -288,14 +287,13 @@ def best_rate_claim(
         reading=f"ALLoRA-0 against LoRA, as no arm here has dropout in its adapters ({own}), each at its own best "
         "learning rate of those tried, half a decade apart, on rotten_tomatoes' 1,066 test sentences; "
         f"{rule}.{beside}",
-        command=_rerun(model, optimizer, runs),
+        command=_rerun(model, optimizer, *runs),
         depends_on=("4-figure-2-factor",),
     )
 
 
-def _rerun(model: str, optimizer: str, runs: str = "own_best_rate") -> str:
-    frozen = [one for one in LISTS[runs]["desk"] if (one.model, one.optimizer) == (model, optimizer)]
-    return f"{command('learning_rates', listed(model, optimizer))} && {command(runs, frozen)}"
+def _rerun(model: str, optimizer: str, *names: str) -> str:
+    return " && ".join(command(name, listed(name, model, optimizer)) for name in ("learning_rates", *names))
 
 
 def _seeds_before(folder: Path | None) -> dict[str, Any]:
@@ -320,7 +318,7 @@ def _seeds_before(folder: Path | None) -> dict[str, Any]:
     "AdamW",
     rule=f"refuted, too, where the 90 % interval lies within ±{100 * MARGIN:g} points, which is the same; twenty fresh "
     "seeds, a number fixed before they ran",
-    runs="own_best_fresh",
+    runs=("own_best_fresh", "own_best_rate"),
     beside=" The 24 seeds before them were judged as they came: the e-value for 'above 0' was 29 at the twentieth, "
     "where their rule stopped, and 1 four seeds later, so that the answer hung on their order (evidence). Adam divides "
     "the factor out, so that only its fall, 0.07 of η by the end, and rounding part the two.",
@@ -329,7 +327,7 @@ def own_best_rate_adamw(cases: Cases, folder: Path | None) -> Finding:
     """On all-MiniLM-L6-v2 under AdamW, on twenty fresh seeds; those before them beside."""
     records = reading.found([run for pair in OWN_BEST_FRESH for run in pair], folder)
     runs, of = {run: record.result for run, record in records.items()}, {OURS: OWN_BEST_FRESH}
-    told = "{lead} points ({low} to {high}), {seeds} fresh seeds on all-MiniLM-L6-v2."
+    told = "{lead} points ({low} to {high}), {seeds} fresh seeds."
     answers = {"holds": f"Yes: {told}", "refuted": f"No{{same}}: {told}", "undecided": f"Undecided: {told}"}
     size_of = f"test accuracy, {ARMS[OURS].label} minus LoRA"
     found = on_runs(cases, runs, of, answers, size_of=size_of, flips=FRESH_FLIPS, margin=MARGIN)
@@ -357,10 +355,10 @@ def own_best_rate_adamw(cases: Cases, folder: Path | None) -> Finding:
     "1,066 test sentences, margin and cap as in 4-own-best-rate-sgd. At 1e-3 it starts as LoRA at 2e-3 and keeps "
     "most of η, and 2e-3 was not on LoRA's list: 4-own-best-rate-control asks of it. Made a row when 24 seeds had "
     "been seen (e-value 6.7 above 0), so that it is judged as the list's rule asks of comparisons read beside "
-    "ALLoRA-0's, at an e-value of 80; no seed after them had been run. Another of them decides: its test loss is "
-    "lower.",
-    command=_rerun("all-MiniLM-L6-v2", "adamw"),
-    depends_on=("4-own-best-rate",),
+    "ALLoRA-0's, at an e-value of 80; no seed after them had been run. Test loss, another of these comparisons, is "
+    "decided too: ALLoRAAdamW's is lower.",
+    command=_rerun("all-MiniLM-L6-v2", "adamw", "own_best_rate"),
+    depends_on=("4-figure-2-factor",),
 )
 def factor_on_the_update(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRAAdamW minus LoRA on all-MiniLM-L6-v2."""
@@ -380,7 +378,7 @@ def factor_on_the_update(cases: Cases, folder: Path | None) -> Finding:
     "20. They stopped where ALLoRAAdamW led LoRA at 1e-3, which favors it here, too. Fifteen have their arms on two "
     "kinds of CPU: without them, looked at afterwards, it is open. LoRA at 2e-3 is 0.46 points ahead of LoRA at "
     "1e-3, which decides nothing here (evidence).",
-    command=_rerun("all-MiniLM-L6-v2", "adamw"),
+    command=_rerun("all-MiniLM-L6-v2", "adamw", "own_best_rate"),
     depends_on=("4-own-best-rate-on-the-update",),
 )
 def control(cases: Cases, folder: Path | None) -> Finding:
