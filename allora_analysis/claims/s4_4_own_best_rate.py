@@ -34,7 +34,6 @@ from allora_analysis.grid.presets import (
 )
 from allora_analysis.grid.reading import (
     Pairs,
-    Runs,
     average_norm,
     differences,
     judged,
@@ -46,7 +45,6 @@ from allora_analysis.records import Record
 from allora_analysis.statistics import OneSided, one_sided, two_level
 from allora_analysis.statistics.e_values import CAP, EFFECT, THRESHOLD, Sequential
 from allora_analysis.statistics.e_values import decide as decide_by_e_values
-from allora_analysis.statistics.intervals import TwoLevel
 from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import bound, signed
 
@@ -101,27 +99,16 @@ def on_list(
     found = own_best_verdicts(name, folder=folder).get(arm)
     if found is None or len(found[0]) < 2:
         return not_run(f"{len(found[0]) if found else 0} of {CAP} seeds are recorded", "Not run: fewer than two seeds.")
-    spent, one = found
-    threshold = OWN_BEST[name].threshold(arm)
-    whole = every_seed(spent, MARGIN, threshold)
-    decided = functools.partial(decide_sequentially, margin=MARGIN, threshold=threshold)
-    tested = cases.test({arm: spent[: one.n]}, lambda samples: SEQUENTIAL[decided(samples[arm]).verdict])
-    pairs = own_best_pairs(name, arm)[: len(spent)]
-    runs = reading.found([run for pair in pairs for run in pair], folder)
-    sentences = _over_sentences({run: record.result for run, record in runs.items()}, pairs)
-    if one.verdict != "open":
-        whole["share of orders of the seeds"] = in_orders(spent, MARGIN, threshold)
+    (spent, one), threshold = found, OWN_BEST[name].threshold(arm)
+    tested = cases.test(
+        {arm: spent[: one.n]},
+        lambda of: SEQUENTIAL[decide_sequentially(of[arm], margin=MARGIN, threshold=threshold).verdict],
+    )
+    measured = _seen(name, arm, found, folder)
+    whole, sentences = measured["all seeds recorded"], measured["over seeds and sentences, 95 %"]
+    measured |= {"test loss": _losses(name, folder), **(more or {}), "learning_rate": OWN_BEST[name].rates}
     bounds = (whole["low"], whole["high"])
     ends = [100 * end for end in (one_sided(spent, "t").interval if None in bounds else bounds)]
-    measured = {
-        arm: dataclasses.asdict(one) | {"differences": spent[: one.n]},
-        "all seeds recorded": whole,
-        "over seeds and sentences, 95 %": sentences and dataclasses.asdict(sentences),
-        "test loss": _losses(name, folder),
-        **(more or {}),
-        **_afterwards(spent, decided, pairs, runs),
-        "learning_rate": OWN_BEST[name].rates,
-    }
     rule = f"{_spent_in_words(whole, sentences)}; {_rule_in_words(name, threshold, None in bounds)}"
     wanted = _wanted(one, spent, threshold)
     return tested.finding(
@@ -139,19 +126,36 @@ def on_list(
     )
 
 
-def _over_sentences(runs: Runs, pairs: Pairs) -> TwoLevel | None:
-    table = right_differences(runs, pairs)
-    return None if table is None else two_level(table)
+def _seen(name: str, arm: str, found: tuple[list[float], Sequential], folder: Path | None) -> dict[str, Any]:
+    # What a list's seeds say of an arm: the first decision, all seeds, these and sentences, what was looked at since.
+    (spent, one), threshold = found, OWN_BEST[name].threshold(arm)
+    pairs = own_best_pairs(name, arm)[: len(spent)]
+    runs = reading.found([run for pair in pairs for run in pair], folder)
+    whole = every_seed(spent, MARGIN, threshold)
+    if one.verdict != "open":
+        whole["share of orders of the seeds"] = in_orders(spent, MARGIN, threshold)
+    decided = functools.partial(decide_sequentially, margin=MARGIN, threshold=threshold)
+    return {
+        arm: dataclasses.asdict(one) | {"differences": spent[: one.n]},
+        "all seeds recorded": whole,
+        "over seeds and sentences, 95 %": _over_sentences(runs, pairs),
+        **_afterwards(spent, decided, pairs, runs),
+    }
 
 
-def _spent_in_words(whole: Mapping[str, Any], sentences: TwoLevel | None) -> str:
+def _over_sentences(runs: Mapping[Setting, Record], pairs: Pairs) -> dict[str, Any] | None:
+    table = right_differences({run: record.result for run, record in runs.items()}, pairs)
+    return None if table is None else dataclasses.asdict(two_level(table))
+
+
+def _spent_in_words(whole: Mapping[str, Any], sentences: Mapping[str, Any] | None) -> str:
     # E-values of all seeds recorded, and the interval over sentences, too.
     told = f"e-values {whole['above']:.3g} above 0 and {whole['below']:.3g} below"
     return told if sentences is None else f"{told}; {_sentences_in_words(sentences)}"
 
 
-def _sentences_in_words(of: TwoLevel) -> str:
-    low, high = (100 * end for end in of.interval)
+def _sentences_in_words(of: Mapping[str, Any]) -> str:
+    low, high = (100 * end for end in of["interval"])
     return f"{bound(low, 2, False):.2f} to {bound(high, 2, True):.2f} over seeds and sentences (95 %)"
 
 
@@ -296,22 +300,6 @@ def _rerun(model: str, optimizer: str, *names: str) -> str:
     return " && ".join(command(name, listed(name, model, optimizer)) for name in ("learning_rates", *names))
 
 
-def _seeds_before(folder: Path | None) -> dict[str, Any]:
-    # What the list that e-values stop had said of the two arms, before the fresh seeds.
-    found = own_best_verdicts("minilm-adamw", folder=folder).get(OURS)
-    if found is None or len(found[0]) < 2:
-        return {}
-    spent, one = found
-    pairs = own_best_pairs("minilm-adamw", OURS)[: len(spent)]
-    runs = reading.found([run for pair in pairs for run in pair], folder)
-    sentences = _over_sentences({run: record.result for run, record in runs.items()}, pairs)
-    orders = {"share of orders of the seeds": in_orders(spent, MARGIN, THRESHOLD)}
-    beside = {"over seeds and sentences, 95 %": sentences and dataclasses.asdict(sentences)} | orders
-    decided = functools.partial(decide_sequentially, margin=MARGIN, threshold=THRESHOLD)
-    told = {"first decision": dataclasses.asdict(one)} | every_seed(spent, MARGIN, THRESHOLD) | beside
-    return told | _afterwards(spent, decided, pairs, runs)
-
-
 @best_rate_claim(
     "4-own-best-rate",
     "minilm-adamw",
@@ -333,11 +321,13 @@ def own_best_rate_adamw(cases: Cases, folder: Path | None) -> Finding:
     found = on_runs(cases, runs, of, answers, size_of=size_of, flips=FRESH_FLIPS, margin=MARGIN)
     if not (gaps := differences(runs, of).get(OURS)):
         return found
-    sentences, lower = _over_sentences(runs, OWN_BEST_FRESH), judged(differences(runs, of, "test_loss"))
+    sentences, lower = _over_sentences(records, OWN_BEST_FRESH), judged(differences(runs, of, "test_loss"))
+    before = own_best_verdicts("minilm-adamw", folder=folder).get(OURS)
+    seen = _seen("minilm-adamw", OURS, before, folder) if before and len(before[0]) > 1 else {}
     more = {
         "test loss within its margin": bool(lower) and within(lower, MARGINS["test_loss"]),
-        "over seeds and sentences, 95 %": sentences and dataclasses.asdict(sentences),
-        "the seeds before, by e-values": _seeds_before(folder),
+        "over seeds and sentences, 95 %": sentences,
+        "the seeds before, by e-values": seen,
         **_afterwards(gaps, functools.partial(one_sided, test="t"), OWN_BEST_FRESH, records),
         "learning_rate": OWN_BEST["minilm-adamw"].rates,
     }
