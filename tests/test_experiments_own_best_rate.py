@@ -17,6 +17,7 @@ from allora_analysis.grid.presets import (
     MARGINS,
     OWN_BEST,
     OWN_BEST_FRESH,
+    OWN_BEST_ONCE_MORE,
     blocks,
     own_best_decided,
     own_best_pairs,
@@ -67,13 +68,15 @@ def test_the_fresh_seeds_are_of_the_first_list_s_arms_and_no_other_list_has_them
     titles = re.findall(r"^\*\*(.+?)\.\*\*", words, re.MULTILINE)
     assert [title for title in titles if title in STATED] == list(STATED)
     assert "python -m experiments.own_best_fresh" in words.splitlines()[0]
-    assert [[one.seed for one in pair] for pair in OWN_BEST_FRESH] == [[seed, seed] for seed in range(63, 83)]
+    pairs = [*OWN_BEST_FRESH, *OWN_BEST_ONCE_MORE]
+    assert [[one.seed for one in pair] for pair in pairs] == [[seed, seed] for seed in range(63, 113)]
+    assert len(OWN_BEST_FRESH) == 20
     first = dict(own_best_pairs("minilm-adamw", "allora_0"))
-    assert {tuple(dataclasses.replace(one, seed=3) for one in pair) for pair in OWN_BEST_FRESH} == {
+    assert {tuple(dataclasses.replace(one, seed=3) for one in pair) for pair in pairs} == {
         (ours, lora) for ours, lora in first.items() if ours.seed == 3
     }
-    runs = {one for pair in OWN_BEST_FRESH for one in pair}
-    assert LISTS["own_best_fresh"]["desk"] == [one for pair in OWN_BEST_FRESH for one in pair]
+    runs = {one for pair in pairs for one in pair}
+    assert LISTS["own_best_fresh"]["desk"] == [one for pair in pairs for one in pair]
     others = {one for name, of in LISTS.items() if name != "own_best_fresh" for those in of.values() for one in those}
     assert not runs & others
 
