@@ -25,7 +25,7 @@ from allora_analysis.claims.tables.procedures import reported_ratio
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import LISTS, MARGINS, UPDATE_SEEDS, command
 from allora_analysis.grid.reading import Pairs, Runs, differences, diverged, judged, recorded
-from allora_analysis.statistics import Judgement, ratio_of_means
+from allora_analysis.statistics import Judgement, ratio_of_means, within
 from allora_analysis.statistics.intervals import Ratio
 from allora_analysis.study import bound, signed
 
@@ -90,7 +90,7 @@ def ahead_of_each(family: Mapping[str, Judgement]) -> str:
     """The verdict on "ahead of each": clearly so; or clearly behind one, or within the margin of it; or undecided."""
     if all(one.verdict == "holds" for one in family.values()):
         return "holds"
-    same = any(max(-one.interval[0], one.interval[1]) <= MARGIN for one in family.values())
+    same = any(within(one.interval, MARGIN) for one in family.values())
     return "refuted" if same or any(one.verdict == "refuted" for one in family.values()) else "undecided"
 
 

@@ -18,7 +18,7 @@ from allora_analysis.arms import ARMS
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.claims.s4_2_factor import lost, rate_in_words
-from allora_analysis.claims.s4_4_our_runs import every_seed, in_orders, on_runs, within
+from allora_analysis.claims.s4_4_our_runs import all_within, every_seed, in_orders, on_runs
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.grid import reading
@@ -325,7 +325,7 @@ def own_best_rate_adamw(cases: Cases, folder: Path | None) -> Finding:
     before = own_best_verdicts("minilm-adamw", folder=folder).get(OURS)
     seen = _seen("minilm-adamw", OURS, before, folder) if before and len(before[0]) > 1 else {}
     more = {
-        "test loss within its margin": bool(lower) and within(lower, MARGINS["test_loss"]),
+        "test loss within its margin": bool(lower) and all_within(lower, MARGINS["test_loss"]),
         "over seeds and sentences, 95 %": sentences,
         "the seeds before, by e-values": seen,
         **_afterwards(gaps, functools.partial(one_sided, test="t"), OWN_BEST_FRESH, records),
