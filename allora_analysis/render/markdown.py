@@ -19,6 +19,7 @@ from allora_analysis import cli, outputs
 from allora_analysis.claims import ledger
 from allora_analysis.claims.cases import PAPER_ROW
 from allora_analysis.claims.claim import VERDICTS
+from allora_analysis.render.size import size_text
 from allora_analysis.render.terminal import sourced
 from allora_analysis.render.view import (
     BEYOND,
@@ -31,7 +32,6 @@ from allora_analysis.render.view import (
     said_by,
     saved,
     sentence,
-    size_text,
     summary,
     views,
 )
