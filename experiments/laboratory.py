@@ -174,8 +174,8 @@ class Arguments:
     data_root: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """torchvision's folder, for mnist and cifar10."""
     part: Annotated[str, arg(metavar="all|contrasts|screening|lead")] = "all"
-    """contrasts: 48 comparisons of 60 to 200 seeds each, some again by more; screening: 194 cells of 10 seeds; lead:
-    ALLoRA minus LoRA and the controls alone, 60 seeds each, as judged on MNIST and CIFAR-10."""
+    """contrasts: 48 comparisons of two arms each by 60 to 200 seeds, some again by more; screening: 194 cells of 10
+    seeds; lead: ALLoRA minus LoRA and the controls alone, 60 seeds each, as judged on MNIST and CIFAR-10."""
     only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]", help_behavior_hint="")] = ()
     """Only cells of these rules or optimizers: lora, rslora, pissa, dora, loraplus, allora, asf_lora, allora_adamw;
     sgd, momentum, adamw."""

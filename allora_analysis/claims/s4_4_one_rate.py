@@ -241,8 +241,9 @@ def on_average(
     says="On another model too ALLoRA is universally better than LoRA at η·l_b.",
     reading="A network pretrained on half of the digits, no language model, a fresh classifier beside its adapters, "
     "l_b a quarter of LoRA's best rate: in each η² of 1, 2, 4, under AdamW, under SGD, and with the factor after "
-    "Adam's division; LoRA's classifier at η·l_b too, as in print. At LoRA's best rate as l_b (evidence) it is clearly "
-    "behind in one of the nine, and 50 points ahead in another, where LoRA at η·l_b breaks down.",
+    "Adam's division; LoRA's classifier at η·l_b too, as its one printed rate can be read. At LoRA's best rate as l_b "
+    "(evidence) it is clearly behind in one of the nine, and 50 points ahead in another, where LoRA at η·l_b breaks "
+    "down.",
     depends_on=("D-universally-better",),
 )
 def table_3(cases: Cases, folder: Path | None) -> Finding:
