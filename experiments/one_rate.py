@@ -107,7 +107,7 @@ def run(arguments: Arguments) -> int:
     ]
     if not arguments.dry_run:
         with held(path, f"laboratory, {DATA}"):
-            bench = begun(DATA, None, path)
+            bench = begun(path, DATA)
             for optimizer in OPTIMIZERS:
                 if any(point.optimizer == optimizer for _, point in wanted):
                     bench.tune(lora(optimizer))
