@@ -307,9 +307,9 @@ def off_the_product(one: Adapted) -> float:
     where="Abstract; §1",
     says=REMOVES,
     reading="By name: while it trains, ALLoRA-0, as the abstract calls its solution 'Dropout-free', adds BAx, with no "
-    "factor and no mask on it, whatever η is. With l_b constant, as §4.2 calls it, η alone is left of scaling "
-    "factor, learning rate and drop rate; with l_b tuned, too, η stands where the factor stood, and one choice fewer "
-    "is left: 4-two-fewer-to-choose.",
+    "factor and no mask on it, whatever η is. If l_b is constant, as §4.2 calls it, in the sense of not tuned, η alone "
+    "is left to choose of scaling factor, learning rate and drop rate; with l_b tuned, too, η stands where the factor "
+    "stood, and one choice fewer is left: 4-two-fewer-to-choose.",
     test="tests/test_claims_4_2_definition.py",
     depends_on=("4-definition",),
 )

@@ -127,10 +127,12 @@ def effective_rate(cases: Cases) -> Finding:
         conditional="Only under SGD, unclipped; as listed, AdamW's first step has rate l_b.",
         evidence=evidence,
         size=Size(float(np.mean(judged.own[-1])), "of η·l_b", "AdamW's rate for a row at zero, η² = 4"),
-        corrected="η·l_b·min(1, c/n) under SGD, n the norm of all of ALLoRA's gradients, c that they are clipped at; "
-        "l_b in AdamW's first step, its ε aside",
-        condition="SGD, or momentum in its first step, and c ≥ n (∞ without clipping)",
-        flips_if="a first step under AdamW of η·l_b, or one under SGD, unclipped, of another rate",
+        corrected="the factor on the gradient, η·l_b·min(1, c/n) under SGD, n the norm of all of ALLoRA's gradients, c "
+        "that they are clipped at; l_b in AdamW's first step, its ε aside",
+        condition="SGD, or momentum in its first step, and c ≥ n (∞ without clipping); or the factor on AdamW's update "
+        "(4-figure-2-right)",
+        flips_if="a first step under AdamW, the factor on the gradient, of η·l_b, or one under SGD, unclipped, of another "
+        "rate",
         assumes="AdamW",
     )
 

@@ -152,10 +152,11 @@ def starts_as_faster(cases: Cases) -> Finding:
             "ALLoRA's first step under AdamW at η² = 4, where the sentence needs 2",
         ),
         corrected="its first step over LoRA's at l_b is η·min(1, c/√(η²g² + h²))/min(1, c/√(g² + h²)) under SGD, g and "
-        "h the norms of LoRA's and the classifier's gradients, c that clipped at; 1 under AdamW",
+        "h the norms of LoRA's and the classifier's gradients, c that clipped at; 1 under AdamW, the factor on the "
+        "gradient",
         condition="SGD or momentum with min(1, c/√(η²g² + h²)) to 1e-3 min(1, c/√(g² + h²)): c ≥ √(η²g² + h²), or h "
         "above g√((η² − 1)/0.002); or the factor on AdamW's update (ALLoRAAdamW), where Listing 1 does not have it",
-        flips_if="a first step of η times LoRA's under AdamW",
+        flips_if="a first step of η times LoRA's under AdamW, the factor on the gradient",
         assumes="AdamW",
     )
 
@@ -192,6 +193,6 @@ def under_optimizers(cases: Cases) -> Finding:
         "and h the norms of LoRA's and the classifier's gradients, c that clipped at (what shortens both alike, as "
         "under a long h, does not matter); or the factor on AdamW's update. "
         "Thresholds of 5 and 20 % part SGD unclipped from AdamW in the same way",
-        flips_if="rows under AdamW within 10 % of those of LoRA at η·l_b",
+        flips_if="rows under AdamW, the factor on the gradient, within 10 % of those of LoRA at η·l_b",
         assumes="AdamW",
     )

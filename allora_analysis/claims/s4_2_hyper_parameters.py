@@ -215,8 +215,9 @@ NO_NEW = "Note that this does not introduce a new hyperparameter."
     "4-no-new-hyper-parameter",
     where="§4.2, below the definition",
     says=NO_NEW,
-    reading="ALLoRA's (η, l_b) are no more hyper-parameters than LoRA's (s, l): η stands where s stood. With l_b "
-    "constant, as §4.2 calls it, η stands for l instead, and s is gone besides (4-two-hyper-parameters).",
+    reading="ALLoRA's (η, l_b) are no more hyper-parameters than LoRA's (s, l): η stands where s stood. If l_b is "
+    "constant, as §4.2 calls it, in the sense of not tuned, η stands for l under SGD, and s is gone besides "
+    "(4-two-hyper-parameters).",
     depends_on=("4-alpha",),
 )
 def no_new_knob(cases: Cases) -> Finding:

@@ -171,8 +171,8 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
         "linear model Listing 1 under AdamW, ε up to its gradients, does not give Table 3's rise with η², nor on "
         "digits with ε up to a tenth of them (`T3-procedure`, `T3-procedure-laboratory`). The factor on AdamW's "
         "update does on all-MiniLM-L6-v2, without a lead over LoRA at η·l (`T3-procedure-on-the-update`, "
-        "`4-table-3-on-the-update`). Nor does Listing 1 under AdamW give Figure 2, if this shows what its caption "
-        "says (`4-figure-2-right`). The wording of a sentence about the paper's tables decides how "
+        "`4-table-3-on-the-update`). Listing 1 under AdamW does not give Figure 2 either, if this shows what its "
+        "caption says (`4-figure-2-right`). The wording of a sentence about the paper's tables decides how "
         'it is judged: "significant", "leans" or no difference by a test (cells, which cannot be tested, by a bar of '
         "ours: `5.2-asf-significantly`), every other one by the averages printed, with p in "
         "its answer or evidence; whether these are more than chance is a row of its own (`…-beyond-chance`). "

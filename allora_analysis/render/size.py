@@ -33,12 +33,14 @@ def _in_digits(size: Size) -> list[str]:
 
 
 def _around_zero(size: Size) -> list[str]:
-    # The value and both ends of an interval that holds 0, in the places that two digits of its width take: an end near
-    # 0 would look more exact than the other with two digits of its own. Of any other size nothing.
+    # The value and both ends of an interval that holds 0, in the places that two digits of its width take, or three
+    # where two move an end by a twentieth of the width: an end near 0 would look more exact than the other with two
+    # digits of its own. Of any other size nothing.
     low, high = size.low, size.high
     if size.ends == "range" or low is None or high is None or not -math.inf < low < 0 < high < math.inf:
         return []
     places = max(1 - math.floor(math.log10(high - low)), 0)
+    places += max(low - bound(low, places, False), bound(high, places, True) - high) > (high - low) / 20
     told = (size.value, bound(low, places, False), bound(high, places, True))
     return [f"{one if round(one, places) else 0:.{places}f}" for one in told]
 

@@ -258,8 +258,8 @@ def _of_these(of: Sequence[View]) -> str:
     strict = less_kind(of)
     assumed = Counter(one.setting.partition(", if ")[2] for one in of)
     copies = sum(COPYS in (one.reading or "") for one in of)
-    first = [one for one in of if same.get(one.id) not in ids and not less_kind([one])]
-    faults = sum(COPYS not in (one.reading or "") for one in first)
+    own = [one.id for one in of if COPYS not in (one.reading or "") and not less_kind([one])]
+    faults = len({same.get(name) or name for name in own})
     told = [f"{faults} fault{'s' if faults > 1 else ''}"] if again and faults else []
     told += [f"{copies} perhaps our copy's"] if copies else []
     told += [f"{strict} less kind"] if strict else []
