@@ -131,8 +131,8 @@ def effective_rate(cases: Cases) -> Finding:
         "that they are clipped at; l_b in AdamW's first step, its ε aside",
         condition="SGD, or momentum in its first step, and c ≥ n (∞ without clipping); or the factor on AdamW's update "
         "(4-figure-2-right)",
-        flips_if="a first step under AdamW, the factor on the gradient, of η·l_b, or one under SGD, unclipped, of another "
-        "rate",
+        flips_if="a first step under AdamW, the factor on the gradient, of η·l_b, or one under SGD, unclipped, of "
+        "another rate",
         assumes="AdamW",
     )
 
