@@ -106,9 +106,10 @@ def off_zero(one: Tiny, by: float) -> Tiny:
 
 def near_the_bar(rng: np.random.Generator) -> Tiny:
     """Many rows, so far off 0 that Adam's first step is off its path by half of what is asked, or twice; A positive."""
-    one = many_rows(rng)._replace(steps=1)
+    one, wanted = many_rows(rng)._replace(steps=1), SAMPLED * float(rng.choice([1 / 2, 2]))
     one = one._replace(a=None if rng.random() < 0.5 else abs(one.a))
-    wanted = SAMPLED * float(rng.choice([1 / 2, 2]))
+    if shortened(one) <= wanted:  # around 0, too, where fewest signs are sure
+        return near_the_bar(rng)
     return off_zero(one, brentq(lambda by: shortened(off_zero(one, by)) - wanted, 0.0, 2.0, xtol=1e-3))
 
 
