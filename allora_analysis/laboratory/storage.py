@@ -36,8 +36,8 @@ def packed(path: Path) -> Path:
 
 
 def present(path: Path) -> bool:
-    """Whether a table has begun, plain or packed; an empty packed one has, and was cut."""
-    return packed(path).is_file() or (path.is_file() and path.stat().st_size > 0)
+    """Whether a table has begun, plain or packed."""
+    return any(one.is_file() and one.stat().st_size > 0 for one in (path, packed(path)))
 
 
 def within(folder: Path) -> list[Path]:
@@ -75,10 +75,6 @@ def parts(path: Path) -> tuple[bytes, bytes]:
     """The appended lines, and the packed ones compressed: in this order who reads while another packs has all."""
     try:
         added, whole = _bytes(path), _bytes(packed(path))
-        if not whole and packed(path).is_file():
-            whole = _bytes(packed(path))  # packed in between
-            if not whole:
-                raise ArgumentError(f"{packed(path)}: is empty; take the file from git")
         if not (added or whole or path.exists() or packed(path).exists()):
             raise ArgumentError(f"{path}: is not there")
     except OSError as error:
