@@ -98,12 +98,9 @@ def test_what_the_answer_on_the_worst_place_says_is_true_of_every_case():
 
 def unseen_tokens_in_x(apart, rng):
     """Errors on every so many-th of 128 tokens, the others' curvature kept, as if the loss saw them."""
-    every = section_errors(1, rng)
+    every = section._of_errors(1, rng)
     errors = rng.standard_normal((16, 128)) * (np.arange(1, 129) % apart == 0)
     return every._replace(g=-2 * errors @ every.x)
-
-
-section_errors = section._of_errors
 
 
 def test_errors_linear_in_the_inputs_alone_make_it_mixed_at_the_papers_setting(monkeypatch):

@@ -75,17 +75,12 @@ def shortened(one: Tiny) -> float:
     An entry of the gradient of W, or of B, is a sum over many masks, and nearly normal: masks turn its sign with
     chance Φ(−|μ|/σ), μ its mean and σ² = (1 − p)/p times the sum of its terms' squares.
     """
-    y = one.y[:, :, None]  # N×C×1 beside N×1×D
-    if one.a is None:
-        terms, squares = y * one.x[:, None], y**2 * one.x[:, None] ** 2
-    else:
-        along = (one.x @ one.a.T)[:, None]
-        terms = y * along
-        squares = y**2 * (along**2 if one.placement == "output" else (one.x**2 @ one.a.T**2)[:, None])
-    mean, std = terms.sum(axis=0), np.sqrt((1 - one.keep_prob) / one.keep_prob * squares.sum(axis=0))
-    step = np.sign(mean) if one.a is None else np.sign(mean) @ one.a
-    missing = 2 * ndtr(-np.abs(mean) / std) * np.sign(mean)
-    return float(np.linalg.norm(missing if one.a is None else missing @ one.a) / np.linalg.norm(step))
+    a = np.eye(one.x.shape[1]) if one.a is None else one.a
+    squares = (one.x @ a.T) ** 2 if one.placement == "output" else one.x**2 @ a.T**2
+    mean = one.y.T @ (one.x @ a.T)
+    std = np.sqrt((1 - one.keep_prob) / one.keep_prob * (one.y**2).T @ squares)
+    step, missing = np.sign(mean), 2 * ndtr(-np.abs(mean) / std) * np.sign(mean)
+    return float(np.linalg.norm(missing @ a) / np.linalg.norm(step @ a))
 
 
 def leaves_the_path(one: Tiny) -> bool:

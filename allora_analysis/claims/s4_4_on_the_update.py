@@ -219,12 +219,13 @@ def like_table_3(share: Ratio) -> str:
 )
 def procedure(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRAAdamW's rise over LoRA's beside Table 3's ratio; the listed procedure's beside it."""
-    every = [run for of in ends().values() for pairs in of.values() for pair in pairs for run in pair]
+    compared = ends()
+    every = [run for of in compared.values() for pairs in of.values() for pair in pairs for run in pair]
     wanted = list(dict.fromkeys(every))
     runs = recorded(wanted, folder)
     found = rises(runs)
     if found.keys() != WAYS.keys():
-        return _unfinished(runs, ends(), wanted)
+        return _unfinished(runs, compared, wanted)
     ours, as_listed = (share(of) for of in found.values())
     tested = cases.test(next(iter(found.values())), lambda samples: like_table_3(share(samples)))
     printed, low, high = reported_ratio()

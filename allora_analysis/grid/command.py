@@ -97,7 +97,6 @@ def run(presets: Presets, arguments: Arguments) -> int:
     choice("--executor", arguments.executor, plan.EXECUTORS)
     choice("--device", arguments.device, ("auto", "cpu"))
     count("--checkpoint-steps", arguments.checkpoint_steps)
-    outputs.refuse_file("--results", arguments.results)
     chosen = select(preset, arguments.only, arguments.seeds)
     needed = [] if arguments.dry_run else _names(chosen)
     where = resolve(_names(preset), arguments.source, needed)
