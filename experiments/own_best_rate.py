@@ -36,6 +36,17 @@ ALLoRAAdamW led LoRA at 1e-3, which favors it here, too: a lead over the control
 outcomes are the stronger for it. LoRA at 2e-3 − LoRA at 1e-3, on the same seeds, is reported beside it and decides
 nothing.
 
+**Control under SGD**, added when minilm-sgd had its sixty seeds and had been left open, before any run at rate 2. At
+rate 1 ALLoRA-0's factor keeps 0.97 of η = 2 to the end, so that minilm-sgd compares LoRA at about 2 with LoRA at 3, and
+2 was not on LoRA's list. The list minilm-sgd-control has ALLoRA-0 at 1 as it is, and LoRA at η·1 = 2, on the same
+seeds, clipped at 1 as there. Its one comparison, ALLoRA-0 − LoRA at 2, is a family of one: "above" says that the rule
+gives more than the doubled rate, "below" or "equivalent" that what it gives is had without it. The same test and
+stopping rule; ALLoRA-0's runs are recorded, so that LoRA at 2 alone is run. LoRA at 2 − LoRA at 3, on the same seeds,
+is reported beside it and decides nothing. A run that stays at chance (of LoRA at 3 one in sixty did) is counted, as
+everywhere, though e-values then decide nothing for long: if one does, seeds in which both arms left chance are judged
+by the same rule beside it, and the row says both. Row `4-own-best-rate-sgd` is then this list's, and minilm-sgd stands
+beside.
+
 **Seeds.** 3 to 62, in this order, of A, the classifier, the order of the data; arms share seeds. Seeds 0, 1 and 2 chose
 the rates and are not counted. Arms of one seed ran on one kind of machine, but for two of minilm-adamw, 5 and 20, and
 fifteen of minilm-control, whose LoRA ran on another kind than the rest (by the records' provenance): other bf16

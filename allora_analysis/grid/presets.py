@@ -236,6 +236,7 @@ OWN_BEST = {
     "minilm-sgd": OwnBest(MINILM, "sgd", ON_MINILM, {"allora_0": 1.0, "lora": 3.0}),
     "smollm2-adamw": OwnBest(SMOLLM2, "adamw", ON_SMOLLM2, {"allora_0": 1e-3, "lora": 1e-3}),
     "minilm-control": OwnBest(MINILM, "adamw", ON_MINILM, {"allora_adamw": 1e-3, REFERENCE: ETA * 1e-3}, False),
+    "minilm-sgd-control": OwnBest(MINILM, "sgd", ON_MINILM, {"allora_0": 1.0, REFERENCE: ETA * 1.0}, False),
 }
 
 
