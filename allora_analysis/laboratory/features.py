@@ -5,8 +5,8 @@ Checked by `tests/test_claims_3_1_on_features.py`, beside torch's own optimizers
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,8 @@ class Trial:
     rates: int = 7  # of learning, half a decade apart, how many
     times: tuple[int, ...] = (0, 20, 40, 60, 80, 100, 150, 200, 250, 300, 350, 400)  # of losses; the last: the length
     tuning: int = 4  # seeds that choose the rates, from 1000
-    seeds: int = 20  # that judge, from 0
+    seeds: int = 20  # that judge
+    first_seed: int = field(default=0, metadata=records.LATER)  # of those
 
     @property
     def arms(self) -> tuple[tuple[float, float], ...]:
@@ -56,6 +57,8 @@ class Trial:
 
 
 TRIALS = tuple(Trial(optimizer, sentences) for sentences in (100, None) for optimizer in ("sgd", "adamw"))
+FRESH = tuple(Trial(optimizer, None, seeds=100, first_seed=20) for optimizer in ("sgd", "adamw"))
+"""Trials that judge `3.1-few-steps-minilm` alone."""
 
 
 class Features(NamedTuple):
@@ -144,7 +147,9 @@ def run(features: Features, trial: Trial) -> dict[str, Any]:
     least, last = tried.min(axis=1).mean(axis=0), tried[:, -1].mean(axis=0)
     one, own = (np.array(trial.learning_rates)[tuned(of)] for of in (last, least))
     columns = [(*arm, one[0]) for arm in trial.arms] + [(*arm, rate) for arm, rate in zip(trial.arms, own, strict=True)]
-    losses = np.array([trained(features, trial, columns, seed) for seed in range(trial.seeds)])
+    losses = np.array(
+        [trained(features, trial, columns, seed) for seed in range(trial.first_seed, trial.first_seed + trial.seeds)]
+    )
     arms = len(trial.arms)
     return {
         "tuning": {"least": rounded(least), "last": rounded(last)},
@@ -161,10 +166,10 @@ def rounded(values: np.ndarray | np.generic | float) -> list | float | None:
     return float(f"{values:.5g}") if np.isfinite(values) else None
 
 
-def recorded(folder: Path | None = None) -> Mapping[str, dict[str, np.ndarray]]:
-    """The recorded trials by their words; empty where one of the list is missing."""
-    found = records.results_of(folder or RESULTS, STUDY, PROTOCOL, TRIALS)
-    if len(found) < len(TRIALS):
+def recorded(folder: Path | None = None, trials: Sequence[Trial] = TRIALS) -> Mapping[str, dict[str, np.ndarray]]:
+    """The recorded trials of a list by their words; empty where one of it is missing."""
+    found = records.results_of(folder or RESULTS, STUDY, PROTOCOL, trials)
+    if len(found) < len(trials):
         return {}
     return {
         trial.words: {name: np.array(result[name], dtype=float) for name in ("one_rate", "own_rate")}
