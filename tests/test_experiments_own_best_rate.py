@@ -58,7 +58,7 @@ def test_the_rules_are_stated_and_the_runs_are_valid():
     assert [title for title in re.findall(r"^\*\*(.+?)\.\*\*", words, re.MULTILINE) if title in STATED] == list(STATED)
     runs = LISTS["own_best_rate"]["desk"]
     assert [check(one) for one in runs] == runs
-    shared = CAP  # ALLoRAAdamW's at 1e-3, which its control has, too
+    shared = 2 * CAP  # ALLoRAAdamW's at 1e-3 and ALLoRA-0's under SGD, which their controls have, too
     assert len(set(runs)) == len(runs) == CAP * sum(len(listed.rates) for listed in OWN_BEST.values()) - shared
     assert not set(runs) & set(LISTS["learning_rates"]["desk"]), "a seed that chose the rates would judge them"
 
@@ -95,14 +95,22 @@ def test_every_arm_of_a_list_has_the_same_seeds_in_blocks():
             assert [first.seed for first, _ in own_best_pairs(name, arm)] == list(range(3, 3 + CAP))
 
 
-def test_the_control_is_lora_at_the_rate_at_which_the_arm_starts():
-    control, of = OWN_BEST["minilm-control"], OWN_BEST["minilm-adamw"]
-    assert [name for name, listed in OWN_BEST.items() if not listed.chosen] == ["minilm-control"]
+CONTROLS = {"minilm-control": ("minilm-adamw", "allora_adamw"), "minilm-sgd-control": ("minilm-sgd", "allora_0")}
+
+
+def test_every_list_whose_rates_validation_did_not_choose_is_a_control():
+    assert [name for name, listed in OWN_BEST.items() if not listed.chosen] == list(CONTROLS)
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_control_is_lora_at_the_rate_at_which_the_arm_starts(name):
+    tuned, compared = CONTROLS[name]
+    control, of = OWN_BEST[name], OWN_BEST[tuned]
     assert control[:3] == of[:3]
-    assert control.rates == {"allora_adamw": of.rates["allora_adamw"], "lora": 2 * of.rates["allora_adamw"]}
-    (arm, lora), *_ = own_best_pairs("minilm-control", "allora_adamw")
-    assert (arm, arm.eta2) == (own_best_pairs("minilm-adamw", "allora_adamw")[0][0], 4.0)
-    assert dataclasses.replace(lora, learning_rate=1e-3) == own_best_pairs("minilm-adamw", "allora_adamw")[0][1]
+    assert control.rates == {compared: of.rates[compared], "lora": 2 * of.rates[compared]}
+    (arm, lora), *_ = own_best_pairs(name, compared)
+    assert (arm, arm.eta2) == (own_best_pairs(tuned, compared)[0][0], 4.0)
+    assert dataclasses.replace(lora, learning_rate=of.rates["lora"]) == own_best_pairs(tuned, compared)[0][1]
 
 
 @pytest.mark.parametrize("name", [name for name, of in OWN_BEST.items() if of.chosen])
@@ -186,12 +194,12 @@ def test_the_command_runs_only_what_is_open(tmp_path, capsys, monkeypatch):
     assert own_best_rate.main(command) == 0
     asked_for = [(one.optimizer, one.learning_rate) for runs, _ in asked for one in runs if one.arm == "lora"]
     # A clear difference is decided at the first number of pairs that can decide.
-    assert sorted(asked_for) == [("adamw", 2e-3)] * 8 + [("sgd", 3.0)] * 8
+    assert sorted(asked_for) == [("adamw", 2e-3)] * 8 + [("sgd", 2.0)] * 8 + [("sgd", 3.0)] * 8
     assert asked[0][1] == tuple(sources)
     said = capsys.readouterr().out
     assert "minilm-sgd, allora_0 − lora, test_accuracy: above after 8 seeds" in said
     assert own_best_rate.main([*command, "--dry-run"]) == 0
-    assert asked[16:] == []
+    assert asked[24:] == []
     assert capsys.readouterr().out == "nothing to run: what was asked for is decided\n"
 
 

@@ -165,7 +165,8 @@ COLOURS = 128
 ABOUT = {
     "figure_1": ("3.1-figure-1", "3.1-figure-1-cifar10"),
     "figure_2": (
-        "3.1-figure-2-left",
+        "3.1-figure-2-left-early",
+        "3.1-figure-2-left-late",
         "4-figure-2-measured",
         "4-figure-2-measured-smollm2",
         "4-figure-2-tapers",
