@@ -14,6 +14,11 @@ ALLoRAAdamW; LoRA at η·l; ALLoRA-OD, ASF-LoRA, LoRA × η at l (under AdamW, a
 listed factor acts too, is left out: at the rates of `experiments.row_norms` LoRA's accuracy there goes from 0.51 to
 0.77 with the seed, so that five seeds could tell nothing.
 
+Of the eight procedures that `T3-procedure-laboratory` compares, two are here, as listed and with the factor after
+Adam's division. The others differ from these by an ε, by SGD at that l or by the classifier's rate. On digits, where
+sixty seeds take minutes, they stand apart; here each takes ten runs of five to twelve minutes, to say of one model more
+what digits say, and none is run.
+
 **Foretold.** At this rate no row of BA grows long: the factor stays within a few percent of η. So (a) compares LoRA at
 nearly η·l with LoRA at η·l, and should find them alike; (b) the share should be near 1 (0.81 on digits, at a rate at
 which rows grow longer); (c) ALLoRAAdamW should be ahead where its steps are the longer ones.
