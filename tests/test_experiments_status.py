@@ -234,15 +234,16 @@ def test_the_committed_records_fit_in_a_hand_and_hold_no_layer_s_own_norms():
     assert len(listed) > 400
     files = [path for path in (ROOT / "experiments" / "results").rglob("*") if path.is_file()]
     kept = [path for path in files if records.UNFINISHED not in path.parts and path.suffix != ".lock"]
-    assert {".json", ".bz2"} <= {path.suffix for path in kept}
+    assert {folder.name for folder in experiments.FOLDERS if (folder / packs.PACK) in kept} >= {"finetune", "gradient_std"}
     assert sum(path.stat().st_size for path in kept) <= 5_000_000
     assert not any("layers" in records.load(path).result.get("row_norms", {}) for path in listed)
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no clone")
-def test_what_a_killed_process_leaves_beside_a_table_is_in_no_commit_and_so_in_no_wheel():
+def test_what_a_killed_process_leaves_beside_a_table_or_a_pack_is_in_no_commit_and_so_in_no_wheel():
     """Git and hatchling both read .gitignore. Planted: the table itself, which both take."""
     names = [f"experiments/results/laboratory/digits.{kind}" for kind in ("part", "lock", "jsonl", "jsonl.bz2")]
+    names += ["experiments/results/finetune/records.part", f"experiments/results/finetune/{packs.PACK}"]
     for name in names:
         done = subprocess.run(["git", "check-ignore", "--no-index", "-q", name], cwd=ROOT, timeout=60)
         assert done.returncode == (0 if name.endswith(("part", "lock")) else 1), name
