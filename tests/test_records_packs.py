@@ -128,7 +128,6 @@ def test_a_pack_that_was_cut_or_altered_is_one_line_for_every_reader_and_stays(t
     spoilt = SPOILT[harm](pack.read_bytes())
     pack.write_bytes(spoilt)
     (name, *_) = whole
-    more = tmp_path / "more.json"
     for read in (
         lambda: records.record_files(tmp_path),
         lambda: records.load(tmp_path / name),
@@ -145,7 +144,6 @@ def test_a_pack_that_was_cut_or_altered_is_one_line_for_every_reader_and_stays(t
         records.pack(tmp_path)
     assert pack.read_bytes() == spoilt
     assert contents(tmp_path) == {name: whole[name]}
-    assert not more.exists()
 
 
 def altered(folder, whole):
@@ -247,6 +245,24 @@ def test_no_room_is_one_line_and_every_loose_file_stays(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert contents(tmp_path) == loose
     assert os.listdir(tmp_path) == [*loose]
+
+
+@pytest.mark.bad_input
+def test_a_pack_that_would_be_larger_than_is_read_is_not_written(tmp_path, whole, monkeypatch):
+    more = save(tmp_path, Config(rank=4)).path
+    before = (tmp_path / packs.PACK).read_bytes()
+    monkeypatch.setattr(files, "LARGEST", len(bz2.decompress(before)) - 1)  # tar's own blocks hold either
+    with pytest.raises(records.RecordError, match="move some records to another folder"):
+        records.pack(tmp_path)
+    assert (tmp_path / packs.PACK).read_bytes() == before
+    assert more.exists()
+
+
+@pytest.mark.bad_input
+def test_no_folder_is_one_line_and_none_is_made(tmp_path):
+    with pytest.raises(records.RecordError, match="is not a folder; name a folder of records"):
+        records.pack(tmp_path / "typo")
+    assert not (tmp_path / "typo").exists()
 
 
 def test_a_pack_that_reads_back_otherwise_costs_no_loose_file(tmp_path, monkeypatch):

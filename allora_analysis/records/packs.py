@@ -93,10 +93,12 @@ def pack(folder: Path | str) -> Packed:
         How many were loose, and the sizes.
 
     Raises:
-        RecordError: a pack that was cut or altered, or a folder that cannot be read or written.
+        RecordError: a pack that was cut or altered, or a folder that that is not there or cannot be written.
     """
     folder = Path(folder)
     path = folder / PACK
+    if not folder.is_dir():
+        raise RecordError(f"{folder}: is not a folder; name a folder of records")
     try:
         with files.locked(folder):
             size = path.stat().st_size if path.exists() else 0
@@ -105,7 +107,9 @@ def pack(folder: Path | str) -> Packed:
             if not added:
                 return Packed(0, size, size)
             whole = {**packed(folder), **added}
-            files.replace(path, bz2.compress(_tar(whole)))
+            if len(content := _tar(whole)) > files.LARGEST:
+                raise RecordError(f"{path}: would hold over {files.LARGEST} bytes; move some records to another folder")
+            files.replace(path, bz2.compress(content))
             if packed(folder) != whole:
                 raise RecordError(f"{path}: reads back otherwise than written; the loose files are where they were")
             for name in added:
