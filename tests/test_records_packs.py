@@ -92,6 +92,8 @@ def test_a_pack_depends_on_the_records_alone(tmp_path):
         records.pack(tmp_path / folder)
     first, second = ((tmp_path / folder / packs.PACK).read_bytes() for folder in "ab")
     assert first == second
+    with tarfile.open(tmp_path / "a" / packs.PACK) as tar:
+        assert tar.getnames() == sorted(tar.getnames())
 
 
 def test_tar_makes_a_pack_loose_again(tmp_path, whole):
@@ -286,6 +288,24 @@ for run in range(40):
     mine = [one for one in records.find(folder) if one.config["own"] == who]
     assert len(mine) == run + 1, (who, run, len(mine))
 """
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "listdir"), (packs, "packed")])
+def test_who_reads_while_another_packs_has_all(tmp_path, monkeypatch, module, name):
+    """Planted: the folder is packed just after its files were listed, or just after its pack was looked into."""
+    for rank in RANKS:
+        save(tmp_path, Config(rank=rank))
+    first = getattr(module, name)
+
+    def then_packed(folder):
+        found = first(folder)
+        monkeypatch.undo()
+        records.pack(tmp_path)
+        return found
+
+    monkeypatch.setattr(module, name, then_packed)
+    assert len(records.find(tmp_path)) == 3
+    assert os.listdir(tmp_path) == [packs.PACK]
 
 
 def test_three_who_save_and_pack_at_once_lose_nothing(tmp_path):
