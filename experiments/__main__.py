@@ -1,13 +1,16 @@
-"""What the experiments recorded: `python -m experiments status` and `reproduce`.
+"""What the experiments recorded: `python -m experiments status`, `reproduce`, `show` and `pack`.
 
 | command | what it does |
 | --- | --- |
 | `status` | counts and verifies the records, names what is torn |
 | `reproduce` | runs recorded runs again and says how far they agree |
+| `show` | prints one record |
+| `pack` | puts complete records into one file a folder |
 """
 
 import inspect
 import itertools
+import json
 import os
 import random
 import sys
@@ -67,7 +70,11 @@ def _within(folder: Path) -> list[Path]:
 def _one(folder: Path) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", records.SetAsideWarning)  # named below, all of them
-        found = records.status(folder, PROTOCOLS)
+        try:
+            found = records.status(folder, PROTOCOLS)
+        except records.RecordError as error:
+            outputs.say(f"{folder}:\n  ALTERED {error}")
+            return 1
     outputs.say(f"{folder}:")
     for study, number in found.counts.items():
         outputs.say(
@@ -87,7 +94,7 @@ def _one(folder: Path) -> int:
         "TORN or altered, set aside in set_aside/; run again what they recorded, and delete them there",
         found.set_aside,
     )
-    _named("TORN or altered, in a folder that cannot be written, so they stay where they are", found.torn)
+    _named("TORN or altered, in a pack or a folder that cannot be written, so they stay where they are", found.torn)
     return len(found.set_aside) + len(found.torn) + altered
 
 
@@ -108,10 +115,10 @@ def _named(words: str, names: Sequence[str]) -> None:
             outputs.say(f"    {name}")
 
 
-def _folders(given: Sequence[Path]) -> list[Path]:
+def _folders(given: Sequence[Path], flag: str = "--results") -> list[Path]:
     for folder in given:
         if not os.path.isdir(folder):
-            raise ArgumentError(f"--results {folder}: is not a folder; name a folder of records")
+            raise ArgumentError(f"{flag} {folder}: is not a folder; name a folder of records")
     asked = [inner for folder in given for inner in _within(folder)]
     return [folder for folder in asked or FOLDERS if os.path.isdir(folder)]
 
@@ -238,6 +245,44 @@ def _stable_rate(record: records.Record, sources: Mapping[str, str], scratch: Pa
 MAKERS = makers.MAKERS | {features.STUDY: _features, edge.STUDY: _stable_rate}
 
 
+@dataclass(frozen=True)
+class Showing:
+    """Print a record as indented JSON, loose or packed, or a line of the laboratory's tables."""
+
+    key: Annotated[Positional[str], arg(metavar="KEY")]
+    """The name of its file, or the first digits of its key."""
+    results: Annotated[tuple[Path, ...], arg(metavar="[FOLDER ...]", help_behavior_hint="")] = ()
+    """Folders of records, or of such folders, as experiments/results is; default: those of this repository."""
+
+
+def show(arguments: Showing) -> int:
+    """Print what a record holds."""
+    entries = vars(_only_one(_folders(arguments.results), arguments.key))
+    kept = {name: value for name, value in entries.items() if name not in ("path", "text")}
+    outputs.print_json(json.dumps(kept, indent=2, ensure_ascii=False))
+    return 0
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Put the complete records of a folder, a JSON file each, into one file, records.tar.bz2, byte for byte.
+
+    All that reads records reads them there. New runs are recorded loose beside it, and what is unfinished stays.
+    """
+
+    folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="[FOLDER ...]", help_behavior_hint="")] = ()
+    """Folders of records, or of such folders, as experiments/results is; default: those of this repository."""
+
+
+def pack(arguments: Packing) -> int:
+    """Pack each folder and say how much smaller it is."""
+    for folder in _folders(arguments.folders, "FOLDER"):
+        done = records.pack(folder)
+        sizes = f"{done.records} records packed, {done.before:,} bytes before, {done.after:,} after"
+        outputs.say(f"{folder}: {sizes if done.records else 'nothing to pack'}")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -248,13 +293,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         names = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
         runs = f"an experiment has a command of its own, python -m experiments.NAME: {', '.join(names)}"
-        print(f"error: say python -m experiments {' or '.join(COMMANDS)}; {runs}", file=sys.stderr)
+        *several, last = COMMANDS
+        print(f"error: say python -m experiments {', '.join(several)} or {last}; {runs}", file=sys.stderr)
         return 2
     flags, command = COMMANDS[name]
     return cli.guarded(lambda: command(cli.parse(flags, f"python -m experiments {name}", words[1:])))
 
 
-COMMANDS = {"status": (Arguments, status), "reproduce": (Repetition, reproduce)}
+COMMANDS = {
+    "status": (Arguments, status),
+    "reproduce": (Repetition, reproduce),
+    "show": (Showing, show),
+    "pack": (Packing, pack),
+}
 
 
 if __name__ == "__main__":

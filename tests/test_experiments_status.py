@@ -1,6 +1,7 @@
 """`python -m experiments status`: what is recorded, older, unfinished, torn."""
 
 import bz2
+import json
 import subprocess
 import sys
 import tomllib
@@ -12,7 +13,7 @@ from allora_analysis import records
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import Cell
-from allora_analysis.records import files, record
+from allora_analysis.records import files, packs, record
 from experiments import __main__ as experiments
 from tests.tiny_grid import ROOT
 from tests.toy_run import save, spoil
@@ -84,6 +85,74 @@ def test_a_folder_of_folders_is_looked_into(tmp_path, capsys):
     ]
 
 
+def test_a_packed_folder_has_the_status_that_it_had_loose(tmp_path, capsys):
+    for run, protocol in enumerate((PROTOCOL, PROTOCOL, PROTOCOL - 1, PROTOCOL + 1)):
+        save(tmp_path, {"run": run}, {}, STUDY, protocol)
+    save(tmp_path, {"run": 9}, {}, "others")
+    (tmp_path / "unfinished" / "finetune-0123").mkdir(parents=True)
+    assert status(tmp_path) == 0
+    before = capsys.readouterr().out
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.json"))
+    assert experiments.main(["pack", str(tmp_path)]) == 0
+    after = (tmp_path / packs.PACK).stat().st_size
+    assert capsys.readouterr().out == f"{tmp_path}: 5 records packed, {size:,} bytes before, {after:,} after\n"
+    assert experiments.main(["pack", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: nothing to pack\n"
+    assert status(tmp_path) == 0
+    assert capsys.readouterr().out == before
+    assert (tmp_path / "unfinished" / "finetune-0123").is_dir()
+
+
+def test_a_cut_pack_is_named_status_1_and_the_other_folders_are_told(tmp_path, capsys):
+    for folder in ("cut", "whole"):
+        save(tmp_path / folder, {"run": 1}, {}, STUDY, PROTOCOL)
+    records.pack(tmp_path / "cut")
+    pack = tmp_path / "cut" / packs.PACK
+    pack.write_bytes(pack.read_bytes()[:-9])
+    assert status(tmp_path / "cut", tmp_path / "whole") == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path / 'cut'}:",
+        f"  ALTERED {pack}: was cut or altered; take the file from git",
+        f"{tmp_path / 'whole'}:",
+        f"  {STUDY}: 1 records",
+    ]
+
+
+def test_an_altered_record_in_a_pack_is_named_and_status_1(tmp_path, capsys):
+    path = save(tmp_path, {"run": 1}, {}, STUDY, PROTOCOL).path
+    content = path.read_bytes().replace(b'"run":1', b'"run":2')
+    records.pack(tmp_path)
+    files.replace(tmp_path / packs.PACK, bz2.compress(packs._tar({path.name: content})))
+    assert status(tmp_path) == 1
+    out = capsys.readouterr().out.splitlines()[1:]
+    assert out[1:] == [
+        "  1 TORN or altered, in a pack or a folder that cannot be written, so they stay where they are:",
+        f"    {path.name}",
+    ]
+
+
+def test_show_prints_a_record_loose_or_packed(tmp_path, capsys):
+    path = save(tmp_path, {"run": "ä"}, {"y": [1, 2]}, STUDY, PROTOCOL).path
+    told = []
+    for _ in range(2):
+        for name in (path.name, path.stem, records.load(path).key[:6]):
+            assert experiments.main(["show", name, "--results", str(tmp_path)]) == 0
+            told.append(capsys.readouterr().out)
+        records.pack(tmp_path)
+    assert len(set(told)) == 1
+    document = json.loads(told[0])
+    assert document | {"provenance": {}} == {
+        "study": STUDY,
+        "key": records.load(path).key,
+        "protocol": PROTOCOL,
+        "config": {"run": "ä"},
+        "digests": {},
+        "result": {"y": [1, 2]},
+        "provenance": {},
+    }
+    assert "\n  " in told[0]
+
+
 def test_the_repositorys_own_records_are_whole():
     done = subprocess.run(
         [sys.executable, "-m", "experiments", "status"], cwd=ROOT, capture_output=True, text=True, timeout=120
@@ -119,8 +188,10 @@ def test_an_altered_table_is_named_and_status_1(tmp_path, capsys):
     [
         (["status", "--results", "/nowhere/at/all"], "--results /nowhere/at/all: is not a folder"),
         (["reproduce", "--sample", "1", "--seed", "-1"], "--seed must be a whole number, 0 or above, received -1"),
+        (["pack", "/nowhere/at/all"], "FOLDER /nowhere/at/all: is not a folder; name a folder of records"),
+        (["show", "0123", "--results", str(ROOT / "tests")], "KEY '0123': no record has it"),
         (["run"], "an experiment has a command of its own, python -m experiments.NAME: ablation, commonsense"),
-        ([], "say python -m experiments status or reproduce; "),
+        ([], "say python -m experiments status, reproduce, show or pack; "),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(capsys, words, told):
@@ -153,7 +224,7 @@ def test_a_torn_file_in_a_folder_that_cannot_be_written_is_named_too(tmp_path, c
     monkeypatch.setattr(files, "locked", refuse)
     assert status(tmp_path) == 1
     out = capsys.readouterr().out
-    assert "  1 TORN or altered, in a folder that cannot be written, so they stay where they are:" in out
+    assert "  1 TORN or altered, in a pack or a folder that cannot be written, so they stay where they are:" in out
     assert f"    {bad.path.name}" in out
     assert bad.path.exists()
 
@@ -163,15 +234,16 @@ def test_the_committed_records_fit_in_a_hand_and_hold_no_layer_s_own_norms():
     assert len(listed) > 400
     files = [path for path in (ROOT / "experiments" / "results").rglob("*") if path.is_file()]
     kept = [path for path in files if records.UNFINISHED not in path.parts and path.suffix != ".lock"]
-    assert {".json", ".bz2"} <= {path.suffix for path in kept}
+    assert {"finetune", "gradient_std"} <= {path.parent.name for path in kept if path.name == packs.PACK}
     assert sum(path.stat().st_size for path in kept) <= 5_000_000
     assert not any("layers" in records.load(path).result.get("row_norms", {}) for path in listed)
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no clone")
-def test_what_a_killed_process_leaves_beside_a_table_is_in_no_commit_and_so_in_no_wheel():
+def test_what_a_killed_process_leaves_beside_a_table_or_a_pack_is_in_no_commit_and_so_in_no_wheel():
     """Git and hatchling both read .gitignore. Planted: the table itself, which both take."""
     names = [f"experiments/results/laboratory/digits.{kind}" for kind in ("part", "lock", "jsonl", "jsonl.bz2")]
+    names += ["experiments/results/finetune/records.part", f"experiments/results/finetune/{packs.PACK}"]
     for name in names:
         done = subprocess.run(["git", "check-ignore", "--no-index", "-q", name], cwd=ROOT, timeout=60)
         assert done.returncode == (0 if name.endswith(("part", "lock")) else 1), name

@@ -211,6 +211,22 @@ def test_a_run_comes_out_bitwise_equal_with_nothing_but_its_record(recorded, cap
     assert list(path.parent.glob("*")) == [path]
 
 
+def test_a_packed_record_is_found_and_made_again(recorded, tmp_path, capsys):
+    sources, path = recorded
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    shutil.copy(path, folder)
+    records.pack(folder)
+    before = [(one.name, one.read_bytes()) for one in folder.iterdir()]
+    words = ["--results", str(folder), "--source", *sources.words()]
+    for asked in ([path.name], [records.load(path).key[:9]], ["--sample", "1"]):
+        assert experiments.main(["reproduce", *asked, *words]) == 0
+        assert capsys.readouterr().out.splitlines()[0].endswith(": bitwise equal")
+    assert [(one.name, one.read_bytes()) for one in folder.iterdir()] == before
+    assert experiments.main(["reproduce", "0123456789", *words]) == 2
+    assert "no record has it" in capsys.readouterr().err
+
+
 def test_where_it_starts_to_differ_is_named(recorded, tmp_path, capsys):
     sources, path = recorded
 

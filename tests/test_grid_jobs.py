@@ -1,5 +1,6 @@
 """Runs as jobs through submitit: processes on this machine. Slurm's own are in `test_grid_slurm.py`."""
 
+import bz2
 import dataclasses
 import os
 import shutil
@@ -11,6 +12,7 @@ from submitit.core.utils import JobPaths
 from allora_analysis import grid
 from allora_analysis.finetune.setting import check
 from allora_analysis.grid import jobs, plan
+from allora_analysis.records import files, packs
 from allora_analysis.records.files import Busy
 from allora_analysis.records.record import record_path
 from allora_analysis.validation import ArgumentError
@@ -45,7 +47,8 @@ def test_processes_record_what_one_process_records(made, tmp_path, capsys):
     assert grid.run(few, "local") == grid.Summary(known=3)
 
 
-def test_what_a_killed_start_left_goes_once_its_runs_are_recorded_and_nobody_is_at_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("packed", [False, True], ids=["loose", "packed"])
+def test_what_a_killed_start_left_goes_once_its_runs_are_recorded_and_nobody_is_at_it(tmp_path, monkeypatch, packed):
     top, recorded = tmp_path / "unfinished" / "jobs", record_path(tmp_path, "finetune", "a" * 64)
     keys = {"done": ["a" * 64], "half": ["a" * 64, "b" * 64], "held": ["a" * 64], "begun": [], "begun long ago": []}
     for name in keys:
@@ -58,14 +61,17 @@ def test_what_a_killed_start_left_goes_once_its_runs_are_recorded_and_nobody_is_
     handle = jobs.use(top / "held")
     jobs._tidy(top, tmp_path)
     assert {path.name for path in top.iterdir()} == {"done", "half", "held", "begun"}
-    recorded.touch()
+    if packed:
+        files.replace(tmp_path / packs.PACK, bz2.compress(packs._tar({recorded.name: b""})))
+    else:
+        recorded.touch()
     jobs._tidy(top, tmp_path)
     assert {path.name for path in top.iterdir()} == {"half", "held", "begun"}
     os.close(handle)
     shutil.rmtree(top / "begun")
     shutil.rmtree(top / "half")
     jobs._tidy(top, tmp_path)
-    assert list(tmp_path.iterdir()) == [recorded]
+    assert list(tmp_path.iterdir()) == [tmp_path / packs.PACK if packed else recorded]
 
 
 @pytest.mark.bad_input

@@ -32,6 +32,7 @@ from allora_analysis.grid import plan
 from allora_analysis.grid.plan import Grid, Summary, Task, key, recorded, sweep, to_run
 from allora_analysis.outputs import write_atomically
 from allora_analysis.records.files import STALE_SECONDS, Busy
+from allora_analysis.records.packs import present
 from allora_analysis.records.record import record_path
 from allora_analysis.validation import ArgumentError, count
 
@@ -397,7 +398,7 @@ def _tidy(top: Path, results: Path) -> None:
     for folder in sorted(top.glob("*")):
         with contextlib.suppress(OSError):  # taken away meanwhile
             keys = _written_down(folder).values()
-            if any(not record_path(results, STUDY, key).exists() for key in keys):
+            if not all(present(record_path(results, STUDY, key)) for key in keys):
                 continue
             if not keys and time.time() - folder.stat().st_mtime < STALE_SECONDS:  # of a start that is about to submit
                 continue

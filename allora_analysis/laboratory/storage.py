@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 
 from allora_analysis.laboratory.design import STUDY
+from allora_analysis.records import files
 from allora_analysis.validation import ArgumentError, ending
 
-LARGEST = 2**28  # bytes of a table
 _TAG = f'"study":"{STUDY}"'.encode()
 _SUM = ',"sum":"{}"}}\n'
 _SIZE = len(_SUM.format("0" * 16))
@@ -107,12 +107,7 @@ def place(path: Path, number: int, added: bytes, whole: bytes) -> tuple[Path, in
 
 
 def _unpacked(path: Path, whole: bytes) -> bytes:
-    stream = bz2.BZ2Decompressor()
-    try:
-        lines = stream.decompress(whole, LARGEST)
-    except (OSError, ValueError) as error:
-        raise ArgumentError(f"{packed(path)}: cannot be read ({error}); take the file from git") from None
-    found = _all_sealed(lines) if stream.eof and not stream.unused_data else None
+    found = _all_sealed(files.decompressed(packed(path), whole))
     if found is None:
         raise ArgumentError(f"{packed(path)}: was cut or altered; take the file from git")
     return found
@@ -149,7 +144,6 @@ def pack(path: Path) -> None:
     """
     if not path.exists():
         return
-    neighbor = path.with_suffix(".part")  # one name: who goes on after a kill writes it anew
     try:
         lines = content(path)
         proven = _last_sealed(lines)
@@ -158,13 +152,8 @@ def pack(path: Path) -> None:
                 f"{path}: does not go on from {packed(path).name} as that is now, so both stay; take back the "
                 f"{packed(path).name} that it went on from, and run again"
             )
-        with neighbor.open("wb") as stream:
-            stream.write(bz2.compress(proven))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(neighbor, packed(path))
+        files.replace(packed(path), bz2.compress(proven))
         path.unlink()
     except OSError as error:
-        neighbor.unlink(missing_ok=True)
         told = f"cannot be packed ({error.strerror or error}); it is whole as it is"
         raise ArgumentError(f"{path}: {told}") from None

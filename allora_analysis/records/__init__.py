@@ -2,8 +2,9 @@
 
 | file | object |
 | --- | --- |
-| `record` | what a record may hold, its canonical JSON, its key and provenance; its file and verification, `load` |
-| `storage` | `save`, `lookup`, `known`, `find`, `standing`; `find_each`, `results_of` of a list; `status` |
+| `record` | what a record may hold, its canonical JSON, its key and provenance; its content verified |
+| `storage` | `save`, `load`, `lookup`, `known`, `find`, `standing`; `find_each`, `results_of` of a list; `status` |
+| `packs` | a folder's complete records in one file, `records.tar.bz2`, read as the loose ones are: `pack` |
 | `files` | writing whole or not at all, setting aside, one holder a run |
 
 A run is its study, its config (full, but for fields that came later and are at their default: `LATER`), a `protocol`
@@ -13,6 +14,7 @@ into one folder. A file whose bytes were altered is never read, but named in a `
 `set_aside/`, who only judges (`standing`, `find_each`) leaves it. No pickle, no NaN, no machine's paths.
 """
 
+from allora_analysis.records.packs import Packed, pack
 from allora_analysis.records.record import (
     LATER,
     UNFINISHED,
@@ -24,7 +26,6 @@ from allora_analysis.records.record import (
     digest_file,
     key,
     later,
-    load,
     processor,
     provenance,
     results_folder,
@@ -37,6 +38,7 @@ from allora_analysis.records.storage import (
     find,
     find_each,
     known,
+    load,
     lookup,
     record_files,
     results_of,
@@ -49,6 +51,7 @@ from allora_analysis.records.storage import (
 __all__ = [
     "LATER",
     "UNFINISHED",
+    "Packed",
     "Record",
     "RecordError",
     "Saved",
@@ -65,6 +68,7 @@ __all__ = [
     "later",
     "load",
     "lookup",
+    "pack",
     "processor",
     "provenance",
     "record_files",

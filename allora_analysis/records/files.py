@@ -1,5 +1,6 @@
 """Files that many processes write at once, whole or not at all. Checked by `tests/test_records_writers.py`."""
 
+import bz2
 import contextlib
 import errno
 import hashlib
@@ -16,6 +17,7 @@ from allora_analysis.validation import ArgumentError
 SET_ASIDE = "set_aside"
 # A neighbor lives for the milliseconds of one write; one this old belongs to a writer that was killed.
 STALE_SECONDS = 3600.0
+LARGEST = 2**28  # bytes that a packed file may hold
 TRIES = 100  # to open a lock file in a folder that a neighbor takes away
 _PART = re.compile(r"\.[A-Za-z0-9_]+-[0-9a-f]{20}-[0-9a-f]{16}\.part")  # a record's: others' hidden files are theirs
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -70,6 +72,33 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file whether it is there or not, to the disk, whole or not at all. Who holds it may: one at a time."""
+    neighbour = path.with_name(f"{path.name.partition('.')[0]}.part")  # one name: after a kill it is written anew
+    try:
+        with neighbour.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(neighbour, path)
+    except OSError:
+        neighbour.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def decompressed(path: Path, content: bytes) -> bytes:
+    """What is in a packed file of this content, which must be whole."""
+    stream = bz2.BZ2Decompressor()
+    try:
+        found = stream.decompress(content, LARGEST)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: cannot be read ({error}); take the file from git") from None
+    if not stream.eof or stream.unused_data:
+        raise RecordError(f"{path}: was cut or altered; take the file from git")
+    return found
 
 
 @contextlib.contextmanager

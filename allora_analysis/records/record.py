@@ -276,23 +276,6 @@ def decode(path: Path, content: bytes) -> Record:
     return record
 
 
-def load(path: Path | str) -> Record:
-    """The record in a file, its checksum, its key and its name verified.
-
-    Args:
-        path: the file.
-
-    Raises:
-        RecordError: the file cannot be read; `TornRecord`: its content is not what was saved.
-    """
-    path = Path(path)
-    try:
-        content = ending(path).read_bytes()
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
-    return decode(path, content)
-
-
 def git(folder: Path, *arguments: str) -> str | None:
     """What git says in a folder; None outside a repository, or where git fails."""
     try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from allora_analysis.records import files
+from allora_analysis.records import files, packs
 from allora_analysis.records.record import (
     NAME,
     Record,
@@ -101,6 +101,17 @@ def _publish(path: Path, content: bytes) -> bool:
 
 
 def _verified(path: Path, *, move: bool = True) -> Record | None:
+    # None where there is no record, or a torn one.
+    if (record := _loose(path, move)) is not None:
+        return record
+    try:
+        return packs.read(path)
+    except TornRecord as error:
+        warnings.warn(f"{path.name} is not read: {error}", SetAsideWarning, stacklevel=4)
+        return None
+
+
+def _loose(path: Path, move: bool) -> Record | None:
     # None where there is no record, or a torn one, which is then set aside. Under the lock the content is read again: a
     # neighbor may meanwhile have set the torn one aside and saved a good one.
     try:
@@ -115,7 +126,7 @@ def _verified(path: Path, *, move: bool = True) -> Record | None:
         if not move:
             why = str(error).removesuffix("; delete it and run again")
             told = f"{path.name} is not read and left where it is: {why}; python -m experiments status sets it aside"
-            warnings.warn(told, SetAsideWarning, stacklevel=4)
+            warnings.warn(told, SetAsideWarning, stacklevel=5)
             return None
     try:
         with files.locked(aside := path.parent / files.SET_ASIDE):
@@ -129,8 +140,26 @@ def _verified(path: Path, *, move: bool = True) -> Record | None:
         return None
     except OSError as error:
         told = f"{path} is torn or altered and not read; it cannot be set aside ({error.strerror})"
-    warnings.warn(told, SetAsideWarning, stacklevel=4)
+    warnings.warn(told, SetAsideWarning, stacklevel=5)
     return None
+
+
+def load(path: Path | str) -> Record:
+    """The record in a file, loose or packed, its checksum, its key and its name verified.
+
+    Args:
+        path: the file; of a packed record as if it were loose.
+
+    Raises:
+        RecordError: the file cannot be read; `TornRecord`: its content is not what was saved.
+    """
+    path = Path(path)
+    try:
+        return decode(path, ending(path).read_bytes())
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and (record := packs.read(path)) is not None:
+            return record
+        raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def lookup(
@@ -225,7 +254,7 @@ def _texts(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str
 
 
 def record_files(folder: Path | str, study: str | None = None) -> list[Path]:
-    """The files in a folder that are named as records are.
+    """The files in a folder that are named as records are, those in its pack among them.
 
     Args:
         folder: the folder of records.
@@ -238,9 +267,10 @@ def record_files(folder: Path | str, study: str | None = None) -> list[Path]:
         RecordError: no such folder, or one that cannot be read.
     """
     try:
-        names = sorted(os.listdir(folder))
+        loose = os.listdir(folder)  # before the pack: who packs meanwhile takes away what is there
     except OSError as error:
         raise RecordError(f"{folder}: cannot be read ({error.strerror}); name a folder of records") from None
+    names = sorted({*loose, *packs.packed(Path(folder))})
     matches = [match for name in names if (match := NAME.fullmatch(name))]
     return [Path(folder) / match[0] for match in matches if study in (None, match[1])]
 
@@ -306,7 +336,7 @@ class Status:
         newer: records of a protocol above it: written by a later version of the toolkit.
         unknown: records of a study that has no present protocol.
         set_aside: torn or altered files in `set_aside/`, those found just now among them.
-        torn: those that could not be set aside, as in a folder that cannot be written.
+        torn: those that could not be set aside, as in a pack or in a folder that cannot be written.
         foreign: other JSON files in the folder, which are not read.
         cleaned: neighbors of killed writers, deleted just now.
     """
@@ -343,7 +373,7 @@ def status(folder: Path | str, protocols: Mapping[str, int]) -> Status:
         newer=names(operator.gt),
         unknown=tuple(sorted(record.path.name for record in records if record.study not in protocols)),
         set_aside=tuple(sorted(path.name for path in (folder / files.SET_ASIDE).glob("*"))),
-        torn=tuple(path.name for path in before if path.name not in sound and path.exists()),
+        torn=tuple(path.name for path in before if path.name not in sound and packs.present(path)),
         foreign=tuple(sorted(others)),
         cleaned=tuple(files.remove_stale(folder)),
     )

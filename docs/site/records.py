@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from allora_analysis.claims.ledger import Row
+from allora_analysis.records import record_files
 from docs.site import source
 from docs.site.prose import ROOT
 
@@ -18,7 +19,7 @@ def page(rows: Sequence[Row]) -> str:
     parts = [_part(folder.name, rows) for folder in sorted(RESULTS.iterdir()) if folder.is_dir()]
     about = (
         "Runs that take long are recorded, whatever they show, and claims read the records. "
-        "`python -m experiments status` verifies them."
+        "`python -m experiments status` verifies them; `python -m experiments show KEY` prints one, packed or not."
     )
     return "\n\n".join(["# Records", about, *parts]) + "\n"
 
@@ -30,7 +31,9 @@ def _part(name: str, rows: Sequence[Row]) -> str:
     links = ", ".join(f"[`{path}`](source/{path.removesuffix('.py')}.md)" for path in made_by)
     claims = ", ".join(f"`{row.claim.id}`" for row in reading)
     size = sum(path.stat().st_size for path in files) / 1e6
+    known = record_files(RESULTS / name)
+    what = f"{len(known)} records" if known else f"{len(files)} tables"
     return (
-        f"## {name}\n\n`experiments/results/{name}`: {len(files)} files, {size:.1f} MB. "
+        f"## {name}\n\n`experiments/results/{name}`: {what}, {size:.2g} MB. "
         f"Made by {links or 'the study of this name'}. Read by {claims or 'no claim'}."
     )
