@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.lines import Line2D
 
-from allora_analysis.laboratory.design import STEPS, Contrast, contrasts, fresh_seeds, on_mnist
+from allora_analysis.laboratory.design import STEPS, Contrast, contrasts, elsewhere, fresh_seeds
 from allora_analysis.laboratory.storage import present
 from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, Table, read
 from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
@@ -55,7 +55,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
     """
     found: dict[str, dict[str, dict[int, Difference]]] = {endpoint: {} for endpoint in ENDPOINTS}
     files, missing = [], []
-    for data, wanted in ((DATA, contrasts()), ("mnist", on_mnist("rule"))):
+    for data, wanted in ((DATA, contrasts()), ("mnist", elsewhere("rule"))):
         table, own = recorded(folder, data)
         files += own
         if lacking := _take(found, table, wanted, LABELS[data]):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.laboratory import table as tables
-from allora_analysis.laboratory.design import FAMILY, contrasts, fresh_seeds, on_mnist, screening
+from allora_analysis.laboratory.design import FAMILY, contrasts, elsewhere, fresh_seeds, screening
 from allora_analysis.laboratory.table import Row
 from paper_figures import laboratory
 from paper_figures import screening as figure
@@ -18,7 +18,7 @@ GAIN = {"allora": -0.01, "allora_adamw": 0.03, "dora": -0.01}
 
 def plant(folder, skip=()):
     plant_table(folder, "digits", contrasts(), skip)
-    plant_table(folder, "mnist", on_mnist("rule"), skip)
+    plant_table(folder, "mnist", elsewhere("rule"), skip)
 
 
 def plant_table(folder, data, wanted, skip):
