@@ -143,6 +143,9 @@ HALF = 0.001 * 60**-0.5 * 1.671  # of the planted interval, nearly
             "Undecided on CIFAR-10: 0.0 points after 50 steps, 0.0 after 300; one method is",
         ),
         (0.01, -0.01, 0.0, "undecided", "Undecided on CIFAR-10: 1.0 points"),
+        (0.002, 0.002, 0.0004, "holds", "Yes, on CIFAR-10: 0.2 points"),
+        (-0.002, 0.0, 0.0004, "refuted", "No, on CIFAR-10: -0.2 points"),
+        (0.002, -0.002, 0.0004, "undecided", "Undecided on CIFAR-10: 0.2 points"),
     ],
 )
 def test_on_cifar10_what_is_within_the_margin_at_both_lengths_is_equal(
@@ -154,7 +157,7 @@ def test_on_cifar10_what_is_within_the_margin_at_both_lengths_is_equal(
     found = finding(on_cifar10, folder)
     assert found.verdict == verdict
     assert found.answer.startswith(begins)
-    assert ("not within ±0.3 points" in found.flips_if) == ("practically equal" in found.answer)
+    assert ("not within ±0.3" in found.flips_if) == ("practically equal" in found.answer)
     assert "these 5,000 images" in found.evidence.tolerance_source
 
 
@@ -163,3 +166,16 @@ def test_on_mnist_the_same_differences_are_open(monkeypatch, folder):
     plant(monkeypatch, 0.0, 0.0)
     assert finding(on_cifar10, folder).verdict == "refuted"
     assert finding(row, folder).verdict == "undecided"
+
+
+def test_an_answer_of_equality_names_no_optimizer_as_behind(monkeypatch, folder):
+    """Planted: half a point behind under SGD and ahead under AdamW."""
+
+    def by_seed(self, first, second, endpoint, fine=False):
+        noise = np.random.default_rng(first.steps).normal(0, 1e-3, 60)
+        gap = 0.0 if first.adaptor == "constant" else {"sgd": -0.005, "adamw": 0.005}.get(first.optimizer, 0.0)
+        return dict(enumerate(noise - noise.mean() + gap))
+
+    monkeypatch.setattr(Table, "by_seed", by_seed)
+    found = finding(on_cifar10, folder)
+    assert found.answer == "No, on CIFAR-10: practically equal: 0.0 points after 50 steps, 0.0 after 300."

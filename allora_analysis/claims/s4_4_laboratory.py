@@ -55,7 +55,7 @@ FLIPS = {
     "holds": "no length's mean clearly above its margin ({}), or one clearly below minus it",
     "refuted": "no length's mean clearly below minus its margin ({}), or one clearly above it",
     "undecided": "a length's mean clearly above its margin ({}), or clearly below minus it, and not both",
-    "equal": f"a length's mean not within ±{EQUAL:g} points, or clearly beyond its margin ({{}})",
+    "equal": f"a mean clear of its margin ({{}}), or an interval or one method against itself not within ±{EQUAL:g}",
 }
 NOTHING = "the laboratory's contrasts are not recorded"
 OWN_RATES = "each seed chooses rates by its own validation images (experiments/laboratory.py has why)"
@@ -79,20 +79,25 @@ def lacking(table: Table | None, *pairs: Mapping[str, Contrast]) -> Finding:
 
 def at_a_length(of: Samples, margins: Mapping[str, float]) -> str:
     """Above its margin at a length and below minus it at none, Holm over the lengths; refuted the other way round."""
+    ahead, behind = _beyond(of, margins)
+    return "undecided" if ahead == behind else "holds" if ahead else "refuted"
+
+
+def _beyond(of: Samples, margins: Mapping[str, float]) -> tuple[bool, bool]:
+    # Whether a length's mean is clearly above its margin, and whether one is clearly below minus it.
     means = by_length(of)
     above, below = (
         {one.verdict for one in decide({n: [gaps + sign * margins[n]] for n, gaps in means.items()}, "t").values()}
         for sign in (-1, 1)
     )
-    ahead, behind = "holds" in above, "refuted" in below
-    return "undecided" if ahead == behind else "holds" if ahead else "refuted"
+    return "holds" in above, "refuted" in below
 
 
 def at_a_length_or_equal(of: Samples, margins: Mapping[str, float]) -> str:
-    """As `at_a_length`; what that leaves open is refuted where each mean's 90 % interval, and margin, is within 0.3."""
+    """As `at_a_length`; refuted, too, where no mean is clear and each one's interval, and its margin, is within 0.3."""
     ends = [end for gaps in by_length(of).values() for end in one_sided(gaps, "t").interval]
-    found = at_a_length(of, margins)
-    return "refuted" if found == "undecided" and max(*map(abs, ends), *margins.values()) <= EQUAL else found
+    equal = not any(_beyond(of, margins)) and max(*map(abs, ends), *margins.values()) <= EQUAL
+    return "refuted" if equal else at_a_length(of, margins)
 
 
 def in_some(of: Samples, margins: Mapping[str, float]) -> str:
@@ -212,7 +217,7 @@ def averaged(
     if len(alone) > 1:
         judged["the verdict on one optimizer alone"] = alone
     told = {
-        "by_length": _by_length_in_words(means, _clear_under(known, control, tested.verdict)),
+        "by_length": _by_length_in_words(means, {} if equal else _clear_under(known, control, tested.verdict)),
         "margins": " and ".join(f"{margin:.1f}" for margin in margins.values()),
         "equal": "practically equal: " if equal else "",
         "beside": signed(float(np.mean([of.mean() for of in by_length(more).values()])), 1) if more else "",
@@ -227,7 +232,7 @@ def averaged(
             *first.interval,
         ),
         flips_if=FLIPS["equal" if equal else tested.verdict].format(words),
-        wanted=_wanted(means, margins),
+        wanted=_wanted(means, margins) if rule is at_a_length else f"a clear mean, or all within ±{EQUAL:g} points",
     )
 
 

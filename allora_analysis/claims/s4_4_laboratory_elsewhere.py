@@ -46,8 +46,8 @@ def better_than_lora_on_mnist(cases: Cases, folder: Path | None) -> Finding:
     says="On CIFAR-10, too, ALLoRA is more accurate than LoRA.",
     reading="As 4-better-than-lora-mnist, on one network pretrained on CIFAR-10's first five classes and adapted to "
     "the others, 5,000 test images, CIFAR-10's own controls. A rule written before its runs, which unlike MNIST's "
-    "refutes the sentence, too, where both lengths' means over optimizers, and one method against itself in them, are "
-    "within ±0.3 points.",
+    "refutes the sentence, too, where no length's mean over optimizers is clear, and the 90 % intervals of both, and "
+    "one method against itself in them, are within ±0.3 points.",
     command="python -m experiments.laboratory --data cifar10 --data-root FOLDER --part lead",
     test="tests/test_claims_laboratory_elsewhere.py",
     depends_on=("4-better-than-lora-mnist",),
