@@ -14,7 +14,7 @@
 | `hessian` | §3.2: do both ends of pretrained models' Hessians at B = 0 have the signs that the ranks foretell? |
 | `learning_rates` | ours: every arm at its own best learning rate |
 | `own_best_rate` | ours: each arm at its own best rate, with seeds until it is decided; rules before runs |
-| `own_best_fresh` | ours: the first of these again, on twenty fresh seeds, a number fixed beforehand |
+| `own_best_fresh` | ours: the first of these again, on fresh seeds, their numbers fixed beforehand |
 | `laboratory` | ours: a network of seconds a run: rule, adaptor, η², optimizer, dropout and length crossed |
 | `one_rate` | ours: Tables 3 and 4 on that network, every arm at one base rate; which procedure rises as Table 3 does |
 | `dropout_features` | ours: on a language model's features of text, does dropout pay after few steps, or after many? |

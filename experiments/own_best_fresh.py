@@ -24,6 +24,12 @@ where it is neither. Test loss stands beside it, with that list's margin of 0.00
 **Stopping rule.** The list is fixed and is judged when all its runs are recorded, whatever they show. Row
 `4-own-best-rate` is then this list's; the seeds before it stand beside. A run whose loss is no longer finite leaves the
 row undecided.
+
+**Once more**, a rule added when these twenty had been read, before its own runs. They left the row open: -0.13 points,
+and an interval of -0.306 to 0.053 beside a margin of 0.3; their standard deviation was 0.46, that of all 44 seeds seen
+0.40. The seeds 83 to 112, which nothing has used, judge the row alone, by the same test, when all thirty are recorded,
+whatever they show; the others stand beside, and are no part of it. At a standard deviation of 0.40 points thirty say
+"the same" with probability 0.98 where the truth is 0, 0.85 where it is 0.1 on either side, and 0.05 where it is 0.3.
 """
 
 from allora_analysis.grid.command import main

@@ -60,7 +60,8 @@ arm beside it at 20·m: before ALLoRAAdamW's row, 20 was enough there, too, and 
 comparison's verdict is that of its first decision; later seeds change nothing. At 60 seeds without a decision the
 verdict says which effects the bounds exclude. Every run is recorded whatever it shows. Once an arm is decided, later
 seeds may be run without it (added when minilm-adamw's ALLoRA-0 had 24, four after its decision, over which its e-value
-fell from 29 to 1): there LoRA and ALLoRAAdamW go on alone.
+fell from 29 to 1): there LoRA and ALLoRAAdamW go on alone. Row `4-own-best-rate`, ALLoRA-0's on that list, has since
+been given to `experiments.own_best_fresh`, as its answer hung on the order of these seeds.
 """
 
 import dataclasses

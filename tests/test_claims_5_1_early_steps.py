@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from allora_analysis.claims import s4_4_our_runs as our_runs
 from allora_analysis.claims import s5_1_early_steps as section
 from allora_analysis.laboratory.one_rate import EARLY, EARLY_SEEDS, early, lora, points
 from allora_analysis.laboratory.table import Row
@@ -97,3 +98,17 @@ def test_the_runs_are_short_fresh_and_at_the_other_runs_rate():
     for point in early():
         assert point.rate(table) == pytest.approx(table.best_rate(lora(point.optimizer)) / 4)
     assert len(rates) == 2
+
+
+def test_what_the_reading_says_of_whole_runs_and_of_the_language_model_is_what_is_recorded():
+    early = finding(section.early_steps, None)
+    late = early.evidence.measured["after 100 steps, points"]["mean"]["mean"]
+    assert early.verdict == "holds"
+    assert early.size.value < late, "no larger early than after a whole run"
+    told = finding(our_runs.table_4, None).evidence.measured["over ALLoRA-OD after the first epoch"]["mean"]
+    mean, low, high = (100 * value for value in (told["mean"], *told["interval"]))
+    assert f"{mean:+.2f} points" in section.early_steps.reading
+    assert "(-0.07 to 0.16; evidence of 4-table-4-desk)" in section.early_steps.reading
+    assert -0.07 < low < -0.06
+    assert 0.15 < high < 0.16
+    assert told["verdict"] == "undecided"

@@ -13,7 +13,15 @@ from allora_analysis.claims import s4_4_own_best_rate as section
 from allora_analysis.claims.claim import units_wanted
 from allora_analysis.finetune.run import summarised
 from allora_analysis.finetune.setting import PROTOCOL, STUDY
-from allora_analysis.grid.presets import FIRST_SEED, LISTS, MARGINS, OWN_BEST, own_best_verdicts
+from allora_analysis.grid.presets import (
+    FIRST_SEED,
+    LISTS,
+    MARGINS,
+    OWN_BEST,
+    OWN_BEST_FRESH,
+    own_best_pairs,
+    own_best_verdicts,
+)
 from allora_analysis.grid.reading import judged
 from allora_analysis.statistics.e_values import decide, e_values
 from allora_analysis.statistics.paired import TIE
@@ -23,7 +31,7 @@ from tests.planted_finetune import DIGESTS, better, plant
 CLAIMS = Rows(section)
 finding = CLAIMS.finding
 BY_ROW = {
-    "4-own-best-rate": "minilm-adamw",
+    "4-own-best-rate-on-the-update": "minilm-adamw",
     "4-own-best-rate-sgd": "minilm-sgd",
     "4-own-best-rate-smollm2": "smollm2-adamw",
 }
@@ -68,13 +76,17 @@ def seeds_of_a_list(
                 + doubled * (one.arm == "lora" and one.learning_rate == 2e-3)
                 + (one.arm != "lora") * (of.get(one.arm, 1) * gain + draws[place] + later * (place >= 12))
             )
-            right = np.packbits(RIGHT[place] | (np.arange(40) < 4 * (one.arm != "lora"))).tobytes().hex()
-            epochs = [{"epoch": 1.0, "step": 2, "test_accuracy": value, "test_loss": 0.4 - value / 10}]
-            result = {"epochs": epochs, "diverged_at_step": None, "majority_rates": {"test": 0.5}}
-            result |= {"right": {"test": right}, "rows": {"test": 40}}
-            result["row_norms"] = summarised({"step": [0, 2], "layers": {"q": [0.0, 0.05]}})
-            facts = {"cpu": cpu(one)}
-            records.save(folder, STUDY, one, result, protocol=PROTOCOL, digests=DIGESTS, provenance=facts)
+            save(folder, one, place, value, cpu(one))
+
+
+def save(folder, one, place, value, cpu="one"):
+    """A record of this accuracy, None where the run diverged; the rows it is right on are the place's own."""
+    right = np.packbits(RIGHT[place] | (np.arange(40) < 4 * (one.arm != "lora"))).tobytes().hex()
+    ends = [] if value is None else [{"test_accuracy": value, "test_loss": 0.4 - value / 10}]
+    result = {"epochs": [{"epoch": 1.0, "step": 2} | end for end in ends], "majority_rates": {"test": 0.5}}
+    result |= {"diverged_at_step": 2 if value is None else None, "right": {"test": right}, "rows": {"test": 40}}
+    result["row_norms"] = summarised({"step": [0, 2], "layers": {"q": [0.0, 0.05]}})
+    records.save(folder, STUDY, one, result, protocol=PROTOCOL, digests=DIGESTS, provenance={"cpu": cpu})
 
 
 @pytest.mark.parametrize("identifier", BY_ROW)
@@ -86,15 +98,90 @@ def test_every_row_reads_its_own_list(runs_folder, identifier):
     assert (finding("4-own-best-rate-sgd").at_paper is None) is True
 
 
-@pytest.mark.parametrize(("gain", "verdict"), [(0.02, "holds"), (-0.02, "refuted")])
-def test_own_best_rate_judges_the_papers_own_layer(runs_folder, gain, verdict):
-    """ALLoRAAdamW, which the paper does not have, goes the other way by as much."""
-    seeds_of_a_list(runs_folder, "minilm-adamw", 12, gain, of={"allora_adamw": -1})
-    assert finding("4-own-best-rate").verdict == verdict
+def fresh_seeds(folder, gain, spread=0.003, skip=None, gone=None, fails=None):
+    """Records of the fresh seeds, ALLoRA-0 `gain` ahead on average; one may be skipped, have diverged, or
+    LoRA have failed there.
+    """
+    drawn = np.random.default_rng(11).normal(0.0, 1.0, len(OWN_BEST_FRESH))
+    drawn = spread * (drawn - drawn.mean()) / drawn.std(ddof=1)
+    for place, (ours, lora) in enumerate(OWN_BEST_FRESH):
+        if place != skip:
+            save(folder, ours, place, None if place == gone else 0.75 + gain + drawn[place])
+        save(folder, lora, place, 0.75 - 0.25 * (place == fails))
+
+
+HALF = stats.t.ppf(0.95, 19) * 0.003 / 20**0.5  # of the planted seeds' 90 % interval
+
+
+@pytest.mark.parametrize(
+    ("gain", "spread", "verdict", "begins"),
+    [
+        (0.006, 0.003, "holds", "Yes: +0.60 points (0.4"),
+        (0.05, 0.003, "holds", "Yes: +5.00 points (4.8"),
+        (-0.006, 0.003, "refuted", "No: -0.60 points (-0.7"),
+        (0.001, 0.001, "refuted", "No, less than 0.3 points either way: +0.10 points (0.0"),
+        (0.0, 0.003, "refuted", "No, less than 0.3 points either way: 0.00 points (-0.1"),
+        (0.003 - HALF - 1e-6, 0.003, "refuted", "No, less than 0.3 points either way: +0.18"),
+        (0.003 - HALF + 1e-6, 0.003, "holds", "Yes: +0.18"),
+        (HALF - 0.003 + 1e-6, 0.003, "refuted", "No, less than 0.3 points either way: -0.18"),
+        (HALF - 0.003 - 1e-6, 0.003, "refuted", "No: -0.18"),
+        (0.003, 0.009, "undecided", "Undecided: +0.30 points (-0.0"),
+        (0.0, 0.009, "undecided", "Undecided: 0.00 points (-0.3"),
+    ],
+)
+def test_fresh_seeds_are_the_same_within_the_margin_or_ahead(runs_folder, gain, spread, verdict, begins):
+    fresh_seeds(runs_folder, gain, spread)
+    found = finding("4-own-best-rate")
+    assert (found.verdict, found.evidence.n, found.size.ends) == (verdict, 20, "90 %")
+    assert found.answer.startswith(begins)
+    assert found.answer.endswith("), 20 fresh seeds.")
+    half = 100 * HALF * spread / 0.003
+    assert found.evidence.interval == pytest.approx((100 * gain - half, 100 * gain + half), abs=1e-4)
+    both = found.evidence.measured["over seeds and sentences, 95 %"]
+    assert (both["seeds"], both["rows"]) == (20, 40)
+    assert found.evidence.measured["test loss within its margin"] == (gain < 0.04)  # a tenth of the accuracy's gap
+    assert "over seeds and sentences (95 %); " in found.evidence.tolerance_source
+    assert "; the same within ±0.3 points" in found.evidence.tolerance_source
+
+
+def test_fresh_seeds_are_judged_when_all_are_there(runs_folder):
+    """Planted: the seeds before them say the opposite, and stand beside; one run is lacking, or has diverged."""
+    seeds_of_a_list(runs_folder, "minilm-adamw", 12, -0.02, of={"allora_adamw": -1})
+    fresh_seeds(runs_folder / "lacking", 0.02, skip=7)
+    assert finding("4-own-best-rate", results=runs_folder / "lacking").verdict == "not_run"
+    fresh_seeds(runs_folder / "gone", 0.02, gone=7)
+    gone = finding("4-own-best-rate", results=runs_folder / "gone")
+    assert (gone.verdict, gone.answer) == ("undecided", "Undecided: a run diverged.")
+    fresh_seeds(runs_folder, 0.02)
+    found = finding("4-own-best-rate")
+    before = found.evidence.measured["the seeds before, by e-values"]
+    assert (found.verdict, before["allora_0"]["verdict"]) == ("holds", "below")
+    assert before["all seeds recorded"]["n"] == 12
+
+
+def test_a_failed_run_of_the_fresh_seeds_is_told_by_its_seed(runs_folder):
+    fresh_seeds(runs_folder, 0.0, fails=4)
+    found = finding("4-own-best-rate")
+    assert found.evidence.measured["looked at afterwards"]["where an arm failed"]["seeds"] == [67]
+    assert found.verdict == "undecided"
+
+
+def test_the_power_of_twenty_seeds_is_what_the_rules_say():
+    """At the standard deviation of the seeds seen, by simulation."""
+    seen, _ = own_best_verdicts("minilm-adamw")["allora_0"]
+    spread = np.std(seen, ddof=1)
+    assert round(100 * spread, 2) == 0.32
+    draws = np.random.default_rng(0).normal(0.0, spread, (20_000, 20))
+    half = stats.t.ppf(0.95, 19) * draws.std(axis=1, ddof=1) / 20**0.5
+    for truth, same, ahead in ((0.0, 0.98, 0.01), (0.001, 0.85, 0.14), (0.003, 0.05, 0.95)):
+        mean = truth + draws.mean(axis=1)
+        within = abs(mean) + half <= 0.003
+        told = within.mean(), (~within & (mean - half > 0)).mean()
+        assert told == pytest.approx((same, ahead), abs=0.01)
 
 
 def test_the_lists_of_the_chosen_rates_are_the_preset():
-    chose = [run for name in BY_ROW.values() for run in section.listed(*OWN_BEST[name][:2])]
+    chose = [run for of in OWN_BEST.values() if of.chosen for run in section.listed("learning_rates", *of[:2])]
     assert sorted(map(repr, chose)) == sorted(map(repr, LISTS["learning_rates"]["desk"]))
 
 
@@ -109,7 +196,7 @@ def test_the_lists_of_the_chosen_rates_are_the_preset():
 )
 def test_seeds_that_chose_no_rate_judge_where_there_are_some(runs_folder, gain, spread, verdict, begins):
     """Planted: the three seeds that chose the rates say the opposite."""
-    chose = section.listed(*OWN_BEST["smollm2-adamw"][:2])
+    chose = section.listed("learning_rates", *OWN_BEST["smollm2-adamw"][:2])
     plant(runs_folder, chose, better(("allora_0",), -0.02 if gain > 0 else 0.02))
     seeds_of_a_list(runs_folder, "smollm2-adamw", 30, gain, spread)
     found = finding(SEQUENTIAL)
@@ -135,9 +222,13 @@ def test_seeds_that_chose_no_rate_judge_where_there_are_some(runs_folder, gain, 
     assert high - 0.02 < 100 * both["interval"][1] <= high
 
 
-def test_a_decision_that_hangs_on_the_order_says_so():
-    """MiniLM's own seeds: "above" at the twentieth, and the same arms in nearly all other orders of the 24."""
-    found = CLAIMS.as_is("4-own-best-rate")
+def test_a_decision_that_hangs_on_the_order_says_so(runs_folder):
+    """Planted: MiniLM's 24 first seeds, "above" at the twentieth, and the same in nearly all other orders."""
+    gaps, _ = own_best_verdicts("minilm-adamw", folder=records.results_folder(STUDY))["allora_0"]
+    for place, (pair, gap) in enumerate(zip(own_best_pairs("smollm2-adamw", "allora_0"), gaps, strict=False)):
+        for run, value in zip(pair, (0.75 + gap, 0.75), strict=True):
+            save(runs_folder, run, place, value)
+    found = finding(SEQUENTIAL)
     orders = found.evidence.measured["all seeds recorded"]["share of orders of the seeds"]
     assert (found.verdict, found.evidence.measured["allora_0"]["n"]) == ("holds", 20)
     assert sum(orders.values()) == pytest.approx(1.0)
@@ -183,15 +274,14 @@ def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(r
 
 def test_the_reading_quotes_the_recorded_e_values():
     """When the rule stopped and after the seeds since, as recorded."""
-    found = finding("4-own-best-rate", results=None)
-    told = [found.evidence.measured[name] for name in ("allora_0", "all seeds recorded")]
+    told = finding("4-own-best-rate", results=None).evidence.measured["the seeds before, by e-values"]
     assert (
-        "was 29 when the rule stopped and is 1 after four more; the bounds of all 24"
-        in CLAIMS["4-own-best-rate"].reading
+        "was 29 at the twentieth, where their rule stopped, and 1 four seeds later" in CLAIMS["4-own-best-rate"].reading
     )
-    assert [round(of["above"]) for of in told] == [29, 1]
-    assert told[1]["n"] - told[0]["n"] == 4
-    assert -0.003 < told[1]["low"] < told[1]["high"] < 0.003
+    first, whole = told["allora_0"], told["all seeds recorded"]
+    assert [round(of["above"]) for of in (first, whole)] == [29, 1]
+    assert (first["n"], whole["n"]) == (20, 24)
+    assert whole["share of orders of the seeds"]["above"] < 0.5, "the answer hung on their order"
 
 
 def test_a_decision_at_the_last_seed_leaves_the_answer_short(runs_folder):
@@ -200,15 +290,12 @@ def test_a_decision_at_the_last_seed_leaves_the_answer_short(runs_folder):
     assert (found.answer.partition(": ")[0], found.evidence.measured["all seeds recorded"]["n"]) == ("Yes", 8)
 
 
-def test_loss_and_other_arms_are_asked_for_more(runs_folder):
-    """The sentence's own comparison at 20, those read together with it at 20 times their number, four."""
-    seeds_of_a_list(runs_folder, "minilm-adamw", 30, 0.004)
-    measured = finding("4-own-best-rate").evidence.measured
-    own, arm, loss = measured["allora_0"], measured["other arms"]["allora_adamw"], measured["test loss"]["allora_0"]
-    assert 20 <= own["above"] < 80 <= arm["above"]  # the same differences
-    assert own["n"] < arm["n"]
+def test_the_loss_is_asked_for_more(runs_folder):
+    """The sentence's own comparison at 20, the loss, read together with it, at 20 times their number, two."""
+    seeds_of_a_list(runs_folder, "smollm2-adamw", 30, 0.004)
+    loss = finding(SEQUENTIAL).evidence.measured["test loss"]["allora_0"]
     assert loss["verdict"] == "equivalent"
-    losses, _ = own_best_verdicts("minilm-adamw", "test_loss", runs_folder)["allora_0"]
+    losses, _ = own_best_verdicts("smollm2-adamw", "test_loss", runs_folder)["allora_0"]
     assert loss["n"] > decide(losses, MARGINS["test_loss"], grain=TIE).n
 
 
@@ -232,11 +319,10 @@ def test_the_factor_on_the_update_is_one_of_four_comparisons(runs_folder, gain, 
     measured = found.evidence.measured
     assert (found.verdict, measured["allora_adamw"]["n"] == seeds) == (verdict, verdict == "undecided")
     assert found.size.of.startswith("test accuracy, ALLoRAAdamW minus LoRA, ")
-    assert measured["other arms"] == {}, "ALLoRA-0 has a row and a level of its own"
     assert found.size.ends == "97.5 %"
     assert ", 80 either way " in found.evidence.tolerance_source
     if seeds == 13:
-        assert finding("4-own-best-rate").verdict == "holds"
+        assert own_best_verdicts("minilm-adamw", folder=runs_folder)["allora_0"][1].verdict == "above"
         assert measured["all seeds recorded"]["they say"] == "open"
         assert found.corrected == "an e-value of 80 in the 47 seeds left, or both bounds within ±0.3 points"
     assert finding("4-own-best-rate-sgd").verdict == "not_run"
@@ -245,7 +331,10 @@ def test_the_factor_on_the_update_is_one_of_four_comparisons(runs_folder, gain, 
 def test_the_reading_says_that_the_loss_is_lower_with_the_factor_on_the_update():
     found = finding(ON_THE_UPDATE, results=None)
     assert found.evidence.measured["test loss"]["allora_adamw"]["verdict"] == "below"
-    assert "its test loss is lower" in CLAIMS[ON_THE_UPDATE].reading
+    assert (
+        "Test loss, another of these comparisons, is decided too: ALLoRAAdamW's is lower"
+        in CLAIMS[ON_THE_UPDATE].reading
+    )
 
 
 def test_the_reading_says_what_had_been_seen_when_the_factor_on_the_update_became_a_row():
@@ -275,10 +364,10 @@ def test_the_control_is_a_family_of_one(runs_folder, gain, spread, seeds, verdic
     measured = found.evidence.measured
     assert (found.verdict, measured["allora_adamw"]["n"] == seeds) == (verdict, verdict == "undecided")
     assert found.size.of == f"test accuracy, ALLoRAAdamW minus LoRA at 2e-3, {seeds} seeds"
-    assert (found.size.ends, measured["other arms"]) == ("90 %", {})
+    assert found.size.ends == "90 %"
     assert ", 20 either way " in found.evidence.tolerance_source
     assert "(20 for ALLoRAAdamW's accuracy, " in found.evidence.tolerance_source
-    assert verdict == "undecided" or "each at its best rate" not in found.answer
+    assert verdict == "undecided" or "each at the best rate tried" not in found.answer
     assert measured["learning_rate"] == {"allora_adamw": 1e-3, "lora": 2e-3}
 
 
@@ -318,7 +407,7 @@ def test_few_seeds_have_no_failure_and_no_bounds(runs_folder):
         assert found.answer.startswith(f"Undecided after {seeds} of 60 seeds: +")
         assert "failed" not in found.answer
         assert "excluded" not in found.answer
-    assert section._robust([0.3, 0.3, -0.3, -0.3])["mean of the others"] is None
+    assert section._robust([0.3, 0.3, -0.3, -0.3], range(4))["mean of the others"] is None
 
 
 def test_at_its_cap_a_row_says_what_is_excluded_and_that_no_seed_is_left(runs_folder):
@@ -362,12 +451,9 @@ def test_failures_factor_and_machines_stand_beside_and_decide_nothing(runs_folde
 
 def test_what_the_readings_say_of_the_committed_runs():
     """Which they do in words, without numbers."""
-    found = finding("4-own-best-rate")
-    assert found.verdict == "holds"
-    adamw = found.evidence.measured["looked at afterwards"]
-    assert adamw["without seeds on two kinds of CPU"]["verdict"] == "equivalent"
-    assert sum(one["n"] for kind, one in adamw["by CPU"].items() if " and " in kind) == 2
-    assert round(adamw["factor at the end, of η"], 2) == 0.93
+    fresh = finding("4-own-best-rate").evidence.measured["looked at afterwards"]
+    assert round(fresh["factor at the end, of η"], 2) == 0.93
+    assert "by CPU" not in fresh
     doubled = finding(CONTROL).evidence.measured["LoRA at 2e-3 minus LoRA at 1e-3"]
     assert (round(100 * doubled["mean"], 2), doubled["they say"], doubled["n"]) == (0.46, "ahead", 40)
     control = finding(CONTROL).evidence.measured["looked at afterwards"]

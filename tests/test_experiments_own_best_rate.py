@@ -16,6 +16,8 @@ from allora_analysis.grid.presets import (
     LISTS,
     MARGINS,
     OWN_BEST,
+    OWN_BEST_FRESH,
+    OWN_BEST_ONCE_MORE,
     blocks,
     own_best_decided,
     own_best_pairs,
@@ -23,7 +25,7 @@ from allora_analysis.grid.presets import (
 )
 from allora_analysis.grid.reading import final_value, paired_differences, recorded
 from allora_analysis.statistics.e_values import CAP
-from experiments import own_best_rate
+from experiments import own_best_fresh, own_best_rate
 from tests.planted_finetune import DIGESTS
 from tests.test_experiments_finetune import STATED
 
@@ -59,6 +61,24 @@ def test_the_rules_are_stated_and_the_runs_are_valid():
     shared = CAP  # ALLoRAAdamW's at 1e-3, which its control has, too
     assert len(set(runs)) == len(runs) == CAP * sum(len(listed.rates) for listed in OWN_BEST.values()) - shared
     assert not set(runs) & set(LISTS["learning_rates"]["desk"]), "a seed that chose the rates would judge them"
+
+
+def test_the_fresh_seeds_are_of_the_first_list_s_arms_and_no_other_list_has_them():
+    words = own_best_fresh.__doc__
+    titles = re.findall(r"^\*\*(.+?)\.\*\*", words, re.MULTILINE)
+    assert [title for title in titles if title in STATED] == list(STATED)
+    assert "python -m experiments.own_best_fresh" in words.splitlines()[0]
+    pairs = [*OWN_BEST_FRESH, *OWN_BEST_ONCE_MORE]
+    assert [[one.seed for one in pair] for pair in pairs] == [[seed, seed] for seed in range(63, 113)]
+    assert len(OWN_BEST_FRESH) == 20
+    first = dict(own_best_pairs("minilm-adamw", "allora_0"))
+    assert {tuple(dataclasses.replace(one, seed=3) for one in pair) for pair in pairs} == {
+        (ours, lora) for ours, lora in first.items() if ours.seed == 3
+    }
+    runs = {one for pair in pairs for one in pair}
+    assert LISTS["own_best_fresh"]["desk"] == [one for pair in pairs for one in pair]
+    others = {one for name, of in LISTS.items() if name != "own_best_fresh" for those in of.values() for one in those}
+    assert not runs & others
 
 
 def test_every_arm_of_a_list_has_the_same_seeds_in_blocks():

@@ -139,8 +139,10 @@ def test_norms_over_layers():
     found = summarised(BY_LAYER)
     assert found["step"] == [0, 3, 9]
     assert found["mean"] == [0.0, 0.2, 0.4], "six digits, of 0.20000000000000004 too"
+    assert found["longest"] == 0.7
+    assert summarised({"step": [1], "layers": {"q": [0.00123456]}})["longest"] == 0.00123
     nothing = {"step": [0, 1], "layers": {}}
-    assert summarised(nothing) == {"step": [0, 1], "mean": []}
+    assert summarised(nothing) == {"step": [0, 1], "mean": [], "longest": None}
 
 
 def test_a_whole_result_passes():

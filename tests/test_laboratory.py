@@ -28,6 +28,7 @@ from allora_analysis.laboratory.design import (
     reference,
     screening,
 )
+from allora_analysis.laboratory.one_rate import EARLY_SEEDS
 from allora_analysis.laboratory.table import Row, Table
 from allora_analysis.lora.pairs import lora_pairs
 from allora_analysis.records.files import hold
@@ -172,13 +173,13 @@ def test_a_table_goes_on_to_the_same_bytes_and_shows_an_altered_line(task, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("command", "words", "judging"),
     [
-        (laboratory.main, ["--part", "contrasts", "--only", "lora", "sgd"]),  # lines of ten, and of fifty
-        (one_rate.main, ["--only", "allora_od", "sgd"]),
+        (laboratory.main, ["--part", "contrasts", "--only", "lora", "sgd"], range(60)),  # lines of ten, and of fifty
+        (one_rate.main, ["--only", "allora_od", "sgd"], [*range(60), *EARLY_SEEDS[:60]]),
     ],
 )
-def test_no_run_is_made_twice_whatever_the_numbers_of_seeds(command, words, task, tmp_path, monkeypatch):
+def test_no_run_is_made_twice_whatever_the_numbers_of_seeds(command, words, judging, task, tmp_path, monkeypatch):
     """Planted: the second time a run comes out otherwise; and a line of seeds that are recorded."""
     calls, path = collections.Counter(), tmp_path / "digits.jsonl"
 
@@ -194,7 +195,7 @@ def test_no_run_is_made_twice_whatever_the_numbers_of_seeds(command, words, task
     table = tables.read(path)
     assert set(calls.values()) == {1}
     assert table.runs == calls.total()
-    assert {seed for _, _, seed in calls if seed < 1000} == set(range(60))
+    assert {seed for _, _, seed in calls if seed < 1000} == set(judging)
     cell, rate, _ = next(iter(calls))
     row = Row((0.0, 0.0), (2, 2), (0.0, 0.0))
     with pytest.raises(ArgumentError, match="recorded already"):

@@ -119,19 +119,21 @@ def _held(folder: Path, setting: Setting) -> contextlib.AbstractContextManager[N
 
 
 SERIES = ("step", "mean")
-INDUCED_DIGITS = 3  # of ‖ηBA‖₂ of each map, which one row reads
+COARSE_DIGITS = 3  # of what one row each reads: the longest layer's rows and ‖ηBA‖₂ of each map, after the last step
 
 
-def summarised(norms: Mapping[str, Any]) -> dict[str, list[float]]:
+def summarised(norms: Mapping[str, Any]) -> dict[str, Any]:
     """Row norms over all layers, of norms by layer ("step"; "layers": by layer the mean over rows, a number a step).
 
-    "mean" is the mean over layers (six digits, as of a layer), empty where nothing is adapted.
+    "mean" is the mean over layers (six digits, as of a layer), empty where nothing is adapted; "longest" the largest of
+    a layer at the last step (`COARSE_DIGITS`), None there.
     """
     layers, steps = list(norms["layers"].values()), range(len(norms["step"]))
     means = [[layer[i] for layer in layers] for i in steps] if layers else []
     return {
         "step": list(norms["step"]),
         "mean": [float(f"{sum(of) / len(of):.6g}") for of in means],
+        "longest": float(f"{max(means[-1]):.{COARSE_DIGITS}g}") if means else None,
     }
 
 

@@ -147,7 +147,7 @@ def plot(config: Config, result: Result) -> Figure:
     norms = m["row_norms"]
     if norms["mean"]:
         right.plot(norms["step"], norms["mean"], color=COLOURS["measured"])
-    right.set(xlabel="step", ylabel="row norm of (α/r)BA, mean over rows and layers", xscale="symlog")
+    right.set(xlabel="step", ylabel="mean row norm of (α/r)BA", xscale="symlog")
     return figure
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 
 from allora_analysis import outputs
-from allora_analysis.finetune.run import INDUCED_DIGITS, summarised
+from allora_analysis.finetune.run import COARSE_DIGITS, summarised
 from allora_analysis.lora.autograd import norms_of_rows
 from allora_analysis.lora.pairs import lora_pairs
 
@@ -124,7 +124,7 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
 
     `epochs` (accuracy and loss on each split that was evaluated), `loss` (of training, "every" so many steps, to 6
     digits, up to the first that is not finite), `row_norms` (`summarised`), `induced_norms` (after the last step, a
-    number a layer in the order of their names, to `INDUCED_DIGITS`) and `right` (the test rows predicted rightly at the
+    number a layer in the order of their names, to `COARSE_DIGITS`) and `right` (the test rows predicted rightly at the
     last evaluation, `packed`); all finite: what a diverged run's last step left is not among them.
     """
     epochs: dict[int, dict[str, Any]] = {}
@@ -155,7 +155,7 @@ def collect(log: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _in_order(by_layer: dict[str, float]) -> list[float]:
-    return [_kept(by_layer[name], INDUCED_DIGITS) for name in sorted(by_layer)]
+    return [_kept(by_layer[name], COARSE_DIGITS) for name in sorted(by_layer)]
 
 
 def _right(log: list[dict[str, Any]], step: int | None) -> dict[str, str]:

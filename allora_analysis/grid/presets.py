@@ -260,11 +260,11 @@ def own_best_pairs(name: str, arm: str) -> list[tuple[Setting, Setting]]:
     return [(_own_best(name, arm, seed), _own_best(name, REFERENCE, seed)) for seed in seeds]
 
 
-FRESH_SEEDS = range(FIRST_SEED + CAP, FIRST_SEED + CAP + 20)  # of `own_best_fresh`, whose number is fixed
-
-
-def _own_best_fresh() -> list[Setting]:
-    return [_own_best("minilm-adamw", arm, seed) for seed in FRESH_SEEDS for arm in ("allora_0", REFERENCE)]
+OWN_BEST_FRESH, OWN_BEST_ONCE_MORE = (
+    [(_own_best("minilm-adamw", "allora_0", seed), _own_best("minilm-adamw", REFERENCE, seed)) for seed in seeds]
+    for seeds in (range(63, 83), range(83, 113))
+)
+"""Of `own_best_fresh`, whose numbers are fixed, ALLoRA-0's run and LoRA's, seed by seed: twenty, and then thirty."""
 
 
 def own_best_verdicts(
@@ -333,7 +333,7 @@ LISTS: dict[str, dict[str, list[Setting]]] = {
         ],
     },
     "own_best_rate": {"desk": list(dict.fromkeys(one for _, runs in blocks() for one in runs))},
-    "own_best_fresh": {"desk": _own_best_fresh()},
+    "own_best_fresh": {"desk": [run for pair in (*OWN_BEST_FRESH, *OWN_BEST_ONCE_MORE) for run in pair]},
 }
 """By experiment and preset ("desk" fits a desk, "paper" is of the paper's size), the runs in their order."""
 AT_INPUT = [one for one in LISTS["dropout_rates"]["desk"] if one.placement == "input"]

@@ -20,7 +20,7 @@ from typing import Any
 
 from allora_analysis import images, records
 from allora_analysis.finetune import setting as finetune
-from allora_analysis.finetune.run import INDUCED_DIGITS, steps_of
+from allora_analysis.finetune.run import COARSE_DIGITS, steps_of
 from allora_analysis.finetune.sources import where_from
 from allora_analysis.gradient_std.grid import STUDY as GRADIENT_STD
 from allora_analysis.gradient_std.summary import DIGITS as OF_FIGURE_1
@@ -36,7 +36,7 @@ EMBEDDED = "digits"  # data that need no source
 ROUNDING = 1e-6  # some ten units in the last place of float32
 # By study, or part of a result, what numbers are rounded to when they are recorded.
 DIGITS = {tables.STUDY: 6, features.STUDY: 5, GRADIENT_STD: OF_FIGURE_1}
-DIGITS |= {"row_norms": 6, "loss.value": 6, "induced_norms": INDUCED_DIGITS}
+DIGITS |= {"row_norms": 6, "loss.value": 6} | dict.fromkeys(("row_norms.longest", "induced_norms"), COARSE_DIGITS)
 OF_THE_MOMENT = ("time_utc", "seconds", "seconds_a_step", "peak_memory_bytes")
 OF_THE_CODE = ("git_revision", "git_dirty")  # told where the results differ
 RELATIVE = "certificate."  # leaves that are relative errors
@@ -45,7 +45,7 @@ OPTIONAL = (
     "induced_norms",
     "loss.step",
     "loss.every",
-    *(f"row_norms.{end}" for end in ("largest", "least", "most")),
+    *(f"row_norms.{end}" for end in ("largest", "least", "most", "longest")),
 )
 Leaf = tuple[str, float | None]  # where in the result, and at which step or epoch
 

@@ -50,7 +50,7 @@ SELECTED = {
 }
 """What a reader with one minute wants to know: the three flaws, the layer, its knobs, its tables; by row, its words."""
 QUESTIONS = {
-    "Is ALLoRA ahead of LoRA on a small language model (AdamW)?": "4-own-best-rate",
+    "Is ALLoRA ahead of LoRA on all-MiniLM-L6-v2 (AdamW)?": "4-own-best-rate",
     "`ALLoRAAdamW` (the factor on Adam's update), over LoRA at twice the rate?": "4-own-best-rate-control",
     "And ALLoRA on digits?": "4-better-than-lora-laboratory",
     "Is dropout in LoRA only for long training?": "3.1-figure-2-left-laboratory",
