@@ -65,13 +65,18 @@ def load(data: str, data_root: Path | str | None = None, download: bool = False,
     Raises:
         ArgumentError: an unknown data set, missing data, or a file that holds no such data set.
     """
+    refuse_root(data, data_root, download)
     if data in TORCHVISION:
         raw = _torchvision(data, data_root, download)
     else:
-        if data_root is not None or download:
-            raise ArgumentError(f"--data-root and --download go with mnist and cifar10, received --data {data}")
         raw = _digits() if data == "digits" else _npz(data)
     return _prepared(data, raw, name if name is not None else name_of(data))
+
+
+def refuse_root(data: str, data_root: Path | str | None, download: bool) -> None:
+    """Where data have no folder of torchvision's, none may be named."""
+    if data not in TORCHVISION and (data_root is not None or download):
+        raise ArgumentError(f"--data-root and --download go with mnist and cifar10, received --data {data}")
 
 
 def name_of(data: str) -> str:
@@ -131,7 +136,8 @@ def _npz(path: str) -> dict[str, np.ndarray]:
     except ArgumentError:
         raise
     except OSError as error:
-        raise ArgumentError(f"--data {path}: cannot be read ({error.strerror or error})") from None
+        why = error.strerror or error
+        raise ArgumentError(f"--data {path}: cannot be read ({why}); name a file that numpy.savez wrote") from None
     except Exception as error:  # a damaged archive fails in zipfile's, zlib's or NumPy's own way
         raise ArgumentError(f"--data {path}: is no .npz of plain arrays ({error}); write it with numpy.savez") from None
 

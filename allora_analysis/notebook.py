@@ -163,7 +163,8 @@ def verdicts(*only: str) -> Markdown:
 
 def verdict_table(rows: Sequence[Row], title: str = "") -> Markdown:
     """Rows of the ledger: verdict, id, the sentence and who says it, what came out, and how large it is."""
-    from allora_analysis.render.view import SETTING, sentence, size_text, summary, views
+    from allora_analysis.render.size import size_text
+    from allora_analysis.render.view import SETTING, sentence, summary, views
 
     if failed := [f"{row.claim.id} ({row.error})" for row in rows if row.finding is None]:
         raise ArgumentError(f"rows: the check failed of {'; '.join(failed)}")

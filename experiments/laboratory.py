@@ -173,9 +173,11 @@ class Arguments:
     """The images."""
     data_root: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """torchvision's folder, for mnist and cifar10."""
+    download: bool = False
+    """Fetch mnist or cifar10 into --data-root if missing."""
     part: Annotated[str, arg(metavar="all|contrasts|screening|lead")] = "all"
-    """contrasts: 48 comparisons of 60 to 200 seeds each, some again by more; screening: 194 cells of 10 seeds; lead:
-    ALLoRA minus LoRA and the controls alone, 60 seeds each, as judged on MNIST and CIFAR-10."""
+    """contrasts: 48 comparisons of two arms each by 60 to 200 seeds, some again by more; screening: 194 cells of 10
+    seeds; lead: ALLoRA minus LoRA and the controls alone, 60 seeds each, as judged on MNIST and CIFAR-10."""
     only: Annotated[tuple[str, ...], arg(metavar="[WORD ...]", help_behavior_hint="")] = ()
     """Only cells of these rules or optimizers: lora, rslora, pissa, dora, loraplus, allora, asf_lora, allora_adamw;
     sgd, momentum, adamw."""
@@ -184,7 +186,7 @@ class Arguments:
     results: Annotated[Path, arg(metavar="FOLDER")] = RESULTS
     """Where the table goes; default: experiments/results/laboratory of this repository."""
     dry_run: bool = False
-    """Say what is recorded and what it shows; run nothing."""
+    """Say what the whole table shows, whatever --only, --part and --seeds; run nothing."""
 
 
 class Judged(NamedTuple):
@@ -324,9 +326,10 @@ def run(arguments: Arguments) -> int:
     choice("--part", arguments.part, PARTS)
     lists = _chosen(arguments)
     name, path = table_of(arguments.results, arguments.data)
+    images.refuse_root(arguments.data, arguments.data_root, arguments.download)
     if not arguments.dry_run:
         with held(path, f"laboratory, {name}"):
-            table = begun(arguments.data, arguments.data_root, path)
+            table = begun(path, arguments.data, arguments.data_root, arguments.download)
             items = list(_work(lists))
             for work in progress(items, f"laboratory, {name}"):
                 work(table)
@@ -357,14 +360,14 @@ def held(path: Path, words: str) -> Iterator[None]:
         yield
 
 
-def begun(data: str, root: Path | None, path: Path) -> Bench:
+def begun(path: Path, data: str, root: Path | None = None, download: bool = False) -> Bench:
     """The pretrained network, and the table to add to."""
     import torch
 
     from allora_analysis.laboratory import training
 
     torch.set_num_threads(1)  # such small products are slower on several
-    loaded = images.load(data, root)
+    loaded = images.load(data, root, download)
     task = training.prepare(loaded)
     facts = {"pretrained_accuracy": task.pretrained_accuracy, "begun": records.provenance(("peft",))}
     first = tables.header(loaded.name, loaded.digest, loaded.classes // 2, len(task.test[1]), **facts)

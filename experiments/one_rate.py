@@ -13,11 +13,12 @@ ALLoRA ahead of it after few steps? (Added, with all that is said of (c), when (
 **Arms.** `experiments.laboratory`'s pretrained network, its 200 images a run, batches of 32, rank 4, the rate falling
 linearly to 0, drop rate 0.05 at A's input, 100 steps. The adapters are on the two hidden layers; the last layer is a
 classifier drawn anew and trained whole at l (`allora_analysis.laboratory.one_rate`). η² is 1, 2 and 4. Under AdamW and
-under SGD: LoRA at η·l (its classifier too, as in print; and with the classifier at l), ALLoRA, ALLoRA-OD, ASF-LoRA and
-LoRA × η; ALLoRAAdamW. For (b): Listing 1 under AdamW; under SGD at AdamW's l; with ε a tenth of the median |∂L/∂B| at
-the start; with the classifier at η·l; the adapters at η·l; the factor after Adam's division; it and the classifier at
-η·l; every rate times η. LoRA at η·l has the same optimizer and ε. For (c): ALLoRA and ALLoRA-OD under both
-optimizers, in runs of 25 steps, over which the rate falls to 0, at a quarter of LoRA's best rate (of 100 steps).
+under SGD: LoRA at η·l (its classifier too, as its one printed rate can be read; and with the classifier at l), ALLoRA,
+ALLoRA-OD, ASF-LoRA and LoRA × η; ALLoRAAdamW. For (b): Listing 1 under AdamW; under SGD at AdamW's l; with ε a tenth of
+the median |∂L/∂B| at the start; with the classifier at η·l; the adapters at η·l; the factor after Adam's division; it
+and the classifier at η·l; every rate times η. LoRA at η·l has the same optimizer and ε. For (c): ALLoRA and ALLoRA-OD
+under both optimizers, in runs of 25 steps, over which the rate falls to 0, at a quarter of LoRA's best rate (of 100
+steps).
 **The base rate** l is a quarter of LoRA's best, so that every η·l stays below it and LoRA still gains, as it does in
 Table 3; and, for (a) alone, LoRA's best. LoRA's best rate is that of the least mean validation loss over the seeds 1000
 to 1004, by `experiments.laboratory`'s search, under each optimizer; nothing else is chosen.
@@ -106,7 +107,7 @@ def run(arguments: Arguments) -> int:
     ]
     if not arguments.dry_run:
         with held(path, f"laboratory, {DATA}"):
-            bench = begun(DATA, None, path)
+            bench = begun(path, DATA)
             for optimizer in OPTIMIZERS:
                 if any(point.optimizer == optimizer for _, point in wanted):
                     bench.tune(lora(optimizer))

@@ -72,6 +72,7 @@ from pathlib import Path
 
 from allora_analysis import cli, outputs
 from allora_analysis.finetune.setting import Setting
+from allora_analysis.finetune.sources import resolve
 from allora_analysis.grid import command
 from allora_analysis.grid.presets import (
     LISTS,
@@ -100,12 +101,14 @@ def best_rates(name: str) -> dict[str, dict[float, float]]:
 def _run(arguments: command.Arguments) -> int:
     # Seed after seed, what is not decided.
     folder, status = arguments.results, 0
-    chosen = set(command.select(LISTS["own_best_rate"]["desk"], arguments.only, arguments.seeds))
+    every = LISTS["own_best_rate"]["desk"]
+    resolve([name for one in every for name in (one.model, one.data)], arguments.source, needed=())
+    chosen = set(command.select(every, arguments.only, arguments.seeds))
     wanted = [(name, [one for one in runs if one in chosen]) for name, runs in blocks()]
     wanted = [(name, runs) for name, runs in wanted if runs]
     if arguments.dry_run or arguments.executor != "serial":
         opened = {name for name in OWN_BEST if not own_best_decided(name, folder)}
-        listed = [one for name, runs in wanted if name in opened for one in runs]
+        listed = list(dict.fromkeys(one for name, runs in wanted if name in opened for one in runs))
         if listed:
             return _all(arguments, listed)
         outputs.say("nothing to run: what was asked for is decided")

@@ -52,6 +52,11 @@ def by_ascent(one, state, gradient, step):
     return (*moved, *(0 * part for part in moved * 2 * (one.optimizer != "SGD")))
 
 
+def whatever_turns(one):
+    """Wrong: under Adam whether masks turn signs of a gradient or not."""
+    return one.keep_prob < 1 and (one.optimizer == "Adam" or (one.a is not None and one.steps >= 2))
+
+
 def after_the_first_step(one):
     """Wrong: of A and B under any optimizer, from step 2 on."""
     return one.a is not None and one.steps >= 2 and one.keep_prob < 1
@@ -186,6 +191,7 @@ def test_a_wrong_formula_changes_the_verdict(name, kind, formula, monkeypatch):
         ("3.1-sgd-expectation", s3_1_in_the_mean, "off_regularised", lambda right: lambda one: right(by_sgd(one))),
         ("3.1-sgd-expectation", s3_1_in_the_mean, "leaves_the_path", lambda right: lambda one: right(by_sgd(one))),
         ("3.1-sgd-expectation", s3_1_in_the_mean, "leaves_the_path", lambda right: after_the_first_step),
+        ("3.1-sgd-expectation", s3_1_in_the_mean, "leaves_the_path", lambda right: whatever_turns),
     ],
 )
 def test_a_condition_that_is_wrong_is_refuted(name, module, condition, wrong, monkeypatch):
@@ -253,6 +259,20 @@ def test_what_is_off_by_masks_that_are_drawn_is_above_their_scatter():
     on_it = s3_1_in_the_mean.distance(one._replace(a=None, optimizer="SGD"), rng)
     off_it = s3_1_in_the_mean.distance(one, rng)
     assert on_it < s3_1_in_the_mean.SAMPLED / 2 < 2 * s3_1_in_the_mean.SAMPLED < off_it
+
+
+def test_adams_first_step_is_as_much_shorter_as_masks_turn_signs():
+    """Of W, of A and B, masks at A's input and on the output; with positive X and Y none turns: it is on its path."""
+    rng = np.random.default_rng(4)
+    one = masked_descent.many_rows(rng)._replace(steps=1)
+    for case in (one, one._replace(a=None), one._replace(placement="output", keep_prob=0.7)):
+        told = s3_1_in_the_mean.shortened(case)
+        assert told > 2 * s3_1_in_the_mean.SAMPLED
+        assert masked_descent.sampled_distance(case, rng, 600) == pytest.approx(told, rel=0.1)
+    positive = one._replace(x=abs(one.x), y=abs(one.y), a=None)
+    assert s3_1_in_the_mean.shortened(positive) < 1e-9
+    assert masked_descent.sampled_distance(positive, rng) < 1e-9
+    assert not s3_1_in_the_mean.leaves_the_path(positive)
 
 
 def test_the_sampled_distance_is_that_of_all_masks_and_0_on_the_path():

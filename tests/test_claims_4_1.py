@@ -39,6 +39,13 @@ def of_f_alone(case, y, f):
     return f.sum() + (y**2).sum()
 
 
+def of_the_value_itself(case):
+    """L(y + s, f + s) = L(y, f), which a term in y alone breaks and no gradient sees."""
+    f, s = case.one.x @ (case.one.b @ case.one.a).T, case.one.x @ case.frozen.T
+    losses = [float(rewritten.loss_of(case, torch.tensor(case.y - t), torch.tensor(f + s - t))) for t in (0 * s, s)]
+    return bool(abs(losses[1] - losses[0]) <= 1e-9 * abs(losses[0]))
+
+
 def squared_always(case, y, f):
     return ((y - f) ** 2).sum() / 2
 
@@ -172,6 +179,7 @@ PLANTED = [  # row, module, function, wrong formula, the verdict that it must le
     (SAME_LOSS, rewritten, "loss_of", of_f_alone, "holds"),
     (SAME_LOSS, rewritten, "factor_gradients", without_the_frozen_weight, "refuted"),
     (SAME_LOSS, rewritten, "shift_invariant", lambda case: case.loss != "Huber", "refuted"),
+    (SAME_LOSS, rewritten, "shift_invariant", of_the_value_itself, "refuted"),
     ("4-dropout-forward", dropped, "row_scaled", unscaled, "refuted"),
     (f"4-dropout-forward{BATCH}", dropped, "one_factor_on_outputs", unscaled, "refuted"),
     (f"4-dropout-forward{BATCH}", dropped, "one_factor_on_outputs", dropped.row_scaled, "refuted"),

@@ -94,6 +94,23 @@ def test_a_run_that_is_lacking_or_diverged_leaves_its_question_open(runs_folder,
     assert (found.verdict, found.answer) == ("undecided", "Undecided: a run diverged.")
 
 
+def test_the_procedure_as_listed_counts_too(runs_folder):
+    """Planted: of ALLoRA as listed a run is lacking, or has diverged."""
+
+    def is_one(run):
+        return (run.arm, run.eta2, run.seed) == ("allora", 4.0, 1)
+
+    plant(runs_folder, [*WANTED, *PERCEIVED], planted(lead=0.02), skip=is_one)
+    found = finding(PROCEDURE)
+    runs = {run for of in section.ends().values() for pairs in of.values() for pair in pairs for run in pair}
+    assert (found.verdict, found.evidence.tolerance_source) == (
+        "not_run",
+        f"none: {len(runs) - 1} of {len(runs)} runs are recorded",
+    )
+    plant(runs_folder, [run for run in PERCEIVED if is_one(run)], lambda run: None)
+    assert (finding(PROCEDURE).verdict, finding(PROCEDURE).answer) == ("undecided", "Undecided: a run diverged.")
+
+
 @pytest.mark.parametrize(
     ("behind", "verdict"),
     [

@@ -19,12 +19,14 @@ from allora_analysis.grid.presets import (
     MARGINS,
     OWN_BEST,
     OWN_BEST_FRESH,
+    OWN_BEST_ONCE_MORE,
     own_best_pairs,
     own_best_verdicts,
 )
-from allora_analysis.grid.reading import judged
+from allora_analysis.grid.reading import differences, judged, recorded
 from allora_analysis.statistics.e_values import decide, e_values
 from allora_analysis.statistics.paired import TIE
+from allora_analysis.study import bound
 from tests.ledger_rows import Rows
 from tests.planted_finetune import DIGESTS, better, plant
 
@@ -98,47 +100,47 @@ def test_every_row_reads_its_own_list(runs_folder, identifier):
     assert (finding("4-own-best-rate-sgd").at_paper is None) is True
 
 
-def fresh_seeds(folder, gain, spread=0.003, skip=None, gone=None, fails=None):
+def fresh_seeds(folder, gain, spread=0.003, skip=None, gone=None, fails=None, pairs=OWN_BEST_ONCE_MORE):
     """Records of the fresh seeds, ALLoRA-0 `gain` ahead on average; one may be skipped, have diverged, or
     LoRA have failed there.
     """
-    drawn = np.random.default_rng(11).normal(0.0, 1.0, len(OWN_BEST_FRESH))
+    drawn = np.random.default_rng(11).normal(0.0, 1.0, len(pairs))
     drawn = spread * (drawn - drawn.mean()) / drawn.std(ddof=1)
-    for place, (ours, lora) in enumerate(OWN_BEST_FRESH):
+    for place, (ours, lora) in enumerate(pairs):
         if place != skip:
             save(folder, ours, place, None if place == gone else 0.75 + gain + drawn[place])
         save(folder, lora, place, 0.75 - 0.25 * (place == fails))
 
 
-HALF = stats.t.ppf(0.95, 19) * 0.003 / 20**0.5  # of the planted seeds' 90 % interval
+HALF = stats.t.ppf(0.95, 29) * 0.003 / 30**0.5  # of the planted seeds' 90 % interval
 
 
 @pytest.mark.parametrize(
     ("gain", "spread", "verdict", "begins"),
     [
-        (0.006, 0.003, "holds", "Yes: +0.60 points (0.4"),
-        (0.05, 0.003, "holds", "Yes: +5.00 points (4.8"),
+        (0.006, 0.003, "holds", "Yes: +0.60 points (0.5"),
+        (0.05, 0.003, "holds", "Yes: +5.00 points (4.9"),
         (-0.006, 0.003, "refuted", "No: -0.60 points (-0.7"),
         (0.001, 0.001, "refuted", "No, less than 0.3 points either way: +0.10 points (0.0"),
         (0.0, 0.003, "refuted", "No, less than 0.3 points either way: 0.00 points (-0.1"),
-        (0.003 - HALF - 1e-6, 0.003, "refuted", "No, less than 0.3 points either way: +0.18"),
-        (0.003 - HALF + 1e-6, 0.003, "holds", "Yes: +0.18"),
-        (HALF - 0.003 + 1e-6, 0.003, "refuted", "No, less than 0.3 points either way: -0.18"),
-        (HALF - 0.003 - 1e-6, 0.003, "refuted", "No: -0.18"),
-        (0.003, 0.009, "undecided", "Undecided: +0.30 points (-0.0"),
-        (0.0, 0.009, "undecided", "Undecided: 0.00 points (-0.3"),
+        (0.003 - HALF - 1e-6, 0.003, "refuted", "No, less than 0.3 points either way: +0.21"),
+        (0.003 - HALF + 1e-6, 0.003, "holds", "Yes: +0.21"),
+        (HALF - 0.003 + 1e-6, 0.003, "refuted", "No, less than 0.3 points either way: -0.21"),
+        (HALF - 0.003 - 1e-6, 0.003, "refuted", "No: -0.21"),
+        (0.003, 0.0105, "undecided", "Undecided: +0.30 points (-0.0"),
+        (0.0, 0.0105, "undecided", "Undecided: 0.00 points (-0.3"),
     ],
 )
 def test_fresh_seeds_are_the_same_within_the_margin_or_ahead(runs_folder, gain, spread, verdict, begins):
     fresh_seeds(runs_folder, gain, spread)
     found = finding("4-own-best-rate")
-    assert (found.verdict, found.evidence.n, found.size.ends) == (verdict, 20, "90 %")
+    assert (found.verdict, found.evidence.n, found.size.ends) == (verdict, 30, "90 %")
     assert found.answer.startswith(begins)
-    assert found.answer.endswith("), 20 fresh seeds.")
+    assert found.answer.endswith("), 30 fresh seeds.")
     half = 100 * HALF * spread / 0.003
     assert found.evidence.interval == pytest.approx((100 * gain - half, 100 * gain + half), abs=1e-4)
     both = found.evidence.measured["over seeds and sentences, 95 %"]
-    assert (both["seeds"], both["rows"]) == (20, 40)
+    assert (both["seeds"], both["rows"]) == (30, 40)
     assert found.evidence.measured["test loss within its margin"] == (gain < 0.04)  # a tenth of the accuracy's gap
     assert "over seeds and sentences (95 %); " in found.evidence.tolerance_source
     assert "; the same within ±0.3 points" in found.evidence.tolerance_source
@@ -153,27 +155,42 @@ def test_fresh_seeds_are_judged_when_all_are_there(runs_folder):
     gone = finding("4-own-best-rate", results=runs_folder / "gone")
     assert (gone.verdict, gone.answer) == ("undecided", "Undecided: a run diverged.")
     fresh_seeds(runs_folder, 0.02)
+    fresh_seeds(runs_folder, -0.01, pairs=OWN_BEST_FRESH)
     found = finding("4-own-best-rate")
-    before = found.evidence.measured["the seeds before, by e-values"]
+    measured = found.evidence.measured
+    before = measured["the seeds before those, by e-values"]
     assert (found.verdict, before["allora_0"]["verdict"]) == ("holds", "below")
     assert before["all seeds recorded"]["n"] == 12
+    twenty, whole = (measured[name]["allora_0"] for name in ("the twenty before", "all seeds together"))
+    assert (twenty["n"], twenty["mean"], twenty["verdict"]) == (20, pytest.approx(-0.01), "refuted")
+    assert (whole["n"], whole["mean"]) == (62, pytest.approx((12 * -0.02 + 20 * -0.01 + 30 * 0.02) / 62))
 
 
 def test_a_failed_run_of_the_fresh_seeds_is_told_by_its_seed(runs_folder):
     fresh_seeds(runs_folder, 0.0, fails=4)
     found = finding("4-own-best-rate")
-    assert found.evidence.measured["looked at afterwards"]["where an arm failed"]["seeds"] == [67]
+    assert found.evidence.measured["looked at afterwards"]["where an arm failed"]["seeds"] == [87]
     assert found.verdict == "undecided"
 
 
-def test_the_power_of_twenty_seeds_is_what_the_rules_say():
-    """At the standard deviation of the seeds seen, by simulation."""
+@pytest.mark.parametrize(
+    ("seeds", "pooled", "expected"),
+    [
+        (20, 0.32, ((0.0, 0.98, 0.01), (0.001, 0.85, 0.14), (0.003, 0.05, 0.95))),
+        (30, 0.40, ((0.0, 0.98, 0.01), (0.001, 0.85, 0.15), (0.003, 0.05, 0.95))),
+    ],
+)
+def test_the_power_of_fixed_seeds_is_what_the_rules_say(seeds, pooled, expected):
+    """At the standard deviation of the seeds seen before, by simulation."""
     seen, _ = own_best_verdicts("minilm-adamw")["allora_0"]
+    if seeds == 30:
+        runs = recorded([run for pair in OWN_BEST_FRESH for run in pair])
+        seen = [*seen, *differences(runs, {"twenty": OWN_BEST_FRESH})["twenty"]]
     spread = np.std(seen, ddof=1)
-    assert round(100 * spread, 2) == 0.32
-    draws = np.random.default_rng(0).normal(0.0, spread, (20_000, 20))
-    half = stats.t.ppf(0.95, 19) * draws.std(axis=1, ddof=1) / 20**0.5
-    for truth, same, ahead in ((0.0, 0.98, 0.01), (0.001, 0.85, 0.14), (0.003, 0.05, 0.95)):
+    assert round(100 * spread, 2) == pooled
+    draws = np.random.default_rng(0).normal(0.0, spread, (20_000, seeds))
+    half = stats.t.ppf(0.95, seeds - 1) * draws.std(axis=1, ddof=1) / seeds**0.5
+    for truth, same, ahead in expected:
         mean = truth + draws.mean(axis=1)
         within = abs(mean) + half <= 0.003
         told = within.mean(), (~within & (mean - half > 0)).mean()
@@ -274,7 +291,8 @@ def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(r
 
 def test_the_reading_quotes_the_recorded_e_values():
     """When the rule stopped and after the seeds since, as recorded."""
-    told = finding("4-own-best-rate", results=None).evidence.measured["the seeds before, by e-values"]
+    measured = finding("4-own-best-rate", results=None).evidence.measured
+    told = measured["the seeds before those, by e-values"]
     assert (
         "was 29 at the twentieth, where their rule stopped, and 1 four seeds later" in CLAIMS["4-own-best-rate"].reading
     )
@@ -282,6 +300,10 @@ def test_the_reading_quotes_the_recorded_e_values():
     assert [round(of["above"]) for of in (first, whole)] == [29, 1]
     assert (first["n"], whole["n"]) == (20, 24)
     assert whole["share of orders of the seeds"]["above"] < 0.5, "the answer hung on their order"
+    twenty = measured["the twenty before"]["allora_0"]
+    low, high = (100 * end for end in twenty["interval"])
+    quoted = f"{100 * twenty['mean']:.2f} points, {bound(low, 2, False)} to {bound(high, 2, True)}"
+    assert quoted in CLAIMS["4-own-best-rate"].reading
 
 
 def test_a_decision_at_the_last_seed_leaves_the_answer_short(runs_folder):

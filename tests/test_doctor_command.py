@@ -286,6 +286,8 @@ def test_seeds(capsys):
         (["--gap", "0"], "--gap"),
         (["--gap", "1", "--scores", "1", "2"], "same seeds"),
         (["--gap", "1", "--sd", "0"], "--sd"),
+        (["--gap", "1e-9", "--sd", "1"], "error: --gap: so small beside a standard deviation of 1 "),
+        (["--gap", "1e-9", "--scores", "1", "2", "3", "--baseline", "1", "3", "2"], "error: --gap: so small beside"),
         (["--gap", "1", "--arms", "lora", "nothing"], "--arms|no setting"),
         ([*RUN, "--json", "no/such/folder/x.json"], "--json"),
     ],
@@ -298,6 +300,15 @@ def test_a_mistake_is_one_line_and_status_2(words, told, capsys):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert any(word in error for word in told.split("|"))
+
+
+@pytest.mark.bad_input
+def test_an_adapter_without_alpha_is_blamed_and_no_flag(tmp_path, capsys):
+    folder = str(peft_folder(tmp_path, lora_alpha=0))
+    assert main([folder, "--lr", "1e-3"]) == 2
+    told = f"error: {folder}: has α = 0, of which no rates follow; give --alpha, or leave --lr out\n"
+    assert capsys.readouterr().err == told
+    assert main([folder]) == 0
 
 
 @pytest.mark.bad_input

@@ -80,6 +80,8 @@ def test_asf_loras_scaling_is_one_for_certain(tmp_path):
         {"rank_pattern": {"q_proj(": 4}},
         {"target_parameters": "experts"},
         {"modules_to_save": "head"},
+        {"use_rslora": "no"},
+        {"use_dora": "false"},
     ],
     ids=str,
 )

@@ -195,6 +195,26 @@ def test_the_command_runs_only_what_is_open(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == "nothing to run: what was asked for is decided\n"
 
 
+def test_a_dry_run_lists_each_run_once(tmp_path, capsys):
+    """ALLoRAAdamW's runs are of two lists."""
+    assert own_best_rate.main(["--results", str(tmp_path), "--seeds", "1", "--dry-run"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("to run ")]
+    assert len(lines) == len(set(lines)) == len({one for _, runs in blocks() for one in runs if one.seed == FIRST_SEED})
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("nonsense", "--source must be NAME=FOLDER, received 'nonsense'"),
+        ("SmolLM-typo=x", "--source SmolLM-typo=…: the runs know no such name"),
+    ],
+)
+def test_a_source_that_no_run_reads_is_refused(tmp_path, capsys, source, told):
+    assert own_best_rate.main(["--results", str(tmp_path), "--source", source, "--dry-run"]) == 2
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize("seeds", ["0", "-3"])
 def test_no_seeds_are_refused(tmp_path, capsys, seeds):

@@ -132,7 +132,7 @@ def test_the_executors_flags_reach_it(flags, monkeypatch):
         (["--executor", "slurm", "--slurm-additional", "qos"], "--slurm-additional must be KEY=VALUE, received 'qos'"),
         (["--executor", "local", "--processes", "0", "--dry-run"], "--processes must be a whole number, 1 or above"),
         (["--executor", "slurm", "--cpus-per-task", "0"], "--cpus-per-task must be a whole number, 1 or above"),
-        (["--results", __file__], "results must be a folder"),
+        (["--results", __file__], "error: --results must be a folder"),
         (["--source", "bert=/nowhere/at/all", "films=/nowhere"], "/nowhere"),
         (["--source", "bert=/nowhere/at/all", "--dry-run"], "--source bert=/nowhere/at/all: no such file or folder"),
     ],
@@ -340,7 +340,7 @@ def test_a_residual_is_rounding_and_is_compared_on_the_eigenvalues_scale():
 def test_a_line_of_the_laboratorys_table_is_made_again(tmp_path, capsys):
     from experiments.laboratory import begun
 
-    bench = begun("digits", None, tmp_path / "laboratory" / "digits.jsonl")
+    bench = begun(tmp_path / "laboratory" / "digits.jsonl", "digits")
     bench.ask(Cell(steps=3), 0.01, range(2))
     (line,) = reproduction.lines(tmp_path / "laboratory")
     assert experiments.main(["reproduce", line.path.stem[:-5], "--results", str(tmp_path)]) == 0
@@ -365,7 +365,7 @@ def test_lines_on_data_of_ones_own_are_drawn_where_their_source_is_named(tmp_pat
     digits, path = images.load("digits"), tmp_path / "mine.npz"
     np.savez(path, **{name: getattr(digits, name) for name in images.KEYS})
     for data, name in (("digits", "digits"), (str(path), "mine")):
-        begun(data, None, tmp_path / "laboratory" / f"{name}.jsonl").ask(Cell(steps=3), 0.01, range(2))
+        begun(tmp_path / "laboratory" / f"{name}.jsonl", data).ask(Cell(steps=3), 0.01, range(2))
     words = ["reproduce", "--sample", "2", "--results", str(tmp_path / "laboratory")]
     (tmp_path / "laboratory" / "cut.jsonl.bz2").touch()
     assert experiments.main(words) == 0

@@ -484,6 +484,13 @@ def test_results_that_are_a_file_are_refused_by_a_dry_run_too(command, tmp_path,
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize("flags", [["--dry-run"], []])
+def test_a_folder_of_data_that_need_none_is_refused_by_a_dry_run_too(flags, tmp_path, capsys):
+    assert laboratory.main(["--data-root", str(tmp_path), "--results", str(tmp_path / "new"), *flags]) == 2
+    assert "--data-root and --download go with mnist and cifar10" in capsys.readouterr().err
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("flags", [["--dry-run"], []])
 def test_data_of_another_name_are_refused_by_a_dry_run_too(flags, tmp_path, capsys):
     assert laboratory.main(["--data", "nope", "--results", str(tmp_path / "new"), *flags]) == 2
     told = "--data must be one of digits, mnist, cifar10, or name a file .npz; received 'nope'"

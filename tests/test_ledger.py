@@ -14,7 +14,8 @@ from allora_analysis.claims.claim import OPENINGS, VERDICTS, Claim, Evidence, Fi
 from allora_analysis.claims.claim import claim as claimed
 from allora_analysis.claims.ledger import Row
 from allora_analysis.render import terminal as written
-from allora_analysis.render.view import CUT, LESS_KIND, recorded, said_by, sentence, size_text, summary, view
+from allora_analysis.render.size import size_text
+from allora_analysis.render.view import CUT, LESS_KIND, recorded, said_by, sentence, summary, view
 from allora_analysis.study import plain
 from allora_analysis.validation import ArgumentError
 from tests.ledger_rows import as_is
@@ -115,8 +116,9 @@ def test_what_hangs_on_an_assumption_or_is_one_fault_again_is_counted_as_such():
         corrected = Finding("holds_corrected", Evidence({}, {}, "none"), "2 = 2")
         both = [view(Row(known[one], corrected)) for one in (other, name)]
         less_kind = sum((known[one].reading or "").startswith(LESS_KIND) for one in (other, name))
-        beside = f"; {less_kind} less kind" if less_kind else ""
-        assert summary(both).partition(": ")[2] == f"2 holds_corrected (1 fault{beside})"
+        fault = "1 fault" if less_kind < 2 else ""
+        told = "; ".join(filter(None, (fault, f"{less_kind} less kind" if less_kind else "")))
+        assert summary(both).partition(": ")[2] == f"2 holds_corrected ({told})"
         assert "fault" not in summary(both[1:])
     names = (*next(iter(again.items())), "3.3-mean-ratio")
     of_copy = [view(Row(known[one], Finding("holds_corrected", Evidence({}, {}, "none"), "2 = 2"))) for one in names]
@@ -294,6 +296,14 @@ def test_the_rows_that_read_records_say_so_and_take_a_folder(tmp_path):
         (Size(0.1, "nats", "of", high=0.25), "0.1 nats (at most 0.25)"),
         (Size(5.0, "%", "of", low=4.0), "5 % (at least 4)"),
         (Size(-0.196, "points", "of", -0.3105, -0.0822), "-0.2 points (-0.32 to -0.082)"),
+        (Size(-0.126, "points", "of", -0.3055, 0.0527), "-0.13 points (-0.31 to 0.06)"),
+        (Size(0.0043, "nats", "of", -0.0095, 0.0178), "0.004 nats (-0.010 to 0.018)"),
+        (Size(-0.01, "points", "of", -0.7, 2.3, "95 %"), "0.0 points (95 %: -0.7 to 2.3)"),
+        (Size(22.0, "%", "of", -31.2, 70.9), "22 % (-32 to 71)"),
+        (Size(4.8, "points", "of", -0.02, 10.4), "4.8 points (-0.1 to 10.4)"),
+        (Size(0.13, "", "of", -1.5, 0.004), "0.13 (-1.50 to 0.01)"),
+        (Size(22.1, "%", "of", -2.94, 70.9, "range"), "22 % (range: -2.9 to 71)"),
+        (Size(0.0, "", "of", float("-inf"), 2.0), "0 (−∞ to 2)"),
         (Size(1.26, "", "of", 1.058, 1.4656, "95 %"), "1.26 (95 %: 1.05 to 1.47)"),
         (Size(1.0325, "times", "of", 1.0204, 1.0451, "range"), "1.03 times (range: 1.02 to 1.05)"),
         (Size(0.8452, "of η", "of", 0.8452, 0.9535, "range"), "0.85 of η (range: 0.85 to 0.95)"),

@@ -256,7 +256,10 @@ MANY_ROWS, MANY = 512, 40  # rows, and settings that have so many
 SMALL = 1 / 8
 RATES = f"l ≤ {SMALL:g}·p/(t‖X‖²)"
 MARGIN = 1.35
-OFF = f"draws keep a factor of {MARGIN:g} away from the boundary, which is off by up to a third at these rates"
+OFF = (
+    f"draws, p ≥ 0.2, keep a factor of {MARGIN:g} away from the boundary, which is off by up to a third at these rates "
+    "(two fifths at p = 0.1)"
+)
 
 
 def highest_small(one: Sgd) -> float:

@@ -113,7 +113,8 @@ def bound(cases: Cases) -> Finding:
     "3.1-bound-proof",
     where="Appendix A, the line before the last but one",
     says="= √((1/N²) Σ E[‖Y − (XW) ⊙ V_n‖²_F] − E[‖Y − (XW) ⊙ V‖²_F]²)",
-    reading="The line before it has E[((1/N) Σ ‖Y − (XW) ⊙ V_n‖²_F)²] in the first term's place.",
+    reading="The line before it has E[((1/N) Σ ‖Y − (XW) ⊙ V_n‖²_F)²] in the first term's place, and stands twice in "
+    "our copy: it looks like a misprint, the copy's perhaps.",
 )
 def proof(cases: Cases) -> Finding:
     """(1/N²)Σ E[L_n], and what should stand there, against the mean square over every sequence of masks; (E L)² off."""
@@ -133,7 +134,8 @@ def proof(cases: Cases) -> Finding:
         corrected=lambda one, seen: relative_error(right(one), seen) < 1e-9,
     )
     return judged.finding(
-        holds_corrected="Not as printed: a square and a pair of brackets are missing; the lines around it are right.",
+        holds_corrected="Not as in our copy: a square and brackets are missing, perhaps its misprint; the lines "
+        "around are right.",
         evidence=judged.evidence(ROUNDING, right, tolerance=1e-9),
         corrected="= √((1/N²) Σ (E[L_n²] − (E L)²)), L_n = ‖Y − (XW) ⊙ V_n‖²_F, which is √(Var[L]/N), the next line",
         flips_if="a mean square over all sequences of masks that is not the corrected one",

@@ -252,8 +252,8 @@ def benefit_few_masks(cases: Cases) -> Finding:
         ),
         size=Size(judged.measured[0], "of one mask's deviation", LEFT.format(one_of_many)),
         condition=f"(1 − q)³ᵐ > {MOST:g}, m the entries and q the drop rate (or the keep rate, if that is "
-        f"smaller): about fewer than {ALONE:.3f} dropped (kept); where as many entries raise the loss as lower it, "
-        f"twelve in all, up to about {turn:.2f}; where one entry outweighs the rest, at any number "
+        f"smaller, q > 0): about fewer than {ALONE:.3f} dropped (kept); where as many entries raise the loss as lower "
+        f"it, twelve in all, up to about {turn:.2f}; where one entry outweighs the rest, at any number "
         f"({unlike:.2f} left of 200 entries, ten dropped, one of them changing the loss 100 times as much)",
         flips_if=f"four masks that leave more than {MOST:g} where (1 − q)³ᵐ is below it, or less where above",
     )
@@ -368,8 +368,8 @@ def benefit_in_training(cases: Cases) -> Finding:
         conditional=f"Yes from LoRA's zero; from {often:.0f} % of random ones at drop rate 0.05, noise {OF_SIGNAL}.",
         evidence=judged.evidence(EXACT, end_over_start, tolerance=1e-6),
         size=size,
-        condition="the start is LoRA's zero, or random matrices so small, or p so near 1, that dropout's noise over "
-        "the loss is less there than at the end. In formulas: p²Σ F²(F − 2Y)²/(Σ Y² − pΣ F²)² > Σ (3s⁴m_n²/p² + "
+        condition="the start is LoRA's zero, or random matrices so small, or p < 1 so near 1, that dropout's noise "
+        "over the loss is less there than at the end. In formulas: p²Σ F²(F − 2Y)²/(Σ Y² − pΣ F²)² > Σ (3s⁴m_n²/p² + "
         "4Y²s²m_n)/(Σ (Y² + s²m_n/p))², sums over n and c, s the start's standard deviation, m_n = "
         "‖X_n‖², F = XX⁺Y",
         flips_if="a start at which that says more and Std[L]/E L falls, or less and it rises",

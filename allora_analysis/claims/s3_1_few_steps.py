@@ -141,7 +141,8 @@ def variance(cases: Cases) -> Finding:
             f"rows of 4 inputs, singular values exactly 1/√i. At 1e-4, of A and B by Adam, {under_adam[0]} after one "
             f"step, {under_adam[1]} of another problem after two",
         ),
-        flips_if="a step at which the covariance over masks is 0 or lowers the risk",
+        flips_if="a step of plain SGD, or of Adam where masks turn a gradient's sign, at which the covariance over "
+        "masks is 0 or lowers the risk",
     )
 
 

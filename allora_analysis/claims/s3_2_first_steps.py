@@ -360,10 +360,10 @@ def flat_directions(one: Point) -> list[int]:
     where="Abstract",
     says=POORLY,
     reading="In (A, B) together, of the curvature 2JᵀJ, J the derivative of the outputs, for more independent inputs "
-    "than the rank r (what residuals add is row 3.2-saddle-lora's): at B = 0 it has more flat directions than "
-    "elsewhere. Near it these are nearly flat and the condition number of all that are not flat is larger than "
-    "at a B of A's size; at 0 itself, where they do not count, it is κ(ASAᵀ), and small. Row "
-    "3.2-worst-place counts them, so that κ is ∞ there.",
+    "than the rank r, which all data have (one batch of eight last tokens has r = 8, and there it is not so; what "
+    "residuals add is row 3.2-saddle-lora's): at B = 0 it has more flat directions than elsewhere. Near it these are "
+    "nearly flat and the condition number of all that are not flat is larger than at a B of A's size; at 0 itself, "
+    "where they do not count, it is κ(ASAᵀ), and small. Row 3.2-worst-place counts them, so that κ is ∞ there.",
 )
 def factor_conditioning(cases: Cases) -> Finding:
     """Flat directions and condition number at each of `SHARES` of a B of A's size; and at Qwen2-0.5B's shapes."""

@@ -73,7 +73,11 @@ def told_condition(squares: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
     return ends(betas[-1] * squares, u)[1] / min(ends(betas[0] * squares, u)[0], float(inner[0]))
 
 
-ERRORS = ("at random", "linear in the inputs, of a change of rank 8", "on the last tokens of a batch of eight")
+ERRORS = (
+    "at random",
+    "linear in the inputs, of a change of rank 8",
+    "of last tokens, steps from a batch of eight",
+)
 
 
 def errors_of(kind: str, n1: int, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -144,7 +144,7 @@ def second_derivative(cases: Cases) -> Finding:
     "3.2-vectorisation",
     where="§3.2, below Eq. (2)",
     says="‖X(W+V) − Y‖_F² = ‖(I_n ⊗ X)vec(W+V) − vec(Y)‖₂²",
-    reading="n is the number of samples, as in the section's last sentence.",
+    reading="n is the training set size, as in the section's last sentence, the only one that says what n is.",
     same_fault_as="3.2-hessian",
 )
 def vectorisation(cases: Cases) -> Finding:

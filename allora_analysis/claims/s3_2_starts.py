@@ -14,7 +14,7 @@ import numpy as np
 from allora_analysis import hessian
 from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, Size
-from allora_analysis.claims.s3_2_in_a_and_b import at_qwens_k_proj, factor_claim
+from allora_analysis.claims.s3_2_in_a_and_b import ERRORS, at_qwens_k_proj, errors_of, factor_claim
 from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.claims.starting_points import LOW, SHARES, Begin, begin, named_start
 from allora_analysis.hessian.factors import loss_gradient
@@ -243,10 +243,11 @@ def _most_negative(one: _Anywhere, rng: np.random.Generator) -> dict[str, int]:
     return {"start": negative(np.linalg.eigvalsh(start)), "most": max(found)}
 
 
-def _of_errors(apart: int, rng: np.random.Generator) -> _Anywhere:
-    # G of 128 tokens whose inputs' variances fall, errors at random on every so many-th, 16 outputs, 32 inputs, r = 8.
-    x, errors = power_law(128, 32, rng), rng.standard_normal((16, 128)) * (np.arange(1, 129) % apart == 0)
-    return _Anywhere(x, -2 * errors @ x, rng.standard_normal((8, 32)) / math.sqrt(32))
+def _of_errors(apart: int, rng: np.random.Generator, kind: str = ERRORS[0]) -> _Anywhere:
+    # 128 tokens whose inputs' variances fall, of which the loss sees every so many-th; 16 outputs, 32 inputs, r = 8.
+    # What no loss sees has neither error nor curvature, and is no row of X.
+    x = power_law(128, 32, rng)[apart - 1 :: apart]
+    return _Anywhere(x, -2 * errors_of(kind, 16, x, rng) @ x, rng.standard_normal((8, 32)) / math.sqrt(32))
 
 
 def largest_rank(one: _Anywhere) -> int:
@@ -260,7 +261,8 @@ def largest_rank(one: _Anywhere) -> int:
     says="No point has more directions of negative curvature than LoRA's start.",
     reading="Of the Hessian in (A, B): B = 0 and A random, against points with A and B of any size. The paper's "
     "setting is a layer whose errors reach every token, and one of the last block (but for k_proj and v_proj) of a "
-    "classifier that reads each sentence's last token, a batch of eight sentences: there errors reach eight.",
+    "classifier that reads each sentence's last token, a batch of eight sentences: there the loss sees eight rows of "
+    "X. Errors are drawn at random, or linear in the inputs, as a change of W* of rank 8 leaves them.",
     depends_on=("3.2-saddle-lora",),
 )
 def start_has_most(cases: Cases) -> Finding:
@@ -276,9 +278,10 @@ def start_has_most(cases: Cases) -> Finding:
         return _Anywhere(x, left * rng.uniform(2, 8, rank_g) @ right.T @ seen, rng.standard_normal((rank, n2)))
 
     every = Case("power-law X, n₁ = 16, n₂ = 32, r = 8", _of_errors(1, cases.rng), True)
-    last = Case("the same, errors on the last of 16 tokens", _of_errors(16, cases.rng), True)
+    last = Case("the same, a loss that sees the last of 16 tokens", _of_errors(16, cases.rng), True)
+    linear = Case(f"power-law X, errors {ERRORS[1]}", _of_errors(1, cases.rng, ERRORS[1]), True)
     judged = cases.judge(
-        [every, last, *cases.draw(draw, 14)],
+        [every, last, linear, *cases.draw(draw, 14)],
         lambda one: _most_negative(one, cases.rng),
         printed=lambda one, seen: seen["most"] <= seen["start"],
         corrected=lambda one, seen: (
@@ -288,8 +291,8 @@ def start_has_most(cases: Cases) -> Finding:
         condition=lambda one: bool(np.linalg.matrix_rank(one.g) == largest_rank(one)),
     )
     return judged.finding(
-        conditional="Only where G, the gradient, has the most rank possible; not for a batch in a last-token "
-        "classifier's last block.",
+        conditional="Only where G, the gradient, has the most rank possible, as for errors at random; not for "
+        "linear ones.",
         evidence=judged.evidence("counts: none may differ", lambda one: {"start": hessian.inertia(*one).negative}),
         size=Size(0.5, "of all directions", "are negative at B = 0 for n₁ = n₂ and full-rank G, rescalings included"),
         corrected="B = 0 has r·rank G negative directions, no point more than r·min(n₁, rank X)",

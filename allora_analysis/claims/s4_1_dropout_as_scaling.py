@@ -223,7 +223,8 @@ def change_over(case: Masked, below: np.ndarray | float) -> np.ndarray:
 @dropout_claim(
     "4-dropout-gradient",
     says=GRADIENT,
-    reading="x is one vector, as in §4.1; the formula as well as what is concluded from it.",
+    reading="x is one vector, as in §4.1; the formula as well as what is concluded from it. That its right side lacks "
+    "a d looks like a misprint, the copy's perhaps.",
     depends_on=("4-dropout-forward",),
 )
 def dropout_gradient(cases: Cases) -> Finding:
@@ -236,8 +237,8 @@ def dropout_gradient(cases: Cases) -> Finding:
     )
     return judged.finding(
         holds="Yes, for one x, and exactly.",
-        holds_corrected="Not as printed, a misprint: its right side should be η df(x)/dx; what follows from it is "
-        "right.",
+        holds_corrected="Not as in our copy, perhaps its misprint: the right side should be η df(x)/dx; what follows "
+        "is right.",
         evidence=layer_training.deviations(
             judged, lambda case: [masked_rows(case), change_over(case, STEP)], ROUNDING, TOLERANCE
         ),

@@ -26,13 +26,17 @@ class Rewritten(NamedTuple):
 
 
 def loss_of(case: Rewritten, y, f):
-    """A loss of y − f alone, or with a term that is not: `weight` times ‖f‖²/2; cross-entropy with classes y."""
+    """A loss of y − f, or with a term that is not: `weight` times ‖f‖²/2; "projection", the squared one less ‖y‖²/2;
+    cross-entropy with classes y.
+    """
     from torch.nn import functional as torch_functional
 
     if case.loss == "cross-entropy":
         return -(y * torch_functional.log_softmax(f, dim=1)).sum()
     if case.loss == "Huber":
         return torch_functional.huber_loss(f, y, reduction="sum")
+    if case.loss == "projection":
+        return (f**2).sum() / 2 - (y * f).sum()
     return ((y - f) ** 2).sum() / 2 + case.weight * (f**2).sum() / 2
 
 
@@ -46,13 +50,15 @@ def factor_gradients(case: Rewritten, y: np.ndarray, frozen: np.ndarray) -> list
 
 
 def shift_invariant(case: Rewritten) -> bool:
-    """Whether L(y + s, f + s) = L(y, f), at the s = −W*x of the rewriting."""
+    """Whether ∂L/∂f at (y + s, f + s) is that at (y, f), at the s = −W*x of the rewriting."""
     import torch
 
     f = case.one.x @ (case.one.b @ case.one.a).T
     s = case.one.x @ case.frozen.T
-    values = [float(loss_of(case, torch.tensor(case.y - t), torch.tensor(f + s - t))) for t in (0 * s, s)]
-    return bool(abs(values[1] - values[0]) <= TOLERANCE * abs(values[0]))
+    outputs = [torch.tensor(f + s - t, requires_grad=True) for t in (0 * s, s)]
+    for output, t in zip(outputs, (0 * s, s), strict=True):
+        loss_of(case, torch.tensor(case.y - t), output).backward()
+    return close(outputs[1].grad.numpy(), outputs[0].grad.numpy(), TOLERANCE)
 
 
 def drawn(one: Pass, loss: str, weight: float, rng: np.random.Generator) -> Rewritten:
@@ -63,10 +69,10 @@ def drawn(one: Pass, loss: str, weight: float, rng: np.random.Generator) -> Rewr
 
 
 def losses(cases: Cases) -> list[Case]:
-    """Squared, Huber's, squared with a term in f alone, cross-entropy, which fine-tuning uses."""
+    """Squared, Huber's, squared with a term in f alone or less that in y, cross-entropy, which fine-tuning uses."""
 
     def draw(rng: np.random.Generator) -> Rewritten:
-        loss = str(rng.choice(["squared", "Huber", "cross-entropy"]))
+        loss = str(rng.choice(["squared", "Huber", "projection", "cross-entropy"]))
         weight = float(rng.choice([0.0, 1e-4, 1e-2])) * (loss == "squared")
         return drawn(layer_training.draw_pass(rng), loss, weight, rng)
 
@@ -145,7 +151,8 @@ def same_loss(cases: Cases) -> Finding:
     )
     off = {n1: [_missed(n1, cases.rng) for _ in range(100)] for n1 in (48, 2)}
     return judged.finding(
-        conditional="Only for losses of y − f: with cross-entropy, which fine-tuning uses, W*x stays.",
+        conditional="Only for losses of y − f, but for a term in y: with cross-entropy, which fine-tuning uses, W*x "
+        "stays.",
         evidence=evidence,
         size=ranged(
             off[48],
@@ -153,6 +160,6 @@ def same_loss(cases: Cases) -> Finding:
             f"error of A's or B's gradient, cross-entropy of 48 classes ({np.median(off[2]):.2g} of two), r = 8, "
             "entries of W* of variance 1/64, inputs of variance 1/i, i = 1 … 64, 100 draws",
         ),
-        condition="L(y + s, f + s) = L(y, f)",
+        condition="∂L/∂f is the same at (y + s, f + s) as at (y, f): a loss of y − f, and a term in y alone",
         flips_if="cross-entropy with the same gradients at ỹ, or a loss of y − f with others",
     )

@@ -89,8 +89,8 @@ class Slope(NamedTuple):
     "4-inversely-proportional",
     where="Abstract; §4.2",
     says="with a coefficient inversely proportional to parameters' ℓ2 norm",
-    reading="The slope of log d_i in log ‖(BA)_i‖ is −1, to 1 in 100. That d_i falls as the norm grows, which is what "
-    "the words mean where they are used loosely, is 4-adaptor's, and true.",
+    reading="A less kind reading: the slope of log d_i in log ‖(BA)_i‖ is −1, to 1 in 100. That d_i falls as the norm "
+    "grows, as the function does that §4.2 names next, is 4-adaptor's, and true.",
     depends_on=("4-adaptor",),
 )
 def inversely_proportional(cases: Cases) -> Finding:
@@ -307,8 +307,9 @@ def off_the_product(one: Adapted) -> float:
     where="Abstract; §1",
     says=REMOVES,
     reading="By name: while it trains, ALLoRA-0, as the abstract calls its solution 'Dropout-free', adds BAx, with no "
-    "factor and no mask on it, whatever η is. Not together with the account of 4-no-new-hyper-parameter, in which η "
-    "stands where the factor stood: how many are left to choose is row 4-two-fewer-to-choose.",
+    "factor and no mask on it, whatever η is. If l_b is constant, as §4.2 calls it, in the sense of not tuned, η alone "
+    "is left to choose of scaling factor, learning rate and drop rate; with l_b tuned, too, η stands where the factor "
+    "stood, and one choice fewer is left: 4-two-fewer-to-choose.",
     test="tests/test_claims_4_2_definition.py",
     depends_on=("4-definition",),
 )
@@ -328,7 +329,7 @@ def removed_by_name(cases: Cases) -> Finding:
     )
     as_run = own[0].inputs._replace(variant="allora", drop_rate=0.05)
     return judged.finding(
-        holds="Yes in name, in ALLoRA-0; in effect one, dropout: η takes the scaling factor's place "
+        holds="Yes: ALLoRA-0 has neither; one fewer is left to choose if l_b is tuned beside η "
         "(4-two-fewer-to-choose).",
         evidence=judged.evidence(
             "float64 rounding, 1e-9",

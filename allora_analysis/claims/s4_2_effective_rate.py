@@ -115,7 +115,8 @@ def stepped(cases: Cases, sizes: tuple[float, ...], start: bool) -> tuple[Judged
     "4-effective-rate",
     reading="At the start, BA = 0, which Figure 2 is said to show: a row's first step of B is η·l_b times LoRA's "
     "gradient (times its signs under AdamW, far above its ε), η ≠ 1: at η = 1 there is nothing to split. A step along "
-    "the gradient of B itself, plain SGD's, meets the condition.",
+    "the gradient of B itself, plain SGD's, meets the condition. The factor is on the gradient, as in Listing 1; on "
+    "AdamW's update, which 'learning rate' allows, too, its first step has η·l_b (4-figure-2-right).",
     depends_on=("4-figure-2-right",),
 )
 def effective_rate(cases: Cases) -> Finding:
@@ -123,13 +124,15 @@ def effective_rate(cases: Cases) -> Finding:
     judged, evidence = stepped(cases, (0.0,), start=True)
     return judged.finding(
         holds="Yes, at the start.",
-        conditional="Only under SGD, unclipped; AdamW's first step has rate l_b.",
+        conditional="Only under SGD, unclipped; as listed, AdamW's first step has rate l_b.",
         evidence=evidence,
         size=Size(float(np.mean(judged.own[-1])), "of η·l_b", "AdamW's rate for a row at zero, η² = 4"),
-        corrected="η·l_b·min(1, c/n) under SGD, n the norm of all of ALLoRA's gradients, c that they are clipped at; "
-        "l_b in AdamW's first step, its ε aside",
-        condition="SGD, or momentum in its first step, and c ≥ n (∞ without clipping)",
-        flips_if="a first step under AdamW of η·l_b, or one under SGD, unclipped, of another rate",
+        corrected="the factor on the gradient, η·l_b·min(1, c/n) under SGD, n the norm of all of ALLoRA's gradients, c "
+        "that they are clipped at; l_b in AdamW's first step, its ε aside",
+        condition="SGD, or momentum in its first step, and c ≥ n (∞ without clipping); or the factor on AdamW's update "
+        "(4-figure-2-right)",
+        flips_if="a first step under AdamW, the factor on the gradient, of η·l_b, or one under SGD, unclipped, of "
+        "another rate",
         assumes="AdamW",
     )
 

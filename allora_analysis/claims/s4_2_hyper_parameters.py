@@ -215,8 +215,9 @@ NO_NEW = "Note that this does not introduce a new hyperparameter."
     "4-no-new-hyper-parameter",
     where="§4.2, below the definition",
     says=NO_NEW,
-    reading="ALLoRA's (η, l_b) are no more hyper-parameters than LoRA's (s, l): η stands where s stood. Not together "
-    "with the account of 4-two-hyper-parameters, in which s is gone: 4-two-fewer-to-choose counts.",
+    reading="ALLoRA's (η, l_b) are no more hyper-parameters than LoRA's (s, l): η stands where s stood. If l_b is "
+    "constant, as §4.2 calls it, in the sense of not tuned, η stands for l under SGD, and s is gone besides "
+    "(4-two-hyper-parameters).",
     depends_on=("4-alpha",),
 )
 def no_new_knob(cases: Cases) -> Finding:
@@ -269,8 +270,8 @@ def no_new_knob(cases: Cases) -> Finding:
     where="§4.2, below the definition",
     says=f"{NO_NEW} We split learning rate into a constant base learning rate l_b and η, and the effective learning "
     "rate is η·l_b.",
-    reading="A less kind reading: η and l_b are one learning rate in two factors: they act through η·l_b alone. Each "
-    "sentence by itself: 4-no-new-hyper-parameter, 4-effective-rate.",
+    reading="A less kind reading: η and l_b are one learning rate in two factors: they act through η·l_b alone, l_b "
+    "varied, though §4.2 calls it constant. Each sentence by itself: 4-no-new-hyper-parameter, 4-effective-rate.",
     depends_on=("4-effective-rate", "4-no-new-hyper-parameter"),
 )
 def split_rate(cases: Cases) -> Finding:
@@ -312,8 +313,9 @@ def independent(one: Training) -> dict[str, int]:
     "4-two-fewer-to-choose",
     where="Abstract; §1",
     says=REMOVES,
-    reading="A less kind reading: two fewer are left to choose; of LoRA's s, l and drop rate ALLoRA-0 leaves one. The "
-    "drop rate is counted as one, not measured.",
+    reading="A less kind reading: two fewer are left to choose; of LoRA's s, l and drop rate ALLoRA-0 leaves one. l_b "
+    "is counted as a choice, though §4.2 calls it constant and §4.4 fixes it; the drop rate is counted as one, not "
+    "measured.",
     depends_on=("4-no-new-hyper-parameter", "4-two-hyper-parameters"),
 )
 def removed(cases: Cases) -> Finding:

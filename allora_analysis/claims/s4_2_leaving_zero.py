@@ -100,7 +100,8 @@ def speeds(one: Row) -> dict[str, np.ndarray]:
     where="Figure 2, right, caption",
     says="ALLoRA escapes from 0 rapidly, and then tapers off into a measured move.",
     reading="At a constant gradient far above AdamW's ε a row grows faster than LoRA's at l_b at first, never faster "
-    f"later, and in the end more slowly than at first. {FIGURE_ITSELF}",
+    "later, and in the end more slowly than at first; the factor is on the gradient, as in Listing 1. That rows grow "
+    f"faster early than late, without LoRA beside them: 4-figure-2-tapers. {FIGURE_ITSELF}",
 )
 def rapid(cases: Cases) -> Finding:
     """One row at a constant gradient: SGD at small rates, clipped or not, by Runge–Kutta, AdamW by torch."""

@@ -5,7 +5,7 @@ were written before ALLoRAAdamW's runs. Checked by `tests/test_claims_on_the_upd
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from numpy.typing import ArrayLike
@@ -25,7 +25,7 @@ from allora_analysis.claims.tables.procedures import reported_ratio
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import LISTS, MARGINS, UPDATE_SEEDS, command
 from allora_analysis.grid.reading import Pairs, Runs, differences, diverged, judged, recorded
-from allora_analysis.statistics import Judgement, ratio_of_means
+from allora_analysis.statistics import Judgement, ratio_of_means, within
 from allora_analysis.statistics.intervals import Ratio
 from allora_analysis.study import bound, signed
 
@@ -90,7 +90,7 @@ def ahead_of_each(family: Mapping[str, Judgement]) -> str:
     """The verdict on "ahead of each": clearly so; or clearly behind one, or within the margin of it; or undecided."""
     if all(one.verdict == "holds" for one in family.values()):
         return "holds"
-    same = any(max(-one.interval[0], one.interval[1]) <= MARGIN for one in family.values())
+    same = any(within(one.interval, MARGIN) for one in family.values())
     return "refuted" if same or any(one.verdict == "refuted" for one in family.values()) else "undecided"
 
 
@@ -133,12 +133,12 @@ def _judge(cases: Cases, folder: Path | None, of: Comparisons, answers: Mapping[
     )
 
 
-def _unfinished(runs: Runs, of: Comparisons) -> Finding:
-    # Where a run is lacking, or has diverged.
+def _unfinished(runs: Runs, of: Comparisons, wanted: Sequence[Setting] = WANTED) -> Finding:
+    # Where one of the runs wanted is lacking, or has diverged.
     stopped = [name for name, by_eta in of.items() if diverged(runs, by_eta)]
     if stopped:
         return run_diverged(f"a run diverged among the pairs with {', '.join(stopped)}", RULE)
-    return not_run(f"{len(runs)} of {len(WANTED)} runs are recorded", "Not run: runs are lacking.")
+    return not_run(f"{len(runs)} of {len(wanted)} runs are recorded", "Not run: runs are lacking.")
 
 
 @update_claim(
@@ -179,19 +179,20 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
     return _judge(cases, folder, against_family(), answers)
 
 
-def rises(runs: Runs) -> dict[str, dict[str, list[float]]]:
-    """By procedure of `WAYS`, the rise from η² = 1 to 4, seed by seed, of its arm and of LoRA at η·l on the same seeds;
-    a procedure that lacks a run is left out.
-    """
+def ends() -> Comparisons:
+    """By procedure of `WAYS`, the runs at η² = 4 and 1, seed by seed: its arm's and LoRA's at η·l on the same seeds."""
     found = {}
     for name, arm in WAYS.items():
         known = {(run.seed, run.eta2): run for run in (*WANTED, *PERCEIVED) if run.arm == arm}
-        ends = [(known[seed, 4.0], one) for (seed, eta2), one in known.items() if eta2 == 1]
-        pairs = {arm: ends, LORA: [(_lora(last), _lora(first)) for last, first in ends]}
-        seen = differences(runs, pairs)
-        if seen.keys() == pairs.keys():
-            found[name] = seen
+        pairs = [(known[seed, 4.0], one) for (seed, eta2), one in known.items() if eta2 == 1]
+        found[name] = {arm: pairs, LORA: [(_lora(last), _lora(first)) for last, first in pairs]}
     return found
+
+
+def rises(runs: Runs) -> dict[str, dict[str, list[float]]]:
+    """By procedure of `WAYS` what these `ends` differ by; a procedure that lacks a run is left out."""
+    found = {name: differences(runs, pairs) for name, pairs in ends().items()}
+    return {name: seen for name, seen in found.items() if len(seen) == 2}
 
 
 def share(of: Mapping[str, ArrayLike]) -> Ratio:
@@ -218,10 +219,13 @@ def like_table_3(share: Ratio) -> str:
 )
 def procedure(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRAAdamW's rise over LoRA's beside Table 3's ratio; the listed procedure's beside it."""
-    runs = recorded([*WANTED, *PERCEIVED], folder)
+    compared = ends()
+    every = [run for of in compared.values() for pairs in of.values() for pair in pairs for run in pair]
+    wanted = list(dict.fromkeys(every))
+    runs = recorded(wanted, folder)
     found = rises(runs)
     if found.keys() != WAYS.keys():
-        return _unfinished(runs, against_lora())
+        return _unfinished(runs, compared, wanted)
     ours, as_listed = (share(of) for of in found.values())
     tested = cases.test(next(iter(found.values())), lambda samples: like_table_3(share(samples)))
     printed, low, high = reported_ratio()

@@ -6,7 +6,7 @@ network, arms, rates and rules, written before the runs. No row here is a statem
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,16 @@ def gaps(
 
 def _values(table: Table, one: Arm, level: str, endpoint: str) -> Float[np.ndarray, " seeds"] | None:
     name, optimizer, eta2 = one
-    return _of_seeds(Point(arm(name, optimizer, eta2), optimizer, level).values(table, endpoint), endpoint)
+    return of_seeds(Point(arm(name, optimizer, eta2), optimizer, level).values(table, endpoint), endpoint)
 
 
-def _of_seeds(by_seed: Mapping[int, float], endpoint: str) -> Float[np.ndarray, " seeds"] | None:
-    if not set(SEEDS) <= set(by_seed):
+def of_seeds(
+    by_seed: Mapping[int, float], endpoint: str, seeds: Collection[int] = SEEDS
+) -> Float[np.ndarray, " seeds"] | None:
+    """The values of an endpoint, points or nats, of those seeds; None where one is lacking."""
+    if not set(seeds) <= set(by_seed):
         return None
-    return np.array([by_seed[seed] for seed in SEEDS]) * (POINTS if endpoint == "accuracy" else 1.0)
+    return np.array([by_seed[seed] for seed in seeds]) * (POINTS if endpoint == "accuracy" else 1.0)
 
 
 def best_of_three(table: Table, name: str, optimizer: str) -> Float[np.ndarray, " seeds"] | None:
@@ -106,7 +109,7 @@ def best_of_three(table: Table, name: str, optimizer: str) -> Float[np.ndarray, 
     runs = [Point(arm(name, optimizer, eta2), optimizer, "quarter").runs(table) for eta2 in ETA2]
     common = set.intersection(*map(set, runs))
     chosen = {seed: min((of[seed] for of in runs), key=validation) for seed in common}
-    return _of_seeds({seed: table.value(run, "accuracy") for seed, run in chosen.items()}, "accuracy")
+    return of_seeds({seed: table.value(run, "accuracy") for seed, run in chosen.items()}, "accuracy")
 
 
 def shown(of: Samples) -> dict[str, Any]:
@@ -238,8 +241,9 @@ def on_average(
     says="On another model too ALLoRA is universally better than LoRA at η·l_b.",
     reading="A network pretrained on half of the digits, no language model, a fresh classifier beside its adapters, "
     "l_b a quarter of LoRA's best rate: in each η² of 1, 2, 4, under AdamW, under SGD, and with the factor after "
-    "Adam's division; LoRA's classifier at η·l_b too, as in print. At LoRA's best rate as l_b (evidence) it is clearly "
-    "behind in one of the nine, and 50 points ahead in another, where LoRA at η·l_b breaks down.",
+    "Adam's division; LoRA's classifier at η·l_b too, as its one printed rate can be read. At LoRA's best rate as l_b "
+    "(evidence) it is clearly behind in one of the nine, and 50 points ahead in another, where LoRA at η·l_b breaks "
+    "down.",
     depends_on=("D-universally-better",),
 )
 def table_3(cases: Cases, folder: Path | None) -> Finding:
@@ -322,7 +326,7 @@ def measured_shape(table: Table, name: str, seeds: range = SEEDS) -> dict[str, f
     """
     one = CANDIDATES[name]
     cells = [*one.cells(1.0), *one.cells(4.0), lora("adamw")]
-    found = [_of_seeds(Point(cell, "adamw", "quarter").values(table, "accuracy"), "accuracy") for cell in cells]
+    found = [of_seeds(Point(cell, "adamw", "quarter").values(table, "accuracy"), "accuracy") for cell in cells]
     if any(values is None for values in found):
         return None
     ours, theirs, ours_at_4, theirs_at_4, adamw = (values[seeds.start : seeds.stop] for values in found)
@@ -350,7 +354,7 @@ def rises(table: Table) -> dict[str, Any]:
 def _beside(table: Table, whole: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     # What stands beside the verdict: all candidates, what theory foretold, and ALLoRA's own rise under AdamW.
     flat = Point(arm(ALLORA, "adamw", 4.0), "adamw", "quarter"), Point(arm(ALLORA, "adamw", 1.0), "adamw", "quarter")
-    rise = one_sided(np.subtract(*(_of_seeds(point.values(table, "accuracy"), "accuracy") for point in flat)), "t")
+    rise = one_sided(np.subtract(*(of_seeds(point.values(table, "accuracy"), "accuracy") for point in flat)), "t")
     return {
         "all seeds": whole,
         "consistent with Table 3, all seeds": [name for name, seen in whole.items() if consistent(seen)],

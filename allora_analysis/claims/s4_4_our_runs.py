@@ -29,7 +29,7 @@ from allora_analysis.grid.reading import (
     judged,
     recorded,
 )
-from allora_analysis.statistics import Judgement, decide, in_every
+from allora_analysis.statistics import Judgement, decide, in_every, within
 from allora_analysis.statistics.e_values import bounds, e_values
 from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import bound, signed
@@ -119,7 +119,7 @@ def on_runs(
         return _no_case(runs, stopped)
 
     def verdict(samples: Mapping[str, np.ndarray]) -> str:
-        if margin and within(judged({case: [*sample] for case, sample in samples.items()}), margin):
+        if margin and all_within(judged({case: [*sample] for case, sample in samples.items()}), margin):
             return "refuted"
         together = in_every(decide({case: [sample] for case, sample in samples.items()}, "t", LEVEL, TIE))
         return "undecided" if stopped and together == "holds" else together
@@ -155,16 +155,16 @@ def _told(family: Mapping[str, Judgement], overall: Judgement, margin: float) ->
     # {n} cases, {better} and {worse}; {by}: those that are worse; {behind}: those of several rivals that the first is
     # behind; over {seeds} the {mean} in points, to the hundredth {lead} ({low} to {high}), and if it is the {same}.
     signs, (low, high) = [one.verdict for one in family.values()], (100 * end for end in overall.interval)
-    same = f", less than {100 * margin:g} points either way" if margin and within(family, margin) else ""
+    same = f", less than {100 * margin:g} points either way" if margin and all_within(family, margin) else ""
     told = {"better": signs.count("holds"), "worse": signs.count("refuted"), "n": len(family), "seeds": overall.n}
     told |= {"mean": _points(overall.mean), "by": _worse(family), "behind": _behind(family), "same": same}
     told |= {"lead": signed(100 * overall.mean, 2), "low": f"{bound(low, 2, False):.2f}"}
     return told | {"high": f"{bound(high, 2, True):.2f}"}
 
 
-def within(family: Mapping[str, Judgement], margin: float) -> bool:
+def all_within(family: Mapping[str, Judgement], margin: float) -> bool:
     """Whether every interval of the family lies within ±margin."""
-    return all(max(-one.interval[0], one.interval[1]) <= margin for one in family.values())
+    return all(within(one.interval, margin) for one in family.values())
 
 
 def _by_rival(complete: Mapping[str, list[float]]) -> dict[str, Judgement]:

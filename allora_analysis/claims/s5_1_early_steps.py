@@ -13,11 +13,10 @@ from numpy.typing import ArrayLike
 from allora_analysis.arms import OPTIMIZERS as LABELS
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
-from allora_analysis.claims.laboratory_noise import POINTS
-from allora_analysis.claims.s4_4_one_rate import Samples, gaps, over, shown
+from allora_analysis.claims.s4_4_one_rate import Samples, gaps, of_seeds, over, shown
 from allora_analysis.laboratory.one_rate import ALLORA, EARLY, EARLY_SEEDS, STEPS, early
 from allora_analysis.laboratory.table import STUDY, Table, recorded
-from allora_analysis.statistics import judge_family, one_sided
+from allora_analysis.statistics import judge_family, one_sided, within
 from allora_analysis.study import bound, signed
 
 LEVEL, NONE = 0.05, 0.1  # NONE: points within which there is no lead, a fifth of one of 191 test images
@@ -26,16 +25,13 @@ OTHER = "ALLoRA-OD"
 
 def early_gaps(table: Table, endpoint: str = "accuracy") -> dict[str, Float[np.ndarray, " seeds"]]:
     """ALLoRA minus ALLoRA-OD by seed, points or nats, by optimizer and η²; pairs that lack a seed are left out."""
-    by_case: dict[str, dict[str, dict[int, float]]] = {}
+    by_case: dict[str, dict[str, np.ndarray | None]] = {}
     for point in early():
         case = f"{LABELS[point.optimizer]}, η² = {point.cell.eta2:g}"
-        by_case.setdefault(case, {})[point.cell.rule] = point.values(table, endpoint)
-    unit = POINTS if endpoint == "accuracy" else 1.0
-    return {
-        case: unit * np.array([of["allora"][seed] - of["allora_od"][seed] for seed in EARLY_SEEDS])
-        for case, of in by_case.items()
-        if all(set(EARLY_SEEDS) <= set(values) for values in of.values())
-    }
+        values = of_seeds(point.values(table, endpoint), endpoint, EARLY_SEEDS)
+        by_case.setdefault(case, {})[point.cell.rule] = values
+    whole = {case: of for case, of in by_case.items() if all(values is not None for values in of.values())}
+    return {case: of["allora"] - of["allora_od"] for case, of in whole.items()}
 
 
 def ahead(differences: ArrayLike) -> str:
@@ -43,8 +39,7 @@ def ahead(differences: ArrayLike) -> str:
     one = one_sided(differences, "t", LEVEL)
     if one.p_above <= LEVEL:
         return "holds"
-    none = max(-one.interval[0], one.interval[1]) <= NONE
-    return "refuted" if none or one.p_below <= LEVEL else "undecided"
+    return "refuted" if within(one.interval, NONE) or one.p_below <= LEVEL else "undecided"
 
 
 def _mean(cases: Samples) -> Float[np.ndarray, " seeds"]:

@@ -206,6 +206,9 @@ def _recipe(arguments: Arguments, saved: Saved | None) -> Recipe:
         rslora = rslora or bool(saved.config.get("use_rslora"))
         if alpha is None:
             alpha = scaling * alpha_of_one(own, rslora)
+            if arguments.lr is not None and alpha <= 0:
+                way = "give --alpha, or leave --lr out"
+                raise ArgumentError(f"{arguments.adapter}: has α = {alpha:g}, of which no rates follow; {way}")
     given = {"--r": r, "--alpha": alpha, "--lr": arguments.lr}
     if missing := [name for name, value in given.items() if value is None]:
         raise ArgumentError(f"{', '.join(missing)}: missing; for example --r 16 --alpha 32 --lr 2e-4")

@@ -6,6 +6,7 @@ a gap with power 0.8 at level 0.05 (`statistics.required_n`), and as many at the
 Checked by `tests/test_doctor_answers.py`, `tests/test_doctor_command.py` and `tests/test_doctor_seeds.py`.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -333,7 +334,18 @@ class Needed:
 def from_deviation(gap: float, deviation: float) -> Needed:
     """The seeds to see a gap, of a deviation of the paired differences that is known; both in points."""
     gap, deviation = positive("--gap", gap), positive("--sd", deviation)
-    return Needed("the deviation given", None, None, deviation, required_n(gap, deviation), None, None)
+    with _seen(gap, deviation):
+        return Needed("the deviation given", None, None, deviation, required_n(gap, deviation), None, None)
+
+
+@contextlib.contextmanager
+def _seen(gap: float, deviation: float) -> Iterator[None]:
+    # What is too small for any number of seeds is the flag's fault.
+    try:
+        yield
+    except ArgumentError:
+        told = f"so small beside a standard deviation of {deviation:.3g} that no feasible number of seeds sees it"
+        raise ArgumentError(f"--gap: {told}, received {gap!r}; give a larger one") from None
 
 
 def from_scores(gap: float, scores: Sequence[float], baseline: Sequence[float], what: str = "your scores") -> Needed:
@@ -351,8 +363,9 @@ def from_scores(gap: float, scores: Sequence[float], baseline: Sequence[float], 
     if deviation <= 1e-9 * float(np.abs(differences).max()):
         raise ArgumentError("--scores and --baseline differ by the same on every seed: no spread to judge a gap by")
     gap = positive("--gap", gap)
-    low, high = required_n_interval(gap, deviation, len(scores) - 1)
-    return Needed(what, len(scores), float(differences.mean()), deviation, required_n(gap, deviation), low, high)
+    with _seen(gap, deviation):
+        low, high = required_n_interval(gap, deviation, len(scores) - 1)
+        return Needed(what, len(scores), float(differences.mean()), deviation, required_n(gap, deviation), low, high)
 
 
 def from_records(gap: float, folder: Path | None, arm: str = "allora_0", reference: str = "lora") -> list[Needed]:

@@ -196,6 +196,9 @@ def _check(path: Path, config: dict[str, Any]) -> None:
     for name, check in {"lora_alpha": number, "lora_dropout": drop_rate, "eta": positive}.items():
         if config.get(name) is not None:
             check(f"{path}: {name}", config[name])
+    for name in ("use_rslora", "use_dora"):
+        if not isinstance(config.get(name), bool | None):
+            raise ArgumentError(f"{path}: {name} must be true or false, received {shown(config[name])}")
     for name in ("variant", "init_lora_weights"):
         if not isinstance(config.get(name), str | bool | None):
             raise ArgumentError(f"{path}: {name} must be a name, received {shown(config[name])}")

@@ -156,7 +156,7 @@ def checked(grid: Grid) -> None:
     """Refuse what no executor could run."""
     if len(set(grid.tasks)) < len(grid.tasks):
         raise ArgumentError("tasks must differ from one another; a run is done once")
-    outputs.refuse_file("results", grid.results)
+    outputs.refuse_file("--results", grid.results)
 
 
 class Forecast(NamedTuple):

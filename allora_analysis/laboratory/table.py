@@ -299,10 +299,8 @@ def _altered(path: Path, holder: Path, number: int) -> str:
             f"{holder}: line 1 was altered, or does not go on from {before} as that is now; take back the {before} "
             f"that it went on from, or put {holder.name} aside and run again"
         )
-    return (
-        f"{holder}: line {number} was altered; take the file from git, or keep the {number - 1} lines before it "
-        "(they are whole) and run again"
-    )
+    kept = f"keep the {number - 1} lines before it (they are whole)" if number > 1 else "delete it"
+    return f"{holder}: line {number} was altered; take the file from git, or {kept} and run again"
 
 
 def _take(table: Table, document: Mapping[str, Any]) -> None:

@@ -28,8 +28,9 @@ from markupsafe import Markup, escape
 from allora_analysis.claims import ledger
 from allora_analysis.claims.claim import VERDICTS, Evidence
 from allora_analysis.claims.ledger import Row
+from allora_analysis.render.size import outwards
 from allora_analysis.render.terminal import evidence_text
-from allora_analysis.render.view import BRACKETS, MEANINGS, NOT_IN_THE_PAPER, View, by_part, outwards, said_by, views
+from allora_analysis.render.view import BRACKETS, MEANINGS, NOT_IN_THE_PAPER, View, by_part, said_by, views
 from allora_analysis.study import environment, text
 
 WORDS = "max|min|vec|true|drop|one|two|out|in|lin|new"  # subscripts that are words

@@ -19,6 +19,7 @@ from allora_analysis import cli, outputs
 from allora_analysis.claims import ledger
 from allora_analysis.claims.cases import PAPER_ROW
 from allora_analysis.claims.claim import VERDICTS
+from allora_analysis.render.size import size_text
 from allora_analysis.render.terminal import sourced
 from allora_analysis.render.view import (
     BEYOND,
@@ -31,7 +32,6 @@ from allora_analysis.render.view import (
     said_by,
     saved,
     sentence,
-    size_text,
     summary,
     views,
 )
@@ -61,9 +61,9 @@ QUESTIONS = {
 """What people ask, and the row that answers, in at most 15 words and with a size."""
 COUNTED = (
     "*A kinder reading stands* where a row of it holds, be it after a correction or under a condition. *Less kind*: a "
-    "common but stricter reading, beside a row with a kinder one. *Faults*: misprints and slips, of which one may be "
-    "corrected in several rows. *Perhaps our copy's*: a misprint that may be our copy's alone. *Beyond the paper*: "
-    "sentences that are not in it, but another paper's or this toolkit's own."
+    "common but stricter reading, beside a row with a kinder one. *Faults*: misprints and slips, each counted once, of "
+    "readings that are not less kind. *Perhaps our copy's*: a misprint that may be our copy's alone. *Beyond the "
+    "paper*: sentences that are not in it, but another paper's or this toolkit's own."
 )
 """What the words beside the counts mean."""
 
@@ -169,10 +169,10 @@ def page(of: Sequence[View], target: Callable[[str], str | None] = _to_file, hom
         f'"assuming AdamW"), after which our longest mean row of BA is {PAPER_ROW} (`4-figure-2-factor`, a few hundred '
         f'steps of rotten_tomatoes); "–": {NOT_THERE} (drawn settings, runs of ours, arithmetic of tables). In a '
         "linear model Listing 1 under AdamW, ε up to its gradients, does not give Table 3's rise with η², nor on "
-        "digits with ε up to a tenth of them; of the settings tried in the linear model it does only with a "
-        "classifier at η·l and SGD at 10 to 100 times the rate, or an ε 25 times the gradients (`T3-procedure`, "
-        "`T3-procedure-laboratory`). Nor does Listing 1 under AdamW give Figure 2, if this shows what its caption "
-        "says (`4-figure-2-right`). The wording of a sentence about the paper's tables decides how "
+        "digits with ε up to a tenth of them (`T3-procedure`, `T3-procedure-laboratory`). The factor on AdamW's "
+        "update does on all-MiniLM-L6-v2, without a lead over LoRA at η·l (`T3-procedure-on-the-update`, "
+        "`4-table-3-on-the-update`). Listing 1 under AdamW does not give Figure 2 either, if this shows what its "
+        "caption says (`4-figure-2-right`). The wording of a sentence about the paper's tables decides how "
         'it is judged: "significant", "leans" or no difference by a test (cells, which cannot be tested, by a bar of '
         "ours: `5.2-asf-significantly`), every other one by the averages printed, with p in "
         "its answer or evidence; whether these are more than chance is a row of its own (`…-beyond-chance`). "

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from allora_analysis import outputs
 from allora_analysis.claims.claim import Claim, Evidence
-from allora_analysis.render.view import SETTING, View, line, outwards, recorded, said_by, sentence, size_text, summary
+from allora_analysis.render.size import outwards, size_text
+from allora_analysis.render.view import SETTING, View, line, recorded, said_by, sentence, summary
 from allora_analysis.study import plain, text
 
 if TYPE_CHECKING:

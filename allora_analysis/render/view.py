@@ -12,7 +12,6 @@ import functools
 import importlib
 import inspect
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,8 @@ from allora_analysis.claims import ledger
 from allora_analysis.claims.cases import GENERIC
 from allora_analysis.claims.claim import AT_PAPER, USUAL, VERDICTS, Claim, Evidence, Finding, Reliance, Size, spaced
 from allora_analysis.claims.ledger import Row
-from allora_analysis.study import bound, environment, plain, text
+from allora_analysis.render.size import size_text
+from allora_analysis.study import environment, plain
 
 STANDS = ("holds", "holds_corrected", "conditional")
 PARTS = {
@@ -258,53 +258,13 @@ def _of_these(of: Sequence[View]) -> str:
     strict = less_kind(of)
     assumed = Counter(one.setting.partition(", if ")[2] for one in of)
     copies = sum(COPYS in (one.reading or "") for one in of)
-    faults = len(of) - again - copies
-    told = [f"{faults} fault{'s' if faults > 1 else ''}"] if again else []
+    own = [one.id for one in of if COPYS not in (one.reading or "") and not less_kind([one])]
+    faults = len({same.get(name) or name for name in own})
+    told = [f"{faults} fault{'s' if faults > 1 else ''}"] if again and faults else []
     told += [f"{copies} perhaps our copy's"] if copies else []
     told += [f"{strict} less kind"] if strict else []
     told += [f"{n} assuming {name}" for name, n in assumed.items() if name]
     return f" ({'; '.join(told)})" if told else ""
-
-
-def size_text(size: Size | None) -> str:
-    """How large an effect is, in one line; an interval's ends are rounded outwards and named unless they are usual."""
-    if size is None:
-        return ""
-    unit = f" {size.unit}" if size.unit and not size.unit.startswith("%") else f" {size.unit}".replace(" %", " %")
-    sides = [(end, up) for end, up in ((size.low, False), (size.high, True)) if end is not None]
-    near = _nearest if size.ends == "range" else outwards
-    digits = _digits(sides, near)
-    ends = [_rounded(near(end, digits, up), digits, end) for end, up in sides if digits]
-    between = " to ".join(ends)
-    if len(ends) == 1:
-        between = f"at {'least' if size.low is not None else 'most'} {between}"
-    kind = "" if size.ends == USUAL else f"{size.ends}: "
-    return f"{_rounded(size.value, max(digits, 2), size.value)}{unit.rstrip()}{between and f' ({kind}{between})'}"
-
-
-def _digits(sides: Sequence[tuple[float, bool]], near: Callable[[float, int, bool], float]) -> int:
-    # Two, or three where two move an end by a tenth of the width; none for ends that are one number, which say nothing.
-    if len({text(end, 3) for end, _ in sides}) < len(sides):
-        return 0
-    width = sides[-1][0] - sides[0][0] if len(sides) > 1 else math.inf
-    return 2 if all(abs(near(end, 2, up) - end) <= width / 10 for end, up in sides) else 3
-
-
-def _nearest(end: float, digits: int, up: bool) -> float:
-    return float(f"{end:.{digits}g}")
-
-
-def outwards(end: float, digits: int, up: bool) -> float:
-    """An interval's end rounded to so many significant digits, up or down: away from the interval's middle."""
-    return bound(end, digits - 1 - math.floor(math.log10(abs(end))), up) if end and math.isfinite(end) else end
-
-
-def _rounded(value: float, digits: int, exact: float) -> str:
-    # As `text`, without an exponent for what is read at a glance: 300, not 3e+02; what is no whole number as 1.0.
-    found = text(value, digits)
-    if found.lstrip("-").isdigit() and abs(exact) < 10 and abs(exact - round(exact)) > 1e-6:
-        return f"{value:.{digits - 1}f}"
-    return f"{float(found):.0f}" if "e+0" in found else found
 
 
 def as_json(of: Sequence[View], own: bool = False, interrupted: bool = False) -> str:

@@ -21,6 +21,7 @@ from allora_analysis.statistics.directional import (
     one_sided,
     sides,
     units_to_reject,
+    within,
 )
 from allora_analysis.statistics.families import (
     Difference,
@@ -56,4 +57,5 @@ __all__ = [
     "sides",
     "two_level",
     "units_to_reject",
+    "within",
 ]

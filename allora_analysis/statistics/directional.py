@@ -265,6 +265,19 @@ def decide(
     return found
 
 
+def within(interval: tuple[float, float], margin: float) -> bool:
+    """Whether −m ≤ low and high ≤ m: the interval lies within the margin of equality, ends included (rule 4).
+
+    Args:
+        interval: its ends, low and high.
+        margin: m, in the interval's unit.
+
+    Returns:
+        True if so.
+    """
+    return max(-interval[0], interval[1]) <= margin
+
+
 def in_every(family: Mapping[Case, Judgement | Decision]) -> str:
     """The verdict on a sentence about every comparison: one refuted refutes it, one undecided leaves it open.
 

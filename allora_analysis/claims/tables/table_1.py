@@ -167,9 +167,9 @@ def parameters_of_allora_rounded(cases: Cases) -> Finding:
     "T1-parameters-dora",
     where="Table 1; §4.5",
     says=PARAMETERS,
-    reading="Of DoRA's rows, taken from DoRA's authors. One looks like a misprint, theirs: LLaMA3-8B, r = 16 has "
-    f"LoRA's share, 0.35, in their paper, too ({RIVALS_SOURCE}). Cut off after two decimals, three "
-    "of the six, those at r = 32, would be shares of the pre-trained ones, too.",
+    reading="A less kind reading: of DoRA's rows, which the caption credits to DoRA's authors. One looks like a "
+    f"misprint, theirs: LLaMA3-8B, r = 16 has LoRA's share, 0.35, in their paper, too ({RIVALS_SOURCE}). Cut off after "
+    "two decimals, three of the six, those at r = 32, would be shares of the pre-trained ones, too.",
 )
 def parameters_of_dora(cases: Cases) -> Finding:
     """DoRA's shares."""
