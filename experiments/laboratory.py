@@ -151,7 +151,7 @@ from tyro.conf import arg
 from allora_analysis import cli, images, outputs, records
 from allora_analysis.laboratory import storage
 from allora_analysis.laboratory import table as tables
-from allora_analysis.laboratory.design import AGAIN, Cell, Contrast, contrasts, judged_again, on_mnist, screening
+from allora_analysis.laboratory.design import AGAIN, Cell, Contrast, contrasts, elsewhere, judged_again, screening
 from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, SCREENING, TUNING, Row, Table
 from allora_analysis.records.files import hold
 from allora_analysis.statistics import Difference
@@ -203,7 +203,7 @@ def _chosen(arguments: Arguments) -> list[Judged]:
     lists = {
         "screening": [Judged(screening(), SCREENING)],
         "contrasts": [*_by_kind(contrasts()), *map(_again, AGAIN)],
-        "lead": _by_kind([*on_mnist("rule"), *on_mnist("control")]),
+        "lead": _by_kind([*elsewhere("rule"), *elsewhere("control")]),
     }
     parts = ("contrasts", "screening") if arguments.part == "all" else (arguments.part,)
     asked = [one for name in parts for one in lists[name]]

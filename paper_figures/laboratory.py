@@ -1,4 +1,5 @@
-"""Ours: the contrasts of `experiments.laboratory`, each arm at its own best rate, on digits; ALLoRA's on MNIST, too.
+"""Ours: the contrasts of `experiments.laboratory`, each arm at its own best rate, on digits; ALLoRA's on MNIST and
+CIFAR-10, too.
 
 Left test accuracy, right test loss: the difference of two arms, paired by seed, with its 95 % interval, after few steps
 (hollow) and many (filled). In color where Holm's p-value within the question is at most 0.05, gray otherwise. Right of
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.lines import Line2D
 
-from allora_analysis.laboratory.design import STEPS, Contrast, contrasts, fresh_seeds, on_mnist
+from allora_analysis.laboratory.design import STEPS, Contrast, contrasts, elsewhere, fresh_seeds
 from allora_analysis.laboratory.storage import present
 from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, Table, read
 from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
@@ -28,11 +29,8 @@ if TYPE_CHECKING:
 DATA = "digits"
 LEAST = 30  # seeds below which a contrast is not drawn
 CONTROLS = {one.name.rpartition(", ")[0] for one in contrasts() if one.question == "control"}
-COMMANDS = {
-    DATA: "python -m experiments.laboratory --part contrasts",
-    "mnist": "python -m experiments.laboratory --data mnist --data-root FOLDER --part lead",
-}
-LABELS = {DATA: "", "mnist": "MNIST: "}  # before a contrast's name
+COMMAND = "python -m experiments.laboratory"
+LABELS = {DATA: "", "mnist": "MNIST: ", "cifar10": "CIFAR-10: "}  # before a contrast's name
 COLOUR = {
     1: (COLOURS["predicted"], "first is better"),
     -1: (COLOURS["bound"], "first is worse"),
@@ -55,12 +53,15 @@ def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
     """
     found: dict[str, dict[str, dict[int, Difference]]] = {endpoint: {} for endpoint in ENDPOINTS}
     files, missing = [], []
-    for data, wanted in ((DATA, contrasts()), ("mnist", on_mnist("rule"))):
+    for data, label in LABELS.items():
+        digits = data == DATA
+        wanted = contrasts() if digits else elsewhere("rule")
         table, own = recorded(folder, data)
         files += own
-        if lacking := _take(found, table, wanted, LABELS[data]):
+        if lacking := _take(found, table, wanted, label):
             told = f"{lacking} of {len(wanted)} contrasts on {data} lack some of their seeds"
-            missing.append(Missing(told, COMMANDS[data]))
+            part = "--part contrasts" if digits else f"--data {data} --data-root FOLDER --part lead"
+            missing.append(Missing(told, f"{COMMAND} {part}"))
     return Loaded(Contrasts(found), tuple(files), tuple(missing))
 
 

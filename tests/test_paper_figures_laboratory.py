@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.laboratory import table as tables
-from allora_analysis.laboratory.design import FAMILY, contrasts, fresh_seeds, on_mnist, screening
+from allora_analysis.laboratory.design import FAMILY, contrasts, elsewhere, fresh_seeds, screening
 from allora_analysis.laboratory.table import Row
 from paper_figures import laboratory
 from paper_figures import screening as figure
@@ -18,7 +18,8 @@ GAIN = {"allora": -0.01, "allora_adamw": 0.03, "dora": -0.01}
 
 def plant(folder, skip=()):
     plant_table(folder, "digits", contrasts(), skip)
-    plant_table(folder, "mnist", on_mnist("rule"), skip)
+    for data in ("mnist", "cifar10"):
+        plant_table(folder, data, elsewhere("rule"), skip)
 
 
 def plant_table(folder, data, wanted, skip):
@@ -47,7 +48,7 @@ def test_it_is_drawn_from_the_table_and_its_title_says_the_finding(tmp_path):
     (missing,) = loaded.missing  # planted: no fresh seeds of what these judge again
     again = [one for one in contrasts() if fresh_seeds(one)]
     assert missing.what == f"{len(again)} of {len(contrasts())} contrasts on digits lack some of their seeds"
-    assert sum(len(of) for of in loaded.data.of["accuracy"].values()) == len(contrasts()) + 6
+    assert sum(len(of) for of in loaded.data.of["accuracy"].values()) == len(contrasts()) + 2 * 6
     one = loaded.data.of["accuracy"]["ALLoRAAdamW − LoRA, adamw"][50]
     assert one.mean == pytest.approx(0.03, abs=0.002)
     figure = laboratory.make_figure(loaded)
@@ -62,7 +63,9 @@ def test_it_is_drawn_from_the_table_and_its_title_says_the_finding(tmp_path):
     assert "LoRA+ − LoRA, AdamW" in names
     assert "constant − inverse square root, SGD" in names
     assert [name for name in names if name.startswith("control: ")] == names[:4]
-    assert names[-3:] == [f"MNIST: ALLoRA − LoRA, {name}" for name in ("SGD", "momentum", "AdamW")]
+    assert names[-6:] == [
+        f"{data}: ALLoRA − LoRA, {name}" for data in ("MNIST", "CIFAR-10") for name in ("SGD", "momentum", "AdamW")
+    ]
     assert len(left.get_yticklabels()) == len(contrasts()) / 2 + 3
     assert "points of test accuracy" in left.get_xlabel()
     assert "nats of test loss" in right.get_xlabel()

@@ -61,6 +61,7 @@ SECTIONS = (
     "s4_4_on_the_update",
     "s4_4_own_best_rate",
     "s4_4_laboratory",
+    "s4_4_laboratory_elsewhere",
     "app_f_listing",
     "tables.table_1",
     "tables.cited_works",

@@ -39,7 +39,7 @@ from allora_analysis.claims.laboratory_noise import (
     one_rate,
     wider_noise,
 )
-from allora_analysis.laboratory.design import AGAIN, FEW, STEPS, Cell, Contrast, judged_again, on_mnist, reference
+from allora_analysis.laboratory.design import AGAIN, FEW, STEPS, Cell, Contrast, judged_again, reference
 from allora_analysis.laboratory.table import STUDY, Table, recorded
 from allora_analysis.statistics import OneSided, decide, judge_family, one_sided
 from allora_analysis.study import signed
@@ -50,10 +50,12 @@ laboratory_claim = functools.partial(
     test="tests/test_claims_laboratory.py",
     reads=STUDY,
 )
+EQUAL = 0.3  # points within which two arms are equivalent, as in all of the laboratory
 FLIPS = {
     "holds": "no length's mean clearly above its margin ({}), or one clearly below minus it",
     "refuted": "no length's mean clearly below minus its margin ({}), or one clearly above it",
     "undecided": "a length's mean clearly above its margin ({}), or clearly below minus it, and not both",
+    "equal": f"a mean clear of its margin ({{}}), or an interval or one method against itself not within ±{EQUAL:g}",
 }
 NOTHING = "the laboratory's contrasts are not recorded"
 OWN_RATES = "each seed chooses rates by its own validation images (experiments/laboratory.py has why)"
@@ -77,13 +79,25 @@ def lacking(table: Table | None, *pairs: Mapping[str, Contrast]) -> Finding:
 
 def at_a_length(of: Samples, margins: Mapping[str, float]) -> str:
     """Above its margin at a length and below minus it at none, Holm over the lengths; refuted the other way round."""
+    ahead, behind = _beyond(of, margins)
+    return "undecided" if ahead == behind else "holds" if ahead else "refuted"
+
+
+def _beyond(of: Samples, margins: Mapping[str, float]) -> tuple[bool, bool]:
+    # Whether a length's mean is clearly above its margin, and whether one is clearly below minus it.
     means = by_length(of)
     above, below = (
         {one.verdict for one in decide({n: [gaps + sign * margins[n]] for n, gaps in means.items()}, "t").values()}
         for sign in (-1, 1)
     )
-    ahead, behind = "holds" in above, "refuted" in below
-    return "undecided" if ahead == behind else "holds" if ahead else "refuted"
+    return "holds" in above, "refuted" in below
+
+
+def at_a_length_or_equal(of: Samples, margins: Mapping[str, float]) -> str:
+    """As `at_a_length`; refuted, too, where no mean is clear and each one's interval, and its margin, is within 0.3."""
+    ends = [end for gaps in by_length(of).values() for end in one_sided(gaps, "t").interval]
+    equal = not any(_beyond(of, margins)) and max(*map(abs, ends), *margins.values()) <= EQUAL
+    return "refuted" if equal else at_a_length(of, margins)
 
 
 def in_some(of: Samples, margins: Mapping[str, float]) -> str:
@@ -174,34 +188,38 @@ def averaged(
     data: str = "digits",
     controls: Mapping[str, Contrast] | None = None,
     question: str = "",
+    rule: Callable[[Samples, Mapping[str, float]], str] = at_a_length,
 ) -> Finding:
-    """A sentence about the means over settings, a length each, of a question's fresh seeds where it has such."""
+    """A sentence about the means over settings, a length each, of a question's fresh seeds where it has such.
+
+    The `rule` judges, which may refute what `at_a_length` leaves open: {equal} in an answer then says so.
+    """
     table, arms = recorded(folder, data), next(iter(pairs)).partition(",")[0].replace(" − ", " minus ")
     controls = controls or named("control")
     known, control = (in_units(table, of, "accuracy") for of in (pairs, controls))
     if table is None or known is None or control is None:
         return lacking(table, pairs, controls)
     again = fresh(table, question)
-    first_seeds = "the first seeds' means" if again else "means"
     known, control = judging(table, again, known, control)
     margins = margins_of_means(known, noise(control))
-    tested = cases.test(known, lambda of: at_a_length(of, margins))
-    means = by_length(known)
+    tested, means = cases.test(known, lambda of: rule(of, margins)), by_length(known)
+    equal = tested.verdict != at_a_length(known, margins)
     few, gaps = next(iter(means.items()))
     first, more = one_sided(gaps, "t"), in_units(table, beside, "accuracy") if beside else {}
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
     evidence, _ = _evidence({**known, **control, **(more or {})}, f", of means over settings; margins {words}", table)
-    judged: dict[str, Any] = {"the controls' means by their seeds alone": of_seeds_alone(control)}
-    judged |= {f"{first_seeds}, test {of}": _judged_at_lengths(table, pairs, controls, of) for of in UNITS}
-    judged |= one_rate(table, pairs, controls)
+    means_of = "the first seeds' means" if again else "means"
+    judged = {f"{means_of}, test {of}": _judged_at_lengths(table, pairs, controls, of) for of in UNITS}
+    judged |= {"the controls' means by their seeds alone": of_seeds_alone(control)} | one_rate(table, pairs, controls)
     if data == "digits":
         judged[AT_FIRST] = at_first(table, pairs, lambda of, same: at_a_length(of, margins_of_means(of, noise(same))))
     alone = {rule: at_a_length(of, margins_of_means(of, noise(control))) for rule, of in _by_optimizer(known).items()}
     if len(alone) > 1:
         judged["the verdict on one optimizer alone"] = alone
     told = {
-        "by_length": _by_length_in_words(means, _clear_under(known, control, tested.verdict)),
+        "by_length": _by_length_in_words(means, {} if equal else _clear_under(known, control, tested.verdict)),
         "margins": " and ".join(f"{margin:.1f}" for margin in margins.values()),
+        "equal": "practically equal: " if equal else "",
         "beside": signed(float(np.mean([of.mean() for of in by_length(more).values()])), 1) if more else "",
     }
     return tested.finding(
@@ -213,8 +231,8 @@ def averaged(
             f"test accuracy, {arms} after {few}; one method against itself: ±{margins[few]:.2f}",
             *first.interval,
         ),
-        flips_if=FLIPS[tested.verdict].format(words),
-        wanted=_wanted(means, margins),
+        flips_if=FLIPS["equal" if equal else tested.verdict].format(words),
+        wanted=_wanted(means, margins) if rule is at_a_length else f"a clear mean, or all within ±{EQUAL:g} points",
     )
 
 
@@ -357,33 +375,6 @@ def better_than_lora(cases: Cases, folder: Path | None) -> Finding:
     names = [f"η² = {cell.eta2:g} − LoRA, sgd, {cell.steps} steps" for cell in etas]
     others = {name: Contrast("rule", name, cell, reference(cell)) for name, cell in zip(names, etas, strict=True)}
     return averaged(cases, folder, pairs, answers, others, question="rule")
-
-
-@laboratory_claim(
-    "4-better-than-lora-mnist",
-    where="beyond the paper: Abstract, on a small network",
-    says="On MNIST, too, ALLoRA is more accurate than LoRA.",
-    reading="As 4-better-than-lora-laboratory, on one network pretrained on MNIST's digits 0 to 4 and adapted to 5 to "
-    "9, 4,861 test images: ALLoRA at η² = 4 minus LoRA, each at its best rate, no dropout, on average over "
-    f"SGD, momentum and AdamW, after 50 steps or 300; {OWN_RATES}; rules written before the runs. MNIST's own "
-    "controls make the margin. Looked at afterwards: after 300 steps the interval is within ±0.3 points, "
-    "which the laboratory's rule calls equivalent, though under AdamW alone it is 0.26 ahead (0.06 to 0.47) and under "
-    "SGD 0.35 behind (0.15 to 0.56); after 50 it is, too, where one method against itself "
-    "differs by more; with one rate for all seeds it is 0.53 and 0.42 ahead, where one method may be 0.97 and 0.47 "
-    "from itself.",
-    command="python -m experiments.laboratory --data mnist --data-root FOLDER --part lead",
-    test="tests/test_claims_laboratory_mnist.py",
-    depends_on=("4-better-than-lora-laboratory",),
-)
-def better_than_lora_on_mnist(cases: Cases, folder: Path | None) -> Finding:
-    """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many, on MNIST."""
-    pairs, controls = ({one.name: one for one in on_mnist(question)} for question in ("rule", "control"))
-    answers = {
-        "refuted": "No: {by_length}.",
-        "holds": "Yes: {by_length}.",
-        "undecided": "Undecided on MNIST: {by_length}; one method is {margins} from itself.",
-    }
-    return averaged(cases, folder, pairs, answers, data="mnist", controls=controls)
 
 
 @laboratory_claim(

@@ -24,7 +24,7 @@ FEW, MANY = 50, 300
 STEPS = (FEW, MANY)
 PLACEMENTS = ("input", "bottleneck")
 SEEDS = 100  # that judge a contrast
-FEWER = {"placement": 60, "rule on mnist": 60, "control on mnist": 60}  # of questions added later, by their own rules
+FEWER = {"placement": 60, "rule elsewhere": 60, "control elsewhere": 60}  # of questions added later, by their own rules
 AGAIN = {
     "placement": range(200, 400),
     "adaptor": range(3000, 4000),
@@ -203,11 +203,13 @@ def fresh_seeds(one: Contrast) -> range | None:
     return next((seeds for question, seeds in AGAIN.items() if one in judged_again(question)), None)
 
 
-def on_mnist(question: str) -> list[Contrast]:
-    """The contrasts that are judged on MNIST, too: of "rule" ALLoRA − LoRA under each optimizer, of "control" all."""
+def elsewhere(question: str) -> list[Contrast]:
+    """The contrasts that are judged on MNIST and on CIFAR-10, too: of "rule" ALLoRA − LoRA under each optimizer, of
+    "control" all.
+    """
     wanted = {"rule": "ALLoRA − LoRA, ", "control": "constant "}[question]
     return [
-        one._replace(question=f"{question} on mnist")
+        one._replace(question=f"{question} elsewhere")
         for one in contrasts()
         if one.question == question and one.name.startswith(wanted)
     ]

@@ -1,4 +1,6 @@
-"""The laboratory's row on MNIST: its verdict follows from planted differences, its margin from MNIST's own controls."""
+"""The laboratory's rows on MNIST and CIFAR-10: verdicts follow from planted differences, margins from their own
+controls.
+"""
 
 import numpy as np
 import pytest
@@ -6,9 +8,10 @@ import pytest
 from allora_analysis.claims.laboratory_noise import QUANTILE, in_units
 from allora_analysis.claims.s4_4_laboratory import _clear_under, by_length
 from allora_analysis.claims.s4_4_laboratory import better_than_lora as on_digits
-from allora_analysis.claims.s4_4_laboratory import better_than_lora_on_mnist as row
+from allora_analysis.claims.s4_4_laboratory_elsewhere import better_than_lora_on_cifar10 as on_cifar10
+from allora_analysis.claims.s4_4_laboratory_elsewhere import better_than_lora_on_mnist as row
 from allora_analysis.laboratory import table as tables
-from allora_analysis.laboratory.design import contrasts, on_mnist
+from allora_analysis.laboratory.design import contrasts, elsewhere
 from allora_analysis.laboratory.table import Table
 from allora_analysis.statistics import one_sided
 from tests.ledger_rows import finding
@@ -17,6 +20,7 @@ from tests.ledger_rows import finding
 @pytest.fixture
 def folder(tmp_path):
     tables.begin(tmp_path / "mnist.jsonl", tables.header("mnist", "0", 5, 4861))
+    tables.begin(tmp_path / "cifar10.jsonl", tables.header("cifar10", "0", 5, 5000))
     return tmp_path
 
 
@@ -52,7 +56,7 @@ def test_the_means_over_optimizers_decide_a_length_each(monkeypatch, folder, few
 
 def test_on_the_recorded_runs_both_lengths_are_equivalent_as_the_reading_says():
     table = tables.recorded(None, "mnist")
-    known = in_units(table, {one.name: one for one in on_mnist("rule")}, "accuracy")
+    known = in_units(table, {one.name: one for one in elsewhere("rule")}, "accuracy")
     ends = [end for gaps in by_length(known).values() for end in one_sided(gaps, "t").interval]
     assert ("within ±0.3 points" in row.reading) == (max(map(abs, ends)) < 0.3)
 
@@ -111,8 +115,67 @@ def test_sixty_seeds_judge_and_no_fewer(monkeypatch, folder, tmp_path):
 def test_the_contrasts_are_those_of_digits_at_the_same_rates():
     for question, n in (("rule", 6), ("control", 8)):
         known = {one.name: one for one in contrasts() if one.question == question}
-        mine = on_mnist(question)
+        mine = elsewhere(question)
         assert len(mine) == n
         for one in mine:
             assert (one.first, one.second, one.fine) == (*known[one.name][2:], known[one.name].fine)
             assert one.seeds == 60
+
+
+HALF = 0.001 * 60**-0.5 * 1.671  # of the planted interval, nearly
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "control", "verdict", "begins"),
+    [
+        (0.01, 0.0, 0.0, "holds", "Yes, on CIFAR-10: 1.0 points after 50 steps"),
+        (-0.01, 0.0, 0.0, "refuted", "No, on CIFAR-10: -1.0 points after 50 steps"),
+        (0.0, 0.0, 0.0, "refuted", "No, on CIFAR-10: practically equal: 0.0 points after 50 steps, 0.0 after 300."),
+        (0.003 - 1.4 * HALF, 0.0, 0.0024, "refuted", "No, on CIFAR-10: practically equal: 0.3 points"),
+        (0.003 - 0.6 * HALF, 0.0, 0.0024, "undecided", "Undecided on CIFAR-10: 0.3 points"),
+        (0.0, 0.6 * HALF - 0.003, 0.0024, "undecided", "Undecided on CIFAR-10: 0.0 points"),
+        (0.0, 0.0, 0.0024, "refuted", "No, on CIFAR-10: practically equal"),
+        (
+            0.0,
+            0.0,
+            0.0025,
+            "undecided",
+            "Undecided on CIFAR-10: 0.0 points after 50 steps, 0.0 after 300; one method is",
+        ),
+        (0.01, -0.01, 0.0, "undecided", "Undecided on CIFAR-10: 1.0 points"),
+        (0.002, 0.002, 0.0004, "holds", "Yes, on CIFAR-10: 0.2 points"),
+        (-0.002, 0.0, 0.0004, "refuted", "No, on CIFAR-10: -0.2 points"),
+        (0.002, -0.002, 0.0004, "undecided", "Undecided on CIFAR-10: 0.2 points"),
+    ],
+)
+def test_on_cifar10_what_is_within_the_margin_at_both_lengths_is_equal(
+    monkeypatch, folder, few, many, control, verdict, begins
+):
+    """One method from itself in a mean of three: QUANTILE/√3 of its controls, 1.23 times."""
+    assert round(QUANTILE / 3**0.5, 2) == 1.23
+    plant(monkeypatch, few, many, control)
+    found = finding(on_cifar10, folder)
+    assert found.verdict == verdict
+    assert found.answer.startswith(begins)
+    assert ("not within ±0.3" in found.flips_if) == ("practically equal" in found.answer)
+    assert "these 5,000 images" in found.evidence.tolerance_source
+
+
+def test_on_mnist_the_same_differences_are_open(monkeypatch, folder):
+    """Its rule, written before its runs, has no such outcome."""
+    plant(monkeypatch, 0.0, 0.0)
+    assert finding(on_cifar10, folder).verdict == "refuted"
+    assert finding(row, folder).verdict == "undecided"
+
+
+def test_an_answer_of_equality_names_no_optimizer_as_behind(monkeypatch, folder):
+    """Planted: half a point behind under SGD and ahead under AdamW."""
+
+    def by_seed(self, first, second, endpoint, fine=False):
+        noise = np.random.default_rng(first.steps).normal(0, 1e-3, 60)
+        gap = 0.0 if first.adaptor == "constant" else {"sgd": -0.005, "adamw": 0.005}.get(first.optimizer, 0.0)
+        return dict(enumerate(noise - noise.mean() + gap))
+
+    monkeypatch.setattr(Table, "by_seed", by_seed)
+    found = finding(on_cifar10, folder)
+    assert found.answer == "No, on CIFAR-10: practically equal: 0.0 points after 50 steps, 0.0 after 300."
