@@ -131,8 +131,8 @@ def few_steps_on_features(cases: Cases, folder: Path | None) -> Finding:
     return tested.finding(
         holds=f"Yes: after {SOON} steps dropout costs {of_costs} of test loss; after {TRIAL.times[-1]} "
         f"{signed(min(last), 1)} to {signed(max(last), 1)} %.",
-        refuted=f"No: after {SOON} steps dropout costs {of_costs} of test loss, and clearly not in one of "
-        f"{len(costs)} cases.",
+        refuted=f"No: after {SOON} steps dropout changes the test loss by {signed(min(costs.values()), 2)} to "
+        f"{signed(max(costs.values()), 1)} %.",
         undecided=f"Undecided: dropout clearly costs in {len(costs) - len(open_ones)} of {len(costs)} cases; in the "
         f"other {len(open_ones)} more than {above:.2f} % is excluded.",
         evidence=Evidence(

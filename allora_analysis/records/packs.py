@@ -93,7 +93,7 @@ def pack(folder: Path | str) -> Packed:
         How many were loose, and the sizes.
 
     Raises:
-        RecordError: a pack that was cut or altered, or a folder that that is not there or cannot be written.
+        RecordError: a pack that was cut or altered, or a folder that is not there or cannot be written.
     """
     folder = Path(folder)
     path = folder / PACK
