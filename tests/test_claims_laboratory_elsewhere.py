@@ -99,7 +99,8 @@ def test_the_margin_is_that_of_the_controls_on_mnist(monkeypatch, folder):
     found = finding(row, folder)
     assert found.verdict == "undecided"
     assert found.corrected == "no seeds at these means, which are within their margins"
-    assert found.answer.endswith("0.0 after 300; one method is 0.6 and 0.6 from itself.")
+    # 0.516 + 0.616 and 0.616 points, and 0.02 of the interval, rounded outwards
+    assert found.answer.endswith("0.0 after 300; leads above 1.2 and 0.7 points are excluded.")
     plant(monkeypatch, margin + 0.001, 0.0, control=0.005)
     assert finding(row, folder).verdict == "holds"
 
@@ -140,7 +141,7 @@ HALF = 0.001 * 60**-0.5 * 1.671  # of the planted interval, nearly
             0.0,
             0.0025,
             "undecided",
-            "Undecided on CIFAR-10: 0.0 points after 50 steps, 0.0 after 300; one method is",
+            "Undecided on CIFAR-10: 0.0 points after 50 steps, 0.0 after 300; leads above 0.4 and 0.4",
         ),
         (0.01, -0.01, 0.0, "undecided", "Undecided on CIFAR-10: 1.0 points"),
         (0.002, 0.002, 0.0004, "holds", "Yes, on CIFAR-10: 0.2 points"),

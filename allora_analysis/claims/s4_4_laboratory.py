@@ -42,7 +42,7 @@ from allora_analysis.claims.laboratory_noise import (
 from allora_analysis.laboratory.design import AGAIN, FEW, STEPS, Cell, Contrast, judged_again, reference
 from allora_analysis.laboratory.table import STUDY, Table, recorded
 from allora_analysis.statistics import OneSided, decide, judge_family, one_sided
-from allora_analysis.study import signed
+from allora_analysis.study import bound, signed
 
 laboratory_claim = functools.partial(
     claim,
@@ -213,12 +213,15 @@ def averaged(
     judged |= {"the controls' means by their seeds alone": of_seeds_alone(control)} | one_rate(table, pairs, controls)
     if data == "digits":
         judged[AT_FIRST] = at_first(table, pairs, lambda of, same: at_a_length(of, margins_of_means(of, noise(same))))
-    alone = {rule: at_a_length(of, margins_of_means(of, noise(control))) for rule, of in _by_optimizer(known).items()}
+    alone = {under: at_a_length(of, margins_of_means(of, noise(control))) for under, of in _by_optimizer(known).items()}
     if len(alone) > 1:
         judged["the verdict on one optimizer alone"] = alone
     told = {
         "by_length": _by_length_in_words(means, {} if equal else _clear_under(known, control, tested.verdict)),
         "margins": " and ".join(f"{margin:.1f}" for margin in margins.values()),
+        "most": " and ".join(
+            f"{bound(one_sided(of, 't').interval[1] + margins[steps], 1, True):.1f}" for steps, of in means.items()
+        ),
         "equal": "practically equal: " if equal else "",
         "beside": signed(float(np.mean([of.mean() for of in by_length(more).values()])), 1) if more else "",
     }
