@@ -66,7 +66,7 @@ def test_it_is_drawn_from_the_table_and_its_title_says_the_finding(tmp_path):
     assert names[-6:] == [
         f"{data}: ALLoRA − LoRA, {name}" for data in ("MNIST", "CIFAR-10") for name in ("SGD", "momentum", "AdamW")
     ]
-    assert len(left.get_yticklabels()) == len(contrasts()) / 2 + 3
+    assert len(left.get_yticklabels()) == len(contrasts()) / 2 + 2 * 3
     assert "points of test accuracy" in left.get_xlabel()
     assert "nats of test loss" in right.get_xlabel()
     assert_readable(figure)
