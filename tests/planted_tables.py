@@ -20,13 +20,13 @@ CLAIMS = Rows(table_1, cited_works, tables_2_to_4, procedures, prose_of_results,
 del CLAIMS["T3-procedure"]  # tests/test_claims_tables_procedures.py
 
 
-def of(by):
-    """Every gap changed by so many points."""
+def of(by, only=None):
+    """Every gap changed by so many points, or those of one contrast."""
     original = contrasts.of
 
-    def changed(*arguments):
-        found = original(*arguments)
-        return dataclasses.replace(found, values=found.values + by)
+    def changed(name, *cells):
+        found = original(name, *cells)
+        return dataclasses.replace(found, values=found.values + by * (only in (None, name)))
 
     return changed
 

@@ -1,6 +1,7 @@
 """What the rows about the reported numbers answer, and which reading each wording gets."""
 
 import dataclasses
+import itertools
 import re
 
 import numpy as np
@@ -377,6 +378,54 @@ def test_twice_the_pairs_decide_what_three_models_cannot(monkeypatch):
     decided = ("4.5-better-than-dora-beyond-chance", "6-optimal-beyond-chance")
     assert {finding(name).verdict for name in decided} == {"holds"}
     assert finding("6-over-backbones").verdict == "undecided"
+
+
+def test_allora_and_allora_0_must_both_be_ahead_of_dora(monkeypatch):
+    """Planted: one arm far ahead, or far behind, and the other as printed."""
+    row, names = "4.5-better-than-dora-beyond-chance", contrasts.family("ALLoRA − DoRA")
+    found = {}
+    for by, name in itertools.product((9.0, -9.0), names):
+        with monkeypatch.context() as patch:
+            patch.setattr(contrasts, "of", of(by, name))
+            found[by, name] = finding(row)
+    assert [one.verdict for one in found.values()] == ["undecided", "undecided", "refuted", "refuted"]
+    told = "ALLoRA is behind or ALLoRA-0 over 0.13 points behind."
+    assert found[9.0, "ALLoRA − DoRA"].answer == f"{beyond_chance.OPEN} {told}"
+
+
+def test_open_rows_say_what_the_printed_numbers_exclude(monkeypatch):
+    """By hand, from the sorted means of all subsets: the third least is the interval's lower end at six units.
+
+    Planted: 0.02 points more, with which ALLoRA's lead over DoRA is more than chance alone (3/64) and not by Holm.
+    """
+
+    def told(row, by=0.0):
+        with monkeypatch.context() as patch:
+            patch.setattr(contrasts, "of", of(by))
+            found = finding(f"{row}-beyond-chance")
+        assert found.verdict == "undecided"
+        return found.answer.removeprefix(beyond_chance.OPEN).strip()
+
+    dora = "ALLoRA is {} or ALLoRA-0 over {} points behind."
+    assert told("4.5-better-than-dora") == dora.format("over 0.02 points behind", 0.13)
+    assert told("4.5-better-than-dora", 0.02) == dora.format("behind (tested alone)", 0.11)
+    assert told("6-optimal") == "ALLoRA is over 0.03 points behind ALLoRA-OD."
+    assert told("6-optimal", -0.5) == "ALLoRA is over 0.53 points behind ALLoRA-OD or LoRA×η."
+    assert told("5.2-asf-lower") == "ASF-LoRA is over 0.35 points ahead, but not over 0.25."
+    assert told("5.2-asf-lower", 0.2) == "ASF-LoRA is over 0.15 points ahead."
+    assert told("4.4-better-than-lora", -0.2) == "ALLoRA is over 0.13 points behind."
+
+
+def test_the_margin_beside_asf_loras_deficit(monkeypatch):
+    """The verdict on "at most a quarter of a point better", which may hold where "less accurate" is open."""
+    name = "ASF-LoRA at most 0.25 points better, judged"
+    found = CLAIMS.as_is("5.2-asf-lower-beyond-chance").evidence.measured
+    assert (found[name].verdict, found[name].p_value) == ("undecided", pytest.approx(7 / 64))
+    assert found["verdict at another margin"] == {"0.125": "undecided", "0.5": "undecided"}
+    monkeypatch.setattr(contrasts, "of", of(0.5, "LoRA×η − ASF-LoRA"))
+    planted = finding("5.2-asf-lower-beyond-chance")
+    assert (planted.verdict, planted.evidence.measured[name].verdict) == ("undecided", "holds")
+    assert planted.answer == f"{beyond_chance.OPEN} ASF-LoRA is ahead (tested alone)."
 
 
 def test_the_answers_say_what_the_numbers_are():

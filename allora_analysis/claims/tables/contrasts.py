@@ -68,6 +68,9 @@ CONTRASTS = tuple(
 EQUAL = Contrast("ALLoRA-0 − ALLoRA", "Table 3", "ALLoRA-0", "ALLoRA")
 """The contrast of which the paper says that there is no evident difference."""
 BY_NAME = {contrast.name: contrast for contrast in (*CONTRASTS, EQUAL)}
+UNITS = {"Table 1": "settings of model and rank"}
+UNITS |= dict.fromkeys(("Table 3", "Table 4"), "pairs of model and data set")
+"""What the clusters of a table's contrasts are, in words."""
 QUESTIONS = {
     "Table 1: is ALLoRA better than DoRA?": ("ALLoRA − DoRA", "ALLoRA-0 − DoRA"),
     "Table 3: is ALLoRA better than LoRA, with dropout and without?": (
@@ -245,10 +248,11 @@ def by_the_rule(
     }
     measured = asdict(one) | {f"{kind} above 0": told[kind] for kind in ("cells", "clusters")} | dict(more or {})
     measured |= {"by model, by data set or rank, by setting": found.by_part()}
-    needed = units_wanted([one], "clusters") if one.needed else "no number of clusters, at a mean or spread of 0"
+    units = UNITS[BY_NAME[name].table]
+    needed = units_wanted([one], units) if one.needed else f"no number of {units}, at a mean or spread of 0"
     undecided, over_all = tested.verdict == "undecided", _over_all_questions()[name].adjusted_p_value
     measured["adjusted over all contrasts of all tables"] = over_all
-    flips = f"cluster means of which {'a p-value alone' if alone else 'the adjusted p-value'} is above 0.05"
+    flips = f"means of {units} of which {'a p-value alone' if alone else 'the adjusted p-value'} is above 0.05"
     if over_all > 0.05:
         flips += f"; one family of all {len(BY_NAME)} contrasts instead of the question's (adjusted p = {over_all:.2g})"
     predicted = {"mean gap": "above 0" if one.margin is None else f"within ± {one.margin:g}"}
