@@ -58,7 +58,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Levels]:
     wanted, whole = [cell for cell in screening() if cell.rule in FAMILY], []
     if table is not None:
         n = len(SCREENING)
-        whole = [one for one in wanted if len(table.differences(one, reference(one), "loss", n)) == n]
+        whole = [one for one in wanted if len(table.differences(one, reference(one), "loss", SCREENING)) == n]
         for (group, rules), steps in itertools.product(GROUPS.items(), STEPS):
             cells = [cell for cell in whole if cell.rule in rules and cell.steps == steps]
             for factor in FACTORS if len(rules) > 1 else [one for one in FACTORS if one != "rule"]:

@@ -369,7 +369,7 @@ def test_seeds_that_judge_again_are_none_of_a_contrast_s():
             table.rows[cell][rate, 3000, 20] = Row((0.1,) * 20, (700,) * 20, (0.1,) * 20)
     assert len(table.by_seed(one.first, one.second, "accuracy", fine=True)) == 40
     assert table.of(one, "accuracy") == [0.0] * 20
-    assert table.differences(one.first, one.second, "accuracy", 7) == [0.0] * 7
+    assert table.differences(one.first, one.second, "accuracy", range(7)) == [0.0] * 7
     assert [level.mean for level in table.marginal([family], "steps", "accuracy").values()] == [0.0]
 
 

@@ -100,7 +100,7 @@ def with_one_rate(table: Table, pairs: Mapping[str, Contrast]) -> dict[str, np.n
     """The gains in points were one rate an arm chosen for all seeds that judge; None until all are there."""
     found = {}
     for name, one in pairs.items():
-        seeds = fresh_seeds(one) or range(one.seeds)
+        seeds = fresh_seeds(one) or one.judges
         first, second = (table.at_one_rate(cell, "accuracy", seeds, one.fine) for cell in (one.first, one.second))
         if not first.keys() == second.keys() == set(seeds):
             return None
@@ -125,7 +125,7 @@ def at_first(table: Table, pairs: Mapping[str, Contrast], rule: Callable[[Sample
     """
     gaps, control = (
         {
-            name: POINTS * np.array(table.differences(one.first, one.second, "accuracy", len(ALL_SEEDS)))
+            name: POINTS * np.array(table.differences(one.first, one.second, "accuracy", ALL_SEEDS))
             for name, one in those.items()
         }
         for those in (pairs, named("control"))

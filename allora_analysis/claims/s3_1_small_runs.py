@@ -211,7 +211,7 @@ def margins(table: laboratory.Table) -> dict[str, float]:
     controls' first hundred seeds, whichever judge the row. Empty until all are there.
     """
     gaps = {
-        name: POINTS * np.array(table.differences(one.first, one.second, "accuracy", len(SEEDS["input"])))
+        name: POINTS * np.array(table.differences(one.first, one.second, "accuracy", SEEDS["input"]))
         for name, one in named("control").items()
     }
     return margins_of_one(gaps) if all(len(of) == len(SEEDS["input"]) for of in gaps.values()) else {}
@@ -325,7 +325,7 @@ def _usual(table: laboratory.Table) -> dict[str, dict[str, Any]]:
     found = {}
     for steps in STEPS:
         by_rate = cells(steps)
-        gaps = POINTS * np.array(table.differences(by_rate[0.05], by_rate[0.0], "accuracy", len(SEEDS["input"])))
+        gaps = POINTS * np.array(table.differences(by_rate[0.05], by_rate[0.0], "accuracy", SEEDS["input"]))
         one = one_sided(gaps, "t")
         found[f"beside them: 0.05 minus 0, {steps} steps"] = {"points": one.mean, "interval": one.interval}
     return found
@@ -348,7 +348,7 @@ def _against_the_input(table: laboratory.Table) -> dict[str, dict[str, Any]]:
     # Masks on Ax minus masks at the input, drop rate 0.4.
     named = [one for one in contrasts() if one.name.startswith("LoRA, dropout 0.4: bottleneck − input")]
     found = {
-        one.name: POINTS * np.array(table.differences(one.first, one.second, "accuracy", len(SEEDS["bottleneck"])))
+        one.name: POINTS * np.array(table.differences(one.first, one.second, "accuracy", SEEDS["bottleneck"]))
         for one in named
     }
     return {

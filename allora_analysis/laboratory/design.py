@@ -23,8 +23,10 @@ DROP_RATES = (0.0, 0.05, 0.4)
 FEW, MANY = 50, 300
 STEPS = (FEW, MANY)
 PLACEMENTS = ("input", "bottleneck")
+CRITERIA = ("loss", "accuracy")
 SEEDS = 100  # that judge a contrast
 FEWER = {"placement": 60, "rule elsewhere": 60, "control elsewhere": 60}  # of questions added later, by their own rules
+BY_ACCURACY = range(100, 160)  # seeds that judge where validation accuracy chooses the rates
 AGAIN = {
     "placement": range(200, 400),
     "adaptor": range(3000, 4000),
@@ -54,6 +56,7 @@ class Cell:
             the learning rate l or at η·l.
         scaled: whether the adapters' rate is η·l.
         epsilon: AdamW's ε as a multiple of the median |∂L/∂B| at the start; 0: 1e-8.
+        chosen_by: what of the validation images chooses its rates, "loss" or "accuracy".
     """
 
     rule: str = "lora"
@@ -66,6 +69,7 @@ class Cell:
     head: str | None = None
     scaled: bool = False
     epsilon: float = 0.0
+    chosen_by: str = "loss"
 
     def given(self) -> dict[str, Any]:
         """Its fields that are not at their default, as a line of the table holds them."""
@@ -78,7 +82,8 @@ class Cell:
         own = f" ({', '.join(filter(None, parts))})" if any(parts) else ""
         place = "" if self.placement == "input" else f" in the {self.placement}"
         dropped = f", drop rate {self.drop_rate:g}{place}" if self.drop_rate else ""
-        return f"{self.rule}{own}, {self.optimizer}{dropped}, {self.steps} steps"
+        chosen = "" if self.chosen_by == "loss" else f", rates by {self.chosen_by}"
+        return f"{self.rule}{own}, {self.optimizer}{dropped}, {self.steps} steps{chosen}"
 
 
 def check(cell: Cell) -> Cell:
@@ -96,6 +101,7 @@ def check(cell: Cell) -> Cell:
     if choice("placement", cell.placement, PLACEMENTS) != "input" and (cell.rule != "lora" or not cell.drop_rate):
         raise ArgumentError("placement must be 'input' but for LoRA with dropout, received 'bottleneck'")
     choice("head", str(cell.head), ("None", "l", "eta_l"))
+    choice("chosen_by", cell.chosen_by, CRITERIA)
     if cell.head is None and (cell.scaled or cell.epsilon):
         raise ArgumentError("scaled and epsilon must be left out where head is None")
     if cell.rule in ("allora_adamw", "loraplus") and cell.optimizer != "adamw":
@@ -148,6 +154,11 @@ class Contrast(NamedTuple):
     def seeds(self) -> int:
         """How many seeds judge it."""
         return FEWER.get(self.question, FINE_SEEDS if self.fine else SEEDS)
+
+    @property
+    def judges(self) -> range:
+        """Those seeds."""
+        return BY_ACCURACY if self.first.chosen_by == "accuracy" else range(self.seeds)
 
 
 def contrasts() -> list[Contrast]:
@@ -203,13 +214,17 @@ def fresh_seeds(one: Contrast) -> range | None:
     return next((seeds for question, seeds in AGAIN.items() if one in judged_again(question)), None)
 
 
-def elsewhere(question: str) -> list[Contrast]:
+def elsewhere(question: str, chosen_by: str = "loss") -> list[Contrast]:
     """The contrasts that are judged on MNIST and on CIFAR-10, too: of "rule" ALLoRA − LoRA under each optimizer, of
-    "control" all.
+    "control" all. On CIFAR-10 validation accuracy chooses the rates.
     """
     wanted = {"rule": "ALLoRA − LoRA, ", "control": "constant "}[question]
     return [
-        one._replace(question=f"{question} elsewhere")
+        Contrast(
+            f"{question} elsewhere",
+            one.name,
+            *(dataclasses.replace(cell, chosen_by=chosen_by) for cell in (one.first, one.second)),
+        )
         for one in contrasts()
         if one.question == question and one.name.startswith(wanted)
     ]

@@ -164,7 +164,8 @@ class Table:
 
         There a run that diverged counts as a guess.
         """
-        guess = math.log(self.header["classes"])
+        classes = self.header["classes"]
+        guess = math.log(classes) if cell.chosen_by == "loss" else 1 - 1 / classes
         runs = {seed: of for seed, of in self._runs(cell, self.candidates(cell, fine)).items() if seed in seeds}
         losses = [{rate: guess if run[0] is None else run[0] for rate, run in of.items()} for of in runs.values()]
         best = min(losses[0], key=lambda rate: sum(of[rate] for of in losses)) if losses else None
@@ -191,13 +192,13 @@ class Table:
         ours, theirs = self.values(first, endpoint, fine), self.values(second, endpoint, fine)
         return {seed: value - theirs[seed] for seed, value in ours.items() if seed in theirs}
 
-    def differences(self, first: Cell, second: Cell, endpoint: str, seeds: int, fine: bool = False) -> list[float]:
-        """The same of the seeds 0 to `seeds` − 1, in their order: others, which judge again, are none of them."""
-        return [gap for seed, gap in self.by_seed(first, second, endpoint, fine).items() if seed < seeds]
+    def differences(self, first: Cell, second: Cell, endpoint: str, seeds: range, fine: bool = False) -> list[float]:
+        """The same of these seeds, in their order: others, which judge again, are none of them."""
+        return [gap for seed, gap in self.by_seed(first, second, endpoint, fine).items() if seed in seeds]
 
     def of(self, one: Contrast, endpoint: str) -> list[float]:
         """A contrast's differences by seed, of the seeds that its rule names."""
-        return self.differences(one.first, one.second, endpoint, one.seeds, one.fine)
+        return self.differences(one.first, one.second, endpoint, one.judges, one.fine)
 
     def judging(self, one: Contrast, endpoint: str) -> list[float]:
         """The same of the seeds that judge it: the fresh ones, where a rule names such and all are there."""
@@ -227,7 +228,7 @@ class Table:
         found: dict[Any, list[list[float]]] = {}
         for cell in cells:
             if cell.rule in FAMILY:
-                values = self.differences(cell, reference(cell), endpoint, len(SCREENING))
+                values = self.differences(cell, reference(cell), endpoint, SCREENING)
                 if len(values) == len(SCREENING):
                     found.setdefault(getattr(cell, factor), []).append(values)
         means = {level: np.mean(of, axis=0) for level, of in found.items()}

@@ -55,7 +55,8 @@ class Task:
 class Outcome:
     """Mean losses on validation and test images, and how many of the latter are classified rightly.
 
-    A run that diverged (a loss not finite, or above `LIMIT`) has no losses and no image right.
+    Where accuracy chooses rates, `validation` is the share of its images that are classified wrongly. A run that
+    diverged (a loss not finite, or above `LIMIT`) has no losses and no image right.
     """
 
     validation: float | None
@@ -129,11 +130,12 @@ def run(task: Task, cell: Cell, rate: float, seed: int) -> Outcome:
             _set_epsilon(optimizer, model, cell)
         optimizer.step()
     model.eval()
-    validation, _ = _evaluate(model, *(part[drawn[TRAIN : TRAIN + VALIDATION]] for part in task.pool))
+    chosen = [part[drawn[TRAIN : TRAIN + VALIDATION]] for part in task.pool]
+    validation, found = _evaluate(model, *chosen)
     loss, right = _evaluate(model, *task.test)
     if validation is None or loss is None:
         return Outcome(None, 0, None)
-    return Outcome(validation, right, loss)
+    return Outcome(validation if cell.chosen_by == "loss" else 1 - found / len(chosen[1]), right, loss)
 
 
 @torch.no_grad()
