@@ -31,6 +31,7 @@ LEAST = 30  # seeds below which a contrast is not drawn
 CONTROLS = {one.name.rpartition(", ")[0] for one in contrasts() if one.question == "control"}
 COMMAND = "python -m experiments.laboratory"
 LABELS = {DATA: "", "mnist": "MNIST: ", "cifar10": "CIFAR-10: "}  # before a contrast's name
+CHOSEN_BY = {"cifar10": "accuracy"}  # what of the validation images chooses rates, where it is not the loss
 COLOUR = {
     1: (COLOURS["predicted"], "first is better"),
     -1: (COLOURS["bound"], "first is worse"),
@@ -55,12 +56,14 @@ def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
     files, missing = [], []
     for data, label in LABELS.items():
         digits = data == DATA
-        wanted = contrasts() if digits else elsewhere("rule")
+        chosen_by = CHOSEN_BY.get(data, "loss")
+        wanted = contrasts() if digits else elsewhere("rule", chosen_by)
         table, own = recorded(folder, data)
         files += own
         if lacking := _take(found, table, wanted, label):
             told = f"{lacking} of {len(wanted)} contrasts on {data} lack some of their seeds"
-            part = "--part contrasts" if digits else f"--data {data} --data-root FOLDER --part lead"
+            lead = f"--data {data} --data-root FOLDER --part lead{'-by-accuracy' * (chosen_by == 'accuracy')}"
+            part = "--part contrasts" if digits else lead
             missing.append(Missing(told, f"{COMMAND} {part}"))
     return Loaded(Contrasts(found), tuple(files), tuple(missing))
 

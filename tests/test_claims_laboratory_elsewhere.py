@@ -5,13 +5,14 @@ controls.
 import numpy as np
 import pytest
 
+from allora_analysis.claims import ledger
 from allora_analysis.claims.laboratory_noise import QUANTILE, in_units
 from allora_analysis.claims.s4_4_laboratory import _clear_under, by_length
 from allora_analysis.claims.s4_4_laboratory import better_than_lora as on_digits
 from allora_analysis.claims.s4_4_laboratory_elsewhere import better_than_lora_on_cifar10 as on_cifar10
 from allora_analysis.claims.s4_4_laboratory_elsewhere import better_than_lora_on_mnist as row
 from allora_analysis.laboratory import table as tables
-from allora_analysis.laboratory.design import contrasts, elsewhere
+from allora_analysis.laboratory.design import BY_ACCURACY, contrasts, elsewhere
 from allora_analysis.laboratory.table import Table
 from allora_analysis.statistics import one_sided
 from tests.ledger_rows import finding
@@ -31,7 +32,7 @@ def plant(monkeypatch, few, many, control=0.0, seeds=60):
         noise = np.random.default_rng(first.steps).normal(0, 1e-3, seeds)
         same = first.adaptor == "constant"
         gap = control if same else few if first.steps == 50 else many
-        return dict(enumerate(noise - noise.mean() + gap))
+        return dict(enumerate(noise - noise.mean() + gap, BY_ACCURACY.start if first.chosen_by == "accuracy" else 0))
 
     monkeypatch.setattr(Table, "by_seed", by_seed)
 
@@ -175,8 +176,46 @@ def test_an_answer_of_equality_names_no_optimizer_as_behind(monkeypatch, folder)
     def by_seed(self, first, second, endpoint, fine=False):
         noise = np.random.default_rng(first.steps).normal(0, 1e-3, 60)
         gap = 0.0 if first.adaptor == "constant" else {"sgd": -0.005, "adamw": 0.005}.get(first.optimizer, 0.0)
-        return dict(enumerate(noise - noise.mean() + gap))
+        return dict(enumerate(noise - noise.mean() + gap, BY_ACCURACY.start if first.chosen_by == "accuracy" else 0))
 
     monkeypatch.setattr(Table, "by_seed", by_seed)
     found = finding(on_cifar10, folder)
     assert found.answer == "No, on CIFAR-10: practically equal: 0.0 points after 50 steps, 0.0 after 300."
+
+
+def test_on_cifar10_an_arm_that_only_guesses_leaves_the_row_open(monkeypatch, folder):
+    """Planted: ALLoRA is 20 points ahead, as LoRA under AdamW is right on 0.24 of the images, a guess on 0.2."""
+
+    def values(share):
+        def of(self, cell, endpoint, fine=False):
+            idle = (cell.rule, cell.optimizer, cell.steps, cell.chosen_by) == ("lora", "adamw", 300, "accuracy")
+            return dict.fromkeys(BY_ACCURACY, share if idle else 0.44)
+
+        return of
+
+    plant(monkeypatch, 0.0, 0.2)
+    monkeypatch.setattr(Table, "values", values(0.26))
+    assert finding(on_cifar10, folder).verdict == "holds"
+    monkeypatch.setattr(Table, "values", values(0.24))
+    found = finding(on_cifar10, folder)
+    assert (found.verdict, found.answer) == ("undecided", "Undecided on CIFAR-10: 1 of 12 arms only guess.")
+    assert "practically equal" not in found.answer
+
+
+def test_what_the_reading_says_of_the_first_rule_is_in_the_committed_table():
+    before = finding(on_cifar10).evidence.measured["with rates that validation loss chose"]
+    assert before["arms that guess"] == ["lora, adamw, 300 steps"]
+    assert f"{before['by length']['300 steps']['mean']:.1f} points ahead" in on_cifar10_reading()
+
+
+def on_cifar10_reading():
+    return next(one.reading for one in ledger.all_claims() if one.id == "4-better-than-lora-cifar10")
+
+
+def test_on_cifar10_seeds_judge_that_the_first_rule_did_not_use():
+    pairs = [one for question in ("rule", "control") for one in elsewhere(question, "accuracy")]
+    assert {one.judges for one in pairs} == {range(100, 160)} == {BY_ACCURACY}
+    assert {cell.chosen_by for one in pairs for cell in (one.first, one.second)} == {"accuracy"}
+    first = [one for question in ("rule", "control") for one in elsewhere(question)]
+    assert {one.judges for one in first} == {range(60)}
+    assert [one.name for one in pairs] == [one.name for one in first]

@@ -342,6 +342,30 @@ def test_one_rate_for_all_seeds_is_that_of_their_least_mean_validation_loss():
     assert table.at_one_rate(cell, "accuracy", range(7, 9)) == {}
 
 
+def test_one_rate_counts_a_run_that_diverged_as_a_guess_of_what_chooses():
+    """Planted: beside errors of 0.3, a rate at which one run in four diverged, which as a guess among five errs by 0.8.
+
+    By the loss of a guess, 1.6, no such rate would be best.
+    """
+    cell = Cell("lora", "sgd", chosen_by="accuracy")
+    table = filled({cell: (0.1, np.full(4, 0.25))})
+    _, middle, upper = table.candidates(cell)
+    table.rows[cell][middle, 0, 4] = Row((0.3,) * 4, (250,) * 4, (0.3,) * 4)
+    for others, right in ((0.1, 0.3), (0.15, 0.25)):
+        table.rows[cell][upper, 0, 4] = Row((others, None, others, others), (300,) * 4, (0.2,) * 4)
+        assert set(table.at_one_rate(cell, "accuracy", range(4)).values()) == {right}
+
+
+def test_all_seeds_below_200_of_a_cell_that_chooses_among_nine_rates_are_one_piece_of_work():
+    """Which rates they are follows from all of them."""
+    lists = laboratory._chosen(laboratory.Arguments(part="lead-by-accuracy"))
+    assert [(len(one.cells), one.seeds, one.fine) for one in lists] == [
+        (12, range(100, 160), True),
+        (12, range(100, 160), False),
+    ]
+    assert len(list(laboratory._work(lists))) == 12 + 6 * 12
+
+
 def test_contrasts_are_read_at_the_best_rates_and_paired_by_seed():
     one = contrasts()[0]
     shared = np.random.default_rng(0).normal(0.8, 0.05, 100)

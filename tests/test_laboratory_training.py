@@ -1,5 +1,7 @@
 """The laboratory's arms are what they are called: momentum, rates, validation images, each baseline's own rule."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -25,6 +27,26 @@ def test_a_loss_that_is_none_on_either_images_is_a_run_that_diverged(task, monke
     losses = iter([None if lacking == "validation" else 0.5, None if lacking == "loss" else 0.5])
     monkeypatch.setattr(training, "_evaluate", lambda *_: (next(losses), 3))
     assert training.run(task, Cell("lora", "sgd", 1), 0.01, 7) == training.Outcome(None, 0, None)
+
+
+def test_where_accuracy_chooses_rates_a_run_says_which_share_of_its_validation_images_is_wrong(task, monkeypatch):
+    """Planted: the losses would choose the other way; all else of a run is as where the loss chooses."""
+    counts = {}
+
+    def evaluate(model, x, y):
+        counts[len(y)] = counts.get(len(y), 0) + 1
+        return 0.7, 3
+
+    cell = Cell("lora", "sgd", 1)
+    by_loss = training.run(task, cell, 0.01, 7)
+    by_accuracy = training.run(task, dataclasses.replace(cell, chosen_by="accuracy"), 0.01, 7)
+    assert (by_accuracy.right, by_accuracy.loss) == (by_loss.right, by_loss.loss)
+    assert 0 < by_accuracy.validation < 1 < 1.5 < by_loss.validation
+    monkeypatch.setattr(training, "_evaluate", evaluate)
+    images = min(len(task.pool[1]) - training.TRAIN, training.VALIDATION)
+    found = training.run(task, dataclasses.replace(cell, chosen_by="accuracy"), 0.01, 7)
+    assert images in counts
+    assert found == training.Outcome(1 - 3 / images, 3, 0.7)
 
 
 @pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.0), ("momentum", 0.9)])

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -140,16 +141,16 @@ def _by_length_in_words(means: Samples, clear: Mapping[str, str]) -> str:
     return ", ".join(told)
 
 
-def _judged_at_lengths(
+def judged_at_lengths(
     table: Table, pairs: Mapping[str, Contrast], controls: Mapping[str, Contrast], endpoint: str
 ) -> dict[str, Any] | None:
-    # The means by length, their margins and the verdict, with the controls of the rule and with all of them.
+    """The means by length, their margins and the verdict, with the controls of the rule and with all of them."""
     known, control = (in_units(table, of, endpoint) for of in (pairs, controls))
     if known is None or control is None:
         return None
     margins = margins_of_means(known, noise(control))
-    question = next(iter(controls.values())).question
-    wider = margins_of_means(known, wider_noise(table, endpoint, question), WIDER)
+    like = next(iter(controls.values()))
+    wider = margins_of_means(known, wider_noise(table, endpoint, like.question, like.first.chosen_by), WIDER)
     return {
         "by length": mean_gains(by_length(known)),
         "margins": margins,
@@ -189,10 +190,12 @@ def averaged(
     controls: Mapping[str, Contrast] | None = None,
     question: str = "",
     rule: Callable[[Samples, Mapping[str, float]], str] = at_a_length,
+    known_beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> Finding:
     """A sentence about the means over settings, a length each, of a question's fresh seeds where it has such.
 
-    The `rule` judges, which may refute what `at_a_length` leaves open: {equal} in an answer then says so.
+    The `rule` judges, which may refute what `at_a_length` leaves open: {equal} in an answer then says so. What is
+    `known_beside` stands in the evidence.
     """
     table, arms = recorded(folder, data), next(iter(pairs)).partition(",")[0].replace(" − ", " minus ")
     controls = controls or named("control")
@@ -203,13 +206,13 @@ def averaged(
     known, control = judging(table, again, known, control)
     margins = margins_of_means(known, noise(control))
     tested, means = cases.test(known, lambda of: rule(of, margins)), by_length(known)
-    equal = tested.verdict != at_a_length(known, margins)
+    equal = tested.verdict == "refuted" != at_a_length(known, margins)
     few, gaps = next(iter(means.items()))
     first, more = one_sided(gaps, "t"), in_units(table, beside, "accuracy") if beside else {}
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
     evidence, _ = _evidence({**known, **control, **(more or {})}, f", of means over settings; margins {words}", table)
     means_of = "the first seeds' means" if again else "means"
-    judged = {f"{means_of}, test {of}": _judged_at_lengths(table, pairs, controls, of) for of in UNITS}
+    judged = {f"{means_of}, test {of}": judged_at_lengths(table, pairs, controls, of) for of in UNITS}
     judged |= {"the controls' means by their seeds alone": of_seeds_alone(control)} | one_rate(table, pairs, controls)
     if data == "digits":
         judged[AT_FIRST] = at_first(table, pairs, lambda of, same: at_a_length(of, margins_of_means(of, noise(same))))
@@ -227,7 +230,7 @@ def averaged(
     }
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
-        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **judged}, n=len(gaps)),
+        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **judged, **known_beside}, n=len(gaps)),
         size=Size(
             first.mean,
             "points",
