@@ -349,7 +349,8 @@ def test_one_rate_counts_a_run_that_diverged_as_a_guess_of_what_chooses():
     """
     cell = Cell("lora", "sgd", chosen_by="accuracy")
     table = filled({cell: (0.1, np.full(4, 0.25))})
-    _, middle, upper = table.candidates(cell)
+    lower, middle, upper = table.candidates(cell)
+    table.rows[cell][lower, 0, 4] = Row((0.9,) * 4, (0,) * 4, (9.0,) * 4)
     table.rows[cell][middle, 0, 4] = Row((0.3,) * 4, (250,) * 4, (0.3,) * 4)
     for others, right in ((0.1, 0.3), (0.15, 0.25)):
         table.rows[cell][upper, 0, 4] = Row((others, None, others, others), (300,) * 4, (0.2,) * 4)
