@@ -39,11 +39,6 @@ where they do not meet, and is undecided else. The share of ALLoRA as listed, on
 where one is clearly below, or has its 90 % interval within ±0.3 points. LoRA at η·l in ALLoRAAdamW's place stands
 beside: where it leads as far, the lead is the longer step's, and nothing of the adaptive factor's.
 
-**Two seeds more**, a rule added when the three questions had been answered ((a) and (b) on five seeds, (c) on three),
-before its own runs: ALLoRA-OD, ASF-LoRA and LoRA × η run the seeds 3 and 4, too, and (c) is judged by the same test on
-all five, whatever they show, so that the three questions rest on the same seeds. On three it held (+0.69 points or
-more), by the longer step alone: LoRA at η·l was as far ahead.
-
 **Stopping rule.** The list is fixed; every run is recorded whatever it shows; each question is judged when all its runs
 are there. A run whose loss is no longer finite leaves its question undecided.
 """

@@ -37,13 +37,12 @@ def planted(lead=0.0, share=1.0, gains=None, spread=1.0, listed=0.0, alone=0.0):
     return accuracy
 
 
-def test_the_list_adds_two_seeds_to_each_of_the_other_arms_and_all_of_its_own():
+def test_the_list_adds_nothing_to_the_other_arms_but_two_seeds_of_lora():
     before = {*PERCEIVED, *LISTS["ablation"]["desk"]}
     added = [run for run in WANTED if run not in before]
-    assert len(added) == 15 + 2 * (3 + 8)
+    assert len(added) == 21
     of_ours = {("allora_adamw", seed) for seed in range(5)}
-    others = {(arm, seed) for arm in ("lora", *ABLATION_ARMS) for seed in (3, 4)}
-    assert {(run.arm, run.seed) for run in added} == of_ours | others
+    assert {(run.arm, run.seed) for run in added} == of_ours | {("lora", 3), ("lora", 4)}
     assert {run.eta2 for run in added if run.arm == "allora_adamw"} == {1.0, 2.0, 4.0}
     assert {(run.drop_rate, run.head_learning_rate, run.epochs, run.optimizer) for run in WANTED} == {
         (0.05, RATE, 2, "adamw")
@@ -124,10 +123,10 @@ def test_table_4_must_be_ahead_of_each(runs_folder, behind, verdict):
     """The last: LoRA × η at 0.015 above 0.80 is what ALLoRAAdamW is on average over η² of 2 and 4, the same."""
     plant(runs_folder, [*WANTED, *PERCEIVED], planted(gains=behind))
     found = finding(TABLE_4)
-    assert (found.verdict, found.evidence.n) == (verdict, 5)
-    measured, mean = found.evidence.measured, 0.0005  # of wiggle, over five seeds
-    assert measured["over ALLoRA-OD"]["mean"] == pytest.approx(0.01 + 0.03 + mean)
-    assert measured["over LoRA × η"]["mean"] == pytest.approx(0.015 - behind["lora_x_eta"] + mean)
+    assert (found.verdict, found.evidence.n) == (verdict, 3)
+    measured = found.evidence.measured
+    assert measured["over ALLoRA-OD"]["mean"] == pytest.approx(0.01 + 0.03)
+    assert measured["over LoRA × η"]["mean"] == pytest.approx(0.015 - behind["lora_x_eta"])
     assert measured["over ASF-LoRA"]["family"] == 3
     # LoRA at η·l in its place rises as far and leads as far.
     in_place = measured["LoRA at η·l in ALLoRAAdamW's place"]

@@ -232,7 +232,7 @@ def test_procedures_without_the_laboratory(tmp_path):
         "8 of 8 procedures lack seeds in the laboratory; run python -m experiments.one_rate"
     )
     assert (
-        loaded.missing[1].words().startswith("70 of 70 runs are not recorded; run python -m experiments.on_the_update")
+        loaded.missing[1].words().startswith("54 of 54 runs are not recorded; run python -m experiments.on_the_update")
     )
     figure = procedures.make_figure(loaded)
     assert not {"digits", "language"} & set(figure.axes[1].get_title().split())
