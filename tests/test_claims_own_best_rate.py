@@ -34,7 +34,7 @@ CLAIMS = Rows(section)
 finding = CLAIMS.finding
 BY_ROW = {
     "4-own-best-rate-on-the-update": "minilm-adamw",
-    "4-own-best-rate-sgd": "minilm-sgd-control",
+    "4-own-best-rate-sgd": "minilm-sgd",
     "4-own-best-rate-smollm2": "smollm2-adamw",
 }
 SEQUENTIAL = "4-own-best-rate-smollm2"  # a row of one arm, judged by e-values
@@ -403,15 +403,14 @@ def test_the_control_reads_lora_at_the_doubled_rate_and_tells_its_gap_to_the_oth
     assert (beside["n"], beside["mean"]) == (12, pytest.approx(0.03))
 
 
-def test_under_sgd_lora_at_the_doubled_rate_judges_and_its_best_of_the_rates_tried_stands_beside(runs_folder):
+def test_under_sgd_the_control_reads_lora_at_the_doubled_rate_and_its_row_lora_at_its_best(runs_folder):
     """Planted: ALLoRA-0 is 2 points above LoRA at 3, and LoRA at 2 is 3 above that."""
     seeds_of_a_list(runs_folder, "minilm-sgd", 12, 0.02, doubled=0.03)
-    found = finding("4-own-best-rate-sgd")
-    assert found.verdict == "refuted"
-    assert found.answer.startswith("No by its stopping rule, 8 seeds: -0.98 points; over all 12 -1.00, behind.")
-    assert found.evidence.measured["LoRA at 2 minus LoRA at 3"]["mean"] == pytest.approx(0.03)
-    assert found.evidence.measured["minus LoRA at 3"]["allora_0"]["verdict"] == "above"
-    assert found.evidence.measured["learning_rate"] == {"allora_0": 1.0, "lora": 2.0}
+    control, lead = finding("4-own-best-rate-sgd-control"), finding("4-own-best-rate-sgd")
+    assert (control.verdict, lead.verdict) == ("refuted", "holds")
+    assert control.answer == "No by its stopping rule, 8 seeds: -0.98 points; over all 12 -1.00, behind."
+    assert control.evidence.measured["LoRA at 2 minus LoRA at 3"]["mean"] == pytest.approx(0.03)
+    assert control.evidence.measured["learning_rate"] == {"allora_0": 1.0, "lora": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -492,12 +491,6 @@ def test_what_the_readings_say_of_the_committed_runs():
     control = finding(CONTROL).evidence.measured["looked at afterwards"]
     assert control["without seeds on two kinds of CPU"]["verdict"] == "open"
     assert sum(one["n"] for kind, one in control["by CPU"].items() if " and " in kind) == 15
-    before = finding("4-own-best-rate-sgd").evidence.measured["minus LoRA at 3"]
-    assert round(before["looked at afterwards"]["factor at the end, of η"], 2) == 0.97
-    assert section._failed_in_words(before["allora_0"]["differences"]) == "0.5 from 1 failed LoRA run"
-    assert [round(100 * end, 1) for end in (before["all seeds recorded"][end] for end in ("mean", "low", "high"))] == [
-        0.8,
-        -0.7,
-        2.2,
-    ]
+    sgd = finding("4-own-best-rate-sgd").evidence.measured["looked at afterwards"]
+    assert 0.96 < sgd["factor at the end, of η"] < 1
     assert (OWN_BEST["minilm-sgd"].rates["allora_0"], OWN_BEST["minilm-sgd"].rates["lora"]) == (1, 3)
