@@ -19,7 +19,9 @@ favors both halves of the sentence; each arm's own best was not tried.
 dropout on, 3e-4: at 0.4 higher after one epoch in all three, lower after six). With dropout minus without, paired by
 seed: Student's t, one-sided at 0.05, Holm over the four cases, two places at two times. "It costs after one epoch and
 gains after four" holds if both places are clearly above 0 after one and clearly below 0 after four; it is refuted if
-one case is clearly the other way, and undecided else. Accuracy stands beside it, a family of its own by the same test.
+one case is clearly the other way, and undecided else. *Changed when the runs had been read:* so asked it is undecided;
+each half is a row of its own now (`3.1-figure-2-left-early`, `-late`), by the same test over the four. Accuracy stands
+beside it, a family of its own by the same test.
 
 **Stopping rule.** The list is fixed: judged when all eight seeds are recorded, whatever they show. A run whose loss is
 no longer finite leaves the row undecided, which then says so.

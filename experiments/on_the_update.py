@@ -39,6 +39,10 @@ where they do not meet, and is undecided else. The share of ALLoRA as listed, on
 where one is clearly below, or has its 90 % interval within ±0.3 points. LoRA at η·l in ALLoRAAdamW's place stands
 beside: where it leads as far, the lead is the longer step's, and nothing of the adaptive factor's.
 
+**Two seeds more, withdrawn.** A rule had ALLoRA-OD, ASF-LoRA and LoRA × η run the seeds 3 and 4, too, and (c) judged on
+all five. It was taken back for want of time when two of its sixteen runs were made (ALLoRA-OD and ASF-LoRA at η² = 1,
+seed 3): they are recorded, had not been read, and judge nothing. (c) stays on three seeds.
+
 **Stopping rule.** The list is fixed; every run is recorded whatever it shows; each question is judged when all its runs
 are there. A run whose loss is no longer finite leaves its question undecided.
 """

@@ -69,18 +69,18 @@ def test_dropout_alone_by_test_loss(runs_folder, costs, gains, verdicts):
             assert one.evidence.measured[f"{place}, epoch 4"]["mean"] == pytest.approx(gains[index] + shift)
     where = "(masks at A's input and between A and B)."
     if verdicts == ["holds", "holds"]:
-        assert early.answer == f"Yes: costs of 0.021 and 0.031 nats after one epoch {where}"
-        assert late.answer == f"Yes: gains of 0.101 and 0.201 nats after 4 epochs {where}"
+        assert early.answer == f"Yes: by 0.021 and 0.031 nats after one epoch {where}"
+        assert late.answer == f"Yes: by 0.101 and 0.201 nats after 4 epochs {where}"
     if verdicts[1] == "refuted":
-        assert late.answer == f"No: gains of +0.101 and -0.099 nats after 4 epochs {where}"
+        assert late.answer == f"No: it changes by -0.101 and +0.099 nats after 4 epochs {where}"
     if verdicts[0] == "undecided":
         open_one = early.evidence.measured["between A and B, epoch 1"]  # the only one, so the size is of it
         assert (early.size.value, early.size.low, early.size.high) == (open_one["mean"], *open_one["interval"])
-        assert early.size.of == "cost of drop rate 0.4 between A and B, epoch 1"
+        assert early.size.of == "rise of the loss at drop rate 0.4, between A and B, epoch 1"
         most = max(early.evidence.measured[f"{place}, epoch 1"]["interval"][1] for place in section.PLACES.values())
-        assert early.answer.startswith("Undecided: costs above 0.02")
-        assert early.answer.endswith(" nats of test loss after one epoch are excluded.")
-        assert 0 <= float(early.answer.split()[3]) - most < 0.001  # at either place, rounded outwards
+        assert early.answer.startswith("Undecided: a rise above 0.02")
+        assert early.answer.endswith(" nats after one epoch is excluded.")
+        assert 0 <= float(early.answer.split()[4]) - most < 0.001  # at either place, rounded outwards
 
 
 def test_a_half_is_judged_by_holm_over_all_four_cases(runs_folder):

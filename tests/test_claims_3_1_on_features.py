@@ -177,7 +177,25 @@ def test_other_losses_change_the_verdict(monkeypatch, name, rates, arms, expecte
     assert len(known) == len(trials)
     planted = {words: one | {rates: one[rates] * arms} for words, one in known.items()}
     monkeypatch.setattr(section, "recorded", lambda *_: planted)
-    assert verdict(name) == expected
+    found = finding(name)
+    assert found.verdict == expected
+    assert ("no drop rate's test loss is clearly below" in found.flips_if) == (
+        (name, expected) == (FEW_STEPS, "refuted")
+    )
+
+
+def test_what_the_reading_says_of_the_time_and_of_100_sentences_is_recorded():
+    found = finding(FEW_STEPS)
+    over_time = found.evidence.measured["verdict after each time"]
+    assert over_time == {time: "undecided" if time == 20 else "holds" for time in section.TRIAL.times[1:]}
+    before = section._over_none({words: of for words, of in features.recorded().items() if "all" in words})
+    least = np.min([of.mean(axis=0) for of in before.values()], axis=0)
+    assert section.TRIAL.times[int(least.argmax())] == 80
+    twenty = found.evidence.measured["the twenty before, after 80 steps"]
+    assert [name for name, (verdict, *_) in twenty.items() if verdict != "holds"] == [
+        "SGD, 100 sentences, drop rate 0.05",
+        "SGD, 100 sentences, drop rate 0.2",
+    ]
 
 
 def test_few_steps_are_judged_by_the_fresh_seeds_after_80_steps(monkeypatch):
@@ -193,6 +211,9 @@ def test_few_steps_are_judged_by_the_fresh_seeds_after_80_steps(monkeypatch):
     assert (found.verdict, found.evidence.n) == ("holds", 100)
     assert {one[0] for one in found.evidence.measured["the twenty before, after 20 steps"].values()} == {"refuted"}
     assert found.answer.endswith("after 400 -50.0 to -48.5 %.")
+    over_time = found.evidence.measured["verdict after each time"]
+    assert over_time == {time: "holds" if time == 80 else "refuted" for time in section.TRIAL.times[1:]}
+    assert "not clear" in found.flips_if
     assert {*found.evidence.measured["pays from step"].values()} == {100}
 
 

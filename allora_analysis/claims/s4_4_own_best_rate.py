@@ -198,11 +198,13 @@ def _afterwards(
     if 1 < len(same) < len(spent):
         told["without seeds on two kinds of CPU"] = dataclasses.asdict(decided(same))
     if any(failed(spent).values()):
-        told["where an arm failed"] = _robust(spent, [one.seed for one, _ in pairs])
+        told["where an arm failed"] = _robust(spent, [one.seed for one, _ in pairs], decided)
     return {"looked at afterwards": told}
 
 
-def _robust(spent: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
+def _robust(
+    spent: Sequence[float], seeds: Sequence[int], decided: Callable[..., Sequential | OneSided]
+) -> dict[str, Any]:
     # What single failures hardly move.
     off = {place for those in failed(spent).values() for place in those}
     ahead, behind = (sum(sign * x > TIE for x in spent) for sign in (1, -1))
@@ -215,6 +217,7 @@ def _robust(spent: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
         "median": statistics.median(spent),
         "mean of the others": kept and kept.mean,
         "interval of the others": kept and kept.interval,
+        "the others, by the row's test": kept and dataclasses.asdict(decided(others)),
     }
 
 

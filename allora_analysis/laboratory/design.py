@@ -215,8 +215,8 @@ def fresh_seeds(one: Contrast) -> range | None:
 
 
 def elsewhere(question: str, chosen_by: str = "loss") -> list[Contrast]:
-    """The contrasts that are judged on MNIST and on CIFAR-10, too: of "rule" ALLoRA − LoRA under each optimizer, of
-    "control" all. On CIFAR-10 validation accuracy chooses the rates.
+    """The contrasts that are judged on MNIST, and on CIFAR-10 with rates `chosen_by` accuracy: of "rule" ALLoRA − LoRA
+    under each optimizer, of "control" all. CIFAR-10's first rule had them chosen by the loss, too.
     """
     wanted = {"rule": "ALLoRA − LoRA, ", "control": "constant "}[question]
     return [
