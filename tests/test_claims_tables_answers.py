@@ -389,31 +389,40 @@ def test_allora_and_allora_0_must_both_be_ahead_of_dora(monkeypatch):
             patch.setattr(contrasts, "of", of(by, name))
             found[by, name] = finding(row)
     assert [one.verdict for one in found.values()] == ["undecided", "undecided", "refuted", "refuted"]
-    told = "ALLoRA is behind or ALLoRA-0 over 0.13 points behind."
-    assert found[9.0, "ALLoRA − DoRA"].answer == f"{beyond_chance.OPEN} {told}"
+    told = "Undecided: +9.32 points for ALLoRA, +0.34 for ALLoRA-0; over 0.00 and 0.13 behind are excluded."
+    assert found[9.0, "ALLoRA − DoRA"].answer == told
+
+
+def test_both_arms_are_tested_alone_as_both_must_be_ahead(monkeypatch):
+    """Planted: leads that are each more than chance alone (3/64), and not by Holm over the two."""
+    for by, name in ((0.02, "ALLoRA − DoRA"), (0.13, "ALLoRA-0 − DoRA")):
+        monkeypatch.setattr(contrasts, "of", of(by, name))
+    found = finding("4.5-better-than-dora-beyond-chance")
+    assert [one.p_value for one in found.evidence.measured["judged"].values()] == pytest.approx([3 / 64] * 2)
+    assert found.verdict == "holds"
 
 
 def test_open_rows_say_what_the_printed_numbers_exclude(monkeypatch):
-    """By hand, from the sorted means of all subsets: the third least is the interval's lower end at six units.
-
-    Planted: 0.02 points more, with which ALLoRA's lead over DoRA is more than chance alone (3/64) and not by Holm.
-    """
+    """By hand, from the sorted means of all subsets: the third least is the interval's lower end at six units."""
 
     def told(row, by=0.0):
         with monkeypatch.context() as patch:
             patch.setattr(contrasts, "of", of(by))
             found = finding(f"{row}-beyond-chance")
         assert found.verdict == "undecided"
-        return found.answer.removeprefix(beyond_chance.OPEN).strip()
+        return found.answer.removeprefix("Undecided").strip(": ")
 
-    dora = "ALLoRA is {} or ALLoRA-0 over {} points behind."
-    assert told("4.5-better-than-dora") == dora.format("over 0.02 points behind", 0.13)
-    assert told("4.5-better-than-dora", 0.02) == dora.format("behind (tested alone)", 0.11)
-    assert told("6-optimal") == "ALLoRA is over 0.03 points behind ALLoRA-OD."
-    assert told("6-optimal", -0.5) == "ALLoRA is over 0.53 points behind ALLoRA-OD or LoRA×η."
-    assert told("5.2-asf-lower") == "ASF-LoRA is over 0.35 points ahead, but not over 0.25."
-    assert told("5.2-asf-lower", 0.2) == "ASF-LoRA is over 0.15 points ahead."
-    assert told("4.4-better-than-lora", -0.2) == "ALLoRA is over 0.13 points behind."
+    dora = "{} points for ALLoRA, {} for ALLoRA-0; over {} and {} behind are excluded."
+    assert told("4.5-better-than-dora") == dora.format("+0.32", "+0.34", "0.02", 0.13)
+    assert told("4.5-better-than-dora", 0.02) == dora.format("+0.34", "+0.36", "0.00", 0.11)
+    least = "{} points at the least; over {} behind is excluded."
+    assert told("6-optimal") == f"over ALLoRA-OD: {least.format('+0.30', 0.03)}"
+    assert told("6-optimal", -0.5) == f"over ALLoRA-OD and LoRA×η: {least.format('-0.20', 0.53)}"
+    asf = "{} points on average, LoRA × η better in {} of 6 pairs; ASF-LoRA over {} ahead is excluded."
+    assert told("5.2-asf-lower") == asf.format("+0.17", 4, 0.35)
+    assert told("5.2-asf-lower", 0.2) == asf.format("+0.37", 4, 0.15)
+    lora = "+0.07 points on average, better in 5 of 9 pairs; over 0.13 behind is excluded."
+    assert told("4.4-better-than-lora", -0.2) == lora
 
 
 def test_the_margin_beside_asf_loras_deficit(monkeypatch):
@@ -425,7 +434,7 @@ def test_the_margin_beside_asf_loras_deficit(monkeypatch):
     monkeypatch.setattr(contrasts, "of", of(0.5, "LoRA×η − ASF-LoRA"))
     planted = finding("5.2-asf-lower-beyond-chance")
     assert (planted.verdict, planted.evidence.measured[name].verdict) == ("undecided", "holds")
-    assert planted.answer == f"{beyond_chance.OPEN} ASF-LoRA is ahead (tested alone)."
+    assert planted.answer.endswith("; ASF-LoRA over 0.00 ahead is excluded.")
 
 
 def test_the_answers_say_what_the_numbers_are():

@@ -14,22 +14,24 @@ import numpy as np
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, units_wanted
 from allora_analysis.claims.tables import contrasts, reported
-from allora_analysis.claims.tables.contrasts import ALONE, BY_NAME, MARGIN, RULE, by_the_rule, told_by
+from allora_analysis.claims.tables.contrasts import ALONE, BY_NAME, MARGIN, by_the_rule, told_by
 from allora_analysis.claims.tables.prose_of_results import FAMILY, exchanged
 from allora_analysis.claims.tables.table_1 import reported_claim
 from allora_analysis.claims.tables.tables_2_to_4 import LEVEL, TRENDS, changes
 from allora_analysis.statistics import Judgement, holm, in_every, judge_family
 from allora_analysis.study import bound, signed
 
-OPEN = "Undecided by the printed numbers: they exclude that"
+EXCLUDED = "Excluded is what lies below the 90 % interval, each comparison alone."
 
 
-def excluded(one: Judgement, way: str = "behind") -> str:
-    """The deficit that an interval excludes, rounded outwards; `way`: the first arm "behind", or the other "ahead"."""
-    low = bound(one.interval[0], 2, False)
-    if low < 0:
-        return f"over {-low:.2f} points {way}"
-    return way if one.verdict == "holds" else f"{way} (tested alone)"
+def behind(one: Judgement) -> str:
+    """The deficit beyond which an interval excludes all, rounded outwards."""
+    return f"{max(0.0, -bound(one.interval[0], 2, False)):.2f}"
+
+
+def each_alone(samples: Mapping[str, np.ndarray]) -> dict[str, Judgement]:
+    """Comparisons of which all must hold, each tested alone: no correction is needed for that."""
+    return {name: contrasts.judged({name: values})[name] for name, values in samples.items()}
 
 
 def by_more_than_chance(cases: Cases, name: str) -> Finding:
@@ -37,7 +39,7 @@ def by_more_than_chance(cases: Cases, name: str) -> Finding:
     told = "{mean} points on average, better in {clusters} pairs{figure_3}"
     one = contrasts.judged(contrasts.family(name))[name]
     answers = {
-        "undecided": f"{OPEN} {BY_NAME[name].better} is {excluded(one)}.",
+        "undecided": f"Undecided: {told}; over {behind(one)} behind is excluded.",
         "holds": f"Yes: {told}; more than chance (p = {{p}}).",
         "refuted": f"No: {told} (p = {{p}}).",
     }
@@ -48,7 +50,7 @@ over_lora = functools.partial(
     reported_claim,
     where="beyond the paper: §4.4, of more than the averages printed",
     reading="On average over pairs of model and data set. With Figure 3's numbers, where Table 3 has two exchanged: "
-    "evidence.",
+    f"evidence. {EXCLUDED}",
 )
 
 
@@ -76,27 +78,28 @@ def dropout_free_better(cases: Cases) -> Finding:
     "4.5-better-than-dora-beyond-chance",
     where="beyond the paper: §4.5, of more than the averages printed",
     says="In Table 1 ALLoRA and ALLoRA-0 are more accurate than DoRA by more than chance.",
-    reading="Each on average over settings of model and rank; both must be, by Holm over the two.",
+    reading="Each on average over settings of model and rank; both must be, each tested alone, as in "
+    f"6-optimal-beyond-chance. {EXCLUDED}",
     depends_on=("4.5-better-than-dora", "4.5-average"),
 )
 def better_than_dora(cases: Cases) -> Finding:
     """Both contrasts of the question together; the size is of ALLoRA's."""
     means, units = contrasts.family("ALLoRA − DoRA"), contrasts.UNITS["Table 1"]
-    tested = cases.test(means, lambda samples: in_every(contrasts.judged(dict(samples))))
-    found = contrasts.judged(means)
+    tested, found = cases.test(means, lambda samples: in_every(each_alone(samples))), each_alone(means)
     ours, without = found.values()
     gaps = f"ALLoRA {signed(ours.mean, 2)}, ALLoRA-0 {signed(without.mean, 2)} points on average"
     low, high = (signed(bound(end, 2, up), 2) for end, up in zip(without.interval, (False, True), strict=True))
-    p = max(one.adjusted_p_value for one in found.values())
+    p = max(one.p_value for one in found.values())
     needed = units_wanted(found.values(), units)
     return tested.finding(
-        undecided=f"{OPEN} ALLoRA is {excluded(ours)} or ALLoRA-0 {excluded(without)}.",
+        undecided=f"Undecided: {signed(ours.mean, 2)} points for ALLoRA, {signed(without.mean, 2)} for ALLoRA-0; over "
+        f"{behind(ours)} and {behind(without)} behind are excluded.",
         holds=f"Yes: {gaps}; more than chance (p = {p:.2g} at most).",
         refuted=f"No: {gaps}.",
         evidence=Evidence(
             {"mean gap": "above 0 in both"},
             {"judged": found, "by model, rank, task and setting": contrasts.by_average(tuple(means))},
-            "; ".join((RULE, *(f"{name}: {contrasts.p_values(one)}" for name, one in found.items()))),
+            "; ".join((ALONE, *(f"{name}: {contrasts.p_values(one)}" for name, one in found.items()))),
             n=ours.n,
         ),
         size=Size(
@@ -106,9 +109,7 @@ def better_than_dora(cases: Cases) -> Finding:
             *ours.interval,
         ),
         wanted=needed,
-        flips_if=needed
-        if tested.verdict == "undecided"
-        else f"means of {units} of which an adjusted p-value is above 0.05",
+        flips_if=needed if tested.verdict == "undecided" else f"means of {units} of which a p-value is above 0.05",
         at_paper=told_by(tested.verdict),
     )
 
@@ -117,22 +118,19 @@ def better_than_dora(cases: Cases) -> Finding:
     "6-optimal-beyond-chance",
     where="beyond the paper: §6, of more than the averages printed",
     says="ALLoRA is better than each other member of the family in Table 4 by more than chance.",
-    reading="On average: all three comparisons must hold, each tested alone, as in 5.2-better-family.",
+    reading=f"On average: all three comparisons must hold, each tested alone, as in 5.2-better-family. {EXCLUDED}",
     depends_on=("6-optimal",),
 )
 def optimal_in_family(cases: Cases) -> Finding:
     """The three contrasts of the question together; the lead at each η² beside them."""
     means = contrasts.family(FAMILY[0])
-
-    def each_alone(samples: Mapping[str, np.ndarray]) -> dict[str, Judgement]:
-        return {name: contrasts.judged({name: values})[name] for name, values in samples.items()}
-
     tested, found = cases.test(means, lambda samples: in_every(each_alone(samples))), each_alone(means)
     leads = {f"{name}, {eta}": v for name in means for eta, v in contrasts.of(name).by_part((2,)).items()}
     open_ones = [name.removeprefix("ALLoRA − ") for name, one in found.items() if one.verdict == "undecided"]
     least, lowest = min(found.values(), key=lambda one: one.mean), min(found.values(), key=lambda one: one.interval)
     return tested.finding(
-        undecided=f"{OPEN} ALLoRA is {excluded(lowest)} {' or '.join(open_ones)}.",
+        undecided=f"Undecided over {' and '.join(open_ones)}: {signed(lowest.mean, 2)} points at the least; over "
+        f"{behind(lowest)} behind is excluded.",
         holds="Yes: better than each other member by more than chance.",
         evidence=Evidence({"lead": "above 0 in each"}, {"judged": found, "lead at each η²": leads}, ALONE, n=least.n),
         size=Size(least.mean, "percentage points", "the least lead over another member", *least.interval),
@@ -150,7 +148,7 @@ def optimal_in_family(cases: Cases) -> Finding:
     says="On average ASF-LoRA is less accurate than LoRA × η in Table 4 by more than chance.",
     reading="On average over pairs of model and data set. Whether ASF-LoRA is, by more than chance, at most "
     f"{MARGIN:g} points better (a rule changed after the numbers were seen) is in the evidence, with half and twice "
-    "that margin.",
+    f"that margin. {EXCLUDED}",
     depends_on=("5.2-asf-significantly", "5.2-asf-not-better"),
 )
 def asf_lower(cases: Cases) -> Finding:
@@ -163,9 +161,8 @@ def asf_lower(cases: Cases) -> Finding:
 
     one = at_most(0)
     told = "{mean} points on average, LoRA × η better in {clusters} pairs"
-    further = f", but not over {MARGIN:g}" if one.interval[0] < -MARGIN else ""
     answers = {
-        "undecided": f"{OPEN} ASF-LoRA is {excluded(one, 'ahead')}{further}.",
+        "undecided": f"Undecided: {told}; ASF-LoRA over {behind(one)} ahead is excluded.",
         "holds": f"Yes: {told}; more than chance (p = {{p}}).",
         "refuted": f"No: {told} (p = {{p}}).",
     }
@@ -193,8 +190,7 @@ def over_backbones(cases: Cases) -> Finding:
     n, least = units_wanted([one], "models"), one.smallest_p_value
     rule = f"{ALONE.partition(';')[0]}, the model as the cluster"
     return tested.finding(
-        undecided="Undecided by the printed numbers: three models cannot tell, whatever the gaps "
-        f"(p is at least {least:g}).",
+        undecided=f"Undecided, whatever the gaps: three models cannot tell (p is at least {least:g}).",
         evidence=Evidence({"mean gap": "above 0"}, {"by model": models, "p_values": p_values}, rule, n=one.n),
         size=Size(one.mean, "percentage points", "the mean gap ALLoRA − LoRA over models"),
         corrected=n,
