@@ -146,7 +146,7 @@ def test_fewer_seeds_than_planned_of_one_contrast_judge_no_comparison(monkeypatc
 
     def differences(self, first, second, endpoint, seeds, fine=False):
         mine = arm == ("constant" if "constant" in (first.adaptor, second.adaptor) else first.rule)
-        return [0.01 + 1e-4 * seed for seed in range(seeds - (mine and first.steps == steps))]
+        return [0.01 + 1e-4 * seed for seed in range(len(seeds) - (mine and first.steps == steps))]
 
     monkeypatch.setattr(Table, "differences", differences)
     found = finding(row)
@@ -208,8 +208,8 @@ def test_all_seeds_of_a_length_judge_it(monkeypatch):
     """Twice as many seeds after 50 steps, in the second half of which all that is gained lies."""
 
     def differences(self, first, second, endpoint, seeds, fine=False):
-        noise = np.random.default_rng(first.steps).normal(0, 1e-3, seeds)
-        return list(noise - noise.mean() + 0.01 * (np.arange(seeds) >= 100))
+        noise = np.random.default_rng(first.steps).normal(0, 1e-3, len(seeds))
+        return list(noise - noise.mean() + 0.01 * (np.arange(len(seeds)) >= 100))
 
     monkeypatch.setattr(Table, "differences", differences)
     monkeypatch.setattr(comparisons, "fresh", lambda table, question: {})
@@ -238,7 +238,7 @@ def test_all_pairs_of_one_arm_s_names_make_wider_margins():
 
     class Planted(Table):
         def differences(self, first, second, endpoint, seeds, fine=False):
-            return [0.004 if first.eta2 == 16 else 0.0] * seeds
+            return [0.004 if first.eta2 == 16 else 0.0] * len(seeds)
 
     assert comparisons.wider_noise(Planted({})) == pytest.approx({"50 steps": 0.4 / 2**0.5, "300 steps": 0.4 / 2**0.5})
 
@@ -456,7 +456,7 @@ def test_the_first_rule_reads_three_rates(monkeypatch):
     """Planted: ahead with nine rates, behind with three."""
 
     def differences(self, first, second, endpoint, seeds, fine=False):
-        noise = np.random.default_rng(first.steps).normal(0, 1e-4, seeds)
+        noise = np.random.default_rng(first.steps).normal(0, 1e-4, len(seeds))
         same = first.adaptor == "constant"
         return list(noise - noise.mean() + (0.0 if same else 0.01 if fine else -0.01))
 

@@ -142,7 +142,7 @@ HALF = 0.001 * 60**-0.5 * 1.671  # of the planted interval, nearly
             0.0,
             0.0025,
             "undecided",
-            "Undecided on CIFAR-10: 0.0 points after 50 steps, 0.0 after 300; leads above 0.4 and 0.4",
+            "Undecided on CIFAR-10: 0.0 points after 50 steps, 0.0 after 300; leads above 0.4 and 0.4 points are",
         ),
         (0.01, -0.01, 0.0, "undecided", "Undecided on CIFAR-10: 1.0 points"),
         (0.002, 0.002, 0.0004, "holds", "Yes, on CIFAR-10: 0.2 points"),
@@ -198,14 +198,23 @@ def test_on_cifar10_an_arm_that_only_guesses_leaves_the_row_open(monkeypatch, fo
     assert finding(on_cifar10, folder).verdict == "holds"
     monkeypatch.setattr(Table, "values", values(0.24))
     found = finding(on_cifar10, folder)
-    assert (found.verdict, found.answer) == ("undecided", "Undecided on CIFAR-10: 1 of 12 arms only guess.")
+    assert (found.verdict, found.answer) == (
+        "undecided",
+        "Undecided on CIFAR-10: 1 of 12 arms only guess at their rates.",
+    )
+    assert found.flips_if == found.corrected == "rates at which no arm only guesses, on average over seeds"
+    assert found.evidence.measured["arms that only guess"] == ["lora, adamw, 300 steps, rates by accuracy"]
     assert "practically equal" not in found.answer
 
 
 def test_what_the_reading_says_of_the_first_rule_is_in_the_committed_table():
     before = finding(on_cifar10).evidence.measured["with rates that validation loss chose"]
-    assert before["arms that guess"] == ["lora, adamw, 300 steps"]
-    assert f"{before['by length']['300 steps']['mean']:.1f} points ahead" in on_cifar10_reading()
+    assert before["arms that only guess"] == ["lora, adamw, 300 steps"]
+    whole, others = before["by length"]["300 steps"]["mean"], before["SGD and momentum alone"]["300 steps"]
+    guess = (3 * whole - 2 * others["mean"]) / 3  # AdamW's part of the mean of three
+    assert f"Of ALLoRA's {whole:.1f} points after 300 steps {guess:.1f} were that" in on_cifar10_reading()
+    told = f"{others['mean']:.1f} ahead ({' to '.join(f'{end:.1f}' for end in others['interval'])}; evidence)"
+    assert told in on_cifar10_reading()
 
 
 def on_cifar10_reading():

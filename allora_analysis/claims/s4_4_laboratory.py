@@ -13,7 +13,6 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -51,6 +50,7 @@ laboratory_claim = functools.partial(
     test="tests/test_claims_laboratory.py",
     reads=STUDY,
 )
+Rule = Callable[[Samples, Mapping[str, float]], str]  # a verdict on gains, of margins by length
 EQUAL = 0.3  # points within which two arms are equivalent, as in all of the laboratory
 FLIPS = {
     "holds": "no length's mean clearly above its margin ({}), or one clearly below minus it",
@@ -80,25 +80,18 @@ def lacking(table: Table | None, *pairs: Mapping[str, Contrast]) -> Finding:
 
 def at_a_length(of: Samples, margins: Mapping[str, float]) -> str:
     """Above its margin at a length and below minus it at none, Holm over the lengths; refuted the other way round."""
-    ahead, behind = _beyond(of, margins)
+    ahead, behind = beyond(of, margins)
     return "undecided" if ahead == behind else "holds" if ahead else "refuted"
 
 
-def _beyond(of: Samples, margins: Mapping[str, float]) -> tuple[bool, bool]:
-    # Whether a length's mean is clearly above its margin, and whether one is clearly below minus it.
+def beyond(of: Samples, margins: Mapping[str, float]) -> tuple[bool, bool]:
+    """Whether a length's mean is clearly above its margin, and whether one is clearly below minus it."""
     means = by_length(of)
     above, below = (
         {one.verdict for one in decide({n: [gaps + sign * margins[n]] for n, gaps in means.items()}, "t").values()}
         for sign in (-1, 1)
     )
     return "holds" in above, "refuted" in below
-
-
-def at_a_length_or_equal(of: Samples, margins: Mapping[str, float]) -> str:
-    """As `at_a_length`; refuted, too, where no mean is clear and each one's interval, and its margin, is within 0.3."""
-    ends = [end for gaps in by_length(of).values() for end in one_sided(gaps, "t").interval]
-    equal = not any(_beyond(of, margins)) and max(*map(abs, ends), *margins.values()) <= EQUAL
-    return "refuted" if equal else at_a_length(of, margins)
 
 
 def in_some(of: Samples, margins: Mapping[str, float]) -> str:
@@ -142,9 +135,14 @@ def _by_length_in_words(means: Samples, clear: Mapping[str, str]) -> str:
 
 
 def judged_at_lengths(
-    table: Table, pairs: Mapping[str, Contrast], controls: Mapping[str, Contrast], endpoint: str
+    table: Table,
+    pairs: Mapping[str, Contrast],
+    controls: Mapping[str, Contrast],
+    endpoint: str,
+    rule: Rule = at_a_length,
 ) -> dict[str, Any] | None:
     """The means by length, their margins and the verdict, with the controls of the rule and with all of them."""
+    rule = rule if endpoint == "accuracy" else at_a_length  # in points alone two arms are said to be equal
     known, control = (in_units(table, of, endpoint) for of in (pairs, controls))
     if known is None or control is None:
         return None
@@ -154,9 +152,9 @@ def judged_at_lengths(
     return {
         "by length": mean_gains(by_length(known)),
         "margins": margins,
-        "verdict": at_a_length(known, margins),
+        "verdict": rule(known, margins),
         "margins from all four arms": wider,
-        "verdict with those": at_a_length(known, wider),
+        "verdict with those": rule(known, wider),
     }
 
 
@@ -189,13 +187,11 @@ def averaged(
     data: str = "digits",
     controls: Mapping[str, Contrast] | None = None,
     question: str = "",
-    rule: Callable[[Samples, Mapping[str, float]], str] = at_a_length,
-    known_beside: Mapping[str, Any] = MappingProxyType({}),
+    rule: Rule = at_a_length,
 ) -> Finding:
     """A sentence about the means over settings, a length each, of a question's fresh seeds where it has such.
 
-    The `rule` judges, which may refute what `at_a_length` leaves open: {equal} in an answer then says so. What is
-    `known_beside` stands in the evidence.
+    The `rule` judges, which may refute what `at_a_length` leaves open: {equal} in an answer then says so.
     """
     table, arms = recorded(folder, data), next(iter(pairs)).partition(",")[0].replace(" − ", " minus ")
     controls = controls or named("control")
@@ -212,25 +208,18 @@ def averaged(
     words = ", ".join(f"{margin:.2f} points after {steps}" for steps, margin in margins.items())
     evidence, _ = _evidence({**known, **control, **(more or {})}, f", of means over settings; margins {words}", table)
     means_of = "the first seeds' means" if again else "means"
-    judged = {f"{means_of}, test {of}": judged_at_lengths(table, pairs, controls, of) for of in UNITS}
+    judged = {f"{means_of}, test {of}": judged_at_lengths(table, pairs, controls, of, rule) for of in UNITS}
     judged |= {"the controls' means by their seeds alone": of_seeds_alone(control)} | one_rate(table, pairs, controls)
     if data == "digits":
         judged[AT_FIRST] = at_first(table, pairs, lambda of, same: at_a_length(of, margins_of_means(of, noise(same))))
-    alone = {under: at_a_length(of, margins_of_means(of, noise(control))) for under, of in _by_optimizer(known).items()}
+    alone = {under: rule(of, margins_of_means(of, noise(control))) for under, of in _by_optimizer(known).items()}
     if len(alone) > 1:
         judged["the verdict on one optimizer alone"] = alone
-    told = {
-        "by_length": _by_length_in_words(means, {} if equal else _clear_under(known, control, tested.verdict)),
-        "margins": " and ".join(f"{margin:.1f}" for margin in margins.values()),
-        "most": " and ".join(
-            f"{bound(one_sided(of, 't').interval[1] + margins[steps], 1, True):.1f}" for steps, of in means.items()
-        ),
-        "equal": "practically equal: " if equal else "",
-        "beside": signed(float(np.mean([of.mean() for of in by_length(more).values()])), 1) if more else "",
-    }
+    clear = {} if equal else _clear_under(known, control, tested.verdict)
+    told = {"equal": "practically equal: " if equal else "", **_told(means, margins, clear, more)}
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
-        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **judged, **known_beside}, n=len(gaps)),
+        evidence=dataclasses.replace(evidence, measured={**evidence.measured, **judged}, n=len(gaps)),
         size=Size(
             first.mean,
             "points",
@@ -240,6 +229,19 @@ def averaged(
         flips_if=FLIPS["equal" if equal else tested.verdict].format(words),
         wanted=_wanted(means, margins) if rule is at_a_length else f"a clear mean, or all within ±{EQUAL:g} points",
     )
+
+
+def _told(
+    means: Samples, margins: Mapping[str, float], clear: Mapping[str, str], beside: Samples | None
+) -> dict[str, str]:
+    # What an answer may say: the means by length, how far one method is from itself, which leads are excluded.
+    ends = (one_sided(of, "t").interval[1] + margins[steps] for steps, of in means.items())
+    return {
+        "by_length": _by_length_in_words(means, clear),
+        "margins": " and ".join(f"{margin:.1f}" for margin in margins.values()),
+        "most": " and ".join(f"{bound(end, 1, True):.1f}" for end in ends),
+        "beside": signed(float(np.mean([of.mean() for of in by_length(beside).values()])), 1) if beside else "",
+    }
 
 
 def seeds_wanted(of: Samples, margins: Mapping[str, float], name: str) -> str:
