@@ -48,7 +48,8 @@ which both arms left chance, are judged by the same rule beside it, in the row's
 seeds:* this was to take the place of minilm-sgd in row `4-own-best-rate-sgd`. But LoRA at 3 was ahead of LoRA at 2 in
 seven of the ten, so that 2 is not LoRA's own best rate: that row stays minilm-sgd's, and the control has its own,
 `4-own-best-rate-sgd-control`, as the one under AdamW has. ALLoRA-0 − LoRA at 2 had been read: +0.34 points, e-value
-above 0 6.4. Rates, seeds, test and stopping rule are as they were.
+above 0 6.4. Rates, seeds, test and stopping rule are as they were. (Where clipping acts it divides η out again as far
+as A and B make up the gradient's norm, so that ALLoRA at 1 starts between LoRA at 1 and at 2: said since the runs.)
 
 **Seeds.** 3 to 62, in this order, of A, the classifier, the order of the data; arms share seeds. Seeds 0, 1 and 2 chose
 the rates and are not counted. Arms of one seed ran on one kind of machine, but for two of minilm-adamw, 5 and 20, and
