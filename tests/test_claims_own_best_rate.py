@@ -1,5 +1,6 @@
 """The ledger's rows of own best rates: verdicts follow from planted records, and from nothing else."""
 
+import dataclasses
 import re
 from types import MappingProxyType
 
@@ -439,7 +440,7 @@ def test_few_seeds_have_no_failure_and_no_bounds(runs_folder):
         assert found.answer.startswith(f"Undecided after {seeds} of 60 seeds: +")
         assert "failed" not in found.answer
         assert "excluded" not in found.answer
-    assert section._robust([0.3, 0.3, -0.3, -0.3], range(4))["mean of the others"] is None
+    assert section._robust([0.3, 0.3, -0.3, -0.3], range(4), decide)["mean of the others"] is None
 
 
 def test_at_its_cap_a_row_says_what_is_excluded_and_that_no_seed_is_left(runs_folder):
@@ -478,6 +479,8 @@ def test_failures_factor_and_machines_stand_beside_and_decide_nothing(runs_folde
     assert robust["seeds"] == [FIRST_SEED + 20]
     assert robust["mean of the others"] == pytest.approx(np.delete(gaps, 20).mean())
     assert robust["median"] == pytest.approx(np.median(gaps))
+    others = decide([*np.delete(gaps, 20)], margin=MARGINS["test_accuracy"], grain=TIE)
+    assert robust["the others, by the row's test"] == dataclasses.asdict(others)
     assert robust["sign test, two-sided p"] == pytest.approx(stats.binomtest(int((gaps > 0).sum()), 30).pvalue)
 
 
@@ -491,6 +494,10 @@ def test_what_the_readings_say_of_the_committed_runs():
     control = finding(CONTROL).evidence.measured["looked at afterwards"]
     assert control["without seeds on two kinds of CPU"]["verdict"] == "open"
     assert sum(one["n"] for kind, one in control["by CPU"].items() if " and " in kind) == 15
+    by_sgd = finding("4-own-best-rate-sgd-control").evidence.measured["looked at afterwards"]
+    assert sum(one["n"] for kind, one in by_sgd["by CPU"].items() if " and " in kind) == 8
+    assert by_sgd["without seeds on two kinds of CPU"]["verdict"] == "open"
+    assert round(by_sgd["factor at the end, of η"], 2) == 0.97
     sgd = finding("4-own-best-rate-sgd").evidence.measured["looked at afterwards"]
     assert 0.96 < sgd["factor at the end, of η"] < 1
     assert (OWN_BEST["minilm-sgd"].rates["allora_0"], OWN_BEST["minilm-sgd"].rates["lora"]) == (1, 3)
