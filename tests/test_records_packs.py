@@ -199,7 +199,7 @@ from pathlib import Path
 from allora_analysis import records
 from allora_analysis.records import files
 kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-unlink, left = Path.unlink, [1]
+unlink, left = Path.unlink, [1, 1]  # what an earlier call left, and one of three
 def second(path, *rest, **more):
     left.pop() if left else kill()
     unlink(path, *rest, **more)
@@ -332,3 +332,11 @@ def test_a_pack_is_unpacked_once_for_all_of_its_records(tmp_path, whole, monkeyp
     for _ in range(3):
         assert len(records.find(tmp_path)) == 3
     assert len(calls) == 2, "to read it, and to see that nothing else is in it"
+
+
+def test_what_a_killed_pack_left_goes_with_the_next_call_that_has_nothing_to_pack(tmp_path, whole):
+    left = files.part(tmp_path / packs.PACK)
+    left.write_bytes(b"half")
+    assert records.pack(tmp_path).records == 0
+    assert os.listdir(tmp_path) == [packs.PACK]
+    assert left.name == "records.part"

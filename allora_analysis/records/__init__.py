@@ -11,7 +11,8 @@ A run is its study, its config (full, but for fields that came later and are at 
 integer that grows when the meaning of a run changes, and the digests of what it read. Its file is `<study>-<first 20
 digits of the key>.json`, so a run cannot be recorded twice, nor two runs be confused. Any number of processes may save
 into one folder. A file whose bytes were altered is never read, but named in a `SetAsideWarning`; who writes moves it to
-`set_aside/`, who only judges (`standing`, `find_each`) leaves it. No pickle, no NaN, no machine's paths.
+`set_aside/`, who only judges (`standing`, `find_each`) leaves it. A pack that was altered is an error that names it,
+and stays. No pickle, no NaN, no machine's paths.
 """
 
 from allora_analysis.records.packs import Packed, pack

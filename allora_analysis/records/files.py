@@ -76,17 +76,22 @@ def _sync_folder(folder: Path) -> None:
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file whether it is there or not, to the disk, whole or not at all. Who holds it may: one at a time."""
-    neighbour = path.with_name(f"{path.name.partition('.')[0]}.part")  # one name: after a kill it is written anew
+    unfinished = part(path)
     try:
-        with neighbour.open("wb") as stream:
+        with unfinished.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(neighbour, path)
+        os.replace(unfinished, path)
     except OSError:
-        neighbour.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def part(path: Path) -> Path:
+    """Where `replace` writes until a file is whole: one name, so that it is written anew after a kill."""
+    return path.with_name(f"{path.name.partition('.')[0]}.part")
 
 
 def decompressed(path: Path, content: bytes) -> bytes:

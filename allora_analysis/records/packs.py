@@ -101,6 +101,7 @@ def pack(folder: Path | str) -> Packed:
         raise RecordError(f"{folder}: is not a folder; name a folder of records")
     try:
         with files.locked(folder):
+            files.part(path).unlink(missing_ok=True)
             size = path.stat().st_size if path.exists() else 0
             loose = {name: ending(folder / name).read_bytes() for name in os.listdir(folder) if NAME.fullmatch(name)}
             added = {name: content for name, content in loose.items() if _is_sound(folder / name, content)}
