@@ -167,7 +167,8 @@ def _half(
     return tested.finding(
         holds=f"Yes: by {' and '.join(f'{mean:.3f}' for mean in means)} {where}.",
         refuted=f"No: it changes by {harms} {where}.",
-        undecided=f"Undecided: a {effect} of the test loss above {bound(most, 3, True):.3f} nats after {when} is excluded.",
+        undecided=f"Undecided: a {effect} of the test loss above {bound(most, 3, True):.3f} nats after {when} is "
+        "excluded.",
         evidence=Evidence(
             {"difference": "above 0 in each"},
             {name: dataclasses.asdict(one) for name, one in judged(losses).items()}
