@@ -52,9 +52,9 @@ above 0 6.4. Rates, seeds, test and stopping rule are as they were. (Where clipp
 as A and B make up the gradient's norm, so that ALLoRA at 1 starts between LoRA at 1 and at 2: said since the runs.)
 
 **Seeds.** 3 to 62, in this order, of A, the classifier, the order of the data; arms share seeds. Seeds 0, 1 and 2 chose
-the rates and are not counted. Arms of one seed ran on one kind of machine, but for two of minilm-adamw, 5 and 20, and
-fifteen of minilm-control, whose LoRA ran on another kind than the rest (by the records' provenance): other bf16
-kernels, no side favored. The lists take turns of eight seeds, since fewer pairs cannot decide.
+the rates and are not counted. Arms of one seed ran on one kind of machine, but for two of minilm-adamw, 5 and 20,
+fifteen of minilm-control and eight of minilm-sgd-control, whose LoRA ran on another kind than the rest (by the records'
+provenance): other bf16 kernels, no side favored. The lists take turns of eight seeds, since fewer pairs cannot decide.
 
 **Endpoints.** Test accuracy after the last step decides. Test loss is reported beside it by the same test. A run whose
 loss is no longer finite counts as a guess (the most frequent label's share, and −log of it); no seed is left out.

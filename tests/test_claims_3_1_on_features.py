@@ -210,7 +210,7 @@ def test_few_steps_are_judged_by_the_fresh_seeds_after_80_steps(monkeypatch):
     found = finding(FEW_STEPS)
     assert (found.verdict, found.evidence.n) == ("holds", 100)
     assert {one[0] for one in found.evidence.measured["the twenty before, after 20 steps"].values()} == {"refuted"}
-    assert found.answer.endswith("after 400 -50.0 to -48.5 %.")
+    assert found.answer.endswith("after 400 -49.97 to -48.5 %.")
     over_time = found.evidence.measured["verdict after each time"]
     assert over_time == {time: "holds" if time == 80 else "refuted" for time in section.TRIAL.times[1:]}
     assert "not clear" in found.flips_if

@@ -4,6 +4,7 @@ controls.
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims.laboratory_noise import QUANTILE, in_units
@@ -200,7 +201,7 @@ def test_on_cifar10_an_arm_that_only_guesses_leaves_the_row_open(monkeypatch, fo
     found = finding(on_cifar10, folder)
     assert (found.verdict, found.answer) == (
         "undecided",
-        "Undecided on CIFAR-10: 1 of 12 arms only guess at their rates.",
+        "Undecided on CIFAR-10: at the rates chosen 1 of 12 arms guess.",
     )
     assert found.flips_if == found.corrected == "rates at which no arm only guesses, on average over seeds"
     assert found.evidence.measured["arms that only guess"] == ["lora, adamw, 300 steps, rates by accuracy"]
@@ -213,7 +214,7 @@ def test_what_the_reading_says_of_the_first_rule_is_in_the_committed_table():
     whole, others = before["by length"]["300 steps"]["mean"], before["SGD and momentum alone"]["300 steps"]
     guess = (3 * whole - 2 * others["mean"]) / 3  # AdamW's part of the mean of three
     assert f"Of ALLoRA's {whole:.1f} points after 300 steps {guess:.1f} were that" in on_cifar10_reading()
-    told = f"{others['mean']:.1f} ahead ({' to '.join(f'{end:.1f}' for end in others['interval'])}; evidence)"
+    told = f"{others['mean']:.2f} ahead ({' to '.join(f'{end:.2f}' for end in others['interval'])}; evidence)"
     assert told in on_cifar10_reading()
 
 
@@ -228,3 +229,30 @@ def test_on_cifar10_seeds_judge_that_the_first_rule_did_not_use():
     first = [one for question in ("rule", "control") for one in elsewhere(question)]
     assert {one.judges for one in first} == {range(60)}
     assert [one.name for one in pairs] == [one.name for one in first]
+
+
+def test_the_reading_says_how_small_the_margin_on_cifar10_came_out():
+    table = tables.recorded(None, "cifar10")
+    gains, control = (
+        in_units(table, {one.name: one for one in elsewhere(question, "accuracy") if one.fine}, "accuracy")
+        for question in ("rule", "control")
+    )
+    errors = [of.std(ddof=1) / len(of) ** 0.5 for of in control.values()]
+    usual = QUANTILE * np.sqrt(np.mean(np.square(errors)) / 3)
+    p_value = stats.ttest_1samp(np.mean([*gains.values()], axis=0), usual, alternative="greater").pvalue
+    measured = finding(on_cifar10).evidence.measured
+    margin = measured["means, test accuracy"]["margins"]["50 steps"]
+    assert margin < usual
+    assert f"make on average, {usual:.2f}, the lead" in on_cifar10_reading()
+    assert f"(p = {p_value:.2f} alone, {2 * p_value:.2f} by Holm)" in on_cifar10_reading()
+    by_loss = measured["means, test loss"]
+    assert by_loss["by length"]["50 steps"]["interval"][1] < -by_loss["margins"]["50 steps"]
+    low, high = by_loss["by length"]["300 steps"]["interval"]
+    assert 0 < low < high < by_loss["margins"]["300 steps"]
+    at_one_rate = measured["with one rate for all seeds, which decides nothing"]
+    clear = {
+        steps: of["interval"][0] > at_one_rate["one method from itself"][steps]
+        for steps, of in at_one_rate["by length"].items()
+    }
+    assert clear == {"50 steps": False, "300 steps": True}
+    assert finding(on_cifar10).answer.endswith(" after 300 (not clearly).")

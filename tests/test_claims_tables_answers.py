@@ -415,12 +415,12 @@ def test_open_rows_say_what_the_printed_numbers_exclude(monkeypatch):
     dora = "{} points for ALLoRA, {} for ALLoRA-0; over {} and {} behind are excluded."
     assert told("4.5-better-than-dora") == dora.format("+0.32", "+0.34", "0.02", 0.13)
     assert told("4.5-better-than-dora", 0.02) == dora.format("+0.34", "+0.36", "0.00", 0.11)
-    least = "{} points at the least; over {} behind is excluded."
-    assert told("6-optimal") == f"over ALLoRA-OD: {least.format('+0.30', 0.03)}"
-    assert told("6-optimal", -0.5) == f"over ALLoRA-OD and LoRA×η: {least.format('-0.20', 0.53)}"
-    asf = "{} points on average, LoRA × η better in {} of 6 pairs; ASF-LoRA over {} ahead is excluded."
-    assert told("5.2-asf-lower") == asf.format("+0.17", 4, 0.35)
-    assert told("5.2-asf-lower", 0.2) == asf.format("+0.37", 4, 0.15)
+    least = "{} points on average over {} (the least lead); over {} behind is excluded."
+    assert told("6-optimal") == least.format("+0.30", "ALLoRA-OD", 0.03)
+    assert told("6-optimal", -0.5) == least.format("-0.20", "ALLoRA-OD or LoRA×η", 0.53)
+    asf = "LoRA × η {} points ahead, in {} of 6 pairs; ASF-LoRA over {} ahead is excluded{}."
+    assert told("5.2-asf-lower") == asf.format("+0.17", 4, 0.35, ", 0.25 not")
+    assert told("5.2-asf-lower", 0.2) == asf.format("+0.37", 4, 0.15, "")
     lora = "+0.07 points on average, better in 5 of 9 pairs; over 0.13 behind is excluded."
     assert told("4.4-better-than-lora", -0.2) == lora
 

@@ -183,7 +183,7 @@ def _half(
         wanted=units_wanted(family.values(), "seeds") + _hours_a_seed(known.values()),
         flips_if=f"seeds in which a place's {effect} is not clear, or one is clearly the other way"
         if tested.verdict == "holds"
-        else f"seeds in which dropout clearly {does} it at both places, or {undoes} it at one",
+        else f"seeds in which dropout clearly {does} the test loss at both places, or {undoes} it at one",
     )
 
 

@@ -234,12 +234,13 @@ def averaged(
 def _told(
     means: Samples, margins: Mapping[str, float], clear: Mapping[str, str], beside: Samples | None
 ) -> dict[str, str]:
-    # What an answer may say: the means by length, how far one method is from itself, which leads are excluded.
-    ends = (one_sided(of, "t").interval[1] + margins[steps] for steps, of in means.items())
+    # What an answer may say; `most`: the leads excluded; `unclear`: of the last length, not clear of its margin.
+    ends = {steps: one_sided(of, "t").interval for steps, of in means.items()}
     return {
         "by_length": _by_length_in_words(means, clear),
         "margins": " and ".join(f"{margin:.1f}" for margin in margins.values()),
-        "most": " and ".join(f"{bound(end, 1, True):.1f}" for end in ends),
+        "most": " and ".join(f"{bound(high + margins[steps], 1, True):.1f}" for steps, (_, high) in ends.items()),
+        "unclear": " (not clearly)" if [*ends.values()][-1][0] <= [*margins.values()][-1] else "",
         "beside": signed(float(np.mean([of.mean() for of in by_length(beside).values()])), 1) if beside else "",
     }
 

@@ -79,7 +79,7 @@ def dropout_free_better(cases: Cases) -> Finding:
     where="beyond the paper: §4.5, of more than the averages printed",
     says="In Table 1 ALLoRA and ALLoRA-0 are more accurate than DoRA by more than chance.",
     reading="Each on average over settings of model and rank; both must be, each tested alone, as in "
-    f"6-optimal-beyond-chance. {EXCLUDED}",
+    f"6-optimal-beyond-chance (by Holm before, changed after the numbers were seen: undecided either way). {EXCLUDED}",
     depends_on=("4.5-better-than-dora", "4.5-average"),
 )
 def better_than_dora(cases: Cases) -> Finding:
@@ -129,8 +129,8 @@ def optimal_in_family(cases: Cases) -> Finding:
     open_ones = [name.removeprefix("ALLoRA − ") for name, one in found.items() if one.verdict == "undecided"]
     least, lowest = min(found.values(), key=lambda one: one.mean), min(found.values(), key=lambda one: one.interval)
     return tested.finding(
-        undecided=f"Undecided over {' and '.join(open_ones)}: {signed(lowest.mean, 2)} points at the least; over "
-        f"{behind(lowest)} behind is excluded.",
+        undecided=f"Undecided: {signed(lowest.mean, 2)} points on average over {' or '.join(open_ones)} (the least "
+        f"lead); over {behind(lowest)} behind is excluded.",
         holds="Yes: better than each other member by more than chance.",
         evidence=Evidence({"lead": "above 0 in each"}, {"judged": found, "lead at each η²": leads}, ALONE, n=least.n),
         size=Size(least.mean, "percentage points", "the least lead over another member", *least.interval),
@@ -161,8 +161,10 @@ def asf_lower(cases: Cases) -> Finding:
 
     one = at_most(0)
     told = "{mean} points on average, LoRA × η better in {clusters} pairs"
+    further = f", {MARGIN:g} not" if one.interval[0] < -MARGIN else ""
     answers = {
-        "undecided": f"Undecided: {told}; ASF-LoRA over {behind(one)} ahead is excluded.",
+        "undecided": f"Undecided: LoRA × η {{mean}} points ahead, in {{clusters}} pairs; ASF-LoRA over {behind(one)} ahead "
+        f"is excluded{further}.",
         "holds": f"Yes: {told}; more than chance (p = {{p}}).",
         "refuted": f"No: {told} (p = {{p}}).",
     }
