@@ -125,7 +125,7 @@ def differences() -> dict[tuple[float, int], np.ndarray]:
     for steps in laboratory.STEPS:
         by_rate = laboratory.cells(steps)
         for rate in (0.05, 0.4):
-            gaps = table.differences(by_rate[rate], by_rate[0.0], "accuracy", len(laboratory.SEEDS["input"]))
+            gaps = table.differences(by_rate[rate], by_rate[0.0], "accuracy", laboratory.SEEDS["input"])
             found[rate, steps] = 100 * np.array(gaps)
     return found
 

@@ -163,8 +163,8 @@ def asf_lower(cases: Cases) -> Finding:
     told = "{mean} points on average, LoRA × η better in {clusters} pairs"
     further = f", {MARGIN:g} not" if one.interval[0] < -MARGIN else ""
     answers = {
-        "undecided": f"Undecided: LoRA × η {{mean}} points ahead, in {{clusters}} pairs; ASF-LoRA over {behind(one)} ahead "
-        f"is excluded{further}.",
+        "undecided": f"Undecided: LoRA × η {{mean}} points ahead, in {{clusters}} pairs; ASF-LoRA over {behind(one)} "
+        f"ahead is excluded{further}.",
         "holds": f"Yes: {told}; more than chance (p = {{p}}).",
         "refuted": f"No: {told} (p = {{p}}).",
     }
