@@ -33,7 +33,7 @@ from allora_analysis.grid.reading import (
     recorded,
 )
 from allora_analysis.records import Record
-from allora_analysis.statistics import Judgement, in_every
+from allora_analysis.statistics import in_every
 from allora_analysis.study import bound, signed
 
 EARLY, LATE = 3, 8  # epochs of the runs by accuracy; the paper has 3 and 10
@@ -155,11 +155,12 @@ def _half(
     losses, accuracies = as_said(runs, pairs, "test_loss"), as_said(runs, pairs, "test_accuracy")
     own = [f"{place}, epoch {epoch}" for place in pairs]
 
-    def half(of: Mapping[str, ArrayLike]) -> dict[str, Judgement]:
-        family = judged({case: [*values] for case, values in of.items()})
-        return {case: family[case] for case in own}
+    def verdict(of: Mapping[str, ArrayLike]) -> str:
+        all_four = judged({case: [*values] for case, values in of.items()})
+        return in_every({case: all_four[case] for case in own})
 
-    tested, family = cases.test(losses, lambda of: in_every(half(of))), half(losses)
+    tested, all_four = cases.test(losses, verdict), judged(losses)
+    family = {case: all_four[case] for case in own}
     effect, does, undoes = words
     means, where = [one.mean for one in family.values()], f"nats after {when} (masks {' and '.join(pairs)})"
     harms = " and ".join(signed(DIRECTIONS[epoch] * mean, 3) for mean in means)
@@ -171,7 +172,7 @@ def _half(
         "excluded.",
         evidence=Evidence(
             {"difference": "above 0 in each"},
-            {name: dataclasses.asdict(one) for name, one in judged(losses).items()}
+            {name: dataclasses.asdict(one) for name, one in all_four.items()}
             | {f"{name}, accuracy": dataclasses.asdict(one) for name, one in judged(accuracies).items()}
             | {"three seeds, the model's own dropout on": by_accuracy(by_accuracy_after, folder)},
             RULE,

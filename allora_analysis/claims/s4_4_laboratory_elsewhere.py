@@ -28,6 +28,11 @@ from allora_analysis.laboratory.table import Table, recorded
 from allora_analysis.statistics import one_sided
 
 
+def compared(chosen_by: str = "loss") -> list[dict[str, Contrast]]:
+    """ALLoRA − LoRA under each optimizer, and the controls, by name; what chooses their rates as in `elsewhere`."""
+    return [{one.name: one for one in elsewhere(question, chosen_by)} for question in ("rule", "control")]
+
+
 def at_a_length_or_equal(of: Samples, margins: Mapping[str, float]) -> str:
     """As `at_a_length`; refuted, too, where no mean is clear and each one's interval, and its margin, is within 0.3."""
     ends = [end for gaps in by_length(of).values() for end in one_sided(gaps, "t").interval]
@@ -53,7 +58,7 @@ def at_a_length_or_equal(of: Samples, margins: Mapping[str, float]) -> str:
 )
 def better_than_lora_on_mnist(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many, on MNIST."""
-    pairs, controls = ({one.name: one for one in elsewhere(question)} for question in ("rule", "control"))
+    pairs, controls = compared()
     answers = {
         "refuted": "No: {by_length}.",
         "holds": "Yes: {by_length}.",
@@ -86,7 +91,7 @@ TRAINED = "rates at which no arm only guesses, on average over seeds"
 )
 def better_than_lora_on_cifar10(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many, on CIFAR-10."""
-    pairs, controls = ({one.name: one for one in elsewhere(question, "accuracy")} for question in ("rule", "control"))
+    pairs, controls = compared("accuracy")
     table = recorded(folder, "cifar10")
     idle = [] if table is None else guessing(table, pairs)
     answers = {
@@ -124,7 +129,7 @@ def guessing(table: Table, pairs: Mapping[str, Contrast]) -> list[str]:
 def _by_loss(table: Table) -> dict[str, Any]:
     # What the first rule's sixty seeds show, whose rates validation loss chose: all, SGD and momentum alone, and which
     # arms guess. Empty where they are not recorded.
-    pairs, controls = ({one.name: one for one in elsewhere(question)} for question in ("rule", "control"))
+    pairs, controls = compared()
     known, gains = judged_at_lengths(table, pairs, controls, "accuracy"), in_units(table, pairs, "accuracy")
     if known is None or gains is None:
         return {}
