@@ -57,7 +57,7 @@ def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
     for data, label in LABELS.items():
         digits = data == DATA
         chosen_by = CHOSEN_BY.get(data, "loss")
-        wanted = contrasts() if digits else elsewhere("rule", chosen_by)
+        wanted = contrasts() if digits else elsewhere("rule", chosen_by=chosen_by)
         table, own = recorded(folder, data)
         files += own
         if lacking := _take(found, table, wanted, label):

@@ -223,7 +223,7 @@ def on_cifar10_reading():
 
 
 def test_on_cifar10_seeds_judge_that_the_first_rule_did_not_use():
-    pairs = [one for question in ("rule", "control") for one in elsewhere(question, "accuracy")]
+    pairs = [one for question in ("rule", "control") for one in elsewhere(question, chosen_by="accuracy")]
     assert {one.judges for one in pairs} == {range(100, 160)} == {BY_ACCURACY}
     assert {cell.chosen_by for one in pairs for cell in (one.first, one.second)} == {"accuracy"}
     first = [one for question in ("rule", "control") for one in elsewhere(question)]
@@ -234,7 +234,7 @@ def test_on_cifar10_seeds_judge_that_the_first_rule_did_not_use():
 def test_the_reading_says_how_small_the_margin_on_cifar10_came_out():
     table = tables.recorded(None, "cifar10")
     gains, control = (
-        in_units(table, {one.name: one for one in elsewhere(question, "accuracy") if one.fine}, "accuracy")
+        in_units(table, {one.name: one for one in elsewhere(question, chosen_by="accuracy") if one.fine}, "accuracy")
         for question in ("rule", "control")
     )
     errors = [of.std(ddof=1) / len(of) ** 0.5 for of in control.values()]

@@ -19,7 +19,7 @@ GAIN = {"allora": -0.01, "allora_adamw": 0.03, "dora": -0.01}
 def plant(folder, skip=()):
     plant_table(folder, "digits", contrasts(), skip)
     for data, chosen_by in (("mnist", "loss"), ("cifar10", "accuracy")):
-        plant_table(folder, data, elsewhere("rule", chosen_by), skip)
+        plant_table(folder, data, elsewhere("rule", chosen_by=chosen_by), skip)
 
 
 def plant_table(folder, data, wanted, skip):

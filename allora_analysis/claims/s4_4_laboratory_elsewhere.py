@@ -23,14 +23,14 @@ from allora_analysis.claims.s4_4_laboratory import (
     judged_at_lengths,
     laboratory_claim,
 )
-from allora_analysis.laboratory.design import Contrast, elsewhere
+from allora_analysis.laboratory.design import ELSEWHERE, Contrast, elsewhere
 from allora_analysis.laboratory.table import Table, recorded
 from allora_analysis.statistics import one_sided
 
 
-def compared(chosen_by: str = "loss") -> list[dict[str, Contrast]]:
-    """ALLoRA − LoRA under each optimizer, and the controls, by name; what chooses their rates as in `elsewhere`."""
-    return [{one.name: one for one in elsewhere(question, chosen_by)} for question in ("rule", "control")]
+def compared(**rates: Any) -> list[dict[str, Contrast]]:
+    """ALLoRA − LoRA under each optimizer, and the controls, by name; how their rates are chosen as in `elsewhere`."""
+    return [{one.name: one for one in elsewhere(question, **rates)} for question in ("rule", "control")]
 
 
 def at_a_length_or_equal(of: Samples, margins: Mapping[str, float]) -> str:
@@ -91,7 +91,7 @@ TRAINED = "rates at which no arm only guesses, on average over seeds"
 )
 def better_than_lora_on_cifar10(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many, on CIFAR-10."""
-    pairs, controls = compared("accuracy")
+    pairs, controls = compared(**ELSEWHERE["cifar10"])
     table = recorded(folder, "cifar10")
     idle = [] if table is None else guessing(table, pairs)
     answers = {

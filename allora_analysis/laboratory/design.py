@@ -27,6 +27,12 @@ CRITERIA = ("loss", "accuracy")
 SEEDS = 100  # that judge a contrast
 FEWER = {"placement": 60, "rule elsewhere": 60, "control elsewhere": 60}  # of questions added later, by their own rules
 BY_ACCURACY = range(100, 160)  # seeds that judge where validation accuracy chooses the rates
+SHIFTED = {FEW: range(60, 180), MANY: range(60, 120)}
+"""By length, the seeds that judge where rates are shifted."""
+SHIFTS = tuple((k + 0.5) / 6 - 0.5 for k in range(6))  # of the rates, in eighths of a decade
+SHIFTED_BY = 10  # seeds, from a multiple of it, that share a shift
+ELSEWHERE: dict[str, dict[str, Any]] = {"mnist": {"shifted": True}, "cifar10": {"chosen_by": "accuracy"}}
+"""How rates are chosen in the contrasts that judge on other images, by fields of `Cell`."""
 AGAIN = {
     "placement": range(200, 400),
     "adaptor": range(3000, 4000),
@@ -57,6 +63,7 @@ class Cell:
         scaled: whether the adapters' rate is η·l.
         epsilon: AdamW's ε as a multiple of the median |∂L/∂B| at the start; 0: 1e-8.
         chosen_by: what of the validation images chooses its rates, "loss" or "accuracy".
+        shifted: whether the rates among which a judging seed chooses are others from one ten of seeds to the next.
     """
 
     rule: str = "lora"
@@ -70,6 +77,7 @@ class Cell:
     scaled: bool = False
     epsilon: float = 0.0
     chosen_by: str = "loss"
+    shifted: bool = False
 
     def given(self) -> dict[str, Any]:
         """Its fields that are not at their default, as a line of the table holds them."""
@@ -83,6 +91,7 @@ class Cell:
         place = "" if self.placement == "input" else f" in the {self.placement}"
         dropped = f", drop rate {self.drop_rate:g}{place}" if self.drop_rate else ""
         chosen = "" if self.chosen_by == "loss" else f", rates by {self.chosen_by}"
+        chosen += ", rates shifted" * self.shifted
         return f"{self.rule}{own}, {self.optimizer}{dropped}, {self.steps} steps{chosen}"
 
 
@@ -137,6 +146,11 @@ def reference(cell: Cell) -> Cell:
     return dataclasses.replace(cell, rule="lora", adaptor=None, eta2=None)
 
 
+def tuned_as(cell: Cell) -> Cell:
+    """The cell whose tuning seeds choose a cell's best rate: itself, or the one without shifts."""
+    return dataclasses.replace(cell, shifted=False)
+
+
 class Contrast(NamedTuple):
     """Two cells whose difference, first − second, a statement names; Holm's correction is over a question's."""
 
@@ -148,17 +162,21 @@ class Contrast(NamedTuple):
     @property
     def fine(self) -> bool:
         """Whether each seed chooses among nine rates, an eighth of a decade apart, instead of three."""
-        return self.first.steps == FEW and self.question not in COARSE
+        return self.first.shifted or (self.first.steps == FEW and self.question not in COARSE)
 
     @property
     def seeds(self) -> int:
         """How many seeds judge it."""
-        return FEWER.get(self.question, FINE_SEEDS if self.fine else SEEDS)
+        return len(self.judges)
 
     @property
     def judges(self) -> range:
         """Those seeds."""
-        return BY_ACCURACY if self.first.chosen_by == "accuracy" else range(self.seeds)
+        if self.first.shifted:
+            return SHIFTED[self.first.steps]
+        if self.first.chosen_by == "accuracy":
+            return BY_ACCURACY
+        return range(FEWER.get(self.question, FINE_SEEDS if self.fine else SEEDS))
 
 
 def contrasts() -> list[Contrast]:
@@ -214,16 +232,17 @@ def fresh_seeds(one: Contrast) -> range | None:
     return next((seeds for question, seeds in AGAIN.items() if one in judged_again(question)), None)
 
 
-def elsewhere(question: str, chosen_by: str = "loss") -> list[Contrast]:
-    """The contrasts that are judged on MNIST, and on CIFAR-10 with rates `chosen_by` accuracy: of "rule" ALLoRA − LoRA
-    under each optimizer, of "control" all. CIFAR-10's first rule had them chosen by the loss, too.
+def elsewhere(question: str, **rates: Any) -> list[Contrast]:
+    """The contrasts that are judged on MNIST and CIFAR-10: of "rule" ALLoRA − LoRA under each optimizer, of "control"
+    all. `rates` are fields of `Cell` which say how rates are chosen, as `ELSEWHERE` has them; both data sets' first
+    rules had none.
     """
     wanted = {"rule": "ALLoRA − LoRA, ", "control": "constant "}[question]
     return [
         Contrast(
             f"{question} elsewhere",
             one.name,
-            *(dataclasses.replace(cell, chosen_by=chosen_by) for cell in (one.first, one.second)),
+            *(dataclasses.replace(cell, **rates) for cell in (one.first, one.second)),
         )
         for one in contrasts()
         if one.question == question and one.name.startswith(wanted)

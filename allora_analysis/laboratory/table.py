@@ -25,11 +25,13 @@ from allora_analysis.laboratory.design import (
     FINE_SEEDS,
     PROTOCOL,
     SEEDS,
+    SHIFTS,
     STUDY,
     Cell,
     Contrast,
     fresh_seeds,
     reference,
+    tuned_as,
 )
 from allora_analysis.laboratory.storage import joined, packed, parts, place, present, sealed, tidy, unsealed
 from allora_analysis.records import apart, results_folder
@@ -109,16 +111,24 @@ class Table:
         return min(scores, key=scores.__getitem__) if scores else None
 
     def scores(self, cell: Cell) -> dict[float, float]:
-        """What chooses the rate. By rate, the mean validation loss over the tuning seeds; ∞ where one diverged."""
+        """What chooses the rate. By rate, the mean validation loss over the tuning seeds; ∞ where one diverged.
+
+        A shifted cell has those of the same cell without shifts.
+        """
         found = {}
-        for (rate, first, _), row in self._of(cell):
+        for (rate, first, _), row in self._of(tuned_as(cell)):
             if first == TUNING.start:
                 losses = [math.inf if value is None else value for value in row.validation]
                 found[rate] = float(np.mean(losses))
         return dict(sorted(found.items()))
 
     def candidates(self, cell: Cell, fine: bool = False) -> tuple[float, ...]:
-        """The rates among which each judging seed chooses: the best and its neighbors, a quarter of a decade away.
+        """The rates among which each judging seed chooses, where these are the same for all seeds: `grids`'s first."""
+        return next(iter(self.grids(cell, fine)), ())
+
+    def grids(self, cell: Cell, fine: bool = False) -> tuple[tuple[float, ...], ...]:
+        """The rates among which judging seeds choose: the best and its neighbors, a quarter of a decade away; of a
+        shifted cell one tuple for each of `SHIFTS`, of others one for all seeds. None before any rate was tried.
 
         With `fine`, those within half a decade of the best, an eighth of a decade apart, and two more beyond an end
         which more than one in fifty choose of the first seeds, those that have run at all of them.
@@ -126,14 +136,22 @@ class Table:
         best = self.best_rate(cell)
         if best is None:
             return ()
-        low, high = (-4, 4) if fine else (-2, 2)
+        low, high, step = (-4, 4, 1) if fine else (-2, 2, 2)
+        near = _to_three_digits if cell.shifted else functools.partial(self._near, cell)
         while True:
-            rates = tuple(self._near(cell, best * 10 ** (k / 8)) for k in range(low, high + 1, 1 if fine else 2))
-            first = [of for seed, of in self._runs(cell, rates).items() if seed < FINE_SEEDS]
-            chosen = [min(of, key=lambda rate, of=of: validation(of[rate])) for of in first]
-            ends = [fine and 50 * chosen.count(end) > len(chosen) for end in (rates[0], rates[-1])]
+            grids = tuple(
+                tuple(near(best * 10 ** ((k + shift) / 8)) for k in range(low, high + 1, step))
+                for shift in (SHIFTS if cell.shifted else (0.0,))
+            )
+            places = [
+                rates.index(min(of, key=lambda rate, of=of: validation(of[rate])))
+                for rates in grids
+                for seed, of in self._runs(cell, rates).items()
+                if seed < FINE_SEEDS
+            ]
+            ends = [fine and 50 * places.count(end) > len(places) for end in (0, (high - low) // step)]
             if not any(ends):
-                return rates
+                return grids
             low, high = low - 2 * ends[0], high + 2 * ends[1]
 
     def _near(self, cell: Cell, aim: float) -> float:
@@ -156,14 +174,16 @@ class Table:
         Only seeds that have run at all `candidates`; where the rate of the least validation loss diverged too, a guess.
         """
         choice("endpoint", endpoint, ENDPOINTS)
-        runs = self._runs(cell, self.candidates(cell, fine))
-        return {seed: self.value(min(of.values(), key=validation), endpoint) for seed, of in runs.items()}
+        runs = sorted((seed, of) for rates in self.grids(cell, fine) for seed, of in self._runs(cell, rates).items())
+        return {seed: self.value(min(of.values(), key=validation), endpoint) for seed, of in runs}
 
     def at_one_rate(self, cell: Cell, endpoint: str, seeds: range, fine: bool = False) -> dict[int, float]:
         """The same of some seeds at one rate for all, among the same: that of their least mean validation loss.
 
-        There a run that diverged counts as a guess.
+        There a run that diverged counts as a guess. Of a shifted cell nothing, whose seeds share no rate.
         """
+        if cell.shifted:
+            return {}
         classes = self.header["classes"]
         guess = math.log(classes) if cell.chosen_by == "loss" else 1 - 1 / classes
         runs = {seed: of for seed, of in self._runs(cell, self.candidates(cell, fine)).items() if seed in seeds}
@@ -403,3 +423,7 @@ def further(scores: Mapping[float, float]) -> float | None:
 def rounded(rate: float) -> float:
     """A rate to two digits."""
     return float(f"{rate:.2g}")
+
+
+def _to_three_digits(rate: float) -> float:
+    return float(f"{rate:.3g}")
