@@ -183,27 +183,26 @@ from tyro.conf import arg
 from allora_analysis import cli, images, outputs, records
 from allora_analysis.laboratory import storage
 from allora_analysis.laboratory import table as tables
+from allora_analysis.laboratory.bench import Bench
 from allora_analysis.laboratory.design import (
     AGAIN,
     ELSEWHERE,
     FINE_SEEDS,
-    SHIFTED_BY,
     Cell,
     Contrast,
     contrasts,
     elsewhere,
     judged_again,
     screening,
-    tuned_as,
 )
-from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, SCREENING, TUNING, Row, Table
+from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, SCREENING, Table
 from allora_analysis.records.files import hold
 from allora_analysis.statistics import Difference
 from allora_analysis.study import progress
 from allora_analysis.validation import ArgumentError, choice, count
 
 if TYPE_CHECKING:
-    from allora_analysis.laboratory.training import Task
+    pass
 
 LEADS: dict[str, dict[str, Any]] = {
     "lead": {},
@@ -303,66 +302,6 @@ def _again(question: str) -> Judged:
     cells = list(dict.fromkeys(cell for one in pairs for cell in (one.first, one.second)))
     fine = pairs[0].fine
     return Judged(cells, AGAIN[question], fine, 5 * CHUNK if fine else CHUNK)
-
-
-class Bench:
-    """Runs what a table has not.
-
-    Args:
-        table: as `tables.begin` returned it.
-        task: the pretrained network and its images.
-    """
-
-    def __init__(self, table: Table, task: Task):
-        from allora_analysis.laboratory.training import run
-
-        self.table, self._task, self._run = table, task, run
-
-    def ask(self, cell: Cell, rate: float, seeds: range) -> None:
-        """Run those seeds that the table has not, and write them: a line, or one for each gap that they fill.
-
-        Args:
-            cell: the cell.
-            rate: its learning rate.
-            seeds: of a line, where none of them is known.
-        """
-        lacking = enumerate(self.table.lacking(cell, rate, seeds))
-        for _, gap in itertools.groupby(lacking, key=lambda one: one[1] - one[0]):
-            own = [seed for _, seed in gap]
-            outcomes = [self._run(self._task, cell, rate, seed) for seed in own]
-            columns = (tuple(getattr(one, name) for one in outcomes) for name in Row._fields)
-            tables.add(self.table, (cell, rate, own[0], len(own)), Row(*columns))
-
-    def tune(self, cell: Cell) -> float:
-        """Choose a cell's rate.
-
-        Args:
-            cell: the cell.
-
-        Returns:
-            The best on the tuning seeds.
-        """
-        cell = tuned_as(cell)
-        for rate in tables.rates(cell):
-            self.ask(cell, rate, TUNING)
-        while (rate := tables.further(self.table.scores(cell))) is not None:
-            self.ask(cell, rate, TUNING)
-        return self.table.best_rate(cell)
-
-    def judge(self, cell: Cell, chunks: Sequence[range], fine: bool = False) -> None:
-        """Run a cell's judging seeds at the rates among which they choose.
-
-        Args:
-            cell: the cell.
-            chunks: the seeds, by lines.
-            fine: whether they choose among nine rates or more.
-        """
-        self.tune(cell)
-        grids: tuple[tuple[float, ...], ...] = ()
-        while grids != (grids := self.table.grids(cell, fine)):
-            for seeds in chunks:
-                for rate in grids[seeds.start // SHIFTED_BY % len(grids)]:
-                    self.ask(cell, rate, seeds)
 
 
 def _work(lists: Sequence[Judged]) -> Iterator[Callable[[Bench], object]]:

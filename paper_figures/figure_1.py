@@ -56,7 +56,7 @@ def load_data(folder: Path | str = RESULTS, grid: Grid = FIGURE_1) -> Loaded[dic
         variance).
     """
     shown = (grid.drop_rate, 0.0)
-    runs = [(arm, seed) for data in grid.data for arm, seed in grid.runs(data) if seed not in grid.fresh]
+    runs = [(arm, seed) for data in grid.data for arm, seed in grid.runs(data) if grid.lot(seed) == "first"]
     wanted = [(arm, seed) for arm, seed in runs if arm.drop_rate in shown]
     records = found(folder, grid)
     lacking = sum(seed not in records.get(arm, {}) for arm, seed in wanted)

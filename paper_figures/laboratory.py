@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.lines import Line2D
 
-from allora_analysis.laboratory.design import STEPS, Contrast, contrasts, elsewhere, fresh_seeds
+from allora_analysis.laboratory.design import ELSEWHERE, STEPS, Contrast, contrasts, elsewhere, fresh_seeds
 from allora_analysis.laboratory.storage import present
 from allora_analysis.laboratory.table import ENDPOINTS, RESULTS, Table, read
 from allora_analysis.plotting import ARMS, COLOURS, OPTIMIZERS, page, page_style
@@ -31,7 +31,10 @@ LEAST = 30  # seeds below which a contrast is not drawn
 CONTROLS = {one.name.rpartition(", ")[0] for one in contrasts() if one.question == "control"}
 COMMAND = "python -m experiments.laboratory"
 LABELS = {DATA: "", "mnist": "MNIST: ", "cifar10": "CIFAR-10: "}  # before a contrast's name
-CHOSEN_BY = {"cifar10": "accuracy"}  # what of the validation images chooses rates, where it is not the loss
+PARTS = {DATA: "--part contrasts"} | {
+    data: f"--data {data} --data-root FOLDER --part {part}"
+    for data, part in (("mnist", "lead-shifted"), ("cifar10", "lead-by-accuracy"))
+}
 COLOUR = {
     1: (COLOURS["predicted"], "first is better"),
     -1: (COLOURS["bound"], "first is worse"),
@@ -55,16 +58,12 @@ def load_data(folder: Path | str | None = None) -> Loaded[Contrasts]:
     found: dict[str, dict[str, dict[int, Difference]]] = {endpoint: {} for endpoint in ENDPOINTS}
     files, missing = [], []
     for data, label in LABELS.items():
-        digits = data == DATA
-        chosen_by = CHOSEN_BY.get(data, "loss")
-        wanted = contrasts() if digits else elsewhere("rule", chosen_by=chosen_by)
+        wanted = contrasts() if data == DATA else elsewhere("rule", **ELSEWHERE[data])
         table, own = recorded(folder, data)
         files += own
         if lacking := _take(found, table, wanted, label):
             told = f"{lacking} of {len(wanted)} contrasts on {data} lack some of their seeds"
-            lead = f"--data {data} --data-root FOLDER --part lead{'-by-accuracy' * (chosen_by == 'accuracy')}"
-            part = "--part contrasts" if digits else lead
-            missing.append(Missing(told, f"{COMMAND} {part}"))
+            missing.append(Missing(told, f"{COMMAND} {PARTS[data]}"))
     return Loaded(Contrasts(found), tuple(files), tuple(missing))
 
 

@@ -9,8 +9,9 @@ from allora_analysis.gradient_std.grid import FIGURE_1, PROTOCOL, STUDY
 from allora_analysis.gradient_std.summary import KEPT
 
 # Figure 1's own arms and seeds, but short runs: many are written and read.
-MAIN = dataclasses.replace(FIGURE_1, extra_drop_rates=(), epochs=2, fresh_seeds=0)
+MAIN = dataclasses.replace(FIGURE_1, extra_drop_rates=(), epochs=2, fresh_seeds=0, again_seeds=())
 LATER = dataclasses.replace(MAIN, fresh_seeds=5)
+AGAIN = dataclasses.replace(LATER, again_seeds=(("sgd", 10), ("momentum", 10), ("adam", 5), ("adamw", 5)))
 
 
 def summary(batch: str, average: float, worst: float) -> dict[str, float]:

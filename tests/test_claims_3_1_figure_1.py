@@ -12,9 +12,9 @@ from allora_analysis.claims.ledger import all_claims
 from allora_analysis.gradient_std import grid, summary
 from allora_analysis.statistics import required_n
 from tests import ledger_rows
-from tests.planted_runs import LATER, MAIN, plant
+from tests.planted_runs import MAIN, plant
 
-CLAIM, CIFAR10, FROM_1 = ledger._of(section)
+CLAIM, CIFAR10 = ledger._of(section)
 EXTRA = dataclasses.replace(grid.FIGURE_1, epochs=2)
 AGREES, BOTH_RISE, BOTH_FALL, FLAT = (-1.0, 1.0), (1.0, 1.0), (-1.0, -1.0), (0.0, 0.0)
 
@@ -214,47 +214,6 @@ def test_other_drop_rates_stand_beside_and_change_no_verdict(folder, monkeypatch
     assert found.evidence.measured["drop rate 0.2, mnist sgd"]["worst"]["direction"] == "falls"
     assert found.evidence.measured["drop rate 0, mnist adam"]["average"]["log_change"] == pytest.approx(-1)
     assert sum(name.startswith("drop rate") for name in found.evidence.measured) == 4
-
-
-@pytest.mark.parametrize(
-    ("fresh", "verdict"),
-    [
-        (lambda arm: AGREES, "holds"),
-        (lambda arm: BOTH_RISE if arm.optimizer == "adam" else AGREES, "refuted"),
-        (lambda arm: (-1.0, 0.0) if arm.optimizer == "adam" else AGREES, "undecided"),
-    ],
-)
-def test_fresh_seeds_judge_from_epoch_1_alone(folder, monkeypatch, fresh, verdict):
-    """The first seeds say the opposite and are no part of it; the first row reads nothing of the fresh ones."""
-    monkeypatch.setattr(grid, "FIGURE_1", LATER)
-    plant(folder, lambda arm: BOTH_FALL, grid=MAIN)  # a record that is there is kept
-    plant(folder, fresh, grid=LATER)
-    found = finding(FROM_1)
-    assert (found.verdict, found.evidence.n) == (verdict, 5)
-    assert found.flips_if == section.FLIPS[verdict]
-    assert finding().verdict == "refuted"
-    if verdict == "undecided":
-        assert (
-            found.answer
-            == "Undecided: from epoch 1 the worst entry rises with 3 of 4 optimizers, by at most 1 % with others."
-        )
-        assert found.corrected == "mnist adam no change to detect" or "mnist adam needs" in found.corrected
-
-
-def test_from_epoch_1_leaves_out_what_the_first_epoch_did(folder, monkeypatch):
-    monkeypatch.setattr(grid, "FIGURE_1", LATER)
-    plant(folder, lambda arm: AGREES, grid=LATER)
-    right = summary.changes
-    assert finding(FROM_1).size.value == pytest.approx(100 * (np.exp(0.5) - 1))  # of a straight line, half
-    monkeypatch.setattr(summary, "changes", lambda series, first=0: right(series, 0))
-    assert finding(FROM_1).size.value == pytest.approx(100 * (np.e - 1))
-
-
-def test_some_fresh_seeds_are_not_enough(folder, monkeypatch):
-    monkeypatch.setattr(grid, "FIGURE_1", LATER)
-    plant(folder, lambda arm: AGREES, grid=LATER, seeds=9)
-    assert finding(FROM_1).verdict == "not_run"
-    assert "16 of 20 runs of fresh seeds are recorded" in finding(FROM_1).answer
 
 
 def test_committed_records_if_any_are_of_whole_runs():

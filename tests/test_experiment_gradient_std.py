@@ -140,7 +140,9 @@ def test_only_some_optimizers_and_seeds(tmp_path, capsys):
 # -- the grid
 
 
-SMALL = dataclasses.replace(FIGURE_1, seeds=2, fresh_seeds=1, optimizers=("sgd", "adam"), extra_drop_rates=(0.0,))
+SMALL = dataclasses.replace(
+    FIGURE_1, seeds=2, fresh_seeds=1, again_seeds=(), optimizers=("sgd", "adam"), extra_drop_rates=(0.0,)
+)
 
 
 def test_the_grid_is_what_the_issue_asks_for():
@@ -163,6 +165,11 @@ def test_the_statement_of_the_experiment_says_the_grid_s_numbers():
     assert re.search(r"\*\*Seeds\.\*\* " + ", ".join(map(str, range(FIGURE_1.seeds))), text)
     assert f"all {2 * len(FIGURE_1.arms())} cases" in text
     assert f"The seeds {FIGURE_1.fresh[0]} to {FIGURE_1.fresh[-1]}, which nothing has used" in text
+    sgd, adam = FIGURE_1.again("sgd"), FIGURE_1.again("adam")
+    assert (
+        f"The seeds {sgd[0]} to {sgd[-1]}, which nothing has used, run SGD and momentum, {adam[0]} to {adam[-1]}"
+        in text
+    )
 
 
 def test_every_optimizer_runs_before_the_next_seed_extras_and_fresh_seeds_come_last():

@@ -16,6 +16,7 @@ from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.grid.reproduce import lines
 from allora_analysis.laboratory import storage, training
 from allora_analysis.laboratory import table as tables
+from allora_analysis.laboratory.bench import Bench
 from allora_analysis.laboratory.design import (
     DROP_RATES,
     ETA2,
@@ -214,7 +215,7 @@ def test_a_gap_between_recorded_seeds_is_filled_and_no_more(task, tmp_path, monk
     table = tables.begin(tmp_path / "digits.jsonl", tables.header("digits", "0", 5, 100))
     tables.add(table, (cell, 0.1, 2, 2), Row((1.0,) * 2, (3,) * 2, (1.0,) * 2))
     tables.add(table, (cell, 0.1, 6, 1), Row((1.0,), (3,), (1.0,)))
-    laboratory.Bench(table, task).ask(cell, 0.1, range(10))
+    Bench(table, task).ask(cell, 0.1, range(10))
     assert seen == [0, 1, 4, 5, 7, 8, 9]
     assert tables.read(table.path).at(cell, 0.1).keys() == set(range(10))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from allora_analysis.laboratory import table as tables
+from allora_analysis.laboratory.bench import Bench
 from allora_analysis.laboratory.design import MANY, SHIFTED_BY, SHIFTS, STEPS, Cell, elsewhere, tuned_as
 from allora_analysis.laboratory.table import Row, Table
 from experiments import laboratory
@@ -83,7 +84,7 @@ def test_an_end_that_seeds_of_any_shift_choose_is_widened_for_all():
 def test_the_command_runs_each_ten_of_seeds_at_its_own_rates():
     table, asked = begun((SHIFTED, 0.1)), []
 
-    class Counted(laboratory.Bench):
+    class Counted(Bench):
         def __init__(self, table):
             self.table = table
 

@@ -1,13 +1,14 @@
 """The figures of the laboratory: contrasts and screening, from planted tables and from none; titles say the finding."""
 
 import dataclasses
+import itertools
 import re
 
 import numpy as np
 import pytest
 
 from allora_analysis.laboratory import table as tables
-from allora_analysis.laboratory.design import FAMILY, contrasts, elsewhere, fresh_seeds, screening
+from allora_analysis.laboratory.design import ELSEWHERE, FAMILY, contrasts, elsewhere, fresh_seeds, screening, tuned_as
 from allora_analysis.laboratory.table import Row
 from paper_figures import laboratory
 from paper_figures import screening as figure
@@ -18,28 +19,29 @@ GAIN = {"allora": -0.01, "allora_adamw": 0.03, "dora": -0.01}
 
 def plant(folder, skip=()):
     plant_table(folder, "digits", contrasts(), skip)
-    for data, chosen_by in (("mnist", "loss"), ("cifar10", "accuracy")):
-        plant_table(folder, data, elsewhere("rule", chosen_by=chosen_by), skip)
+    for data, rates in ELSEWHERE.items():
+        plant_table(folder, data, elsewhere("rule", **rates), skip)
 
 
 def plant_table(folder, data, wanted, skip):
     table = tables.begin(folder / f"{data}.jsonl", tables.header(data, "0", 5, 10_000))
     cells = dict.fromkeys(cell for one in wanted for cell in (one.first, one.second))
     for index, cell in enumerate(cells):
-        tables.add(table, (cell, 0.1, 1000, 5), Row((0.5,) * 5, (0,) * 5, (1.0,) * 5))
-        tables.add(table, (cell, 0.056, 1000, 5), Row((0.7,) * 5, (0,) * 5, (1.0,) * 5))
-        tables.add(table, (cell, 0.18, 1000, 5), Row((0.7,) * 5, (0,) * 5, (1.0,) * 5))
+        for rate, loss in ((0.1, 0.5), (0.056, 0.7), (0.18, 0.7)):
+            tables.add(table, (tuned_as(cell), rate, 1000, 5), Row((loss,) * 5, (0,) * 5, (1.0,) * 5))
         seeds = 10 if cell in skip else 200
         draws = np.random.default_rng(index).normal(0.0, 0.002, 200)
-        others = {*table.candidates(cell), *table.candidates(cell, fine=True)} - {0.1}
         shares = 0.8 + GAIN.get(cell.rule, 0.0) + draws
         losses = tuple(float(round(0.5 - value, 6)) for value in draws)
+        kinds = [table.grids(cell, fine) for fine in ((True,) if cell.shifted else (False, True))]
         for start in range(0, seeds, 10):
             chunk = slice(start, start + 10)
             right = tuple(int(one) for one in 10_000 * shares[chunk])
-            for rate in sorted(others):
+            rates = [grids[start // 10 % len(grids)] for grids in kinds]
+            best = rates[0][len(rates[0]) // 2]
+            for rate in sorted({*itertools.chain(*rates)} - {best}):
                 tables.add(table, (cell, rate, start, 10), Row((0.7,) * 10, (0,) * 10, (1.0,) * 10))
-            tables.add(table, (cell, 0.1, start, 10), Row((0.5,) * 10, right, losses[chunk]))
+            tables.add(table, (cell, best, start, 10), Row((0.5,) * 10, right, losses[chunk]))
 
 
 def test_it_is_drawn_from_the_table_and_its_title_says_the_finding(tmp_path):

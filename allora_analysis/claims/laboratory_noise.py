@@ -82,15 +82,16 @@ def of_seeds_alone(control: Samples) -> dict[str, dict[str, float]]:
 
 
 def wider_noise(
-    table: Table, endpoint: str = "accuracy", question: str = "control", chosen_by: str = "loss"
+    table: Table, endpoint: str = "accuracy", question: str = "control", like: Cell | None = None
 ) -> dict[str, float]:
     """The same from all pairs of LoRA and the constant adaptor at η² = 2, 4 and 16 under one optimizer: √2 times the
-    arms' standard deviation. Formed after the runs; six degrees of freedom.
+    arms' standard deviation. Formed after the runs; six degrees of freedom. Rates are chosen as in the cell `like`.
     """
+    rates = {} if like is None else {name: getattr(like, name) for name in ("chosen_by", "shifted")}
     variances: dict[str, list[float]] = {}
     for steps, name in itertools.product(STEPS, ("sgd", "momentum")):
-        lora = Cell("lora", name, steps, chosen_by=chosen_by)
-        arms = [Cell("allora", name, steps, 0.0, "constant", eta2, chosen_by=chosen_by) for eta2 in ETA2[1:]]
+        lora = Cell("lora", name, steps, **rates)
+        arms = [Cell("allora", name, steps, 0.0, "constant", eta2, **rates) for eta2 in ETA2[1:]]
         pairs = {f"{arm.eta2}": Contrast(question, "", arm, lora) for arm in arms}
         gaps = in_units(table, pairs, endpoint) or {}
         means = [0.0, *(float(of.mean()) for of in gaps.values())]

@@ -34,7 +34,6 @@ from allora_analysis.gradient_std.summary import (
 )
 from allora_analysis.statistics import decide, paired_family, required_n
 from allora_analysis.statistics.paired import TIE
-from allora_analysis.study import bound
 
 COMMAND = "python -m experiments.gradient_std --data mnist --data-root FOLDER"
 PRIMARY, LATER = "from epoch 0", "from epoch 1"
@@ -45,12 +44,6 @@ BASELINES = {
     LATER: ("probe", 1),
     "fresh batches, from epoch 0": ("fresh", 0),
     "over minibatches without dropout, from epoch 0": ("no_dropout_fresh", 0),
-}
-FLIPS = {
-    "holds": "a setting whose average does not clearly fall, or whose worst entry does not clearly rise",
-    "refuted": "no setting whose average clearly rises or whose worst entry clearly falls",
-    "undecided": "an average that clearly falls and a worst entry that clearly rises in every setting, or one that "
-    "clearly goes the other way",
 }
 Changes = Mapping[tuple[Arm, str], np.ndarray]
 Pairs = Mapping[Arm, tuple[Trend, Trend]]
@@ -65,8 +58,8 @@ def series(runs: Mapping[Arm, Mapping[int, Any]], arms: Iterable[Arm], batch: st
     }
 
 
-def _changes(runs: Mapping[Arm, Mapping[int, Any]], arms: Sequence[Arm]) -> dict[str, Changes]:
-    # By baseline, each seed's log change to the last epoch.
+def all_changes(runs: Mapping[Arm, Mapping[int, Any]], arms: Sequence[Arm]) -> dict[str, Changes]:
+    """By baseline, each seed's log change to the last epoch."""
     return {
         name: {case: summary.changes(of, first) for case, of in series(runs, arms, batch).items()}
         for name, (batch, first) in BASELINES.items()
@@ -98,7 +91,8 @@ def verdict_on_figure_1(changes: Changes, arms: Sequence[Arm]) -> str:
     return "undecided" if "undecided" in outcomes.values() or set(arms) - set(outcomes) else "holds"
 
 
-def _name(arm: Arm) -> str:
+def setting_name(arm: Arm) -> str:
+    """A setting in two words."""
     return f"{arm.data} {arm.optimizer}"
 
 
@@ -120,16 +114,6 @@ def _falling(pairs: Pairs, outcomes: Mapping[Arm, str], later: Pairs) -> str:
     return f"; from epoch 1 the average falls under {falls} of {len(later)} optimizers" if told else ""
 
 
-def _open_in_words(pairs: Pairs) -> str:
-    # Under how many optimizers the worst entry clearly rises, and by how much at most under others; or the average.
-    n, unclear = len(pairs), [worst.change.interval[1] for _, worst in pairs.values() if worst.direction != "rises"]
-    if not unclear:
-        falls = sum(average.direction == "falls" for average, _ in pairs.values())
-        return f"the average clearly falls with {falls} of {n} optimizers"
-    most = bound(100 * math.expm1(max(unclear)), 0, True)
-    return f"the worst entry rises with {n - len(unclear)} of {n} optimizers, by at most {most:.0f} % with others"
-
-
 def _seeds(trend: Trend, settings: int) -> int | None:
     # For a power of 0.8, one-sided at Holm's first step; None where no number would do or none is needed.
     mean, spread = trend.change.mean, float(trend.change.differences.std(ddof=1))
@@ -144,8 +128,9 @@ def needed(pairs: Pairs, outcomes: Mapping[Arm, str], missing: Sequence[Arm]) ->
     for arm, pair in pairs.items():
         if outcomes[arm] == "undecided":
             seeds = [n for trend in pair if (n := _seeds(trend, len(pairs))) is not None]
-            parts.append(f"{_name(arm)} needs {max(seeds)} seeds" if seeds else f"{_name(arm)} no change to detect")
-    return "; ".join(parts + ([f"not run in full: {', '.join(map(_name, missing))}"] if missing else []))
+            name = setting_name(arm)
+            parts.append(f"{name} needs {max(seeds)} seeds" if seeds else f"{name} no change to detect")
+    return "; ".join(parts + ([f"not run in full: {', '.join(map(setting_name, missing))}"] if missing else []))
 
 
 def _counts(outcomes: Mapping[Arm, str], later: Pairs) -> dict[str, int]:
@@ -158,7 +143,8 @@ def _counts(outcomes: Mapping[Arm, str], later: Pairs) -> dict[str, int]:
     }
 
 
-def _measured(pairs: Mapping[str, Pairs], arm: Arm) -> dict[str, Any]:
+def measured_trends(pairs: Mapping[str, Pairs], arm: Arm) -> dict[str, Any]:
+    """What stands in the evidence of a setting's trends, by baseline."""
     return {
         f"{what}, {baseline}": {
             "direction": (trend := both[arm][index]).direction,
@@ -181,7 +167,7 @@ def _other_drop_rates(runs: Mapping[Arm, Mapping[int, Any]], grid: grids.Grid) -
     if for_each:
         found = family_of_trends({case: of for one in for_each for case, of in one.items()})
     return {
-        f"drop rate {arm.drop_rate:g}, {_name(arm)}": {
+        f"drop rate {arm.drop_rate:g}, {setting_name(arm)}": {
             what: {
                 "direction": (trend := found[arm, what_is]).direction,
                 "log_change": trend.change.mean,
@@ -222,7 +208,7 @@ READING = (
 
 
 def _judged(cases: Cases, changes: Changes, arms: Sequence[Arm]):
-    case_of = {f"{_name(arm)}, {statistic}": (arm, statistic) for arm, statistic in changes}
+    case_of = {f"{setting_name(arm)}, {statistic}": (arm, statistic) for arm, statistic in changes}
     return cases.test(
         {name: changes[case] for name, case in case_of.items()},
         lambda samples: verdict_on_figure_1({case_of[name]: of for name, of in samples.items()}, arms),
@@ -238,13 +224,13 @@ def on_figure_1(cases: Cases, folder: Path | None, data: str) -> Finding:
     complete = [arm for arm in arms if len(runs.get(arm, ())) == grid.seeds]
     if not complete:
         return not_run("no setting is recorded in full")
-    changes = _changes(runs, complete)
+    changes = all_changes(runs, complete)
     judged = _judged(cases, changes[PRIMARY], arms)
     pairs = {name: tested(of) for name, of in changes.items()}
     outcomes = decided(changes[PRIMARY])
     measured: dict[str, Any] = _counts(outcomes, pairs[LATER])
     measured |= {f"verdict {name}": verdict_on_figure_1(of, arms) for name, of in changes.items() if name != PRIMARY}
-    measured |= {_name(arm): _measured(pairs, arm) | _components(runs[arm]) for arm in complete}
+    measured |= {setting_name(arm): measured_trends(pairs, arm) | _components(runs[arm]) for arm in complete}
     measured |= _other_drop_rates(runs, grid)
     source = f"Student's t over seeds, one-sided at {LEVEL}, Holm over {len(complete)} settings; {PRIMARY} to the last"
     wanted = needed(pairs[PRIMARY], outcomes, [arm for arm in arms if arm not in complete])
@@ -277,43 +263,3 @@ def figure_1(cases: Cases, folder: Path | None) -> Finding:
 def figure_1_cifar10(cases: Cases, folder: Path | None) -> Finding:
     """`on_figure_1` for CIFAR-10."""
     return on_figure_1(cases, folder, "cifar10")
-
-
-@figure_claim(
-    "3.1-figure-1-from-epoch-1",
-    says="In our network on MNIST the average falls and the worst entry rises from the end of the first epoch on, too.",
-    command=COMMAND,
-    reading="As 3.1-figure-1, from epoch 1, since the paper's axis may begin there. Five seeds had left the worst "
-    "entry open under three of four optimizers; thirteen fresh ones judge alone, by a rule written before they ran. "
-    "CIFAR-10 has no such row: there SGD's average rises from epoch 1, too.",
-)
-def figure_1_from_epoch_1(cases: Cases, folder: Path | None) -> Finding:
-    """The change from epoch 1 on the fresh seeds; beside it that from epoch 0, on the same."""
-    grid = grids.FIGURE_1
-    runs = grids.recorded(grids.RESULTS if folder is None else folder, grid, fresh=True)
-    arms = [arm for arm in grid.arms() if arm.data in grid.fresh_data]
-    there, wanted = sum(len(runs.get(arm, ())) for arm in arms), len(arms) * grid.fresh_seeds
-    if there < wanted:
-        return not_run(f"{there} of {wanted} runs of fresh seeds are recorded")
-    changes = _changes(runs, arms)
-    judged, outcomes = _judged(cases, changes[LATER], arms), decided(changes[LATER])
-    pairs = {name: tested(of) for name, of in changes.items()}
-    measured = {f"verdict {name}": verdict_on_figure_1(of, arms) for name, of in changes.items() if name != LATER}
-    return judged.finding(
-        holds="Yes, on MNIST: with every optimizer the average falls and the worst entry rises.",
-        refuted=f"No, on MNIST from epoch 1: {_directions(pairs[LATER], outcomes).split(';')[0]}.",
-        undecided=f"Undecided: from epoch 1 {_open_in_words(pairs[LATER])}.",
-        evidence=Evidence(
-            {"average": "falls", "worst": "rises"},
-            measured | {_name(arm): _measured(pairs, arm) for arm in arms},
-            f"Student's t over fresh seeds, one-sided at {LEVEL}, Holm over {len(arms)} settings; {LATER} to the last",
-            n=grid.fresh_seeds,
-        ),
-        size=ranged(
-            [100 * math.expm1(pair[1].change.mean) for pair in pairs[LATER].values()],
-            "%",
-            "change of the worst entry from epoch 1 to the last",
-        ),
-        wanted=needed(pairs[LATER], outcomes, []),
-        flips_if=FLIPS[judged.verdict],
-    )

@@ -148,7 +148,7 @@ def judged_at_lengths(
         return None
     margins = margins_of_means(known, noise(control))
     like = next(iter(controls.values()))
-    wider = margins_of_means(known, wider_noise(table, endpoint, like.question, like.first.chosen_by), WIDER)
+    wider = margins_of_means(known, wider_noise(table, endpoint, like.question, like.first), WIDER)
     return {
         "by length": mean_gains(by_length(known)),
         "margins": margins,

@@ -1,7 +1,8 @@
 """§4.4 where a run takes a second, on other images than digits: ALLoRA against LoRA on MNIST and on CIFAR-10.
 
 As in `s4_4_laboratory`, whose rule and margins these rows share: the rows read the tables of `python -m
-experiments.laboratory --data NAME --part lead` (CIFAR-10: `lead-by-accuracy`), which states networks, data and rules.
+experiments.laboratory --data NAME --part lead-shifted` (CIFAR-10: `lead-by-accuracy`), which states networks, data and
+rules.
 Checked by `tests/test_claims_laboratory_elsewhere.py`, which plants differences.
 """
 
@@ -13,10 +14,9 @@ from typing import Any
 
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Finding
-from allora_analysis.claims.laboratory_noise import Samples, by_length, in_units, mean_gains
+from allora_analysis.claims.laboratory_noise import Samples, by_length, in_units, mean_gains, one_rate
 from allora_analysis.claims.s4_4_laboratory import (
     EQUAL,
-    OWN_RATES,
     at_a_length,
     averaged,
     beyond,
@@ -44,29 +44,17 @@ def at_a_length_or_equal(of: Samples, margins: Mapping[str, float]) -> str:
     "4-better-than-lora-mnist",
     where="beyond the paper: Abstract, on a small network",
     says="On MNIST, too, ALLoRA is more accurate than LoRA.",
-    reading="As 4-better-than-lora-laboratory, on one network pretrained on MNIST's digits 0 to 4 and adapted to 5 to "
-    "9, 4,861 test images: ALLoRA at η² = 4 minus LoRA, each at its best rate, no dropout, on average over SGD, "
-    f"momentum and AdamW, after 50 steps or 300; {OWN_RATES}; rules written before the runs. MNIST's own controls make "
-    "the margin; excluded is what lies beyond it and the 90 % interval. Looked at afterwards: after 300 steps the "
-    "interval is within ±0.3 points, which the laboratory's rule calls equivalent, though under AdamW alone it is 0.26 "
-    "ahead (0.06 to 0.47) and under SGD 0.35 behind (0.15 to 0.56); after 50 it is, too, where one method against "
-    "itself differs by more; with one rate for all seeds it is 0.53 and 0.42 ahead, where one method may be 0.97 and "
-    "0.47 from itself.",
-    command="python -m experiments.laboratory --data mnist --data-root FOLDER --part lead",
+    reading="TODO",
+    command="python -m experiments.laboratory --data mnist --data-root FOLDER --part lead-shifted",
     test="tests/test_claims_laboratory_elsewhere.py",
     depends_on=("4-better-than-lora-laboratory",),
 )
 def better_than_lora_on_mnist(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many, on MNIST."""
-    pairs, controls = compared()
-    answers = {
-        "refuted": "No: {by_length}.",
-        "holds": "Yes: {by_length}.",
-        "undecided": "Undecided on MNIST: {by_length}; leads above {most} points are excluded.",
-    }
-    return averaged(cases, folder, pairs, answers, data="mnist", controls=controls)
+    return _elsewhere(cases, folder, "mnist")
 
 
+NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 GUESSING = 0.05  # above a guess's share of test images right, on average over seeds: an arm below has not trained
 TRAINED = "rates at which no arm only guesses, on average over seeds"
 
@@ -91,24 +79,29 @@ TRAINED = "rates at which no arm only guesses, on average over seeds"
 )
 def better_than_lora_on_cifar10(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA under SGD, momentum and AdamW, after few steps and many, on CIFAR-10."""
-    pairs, controls = compared(**ELSEWHERE["cifar10"])
-    table = recorded(folder, "cifar10")
+    return _elsewhere(cases, folder, "cifar10")
+
+
+def _elsewhere(cases: Cases, folder: Path | None, data: str) -> Finding:
+    # The rule that both data sets share; what their first rules showed stands beside.
+    pairs, controls = compared(**ELSEWHERE[data])
+    table, name = recorded(folder, data), NAMES[data]
     idle = [] if table is None else guessing(table, pairs)
     answers = {
-        "refuted": "No, on CIFAR-10: {equal}{by_length}.",
-        "holds": "Yes, on CIFAR-10: {by_length}{unclear}.",
-        "undecided": "Undecided on CIFAR-10: {by_length}; leads above {most} points are excluded.",
+        "refuted": f"No, on {name}: {{equal}}{{by_length}}.",
+        "holds": f"Yes, on {name}: {{by_length}}{{unclear}}.",
+        "undecided": f"Undecided on {name}: {{by_length}}; leads above {{most}} points are excluded.",
     }
     if idle:
-        answers["undecided"] = f"Undecided on CIFAR-10: at the rates chosen {len(idle)} of {2 * len(pairs)} arms guess."
+        answers["undecided"] = f"Undecided on {name}: at the rates chosen {len(idle)} of {2 * len(pairs)} arms guess."
 
     def rule(of: Samples, margins: Mapping[str, float]) -> str:
         return "undecided" if idle else at_a_length_or_equal(of, margins)
 
-    found = averaged(cases, folder, pairs, answers, data="cifar10", controls=controls, rule=rule)
+    found = averaged(cases, folder, pairs, answers, data=data, controls=controls, rule=rule)
     if table is None or found.verdict == "not_run":
         return found
-    more = {"arms that only guess": idle, "with rates that validation loss chose": _by_loss(table)}
+    more = {"arms that only guess": idle, "by the first rule, which decides nothing": _by_the_first_rule(table)}
     evidence = dataclasses.replace(found.evidence, measured={**found.evidence.measured, **more})
     told = {"flips_if": TRAINED, "corrected": TRAINED} if idle else {}
     return dataclasses.replace(found, evidence=evidence, **told)
@@ -126,12 +119,13 @@ def guessing(table: Table, pairs: Mapping[str, Contrast]) -> list[str]:
     ]
 
 
-def _by_loss(table: Table) -> dict[str, Any]:
-    # What the first rule's sixty seeds show, whose rates validation loss chose: all, SGD and momentum alone, and which
-    # arms guess. Empty where they are not recorded.
+def _by_the_first_rule(table: Table) -> dict[str, Any]:
+    # What the first rule's sixty seeds show, whose rates validation loss chose on one grid: all, SGD and momentum
+    # alone, and which arms guess. Empty where they are not recorded.
     pairs, controls = compared()
     known, gains = judged_at_lengths(table, pairs, controls, "accuracy"), in_units(table, pairs, "accuracy")
     if known is None or gains is None:
         return {}
     other = by_length({name: of for name, of in gains.items() if "adamw" not in name})
-    return known | {"SGD and momentum alone": mean_gains(other), "arms that only guess": guessing(table, pairs)}
+    told = {"SGD and momentum alone": mean_gains(other), "arms that only guess": guessing(table, pairs)}
+    return known | told | one_rate(table, pairs, controls)

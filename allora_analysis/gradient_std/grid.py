@@ -18,6 +18,7 @@ STUDY = "gradient_std"
 RESULTS = records.results_folder(STUDY)
 # Grows when the meaning of a run with the same setting changes.
 PROTOCOL = 1
+LOTS = ("first", "fresh", "again")  # of seeds
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 # One stated rate each, neither tuned on Figure 1's statistics.
 LEARNING_RATES = {"sgd": 0.1, "momentum": 0.02, "adam": 1e-3, "adamw": 1e-3}
@@ -83,7 +84,7 @@ class Arm:
 @dataclass(frozen=True)
 class Grid:
     """The runs: data × optimizers × seeds at the main drop rate, then the extra drop rates for some optimizers, then
-    fresh seeds of some data at the main one.
+    fresh seeds of some data at the main one, and fresh ones again.
 
     Attributes:
         data: names of the data sets.
@@ -93,7 +94,8 @@ class Grid:
         extra_optimizers: those that run at the others too.
         seeds: 0, …, seeds − 1.
         fresh_data: the data sets that have fresh seeds too.
-        fresh_seeds: how many, from `seeds` on; they judge the change from epoch 1.
+        fresh_seeds: how many, from `seeds` on; they judged the change from epoch 1 and left it open.
+        again_seeds: by optimizer how many, from there on; they judge that change within a margin.
         hidden, epochs, batch_size, masks, control_minibatches, nested_minibatches, nested_masks: as in `Setting`.
     """
 
@@ -105,6 +107,7 @@ class Grid:
     seeds: int = 5
     fresh_data: tuple[str, ...] = ("mnist",)
     fresh_seeds: int = 13
+    again_seeds: tuple[tuple[str, int], ...] = (("sgd", 30), ("momentum", 30), ("adam", 15), ("adamw", 15))
     hidden: tuple[int, ...] = (512, 512)
     epochs: int = 10
     batch_size: int = 128
@@ -125,11 +128,22 @@ class Grid:
             yield from ((arm, seed) for seed in range(self.seeds) for arm in arms)
         if data in self.fresh_data:
             yield from ((arm, seed) for seed in self.fresh for arm in main)
+            again = {arm: self.again(arm.optimizer) for arm in main}
+            last = max((seeds.stop for seeds in again.values()), default=0)
+            yield from ((arm, seed) for seed in range(self.fresh.stop, last) for arm in main if seed in again[arm])
 
     @property
     def fresh(self) -> range:
         """The fresh seeds."""
         return range(self.seeds, self.seeds + self.fresh_seeds)
+
+    def again(self, optimizer: str) -> range:
+        """An optimizer's fresh seeds after these."""
+        return range(self.fresh.stop, self.fresh.stop + dict(self.again_seeds).get(optimizer, 0))
+
+    def lot(self, seed: int) -> str:
+        """Which of `LOTS` a seed is of."""
+        return LOTS[(seed >= self.seeds) + (seed >= self.fresh.stop)]
 
     def setting(self, arm: Arm, seed: int) -> Setting:
         """A run in full: what its record's config holds."""
@@ -151,10 +165,10 @@ FIGURE_1 = Grid()
 
 
 def found(
-    folder: Path | str = RESULTS, grid: Grid = FIGURE_1, fresh: bool = False
+    folder: Path | str = RESULTS, grid: Grid = FIGURE_1, lot: str = "first"
 ) -> dict[Arm, dict[int, records.Record]]:
-    """The records of a grid, of its first seeds or its fresh ones. Others, and those of an older protocol, are left."""
-    runs = {run: grid.setting(*run) for data in grid.data for run in grid.runs(data) if (run[1] in grid.fresh) == fresh}
+    """The records of one of a grid's `LOTS`. Others, and those of an older protocol, are left."""
+    runs = {run: grid.setting(*run) for data in grid.data for run in grid.runs(data) if grid.lot(run[1]) == lot}
     one_each: dict[Arm, dict[int, records.Record]] = {}
     for (arm, seed), record in records.find_each(folder, STUDY, PROTOCOL, runs).items():
         one_each.setdefault(arm, {})[seed] = record
@@ -162,10 +176,10 @@ def found(
 
 
 def recorded(
-    folder: Path | str = RESULTS, grid: Grid = FIGURE_1, fresh: bool = False
+    folder: Path | str = RESULTS, grid: Grid = FIGURE_1, lot: str = "first"
 ) -> dict[Arm, dict[int, list[dict[str, Any]]]]:
-    """What is recorded of a grid, of its first seeds or its fresh ones; refuses what `found` refuses."""
+    """What is recorded of one of a grid's `LOTS`; refuses what `found` refuses."""
     return {
         arm: {seed: record.result["epochs"] for seed, record in runs.items()}
-        for arm, runs in found(folder, grid, fresh).items()
+        for arm, runs in found(folder, grid, lot).items()
     }

@@ -1,0 +1,110 @@
+"""The worst entry from epoch 1: the verdict follows from the fresh seeds' records, and from nothing else."""
+
+import math
+
+import numpy as np
+import pytest
+
+from allora_analysis.claims import ledger
+from allora_analysis.claims import s3_1_figure_1_from_epoch_1 as section
+from allora_analysis.claims.cases import Cases
+from allora_analysis.gradient_std import grid, summary
+from allora_analysis.statistics import one_sided
+from tests import ledger_rows
+from tests.planted_runs import AGAIN, LATER, MAIN, plant
+
+(CLAIM,) = ledger._of(section)
+AS_SAID = {"sgd": 0.0, "momentum": 0.0, "adam": 1.0, "adamw": 1.0}
+MARGIN = 2 * math.log(1.25)  # of a straight line from epoch 0 to 2, half is from epoch 1
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    monkeypatch.setattr(grid, "FIGURE_1", AGAIN)
+    return tmp_path
+
+
+def planted(folder, deviation=0.01, **worst):
+    plant(folder, lambda arm: (-1.0, (AS_SAID | worst)[arm.optimizer]), grid=AGAIN, deviation=deviation)
+    return ledger_rows.finding(CLAIM)
+
+
+@pytest.mark.parametrize(
+    ("worst", "verdict", "answer"),
+    [
+        ({}, "holds", "Yes: +65 and +65 % under Adam and AdamW, 0 and 0 % under SGD and momentum."),
+        ({"sgd": 0.95 * MARGIN, "momentum": -0.95 * MARGIN}, "holds", "Yes: +65 and +65 %"),
+        ({"sgd": MARGIN}, "undecided", "Undecided (SGD): +65, +65 % under Adam, AdamW; +25, 0 % under SGD, momentum."),
+        ({"momentum": -MARGIN, "adamw": 0.0}, "undecided", "Undecided (momentum, AdamW): +65, 0 %"),
+        ({"sgd": 1.05 * MARGIN}, "refuted", "No: +65 and +65 % under Adam and AdamW, +26 and 0 % under SGD"),
+        ({"momentum": -1.05 * MARGIN}, "refuted", "No: "),
+        ({"adam": -0.1}, "refuted", "No: -5 and +65 %"),
+        ({"adam": -0.1, "sgd": MARGIN}, "refuted", "No: "),
+    ],
+)
+def test_each_optimizer_is_judged_as_the_rule_says(folder, worst, verdict, answer):
+    found = planted(folder, **worst)
+    assert found.verdict == verdict
+    assert found.answer.startswith(answer)
+    assert found.evidence.n == 5
+
+
+def test_a_change_is_within_a_quarter_where_its_interval_is():
+    """And not where its mean is: thirty seeds of a standard deviation as recorded, around 0 and around 0.15."""
+    noise = np.random.default_rng(3).normal(0, 1, 30)
+    noise = 0.35 * (noise - noise.mean()) / noise.std(ddof=1)
+    assert section.from_epoch_1_case("sgd", noise) == "as said"
+    assert section.from_epoch_1_case("sgd", noise + 0.15) == "open"
+    assert section.from_epoch_1_case("sgd", noise + 0.35) == "otherwise"
+    assert section.from_epoch_1_case("momentum", noise - 0.35) == "otherwise"
+    half = -one_sided(noise, "t").interval[0]
+    assert section.from_epoch_1_case("adam", noise + 1.01 * half) == "as said"
+    assert section.from_epoch_1_case("adam", noise + 0.99 * half) == "open"
+    assert section.from_epoch_1_case("adamw", noise - 1.01 * half) == "otherwise"
+
+
+def test_earlier_seeds_are_no_part_of_it_and_stand_beside(folder):
+    plant(folder, lambda arm: (1.0, -1.0), grid=MAIN)  # a record that is there is kept
+    plant(folder, lambda arm: (-1.0, -1.0), grid=LATER)
+    found = planted(folder)
+    assert (found.verdict, len(found.evidence.measured)) == ("holds", 5)
+    before = found.evidence.measured["thirteen seeds before"]
+    assert (before["verdict from epoch 1"], before["verdict from epoch 0"]) == ("refuted", "refuted")
+    assert before["mnist sgd"]["worst, from epoch 1"]["log_change"] == pytest.approx(-0.5, abs=0.01)
+
+
+def test_it_leaves_out_what_the_first_epoch_did(folder, monkeypatch):
+    """Planted: the change from epoch 0 in its place, with which SGD's leaves the margin."""
+    assert planted(folder, sgd=0.95 * MARGIN).verdict == "holds"
+    right = summary.changes
+    monkeypatch.setattr(summary, "changes", lambda series, first=0: right(series, 0))
+    assert ledger_rows.finding(CLAIM).verdict == "refuted"
+
+
+def test_all_ninety_runs_judge_and_no_fewer(folder):
+    assert ledger_rows.finding(CLAIM).answer.startswith("Not run: 0 of 30 runs of fresh seeds are recorded")
+    plant(folder, lambda arm: (-1.0, 1.0), grid=AGAIN, seeds=18)
+    assert "26 of 30 runs of fresh seeds are recorded" in ledger_rows.finding(CLAIM).answer
+    seeds = {name: grid.Grid().again(name) for name in grid.OPTIMIZERS}
+    assert seeds["sgd"] == seeds["momentum"] == range(18, 48)
+    assert seeds["adam"] == seeds["adamw"] == range(18, 33)
+    assert sum(map(len, seeds.values())) == 90
+
+
+def test_scrambled_signs_leave_no_verdict(folder):
+    planted(folder)
+    cases = Cases(0, CLAIM.id)
+    CLAIM.check(cases, None)
+    kept = [cases.judged.scrambled(np.random.default_rng(seed)) == cases.judged.verdict for seed in range(20)]
+    assert sum(kept) <= 1
+
+
+def test_lots_of_seeds_share_none():
+    runs = list(AGAIN.runs("mnist"))
+    assert len(runs) == len(set(runs)) == 4 * 5 + 4 * 5 + 30
+    lots = [AGAIN.lot(seed) for _, seed in runs]
+    assert [lots.count(lot) for lot in grid.LOTS] == [20, 20, 30]
+    assert [lots.index(lot) for lot in grid.LOTS] == [0, 20, 40]
+    assert [(arm.optimizer, seed) for arm, seed in runs[-3:]] == [("momentum", 18), ("sgd", 19), ("momentum", 19)]
+    assert not [run for run in AGAIN.runs("cifar10") if AGAIN.lot(run[1]) != "first"]
