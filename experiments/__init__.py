@@ -5,6 +5,7 @@
 | `gradient_std` | Figure 1: does the gradient's spread over dropout masks fall on average and rise at worst? |
 | `dropout_rates` | Figure 2 left, Table 2: does dropout cost accuracy early and help late? |
 | `dropout_alone` | ours: the same by test loss, the model's own dropout off: does it cost early and help late? |
+| `dropout_early` | ours: after one epoch again, on fresh seeds: is a cost smaller than 0.02 nats? |
 | `row_norms` | Figure 2 right: how fast do the row norms of BA leave 0, under which optimizer? |
 | `induced_norms` | §3.3: how long does ηBA end beside W*, in the induced norm? |
 | `commonsense` | Table 1: are ALLoRA and ALLoRA-0 better than DoRA on commonsense questions? |

@@ -58,13 +58,14 @@ def _dropout_rates(model: str, data: str, seeds: int, epochs: int, precision: st
 # The same where LoRA's dropout is the only one: none, then the highest at either place.
 ALONE = (("input", 0.0), ("input", max(DROP_RATES)), ("bottleneck", max(DROP_RATES)))
 ALONE_SEEDS, ALONE_EPOCHS = range(3, 11), 4
+EARLY_SEEDS = range(11, 27)  # of one epoch
 
 
-def _dropout_alone() -> Iterator[Setting]:
+def _dropout_alone(seeds: Iterable[int], epochs: int) -> Iterator[Setting]:
     # All three arms before the second seed.
     shared = {"learning_rate": 1e-3, "head_learning_rate": 1e-3, "schedule": "constant", "own_dropout": False}
-    shared |= {"epochs": ALONE_EPOCHS, "precision": "bf16"}
-    for seed in ALONE_SEEDS:
+    shared |= {"epochs": epochs, "precision": "bf16"}
+    for seed in seeds:
         for placement, rate in ALONE:
             yield Setting(MINILM, FILMS, "lora", drop_rate=rate, placement=placement, seed=seed, **shared)
 
@@ -306,7 +307,10 @@ LISTS: dict[str, dict[str, list[Setting]]] = {
         "paper": [*_dropout_rates("Qwen2-0.5B", "bias_in_bios", 5, 10, "fp32")],
     },
     "dropout_alone": {
-        "desk": [*_dropout_alone()],
+        "desk": [*_dropout_alone(ALONE_SEEDS, ALONE_EPOCHS)],
+    },
+    "dropout_early": {
+        "desk": [*_dropout_alone(EARLY_SEEDS, 1)],
     },
     "row_norms": {
         "desk": [one for model, shared in ROW_NORM_DESK.items() for one in _row_norms(model, range(3), **shared)],
