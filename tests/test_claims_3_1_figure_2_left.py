@@ -6,7 +6,8 @@ from scipy import stats
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims import s3_1_figure_2_left as section
-from allora_analysis.grid.presets import ALONE_SEEDS, LISTS
+from allora_analysis.grid.presets import ALONE_SEEDS, EARLY_SEEDS, LISTS
+from experiments import dropout_early
 from tests import ledger_rows
 from tests.planted_finetune import plant as plant_runs
 from tests.planted_finetune import wiggle
@@ -16,7 +17,8 @@ EARLY_ROW, LATE_ROW = ledger._of(section)
 
 def test_without_records_both_are_not_run(runs_folder):
     assert {ledger_rows.finding(row).verdict for row in (EARLY_ROW, LATE_ROW)} == {"not_run"}
-    assert EARLY_ROW.command.startswith("python -m experiments.dropout_alone ")
+    assert EARLY_ROW.command.startswith("python -m experiments.dropout_early ")
+    assert LATE_ROW.command.startswith("python -m experiments.dropout_alone ")
 
 
 def test_the_best_epochs_correlation_with_the_drop_rate():
@@ -148,3 +150,72 @@ def test_dropout_alone_is_judged_by_all_its_seeds(runs_folder):
     for row in (EARLY_ROW, LATE_ROW):
         found = ledger_rows.finding(row)
         assert (found.verdict, found.corrected) == ("undecided", "a run diverged with the masks between A and B")
+
+
+def fresh(folder, costs, **options):
+    """Test losses that dropout raises by `costs` after the one epoch, by place; accuracies that it does not move."""
+    shift = 0.0001 * (np.mean(EARLY_SEEDS) - 1)
+
+    def losses(run):
+        number = section.ALONE.index((run.placement, run.drop_rate)) - 1
+        return [0.4 + 0.01 * run.seed + (0.0 if number < 0 else costs[number] + wiggle(run) / 5 - shift)]
+
+    plant_runs(folder, LISTS["dropout_early"]["desk"], lambda run: [0.8], losses=losses, **options)
+    return ledger_rows.finding(EARLY_ROW)
+
+
+@pytest.mark.parametrize(
+    ("costs", "verdict", "begins"),
+    [
+        ((0.004, -0.0001), "refuted", "No: +0.004 and 0.000 nats after one epoch (masks at A's input and between"),
+        ((0.004, 0.004), "holds", "Yes: by +0.004 and +0.004 nats"),
+        ((0.03, 0.03), "holds", "Yes: by +0.030"),
+        ((0.03, -0.0001), "undecided", "Undecided: +0.030 and 0.000 nats"),
+        ((-0.03, 0.004), "refuted", "No: -0.030 and +0.004 nats"),
+        ((-0.004, -0.0001), "refuted", "No: -0.004"),
+    ],
+)
+def test_sixteen_fresh_seeds_judge_one_epoch_with_a_margin(runs_folder, costs, verdict, begins):
+    """The eight seeds say the opposite, and stand beside."""
+    early, _ = alone(runs_folder, (-0.03, -0.03) if verdict == "holds" else (0.03, 0.03), (0.1, 0.1))
+    assert early.verdict == ("refuted" if verdict == "holds" else "holds")
+    found = fresh(runs_folder, costs)
+    assert (found.verdict, found.evidence.n) == (verdict, 16)
+    assert found.answer.startswith(begins)
+    before = found.evidence.measured["eight seeds before"]
+    assert before["at A's input, epoch 1"] == early.evidence.measured["at A's input, epoch 1"]
+    assert found.evidence.measured["between A and B, fall of the accuracy"]["mean"] == 0.0
+
+
+def test_the_margin_is_judged_at_the_ends_of_both_intervals():
+    noise = np.random.default_rng(0).normal(0, 1, 16)
+    noise = 0.02 * (noise - noise.mean()) / noise.std(ddof=1)
+    half = stats.t.ppf(0.95, 15) * 0.02 / 4
+    inside, outside = (noise + section.MARGIN - factor * half for factor in (1.01, 0.99))
+    assert section.rises_beyond_the_margin({"one": noise, "other": inside}) == "refuted"
+    assert section.rises_beyond_the_margin({"one": noise, "other": outside}) == "undecided"
+    assert section.rises_beyond_the_margin({"one": noise + 1.01 * half, "other": noise + 1.01 * half}) == "holds"
+    assert section.rises_beyond_the_margin({"one": noise + 1.01 * half, "other": noise + 1.0}) == "holds"
+    fall = stats.t.ppf(0.975, 15) * 0.02 / 4  # of two cases, by Holm
+    assert section.rises_beyond_the_margin({"one": noise - 1.01 * fall, "other": noise + 1.0}) == "refuted"
+    assert section.rises_beyond_the_margin({"one": noise - 0.99 * fall, "other": noise + 1.0}) == "undecided"
+
+
+def test_fresh_seeds_judge_when_all_are_there(runs_folder):
+    last = LISTS["dropout_early"]["desk"][-1]
+    alone(runs_folder, (-0.03, -0.03), (0.1, 0.1))
+    assert fresh(runs_folder, (0.03, 0.03), skip=lambda run: run == last).verdict == "refuted"
+    assert "eight seeds before" not in ledger_rows.finding(EARLY_ROW).evidence.measured
+    plant_runs(runs_folder, [last], accuracies=lambda run: [None])
+    found = ledger_rows.finding(EARLY_ROW)
+    assert (found.verdict, found.corrected) == ("undecided", "a run diverged with the masks between A and B")
+
+
+def test_the_rule_says_its_seeds_and_its_margin():
+    words = " ".join(dropout_early.__doc__.split())
+    seeds = sorted({run.seed for run in LISTS["dropout_early"]["desk"]})
+    assert f"{seeds[0]} to {seeds[-1]}, which nothing has used" in words
+    assert f"all {len(LISTS['dropout_early']['desk'])} runs are recorded" in words
+    assert f"within ±{section.MARGIN:g} nats" in words
+    others = {run for name, of in LISTS.items() if name != "dropout_early" for those in of.values() for run in those}
+    assert not others & {*LISTS["dropout_early"]["desk"]}

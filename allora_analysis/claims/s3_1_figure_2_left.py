@@ -1,9 +1,9 @@
 """Figure 2, left, on a language model that fits a desk: LoRA's dropout after short and after long training.
 
-The runs are long: the rows read what `python -m experiments.dropout_alone` recorded and, beside it, `python -m
-experiments.dropout_rates`, which state arms, tests and stopping rules, and are `not_run` without a record. Verdicts
-follow the rule of `statistics.directional`, one-sided, Holm over the four cases of both rows. Checked by
-`tests/test_claims_3_1_figure_2_left.py`, which plants records.
+The runs are long: the rows read what `python -m experiments.dropout_early` and `experiments.dropout_alone` recorded
+and, beside it, `experiments.dropout_rates`, which state arms, tests and stopping rules, and are `not_run` without a
+record. Verdicts on `dropout_alone` follow the rule of `statistics.directional`, one-sided, Holm over the four cases of
+both rows. Checked by `tests/test_claims_3_1_figure_2_left.py`, which plants records.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from allora_analysis.finetune.setting import STUDY
 from allora_analysis.grid.presets import ALONE, ALONE_EPOCHS, ALONE_SEEDS, AT_INPUT, DROP_RATES, LISTS, command
 from allora_analysis.grid.reading import (
     ENDPOINTS,
+    LEVEL,
     RULE,
     Pairs,
     Runs,
@@ -33,7 +34,7 @@ from allora_analysis.grid.reading import (
     recorded,
 )
 from allora_analysis.records import Record
-from allora_analysis.statistics import in_every
+from allora_analysis.statistics import holm, in_every, one_sided, within
 from allora_analysis.study import bound, signed
 
 EARLY, LATE = 3, 8  # epochs of the runs by accuracy; the paper has 3 and 10
@@ -43,13 +44,17 @@ PERMUTATIONS, SEED = 9999, 0
 DIRECTIONS = {1: 1, ALONE_EPOCHS: -1}
 """By epoch, the sign that the sentence gives to the test loss with dropout minus without."""
 PLACES = {"input": "at A's input", "bottleneck": "between A and B"}
+MARGIN = 0.02  # nats: a rise that is said to be none after one epoch is smaller
+COMMANDS = {
+    name: command(name, runs)
+    for name, runs in (
+        *((name, LISTS[name]["desk"]) for name in ("dropout_early", "dropout_alone")),
+        ("dropout_rates", AT_INPUT),
+    )
+}
 alone_claim = functools.partial(
     claim,
     where="beyond the paper: Figure 2 left, caption, on all-MiniLM-L6-v2 without dropout of its own",
-    command=" && ".join(
-        command(name, runs)
-        for name, runs in (("dropout_alone", LISTS["dropout_alone"]["desk"]), ("dropout_rates", AT_INPUT))
-    ),
     test="tests/test_claims_3_1_figure_2_left.py",
     reads=STUDY,
 )
@@ -113,11 +118,12 @@ def by_accuracy(epoch: int, folder: Path | None) -> dict[str, Any]:
     }
 
 
-def alone_pairs() -> dict[str, Pairs]:
-    """By place of the masks, each seed's run with dropout and the one without."""
-    runs = {(one.placement, one.drop_rate, one.seed): one for one in LISTS["dropout_alone"]["desk"]}
+def alone_pairs(name: str = "dropout_alone") -> dict[str, Pairs]:
+    """By place of the masks, of a list each seed's run with dropout and the one without."""
+    runs = {(one.placement, one.drop_rate, one.seed): one for one in LISTS[name]["desk"]}
+    seeds = dict.fromkeys(seed for _, _, seed in runs)
     return {
-        PLACES[place]: [(runs[place, rate, seed], runs["input", 0.0, seed]) for seed in ALONE_SEEDS]
+        PLACES[place]: [(runs[place, rate, seed], runs["input", 0.0, seed]) for seed in seeds]
         for place, rate in ALONE
         if rate
     }
@@ -127,16 +133,73 @@ def alone_pairs() -> dict[str, Pairs]:
     "3.1-figure-2-left-early",
     says=f"On all-MiniLM-L6-v2 LoRA's dropout of {HIGH:g} raises the test loss after one epoch.",
     reading=READING + " Excluded is what lies beyond the 90 % intervals of both places, each alone.",
+    command=" && ".join(COMMANDS.values()),
 )
 def early(cases: Cases, folder: Path | None) -> Finding:
-    """Test losses by seed after one epoch, with dropout minus without, by place."""
-    return _half(cases, folder, 1, EARLY, ("rise", "raises", "lowers"), "one epoch")
+    """Test losses by seed after one epoch, with dropout minus without, by place; of fresh seeds, if all are there."""
+    runs = {run: record.result for run, record in found(LISTS["dropout_early"]["desk"], folder).items()}
+    if len(runs) < len(LISTS["dropout_early"]["desk"]):
+        return _half(cases, folder, 1, EARLY, ("rise", "raises", "lowers"), "one epoch")
+    return _after_one_epoch(cases, folder, runs)
+
+
+def rises_beyond_the_margin(of: Mapping[str, ArrayLike]) -> str:
+    """Holds where a rise is clear in each case, refuted where a fall is in one or all 90 % intervals are within ±0.02.
+
+    Student's t, one-sided at 0.05; falls by Holm over the cases.
+    """
+    tested = [one_sided(rises, "t") for rises in of.values()]
+    if all(one.p_above <= LEVEL for one in tested):
+        return "holds"
+    falls = holm([one.p_below for one in tested]).min() <= LEVEL
+    return "refuted" if falls or all(within(one.interval, MARGIN) for one in tested) else "undecided"
+
+
+def _after_one_epoch(cases: Cases, folder: Path | None, runs: Runs) -> Finding:
+    # By the fresh seeds alone, with a margin; what the eight seeds showed stands beside.
+    pairs = alone_pairs("dropout_early")
+    if stopped := diverged(runs, pairs):
+        return run_diverged(f"a run diverged with the masks {' and '.join(stopped)}", RULE)
+    losses, accuracies = (
+        {
+            place: np.array(
+                [ENDPOINTS[endpoint] * (after_epoch(runs[b], endpoint) - after_epoch(runs[a], endpoint)) for a, b in of]
+            )
+            for place, of in pairs.items()
+        }
+        for endpoint in ("test_loss", ACCURACY)
+    )
+    tested = cases.test(losses, rises_beyond_the_margin)
+    rises, falls = ({place: one_sided(gaps, "t") for place, gaps in of.items()} for of in (losses, accuracies))
+    means = " and ".join(signed(one.mean, 3) for one in rises.values())
+    where = f"nats after one epoch (masks {' and '.join(pairs)})"
+    place, most = max(rises.items(), key=lambda item: item[1].mean)
+    before = _half(Cases(0, ""), folder, 1, EARLY, ("rise", "raises", "lowers"), "one epoch")
+    return tested.finding(
+        holds=f"Yes: by {means} {where}.",
+        refuted=f"No: {means} {where}.",
+        undecided=f"Undecided: {means} {where}.",
+        evidence=Evidence(
+            {"difference": f"above 0 in each; none within ±{MARGIN:g}"},
+            {name: dataclasses.asdict(one) for name, one in rises.items()}
+            | {f"{name}, fall of the accuracy": dataclasses.asdict(one) for name, one in falls.items()}
+            | {"eight seeds before": before.evidence.measured if before.verdict != "not_run" else {}},
+            f"Student's t over fresh seeds, one-sided at {LEVEL}; intervals: 90 %, the margin ±{MARGIN:g} nats",
+            n=len(losses[place]),
+        ),
+        size=Size(most.mean, "nats", f"rise of the loss at drop rate {HIGH:g}, {place}", *most.interval),
+        wanted="seeds with which both intervals lie within the margin, or both rises are clear",
+        flips_if="seeds in which a place's rise is not clear, or is a fall"
+        if tested.verdict == "holds"
+        else "seeds in which both places' rises are clear, or the margin is left",
+    )
 
 
 @alone_claim(
     "3.1-figure-2-left-late",
     says=f"On all-MiniLM-L6-v2 LoRA's dropout of {HIGH:g} lowers the test loss after {ALONE_EPOCHS} epochs.",
     reading=READING,
+    command=" && ".join(one for name, one in COMMANDS.items() if name != "dropout_early"),
 )
 def late(cases: Cases, folder: Path | None) -> Finding:
     """Test losses by seed after the last epoch, without dropout minus with, by place."""
