@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims import s3_1_figure_1_from_epoch_1 as section
 from allora_analysis.claims.cases import Cases
 from allora_analysis.gradient_std import grid, summary
 from allora_analysis.statistics import one_sided
+from experiments import gradient_std as experiment
 from tests import ledger_rows
 from tests.planted_runs import AGAIN, LATER, MAIN, plant
 
@@ -108,3 +110,20 @@ def test_lots_of_seeds_share_none():
     assert [lots.index(lot) for lot in grid.LOTS] == [0, 20, 40]
     assert [(arm.optimizer, seed) for arm, seed in runs[-3:]] == [("momentum", 18), ("sgd", 19), ("momentum", 19)]
     assert not [run for run in AGAIN.runs("cifar10") if AGAIN.lot(run[1]) != "first"]
+
+
+def test_the_rule_says_its_power_by_what_the_thirteen_seeds_showed():
+    """Normal log changes, thirty seeds, the interval within ±log 1.25: where the truth is 0, and what they showed."""
+    runs = grid.recorded(lot="fresh")
+    words = " ".join(experiment.__doc__.split())
+    told = {0.0: [], 1.0: []}
+    for optimizer in section.STAYING:
+        (arm,) = (one for one in runs if one.optimizer == optimizer)
+        changes = section.all_changes(runs, [arm])[section.LATER][arm, section.WORST]
+        error = changes.std(ddof=1) / 30**0.5
+        room = section.QUARTER - stats.t.ppf(0.95, 29) * error
+        for share, found in told.items():
+            mean = share * changes.mean()
+            found.append(f"{stats.norm.cdf((room - mean) / error) - stats.norm.cdf((-room - mean) / error):.2f}")
+    at_0, as_shown = (" and ".join(found) for found in told.values())
+    assert f"with probability {at_0} where the truth is 0, {as_shown} where it is what the thirteen showed" in words

@@ -6,6 +6,7 @@ from scipy import stats
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims import s3_1_figure_2_left as section
+from allora_analysis.claims.cases import Cases
 from allora_analysis.grid.presets import ALONE_SEEDS, EARLY_SEEDS, LISTS
 from experiments import dropout_early
 from tests import ledger_rows
@@ -219,3 +220,29 @@ def test_the_rule_says_its_seeds_and_its_margin():
     assert f"within ±{section.MARGIN:g} nats" in words
     others = {run for name, of in LISTS.items() if name != "dropout_early" for those in of.values() for run in those}
     assert not others & {*LISTS["dropout_early"]["desk"]}
+
+
+def test_the_rule_says_its_power_by_what_the_eight_seeds_showed():
+    """Normal differences, sixteen seeds, both places within the margin: where the truth is 0, and what they showed."""
+    measured = _half_before().evidence.measured
+    spreads = {}
+    for place in section.PLACES.values():
+        one = measured[f"{place}, epoch 1"]
+        low, high = one["interval"]
+        spreads[place] = one["mean"], (high - low) / 2 / stats.t.ppf(0.95, 7) * 8**0.5
+    assert [round(spread, 3) for _, spread in spreads.values()] == [0.017, 0.02]
+
+    def both(share):
+        found = 1.0
+        for mean, spread in spreads.values():
+            error = spread / 4
+            room = section.MARGIN - stats.t.ppf(0.95, 15) * error
+            found *= stats.norm.cdf((room - share * mean) / error) - stats.norm.cdf((-room - share * mean) / error)
+        return round(float(found), 2)
+
+    words = " ".join(dropout_early.__doc__.split())
+    assert f"probability {both(0.0):.2f} where the truth is 0 at both places, and {both(1.0):.2f} where" in words
+
+
+def _half_before():
+    return section._half(Cases(0, ""), None, 1, section.EARLY, ("rise", "raises", "lowers"), "one epoch")

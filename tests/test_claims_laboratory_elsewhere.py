@@ -16,6 +16,7 @@ from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import BY_ACCURACY, SHIFTED, contrasts, elsewhere
 from allora_analysis.laboratory.table import Table
 from allora_analysis.statistics import one_sided
+from experiments import laboratory
 from tests.ledger_rows import finding
 
 
@@ -260,3 +261,28 @@ def test_the_reading_says_how_small_the_margin_on_cifar10_came_out():
     }
     assert clear == {"50 steps": False, "300 steps": True}
     assert finding(on_cifar10).answer.endswith(" after 300 (not clearly).")
+
+
+def test_the_rule_of_shifted_rates_says_what_it_sees():
+    """From the first sixty seeds' standard deviations, normal; 120 seeds after 50 steps, 60 after 300."""
+    table, words = tables.recorded(None, "mnist"), " ".join(laboratory.__doc__.split())
+    gains, control = (
+        in_units(table, {one.name: one for one in elsewhere(question)}, "accuracy") for question in ("rule", "control")
+    )
+    draws = np.random.default_rng(0).normal(size=(20_000, 4))
+    within, small = {0.0: [], -0.1: []}, []
+    for steps, gaps in by_length(gains).items():
+        seeds = len(SHIFTED[int(steps.split()[0])])
+        error = gaps.std(ddof=1) / seeds**0.5
+        room = 0.3 - stats.t.ppf(0.95, seeds - 1) * error
+        for truth, found in within.items():
+            found.append(stats.norm.cdf((room - truth) / error) - stats.norm.cdf((-room - truth) / error))
+        errors = [of.std(ddof=1) / seeds**0.5 for name, of in control.items() if name.endswith(f" {steps}")]
+        margins = QUANTILE * np.sqrt(np.mean(np.square(draws * errors), axis=1) / 3)
+        small.append(np.mean(margins <= 0.3))
+    assert {truth: {round(one, 2) for one in found} for truth, found in within.items()} == {0.0: {0.96}, -0.1: {0.79}}
+    assert min(small) > 0.99
+    assert (
+        "within ±0.3 with probability 0.96 at each length, at a truth of -0.1 with 0.79, and the margin with 0.99"
+        in words
+    )
