@@ -157,11 +157,11 @@ lead-shifted`: the seeds 60 to 179 after 50 steps, 60 to 119 after 300, which no
 else as in the first rule, validation loss chooses. Row `4-better-than-lora-mnist` judges by these alone, when all are
 recorded, whatever they show, by CIFAR-10's rule: holds where a length's mean is clearly above its margin and the other
 not clearly behind, refuted the other way round, or where neither is clear and at both lengths the 90 % interval and the
-margin are within ±0.3 points (practically equal), undecided else; the first sixty stand beside. At the standard
-deviations and the controls' errors recorded (normal differences), were the truth 0, the interval would be within ±0.3
-with probability 0.96 at each length, at a truth of -0.1 with 0.79, and the margin with 0.99 and more, if seeds are all
-that the controls differ by. Should they differ by more all the same (their χ² stands in the evidence), the margin says
-it. Seen before: all of the above; of shifted rates nothing.
+margin are within ±0.3 points (practically equal), undecided else, and undecided where an arm only guesses, as there;
+the first sixty stand beside. At the standard deviations and the controls' errors recorded (normal differences), were
+the truth 0, the interval would be within ±0.3 with probability 0.96 at each length, at a truth of -0.1 with 0.79, and
+the margin with 0.99 and more, if seeds are all that the controls differ by. Should they differ by more all the same
+(their χ² stands in the evidence), the margin says it. Seen before: all of the above; of shifted rates nothing.
 
 The default data are scikit-learn's embedded digits (191 test images of the second half). What is recorded is skipped; a
 table that was cut off goes on, on one machine and revision to the same bytes. Elsewhere runs may come out otherwise (of
@@ -176,7 +176,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from tyro.conf import arg
 
@@ -200,9 +200,6 @@ from allora_analysis.records.files import hold
 from allora_analysis.statistics import Difference
 from allora_analysis.study import progress
 from allora_analysis.validation import ArgumentError, choice, count
-
-if TYPE_CHECKING:
-    pass
 
 LEADS: dict[str, dict[str, Any]] = {
     "lead": {},

@@ -88,6 +88,13 @@ def test_what_the_readings_say_of_one_optimizer_alone_is_what_the_rows_find():
     assert found.answer == "No: -0.4 points after 50 steps (clearly under SGD and momentum), 0.0 after 300."
 
 
+def test_a_length_that_is_not_clear_is_marked_first_or_last(monkeypatch, folder):
+    plant(monkeypatch, 0.0, 0.01)
+    told = "Yes, on {}: 0.0 points after 50 steps (not clearly), 1.0 after 300 (clearly under each)."
+    assert finding(row, folder).answer == told.format("MNIST")
+    assert finding(on_cifar10, folder).answer == told.format("CIFAR-10")
+
+
 def test_what_is_clear_alone_is_what_has_the_verdict_alone(monkeypatch, folder):
     """Planted: all three optimizers are ahead alike, or each is where one method is from itself."""
     plant(monkeypatch, 0.01, 0.0)

@@ -61,6 +61,17 @@ def test_a_seed_is_known_when_it_has_run_at_all_rates_of_its_own_ten():
     assert table.at_one_rate(SHIFTED, "accuracy", first, fine=True) == {}
 
 
+def test_a_seed_does_not_choose_among_another_ten_s_rates():
+    """Planted: the first ten have run at all rates of the second, too, at which they would be better."""
+    table = begun((SHIFTED, 0.1))
+    own, other = table.grids(SHIFTED, fine=True)[:2]
+    for rates, best, right in ((own, 0.5, 800), (other, 0.1, 900)):
+        for place, rate in enumerate(rates):
+            loss = best if place == 4 else 0.9
+            table.rows[SHIFTED][rate, 60, 10] = Row((loss,) * 10, (right,) * 10, (0.2,) * 10)
+    assert table.values(SHIFTED, "accuracy", fine=True) == dict.fromkeys(range(60, 70), 0.8)
+
+
 def test_an_end_that_seeds_of_any_shift_choose_is_widened_for_all():
     table = begun((SHIFTED, 0.1))
     grids = table.grids(SHIFTED, fine=True)

@@ -19,7 +19,7 @@ SECTIONS = (
     "s3_1_in_factors",
     "s3_1_hidden_nodes",
     "s3_1_figure_1",
-    "s3_1_figure_1_from_epoch_1",
+    "s3_1_figure_1_after_epoch_1",
     "s3_1_figure_2_left",
     "s3_1_small_runs",
     "s3_2_in_v",

@@ -6,6 +6,7 @@ the truth is 0. `experiments.laboratory` has the rule and says what had been see
 `tests/test_claims_laboratory.py`.
 """
 
+import dataclasses
 import itertools
 import math
 from collections import Counter
@@ -87,11 +88,11 @@ def wider_noise(
     """The same from all pairs of LoRA and the constant adaptor at η² = 2, 4 and 16 under one optimizer: √2 times the
     arms' standard deviation. Formed after the runs; six degrees of freedom. Rates are chosen as in the cell `like`.
     """
-    rates = {} if like is None else {name: getattr(like, name) for name in ("chosen_by", "shifted")}
+    like = Cell() if like is None else like
     variances: dict[str, list[float]] = {}
     for steps, name in itertools.product(STEPS, ("sgd", "momentum")):
-        lora = Cell("lora", name, steps, **rates)
-        arms = [Cell("allora", name, steps, 0.0, "constant", eta2, **rates) for eta2 in ETA2[1:]]
+        lora = dataclasses.replace(like, rule="lora", optimizer=name, steps=steps, adaptor=None, eta2=None)
+        arms = [dataclasses.replace(lora, rule="allora", adaptor="constant", eta2=eta2) for eta2 in ETA2[1:]]
         pairs = {f"{arm.eta2}": Contrast(question, "", arm, lora) for arm in arms}
         gaps = in_units(table, pairs, endpoint) or {}
         means = [0.0, *(float(of.mean()) for of in gaps.values())]

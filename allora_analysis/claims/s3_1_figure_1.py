@@ -203,7 +203,7 @@ SAYS = (
 READING = (
     "From before training to the last epoch the average over entries falls, by however much, and the worst entry "
     "rises, as the caption says of the paper's network, which it does not state. One-sided since the runs, two-sided "
-    "before them. From epoch 1: row 3.1-figure-1-from-epoch-1."
+    "before them. From epoch 1: row 3.1-figure-1-after-epoch-1."
 )
 
 

@@ -234,13 +234,14 @@ def averaged(
 def _told(
     means: Samples, margins: Mapping[str, float], clear: Mapping[str, str], beside: Samples | None
 ) -> dict[str, str]:
-    # What an answer may say; `most`: the leads excluded; `unclear`: of the last length, not clear of its margin.
+    # What an answer may say; `most`: the leads excluded; `marked`: by length, too, with what is not clear of its margin.
     ends = {steps: one_sided(of, "t").interval for steps, of in means.items()}
+    marks = {n: clear.get(n, "") if low > margins[n] else " (not clearly)" for n, (low, _) in ends.items()}
     return {
         "by_length": _by_length_in_words(means, clear),
         "margins": " and ".join(f"{margin:.1f}" for margin in margins.values()),
         "most": " and ".join(f"{bound(high + margins[steps], 1, True):.1f}" for steps, (_, high) in ends.items()),
-        "unclear": " (not clearly)" if [*ends.values()][-1][0] <= [*margins.values()][-1] else "",
+        "marked": _by_length_in_words(means, marks),
         "beside": signed(float(np.mean([of.mean() for of in by_length(beside).values()])), 1) if beside else "",
     }
 

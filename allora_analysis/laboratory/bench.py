@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from allora_analysis.laboratory import table as tables
-from allora_analysis.laboratory.design import SHIFTED_BY, Cell, tuned_as
+from allora_analysis.laboratory.design import Cell, Rates, own_rates, tuned_as
 from allora_analysis.laboratory.table import TUNING, Row, Table
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class Bench:
             fine: whether they choose among nine rates or more.
         """
         self.tune(cell)
-        grids: tuple[tuple[float, ...], ...] = ()
+        grids: tuple[Rates, ...] = ()
         while grids != (grids := self.table.grids(cell, fine)):
             for seeds in chunks:
-                for rate in grids[seeds.start // SHIFTED_BY % len(grids)]:
+                for rate in own_rates(grids, seeds.start):
                     self.ask(cell, rate, seeds)

@@ -5,12 +5,14 @@ Checked by `tests/test_laboratory.py`.
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from allora_analysis.adaptors import ADAPTORS
 from allora_analysis.validation import ArgumentError, choice, count, drop_rate, positive
 
+Rates = tuple[float, ...]
 STUDY = "laboratory"
 PROTOCOL = 1  # grows when the meaning of a run changes
 FAMILY = ("allora", "asf_lora", "allora_adamw")  # rules with an adaptor and η
@@ -144,6 +146,11 @@ def screening() -> list[Cell]:
 def reference(cell: Cell) -> Cell:
     """LoRA under the same optimizer, dropout and length: what a cell of another rule is compared with."""
     return dataclasses.replace(cell, rule="lora", adaptor=None, eta2=None)
+
+
+def own_rates(grids: Sequence[Rates], seed: int) -> Rates:
+    """Of a cell's grids, one for each of `SHIFTS` or one alone, the rates among which a judging seed chooses."""
+    return grids[seed // SHIFTED_BY % len(grids)]
 
 
 def tuned_as(cell: Cell) -> Cell:

@@ -29,7 +29,9 @@ from allora_analysis.laboratory.design import (
     STUDY,
     Cell,
     Contrast,
+    Rates,
     fresh_seeds,
+    own_rates,
     reference,
     tuned_as,
 )
@@ -126,7 +128,7 @@ class Table:
         """The rates among which each judging seed chooses, where these are the same for all seeds: `grids`'s first."""
         return next(iter(self.grids(cell, fine)), ())
 
-    def grids(self, cell: Cell, fine: bool = False) -> tuple[tuple[float, ...], ...]:
+    def grids(self, cell: Cell, fine: bool = False) -> tuple[Rates, ...]:
         """The rates among which judging seeds choose: the best and its neighbors, a quarter of a decade away; of a
         shifted cell one tuple for each of `SHIFTS`, of others one for all seeds. None before any rate was tried.
 
@@ -143,16 +145,22 @@ class Table:
                 tuple(near(best * 10 ** ((k + shift) / 8)) for k in range(low, high + 1, step))
                 for shift in (SHIFTS if cell.shifted else (0.0,))
             )
-            places = [
-                rates.index(min(of, key=lambda rate, of=of: validation(of[rate])))
-                for rates in grids
-                for seed, of in self._runs(cell, rates).items()
-                if seed < FINE_SEEDS
-            ]
+            chosen = self._chosen(cell, grids)
+            places = [own_rates(grids, seed).index(rate) for seed, (rate, _) in chosen.items() if seed < FINE_SEEDS]
             ends = [fine and 50 * places.count(end) > len(places) for end in (0, (high - low) // step)]
             if not any(ends):
                 return grids
             low, high = low - 2 * ends[0], high + 2 * ends[1]
+
+    def _chosen(self, cell: Cell, grids: Sequence[Rates]) -> dict[int, tuple[float, Run]]:
+        # By judging seed that has run at all rates of its own: the one of the least validation loss, and its run.
+        found = {
+            seed: min(of.items(), key=lambda item: validation(item[1]))
+            for rates in grids
+            for seed, of in self._runs(cell, rates).items()
+            if rates is own_rates(grids, seed)
+        }
+        return dict(sorted(found.items()))
 
     def _near(self, cell: Cell, aim: float) -> float:
         # A rate that tuned the cell, where one is near; or else the aim to two digits.
@@ -174,8 +182,8 @@ class Table:
         Only seeds that have run at all `candidates`; where the rate of the least validation loss diverged too, a guess.
         """
         choice("endpoint", endpoint, ENDPOINTS)
-        runs = sorted((seed, of) for rates in self.grids(cell, fine) for seed, of in self._runs(cell, rates).items())
-        return {seed: self.value(min(of.values(), key=validation), endpoint) for seed, of in runs}
+        chosen = self._chosen(cell, self.grids(cell, fine))
+        return {seed: self.value(run, endpoint) for seed, (_, run) in chosen.items()}
 
     def at_one_rate(self, cell: Cell, endpoint: str, seeds: range, fine: bool = False) -> dict[int, float]:
         """The same of some seeds at one rate for all, among the same: that of their least mean validation loss.

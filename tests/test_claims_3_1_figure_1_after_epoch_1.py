@@ -7,12 +7,13 @@ import pytest
 from scipy import stats
 
 from allora_analysis.claims import ledger
-from allora_analysis.claims import s3_1_figure_1_from_epoch_1 as section
+from allora_analysis.claims import s3_1_figure_1_after_epoch_1 as section
 from allora_analysis.claims.cases import Cases
 from allora_analysis.gradient_std import grid, summary
 from allora_analysis.statistics import one_sided
 from experiments import gradient_std as experiment
 from tests import ledger_rows
+from tests.chances import chance_within
 from tests.planted_runs import AGAIN, LATER, MAIN, plant
 
 (CLAIM,) = ledger._of(section)
@@ -38,7 +39,7 @@ def planted(folder, deviation=0.01, **worst):
         ({}, "holds", "Yes: +65 and +65 % under Adam and AdamW, 0 and 0 % under SGD and momentum."),
         ({"sgd": 0.95 * MARGIN, "momentum": -0.95 * MARGIN}, "holds", "Yes: +65 and +65 %"),
         ({"sgd": MARGIN}, "undecided", "Undecided (SGD): +65, +65 % under Adam, AdamW; +25, 0 % under SGD, momentum."),
-        ({"momentum": -MARGIN, "adamw": 0.0}, "undecided", "Undecided (momentum, AdamW): +65, 0 %"),
+        ({"momentum": -MARGIN, "adamw": 0.0}, "undecided", "Undecided (AdamW, momentum): +65, 0 %"),
         ({"sgd": 1.05 * MARGIN}, "refuted", "No: +65 and +65 % under Adam and AdamW, +26 and 0 % under SGD"),
         ({"momentum": -1.05 * MARGIN}, "refuted", "No: "),
         ({"adam": -0.1}, "refuted", "No: -5 and +65 %"),
@@ -52,18 +53,28 @@ def test_each_optimizer_is_judged_as_the_rule_says(folder, worst, verdict, answe
     assert found.evidence.n == 5
 
 
-def test_a_change_is_within_a_quarter_where_its_interval_is():
+def test_a_change_is_within_the_margin_where_its_interval_is():
     """And not where its mean is: thirty seeds of a standard deviation as recorded, around 0 and around 0.15."""
     noise = np.random.default_rng(3).normal(0, 1, 30)
     noise = 0.35 * (noise - noise.mean()) / noise.std(ddof=1)
-    assert section.from_epoch_1_case("sgd", noise) == "as said"
-    assert section.from_epoch_1_case("sgd", noise + 0.15) == "open"
-    assert section.from_epoch_1_case("sgd", noise + 0.35) == "otherwise"
-    assert section.from_epoch_1_case("momentum", noise - 0.35) == "otherwise"
     half = -one_sided(noise, "t").interval[0]
-    assert section.from_epoch_1_case("adam", noise + 1.01 * half) == "as said"
-    assert section.from_epoch_1_case("adam", noise + 0.99 * half) == "open"
-    assert section.from_epoch_1_case("adamw", noise - 1.01 * half) == "otherwise"
+    assert section.as_said("sgd", noise + section.MARGIN - 1.01 * half)
+    assert not section.as_said("sgd", noise + section.MARGIN - 0.99 * half)
+    assert section.as_said("adam", noise + 1.01 * half)
+    assert not section.as_said("adam", noise + 0.99 * half)
+    for optimizer, shift in (("sgd", section.MARGIN + half), ("momentum", -section.MARGIN - half), ("adamw", -half)):
+        assert section.p_otherwise(optimizer, noise + shift) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("quantile", "verdict"), [(0.99 * 0.9875, "undecided"), (1 - 0.99 * 0.0125, "refuted")])
+def test_a_refutation_is_by_holm_over_the_four(quantile, verdict):
+    """Planted: SGD's mean beyond the margin, alone, with a p-value just above and just below a quarter of 0.05."""
+    noise = np.random.default_rng(3).normal(0, 1, 30)
+    noise = (noise - noise.mean()) / noise.std(ddof=1) / 30
+    changes = {arm: noise + (1.0 if arm.optimizer in section.RISING else 0.0) for arm in MAIN.arms()[:4]}
+    sgd = next(arm for arm in changes if arm.optimizer == "sgd")
+    changes[sgd] = noise + section.MARGIN + stats.t.ppf(quantile, 29) / 30 / 30**0.5
+    assert section.verdict_after_epoch_1(changes) == verdict
 
 
 def test_earlier_seeds_are_no_part_of_it_and_stand_beside(folder):
@@ -120,10 +131,8 @@ def test_the_rule_says_its_power_by_what_the_thirteen_seeds_showed():
     for optimizer in section.STAYING:
         (arm,) = (one for one in runs if one.optimizer == optimizer)
         changes = section.all_changes(runs, [arm])[section.LATER][arm, section.WORST]
-        error = changes.std(ddof=1) / 30**0.5
-        room = section.QUARTER - stats.t.ppf(0.95, 29) * error
         for share, found in told.items():
-            mean = share * changes.mean()
-            found.append(f"{stats.norm.cdf((room - mean) / error) - stats.norm.cdf((-room - mean) / error):.2f}")
+            chance = chance_within(section.MARGIN, share * changes.mean(), changes.std(ddof=1), 30)
+            found.append(f"{chance:.2f}")
     at_0, as_shown = (" and ".join(found) for found in told.values())
     assert f"with probability {at_0} where the truth is 0, {as_shown} where it is what the thirteen showed" in words
