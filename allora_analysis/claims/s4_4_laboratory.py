@@ -234,7 +234,7 @@ def averaged(
 def _told(
     means: Samples, margins: Mapping[str, float], clear: Mapping[str, str], beside: Samples | None
 ) -> dict[str, str]:
-    # What an answer may say; `most`: the leads excluded; `marked`: by length, too, with what is not clear of its margin.
+    # What an answer may say; `most`: the leads excluded; `marked`: by length, and which is not clear of its margin.
     ends = {steps: one_sided(of, "t").interval for steps, of in means.items()}
     marks = {n: clear.get(n, "") if low > margins[n] else " (not clearly)" for n, (low, _) in ends.items()}
     return {
