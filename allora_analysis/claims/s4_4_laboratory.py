@@ -239,7 +239,6 @@ def _told(
     marks = {n: clear.get(n, "") if low > margins[n] else " (not clearly)" for n, (low, _) in ends.items()}
     return {
         "by_length": _by_length_in_words(means, clear),
-        "margins": " and ".join(f"{margin:.1f}" for margin in margins.values()),
         "most": " and ".join(f"{bound(high + margins[steps], 1, True):.1f}" for steps, (_, high) in ends.items()),
         "marked": _by_length_in_words(means, marks),
         "beside": signed(float(np.mean([of.mean() for of in by_length(beside).values()])), 1) if beside else "",
