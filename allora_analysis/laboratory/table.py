@@ -67,6 +67,7 @@ def validation(run: Run) -> float:
     return math.inf if run[0] is None else run[0]
 
 
+Choices = dict[int, tuple[float, Run]]  # by judging seed the rate that it chooses, and its run there
 Key = tuple[Cell, float, int, int]  # cell, rate, first seed, seeds
 OfCell = dict[tuple[float, int, int], Row]  # by rate, first seed, seeds
 
@@ -92,6 +93,9 @@ class Table:
     environments: list[dict[str, Any]] = field(default_factory=list)
     made: dict[tuple[Cell, float], dict[range, int]] = field(default_factory=lambda: defaultdict(dict))
     here: dict[str, Any] | None = None
+    _known: dict[tuple[Cell, tuple[Rates, ...]], tuple[tuple[Any, ...], Choices]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def runs(self) -> int:
@@ -152,15 +156,20 @@ class Table:
                 return grids
             low, high = low - 2 * ends[0], high + 2 * ends[1]
 
-    def _chosen(self, cell: Cell, grids: Sequence[Rates]) -> dict[int, tuple[float, Run]]:
-        # By judging seed that has run at all rates of its own: the one of the least validation loss, and its run.
-        found = {
-            seed: min(of.items(), key=lambda item: validation(item[1]))
-            for rates in grids
-            for seed, of in self._runs(cell, rates).items()
-            if rates is own_rates(grids, seed)
-        }
-        return dict(sorted(found.items()))
+    def _chosen(self, cell: Cell, grids: tuple[Rates, ...]) -> Choices:
+        # By judging seed that has run at all rates of its own: the one of the least validation loss, and its run. Kept
+        # while the cell's lines are these.
+        of = self.rows.get(cell, {})
+        lines, known = (*of, *of.values()), self._known.get((cell, grids))
+        if known is None or known[0] != lines:
+            found = {
+                seed: min(of.items(), key=lambda item: validation(item[1]))
+                for rates in grids
+                for seed, of in self._runs(cell, rates).items()
+                if rates is own_rates(grids, seed)
+            }
+            known = self._known[cell, grids] = lines, dict(sorted(found.items()))
+        return known[1]
 
     def _near(self, cell: Cell, aim: float) -> float:
         # A rate that tuned the cell, where one is near; or else the aim to two digits.
@@ -318,7 +327,7 @@ def _parsed(path: Path, added: bytes, whole: bytes) -> Table:
     return table
 
 
-_kept = functools.lru_cache(maxsize=2)(_parsed)
+_kept = functools.lru_cache(maxsize=4)(_parsed)
 
 
 def _altered(path: Path, holder: Path, number: int) -> str:
