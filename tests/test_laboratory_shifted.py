@@ -9,7 +9,7 @@ import pytest
 
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.bench import Bench
-from allora_analysis.laboratory.design import MANY, SHIFTED_BY, SHIFTS, STEPS, Cell, elsewhere, tuned_as
+from allora_analysis.laboratory.design import MANY, SHIFTED_BY, SHIFTS, STEPS, Cell, elsewhere, fresh_seeds, tuned_as
 from allora_analysis.laboratory.table import Row, Table
 from experiments import laboratory
 
@@ -122,7 +122,12 @@ def test_the_list_has_the_seeds_that_its_rule_names():
     assert [(len(one.cells), one.seeds, one.fine) for one in lists] == [
         (12, SEEDS, True),
         (12, range(60, 120), True),
+        (6, range(200, 500), True),
     ]
+    assert [one.chunk for one in lists] == [SHIFTED_BY] * 3
+    (again,) = {fresh_seeds(one) for one in elsewhere("rule", shifted=True) if one.first.steps == 50}
+    assert again == range(200, 500)
+    assert not any(map(fresh_seeds, (*elsewhere("rule"), *elsewhere("control", shifted=True))))
     pairs = [one for question in ("rule", "control") for one in elsewhere(question, shifted=True)]
     assert all(one.fine and one.first.shifted and one.second.shifted for one in pairs)
     by_steps = {steps: {one.seeds for one in pairs if one.first.steps == steps} for steps in STEPS}

@@ -105,7 +105,8 @@ def _elsewhere(cases: Cases, folder: Path | None, data: str) -> Finding:
     def rule(of: Samples, margins: Mapping[str, float]) -> str:
         return "undecided" if idle else at_a_length_or_equal(of, margins)
 
-    found = averaged(cases, folder, pairs, answers, data=data, controls=controls, rule=rule)
+    question = next(iter(pairs.values())).question if data == "mnist" else ""
+    found = averaged(cases, folder, pairs, answers, data=data, controls=controls, question=question, rule=rule)
     if table is None or found.verdict == "not_run":
         return found
     more = {"arms that only guess": idle, "by the first rule, which decides nothing": _by_the_first_rule(table)}

@@ -40,6 +40,7 @@ AGAIN = {
     "adaptor": range(3000, 4000),
     "eta2": range(4000, 6000),
     "rule": range(6000, 6400),
+    "rule elsewhere": range(200, 500),
 }
 """By question, fresh seeds that judge it again, alone."""
 FINE_SEEDS = 200  # that judge a contrast whose seeds choose among nine rates
@@ -223,12 +224,14 @@ def _contrasts(steps: int) -> list[Contrast]:
 
 def judged_again(question: str) -> list[Contrast]:
     """The contrasts that `AGAIN` judges: LoRA's masks between A and B; after few steps the adaptors and the controls,
-    η² of 1 and 2, and ALLoRA − LoRA.
+    η² of 1 and 2, and ALLoRA − LoRA, on MNIST too.
     """
     if question == "placement":
         return [one for one in contrasts() if one.name.startswith("LoRA, bottleneck")]
     if question == "eta2":
         return [one for one in contrasts() if one.question == question and one.fine and one.first.eta2 in (1.0, 2.0)]
+    if question == "rule elsewhere":
+        return [one for one in elsewhere("rule", **ELSEWHERE["mnist"]) if one.first.steps == FEW]
     if question == "rule":
         return [one for one in contrasts() if one.fine and one.name.startswith("ALLoRA − LoRA, ")]
     return [one for one in contrasts() if one.question in (question, "control") and one.fine]
