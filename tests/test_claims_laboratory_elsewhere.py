@@ -13,9 +13,10 @@ from allora_analysis.claims.s4_4_laboratory import better_than_lora as on_digits
 from allora_analysis.claims.s4_4_laboratory_elsewhere import better_than_lora_on_cifar10 as on_cifar10
 from allora_analysis.claims.s4_4_laboratory_elsewhere import better_than_lora_on_mnist as row
 from allora_analysis.laboratory import table as tables
-from allora_analysis.laboratory.design import BY_ACCURACY, SHIFTED, contrasts, elsewhere
+from allora_analysis.laboratory.design import AGAIN, BY_ACCURACY, SHIFTED, contrasts, elsewhere
 from allora_analysis.laboratory.table import Table
 from experiments import laboratory
+from experiments.laboratory import ON_MNIST
 from tests.ledger_rows import finding
 
 
@@ -32,15 +33,21 @@ def judges(cell, lacking=0):
     return seeds[: len(seeds) - lacking]
 
 
-def plant(monkeypatch, few, many, control=0.0, lacking=0):
-    """ALLoRA − LoRA by length of training, and of two names of one arm."""
+def plant(monkeypatch, few, many, control=0.0, lacking=0, again=None, fresh=300):
+    """ALLoRA − LoRA by length of training, and of two names of one arm; `again`: after few steps on MNIST's fresh
+    seeds, so many of them.
+    """
 
     def by_seed(self, first, second, endpoint, fine=False):
         seeds = judges(first, lacking)
         noise = np.random.default_rng(first.steps).normal(0, 1e-3, len(seeds))
         same = first.adaptor == "constant"
         gap = control if same else few if first.steps == 50 else many
-        return dict(zip(seeds, noise - noise.mean() + gap, strict=True))
+        found = dict(zip(seeds, noise - noise.mean() + gap, strict=True))
+        if again is not None and first.shifted and first.steps == 50 and not same:
+            more = np.random.default_rng(7).normal(0, 1e-3, fresh)
+            found |= dict(zip(AGAIN[ON_MNIST], more - more.mean() + again, strict=False))
+        return found
 
     monkeypatch.setattr(Table, "by_seed", by_seed)
 
@@ -72,6 +79,30 @@ def test_what_digits_say_of_one_optimizer_alone_is_what_the_row_finds():
     assert "Under AdamW alone, 0.2 behind, it is undecided" in on_digits.reading
     assert found.evidence.measured["the verdict on one optimizer alone"]["adamw"] == "undecided"
     assert found.answer == "No: -0.4 points after 50 steps (clearly under SGD and momentum), 0.0 after 300."
+
+
+@pytest.mark.parametrize(
+    ("again", "fresh", "verdict", "n"),
+    [
+        (0.0, 300, "refuted", 300),
+        (0.01, 300, "holds", 300),
+        (-0.01, 300, "refuted", 300),
+        (0.0, 299, "holds", 120),
+    ],
+)
+def test_three_hundred_fresh_seeds_judge_mnist_after_few_steps_when_all_are_there(
+    monkeypatch, folder, again, fresh, verdict, n
+):
+    """The first 120 say that ALLoRA is a point ahead, and stand beside; the margin is the recorded controls'."""
+    plant(monkeypatch, 0.01, 0.0, again=again, fresh=fresh, control=0.001)
+    found = finding(row, folder)
+    assert (found.verdict, found.evidence.n) == (verdict, n)
+    assert ("practically equal" in found.answer) == (again == 0.0 and fresh == 300)
+    name = "means, test accuracy" if n == 120 else "the first seeds' means, test accuracy"
+    assert found.evidence.measured[name]["by length"]["50 steps"]["mean"] == pytest.approx(1.0)
+    assert found.evidence.measured[name]["verdict"] == "holds"
+    assert f"{100 * 0.001 * QUANTILE / 3**0.5:.2f} points after 50 steps" in found.evidence.tolerance_source
+    assert finding(on_cifar10, folder).evidence.n == 60
 
 
 def test_a_length_that_is_not_clear_is_marked_first_or_last(monkeypatch, folder):
