@@ -134,6 +134,28 @@ def test_what_mnist_says_of_its_first_rule_is_in_the_committed_table():
     assert before["arms that only guess"] == []
 
 
+def test_what_mnist_s_reading_says_of_its_optimizers_is_what_the_row_finds():
+    """Rounded to the digits told; an interval's ends by size."""
+    found = finding(row, None)
+    told = {}
+    for name in ("sgd", "adamw"):
+        one = found.evidence.measured[f"ALLoRA − LoRA, {name}, 50 steps"]
+        low, high = sorted(map(abs, one["interval"]))
+        told[name] = (
+            f"{abs(one['points']):.2f} {'ahead' if one['points'] > 0 else 'behind'} under",
+            f"({low:.2f} to {high:.2f})",
+        )
+    assert "{0} SGD {1}".format(*told["sgd"]) in row.reading
+    assert "{0} AdamW {1}".format(*told["adamw"]) in row.reading
+    first = found.evidence.measured["the first seeds' means, test accuracy"]
+    low = first["by length"]["50 steps"]["interval"][0]
+    assert f"120 seeds left 50 steps open by {abs(low + 0.3):.3f} points" in row.reading
+    assert f"one method from itself ({first['margins']['50 steps'] * 3**0.5:.2f};" in row.reading
+    alone = found.evidence.measured["the verdict on one optimizer alone"]
+    assert set(alone.values()) == {"undecided"}
+    assert found.answer == "No, on MNIST: practically equal: -0.1 points after 50 steps, 0.0 after 300."
+
+
 def test_the_margin_is_that_of_the_controls_on_mnist(monkeypatch, folder):
     """Planted: one method is 0.5 points from itself, 0.62 in a mean over three optimizers."""
     margin = 0.005 * QUANTILE / 3**0.5
