@@ -137,16 +137,11 @@ def test_what_mnist_says_of_its_first_rule_is_in_the_committed_table():
 def test_what_mnist_s_reading_says_of_its_optimizers_is_what_the_row_finds():
     """Rounded to the digits told; an interval's ends by size."""
     found = finding(row, None)
-    told = {}
-    for name in ("sgd", "adamw"):
-        one = found.evidence.measured[f"ALLoRA − LoRA, {name}, 50 steps"]
+    for name, side in (("SGD", "ahead"), ("AdamW", "behind")):
+        one = found.evidence.measured[f"ALLoRA − LoRA, {name.lower()}, 50 steps"]
         low, high = sorted(map(abs, one["interval"]))
-        told[name] = (
-            f"{abs(one['points']):.2f} {'ahead' if one['points'] > 0 else 'behind'} under",
-            f"({low:.2f} to {high:.2f})",
-        )
-    assert "{0} SGD {1}".format(*told["sgd"]) in row.reading
-    assert "{0} AdamW {1}".format(*told["adamw"]) in row.reading
+        assert (one["points"] > 0) == (side == "ahead")
+        assert f"{abs(one['points']):.2f} {side} under {name} ({low:.2f} to {high:.2f})" in row.reading
     first = found.evidence.measured["the first seeds' means, test accuracy"]
     low = first["by length"]["50 steps"]["interval"][0]
     assert f"120 seeds left 50 steps open by {abs(low + 0.3):.3f} points" in row.reading
