@@ -136,3 +136,13 @@ def test_the_rule_says_its_power_by_what_the_thirteen_seeds_showed():
             found.append(f"{chance:.2f}")
     at_0, as_shown = (" and ".join(found) for found in told.values())
     assert f"with probability {at_0} where the truth is 0, {as_shown} where it is what the thirteen showed" in words
+
+
+def test_what_the_reading_says_of_single_seeds_is_in_the_committed_records():
+    measured = ledger_rows.finding(CLAIM).evidence.measured
+    told = " and ".join(
+        f"{measured[f'mnist {name}']['seeds within a factor of 1.25']} of {measured[f'mnist {name}']['n']}"
+        for name in section.STAYING
+    )
+    assert f"single seeds lie further apart ({told} are within it)" in CLAIM.reading
+    assert all(measured[f"mnist {name}"]["average over entries"]["p_below"] < 0.001 for name in grid.OPTIMIZERS)
