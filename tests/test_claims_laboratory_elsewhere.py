@@ -7,16 +7,20 @@ import pytest
 from scipy import stats
 
 from allora_analysis.claims import ledger
-from allora_analysis.claims.laboratory_noise import QUANTILE, in_units, of_seeds_alone
-from allora_analysis.claims.s4_4_laboratory import _clear_under, by_length
+from allora_analysis.claims.laboratory_noise import QUANTILE, in_units, margins_of_means, noise, of_seeds_alone
+from allora_analysis.claims.s4_4_laboratory import _clear_under, by_length, fresh
 from allora_analysis.claims.s4_4_laboratory import better_than_lora as on_digits
 from allora_analysis.claims.s4_4_laboratory_elsewhere import better_than_lora_on_cifar10 as on_cifar10
 from allora_analysis.claims.s4_4_laboratory_elsewhere import better_than_lora_on_mnist as row
+from allora_analysis.claims.s4_4_laboratory_elsewhere import compared
 from allora_analysis.laboratory import table as tables
 from allora_analysis.laboratory.design import AGAIN, BY_ACCURACY, SHIFTED, contrasts, elsewhere
 from allora_analysis.laboratory.table import Table
+from allora_analysis.statistics import one_sided
+from allora_analysis.study import bound
 from experiments import laboratory
 from experiments.laboratory import ON_MNIST
+from tests.chances import chance_within
 from tests.ledger_rows import finding
 
 
@@ -82,7 +86,7 @@ def test_what_digits_say_of_one_optimizer_alone_is_what_the_row_finds():
 
 
 @pytest.mark.parametrize(
-    ("again", "fresh", "verdict", "n"),
+    ("again", "seeds", "verdict", "n"),
     [
         (0.0, 300, "refuted", 300),
         (0.01, 300, "holds", 300),
@@ -91,13 +95,13 @@ def test_what_digits_say_of_one_optimizer_alone_is_what_the_row_finds():
     ],
 )
 def test_three_hundred_fresh_seeds_judge_mnist_after_few_steps_when_all_are_there(
-    monkeypatch, folder, again, fresh, verdict, n
+    monkeypatch, folder, again, seeds, verdict, n
 ):
     """The first 120 say that ALLoRA is a point ahead, and stand beside; the margin is the recorded controls'."""
-    plant(monkeypatch, 0.01, 0.0, again=again, fresh=fresh, control=0.001)
+    plant(monkeypatch, 0.01, 0.0, again=again, fresh=seeds, control=0.001)
     found = finding(row, folder)
     assert (found.verdict, found.evidence.n) == (verdict, n)
-    assert ("practically equal" in found.answer) == (again == 0.0 and fresh == 300)
+    assert ("practically equal" in found.answer) == (again == 0.0 and seeds == 300)
     name = "means, test accuracy" if n == 120 else "the first seeds' means, test accuracy"
     assert found.evidence.measured[name]["by length"]["50 steps"]["mean"] == pytest.approx(1.0)
     assert found.evidence.measured[name]["verdict"] == "holds"
@@ -140,12 +144,23 @@ def test_what_mnist_s_reading_says_of_its_optimizers_is_what_the_row_finds():
     for name, side in (("SGD", "ahead"), ("AdamW", "behind")):
         one = found.evidence.measured[f"ALLoRA − LoRA, {name.lower()}, 50 steps"]
         low, high = sorted(map(abs, one["interval"]))
+        told = f"{bound(low, 2, False):.2f} to {bound(high, 2, True):.2f}"
         assert (one["points"] > 0) == (side == "ahead")
-        assert f"{abs(one['points']):.2f} {side} under {name} ({low:.2f} to {high:.2f})" in row.reading
+        assert f"{abs(one['points']):.2f} {side} under {name} ({told})" in row.reading
     first = found.evidence.measured["the first seeds' means, test accuracy"]
-    low = first["by length"]["50 steps"]["interval"][0]
-    assert f"120 seeds left 50 steps open by {abs(low + 0.3):.3f} points" in row.reading
-    assert f"one method from itself ({first['margins']['50 steps'] * 3**0.5:.2f};" in row.reading
+    few, margin = first["by length"]["50 steps"], first["margins"]["50 steps"] * 3**0.5
+    assert few["interval"][1] < 0
+    assert f"120 seeds had {few['mean']:.2f} after 50 steps, clearly below 0" in row.reading
+    assert f"left it open by {abs(few['interval'][0] + 0.3):.3f} points" in row.reading
+    assert f"not clearly beyond one method from itself ({margin:.2f})" in row.reading
+    gaps = fresh(tables.recorded(None, "mnist"), ON_MNIST)
+    beyond = one_sided(gaps["ALLoRA − LoRA, adamw, 50 steps"] + margin, "t").p_below
+    assert f"by p = {beyond:.3f} alone, {2 * beyond:.3f} by Holm over both lengths" in row.reading
+    before = in_units(tables.recorded(None, "mnist"), compared(shifted=True)[0], "accuracy")
+    (mean,) = by_length({name: np.concatenate([before[name], of]) for name, of in gaps.items()}).values()
+    both = one_sided(mean, "t")
+    assert f"all 420 have {both.mean:.2f} (-0.16 to -0.02)" in row.reading
+    assert (bound(both.interval[0], 2, False), bound(both.interval[1], 2, True)) == pytest.approx((-0.16, -0.02))
     alone = found.evidence.measured["the verdict on one optimizer alone"]
     assert set(alone.values()) == {"undecided"}
     assert found.answer == "No, on MNIST: practically equal: -0.1 points after 50 steps, 0.0 after 300."
@@ -332,3 +347,17 @@ def test_the_rule_of_shifted_rates_says_what_it_sees():
         "within ±0.3 with probability 0.96 at each length, at a truth of -0.1 with 0.79, and the margin with 0.99"
         in words
     )
+
+
+def test_the_rule_of_three_hundred_more_says_what_it_sees():
+    """By the standard deviation of the 120 seeds before, normal differences."""
+    table, words = tables.recorded(None, "mnist"), " ".join(laboratory.__doc__.split())
+    gains, control = (in_units(table, of, "accuracy") for of in compared(shifted=True))
+    deviation = by_length(gains)["50 steps"].std(ddof=1)
+    same = {truth: chance_within(0.3, truth, deviation, 300) for truth in (-0.19, -0.1, -0.3)}
+    margin = margins_of_means(gains, noise(control))["50 steps"]
+    behind = stats.norm.cdf((0.3 - margin) / (deviation / 300**0.5) - stats.t.ppf(0.975, 299))
+    assert f"standard deviation ({deviation:.2f} points)" in words
+    assert f"probability {same[-0.19]:.2f} where the truth is -0.19, 0.99 and more where it is within ±0.1" in words
+    assert same[-0.1] > 0.99
+    assert f'and {same[-0.3]:.2f} where it is -0.3, where they say "behind" with {behind:.2f}' in words
