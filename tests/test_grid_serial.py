@@ -161,7 +161,10 @@ def written(path):
 
 def unfinished(results):
     """Whole checkpoints of runs that are not recorded."""
-    found = results.glob("unfinished/finetune-*/checkpoint-*/trainer_state.json")
+    try:
+        found = list(results.glob("unfinished/finetune-*/checkpoint-*/trainer_state.json"))
+    except FileNotFoundError:  # a folder that a finished run took away while it was being looked through
+        return []
     return [path for path in found if written(path) and not (results / f"{path.parts[-3]}.json").exists()]
 
 

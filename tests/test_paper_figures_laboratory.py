@@ -47,8 +47,10 @@ def plant_table(folder, data, wanted, skip):
 def test_it_is_drawn_from_the_table_and_its_title_says_the_finding(tmp_path):
     plant(tmp_path)
     loaded = laboratory.load_data(tmp_path)
-    (missing,) = loaded.missing  # planted: no fresh seeds of what these judge again
+    missing, on_mnist = loaded.missing  # planted: no fresh seeds of what these judge again
     again = [one for one in contrasts() if fresh_seeds(one)]
+    assert on_mnist.what == "3 of 6 contrasts on mnist lack some of their seeds"
+    assert on_mnist.command.endswith("--data mnist --data-root FOLDER --part lead-shifted")
     assert missing.what == f"{len(again)} of {len(contrasts())} contrasts on digits lack some of their seeds"
     assert sum(len(of) for of in loaded.data.of["accuracy"].values()) == len(contrasts()) + 2 * 6
     one = loaded.data.of["accuracy"]["ALLoRAAdamW − LoRA, adamw"][50]
@@ -78,7 +80,7 @@ def test_what_lacks_seeds_is_left_out_and_named(tmp_path):
     one = contrasts()[0]
     plant(tmp_path, skip=(one.first,))
     loaded = laboratory.load_data(tmp_path)
-    (missing,) = loaded.missing
+    missing, _ = loaded.missing
     assert "contrasts on digits lack some of their seeds" in missing.what
     assert missing.command == "python -m experiments.laboratory --part contrasts"
     drawn = [(name, steps) for name, of in loaded.data.of["loss"].items() for steps in of]
