@@ -233,7 +233,7 @@ def test_the_rule_says_its_seeds_and_its_margin():
 
 def test_the_rule_says_its_power_by_what_the_eight_seeds_showed():
     """Normal differences, sixteen seeds, both places within the margin: where the truth is 0, and what they showed."""
-    measured = _half_before().evidence.measured
+    measured = section._of_eight_seeds(Cases(0, ""), None).evidence.measured
     spreads = {}
     for place in section.PLACES.values():
         one = measured[f"{place}, epoch 1"]
@@ -249,7 +249,3 @@ def test_the_rule_says_its_power_by_what_the_eight_seeds_showed():
 
     words = " ".join(dropout_early.__doc__.split())
     assert f"probability {both(0.0)} where the truth is 0 at both places, and {both(1.0)} where" in words
-
-
-def _half_before():
-    return section._half(Cases(0, ""), None, 1, section.EARLY, ("rise", "raises", "lowers"), "one epoch")

@@ -144,10 +144,15 @@ def early(cases: Cases, folder: Path | None) -> Finding:
     """Test losses by seed after one epoch, with dropout minus without, by place; of fresh seeds, if all are there."""
     runs = {run: record.result for run, record in found(LISTS["dropout_early"]["desk"], folder).items()}
     if len(runs) < len(LISTS["dropout_early"]["desk"]):
-        half = _half(cases, folder, 1, EARLY, ("rise", "raises", "lowers"), "one epoch")
+        half = _of_eight_seeds(cases, folder)
         is_open = half.verdict == "undecided" and half.evidence.measured  # and no run diverged
         return dataclasses.replace(half, corrected=FRESH, flips_if=FRESH) if is_open else half
     return _after_one_epoch(cases, folder, runs)
+
+
+def _of_eight_seeds(cases: Cases, folder: Path | None) -> Finding:
+    # What the first epochs of `dropout_alone` show.
+    return _half(cases, folder, 1, EARLY, ("rise", "raises", "lowers"), "one epoch")
 
 
 def rises_beyond_the_margin(of: Mapping[str, ArrayLike]) -> str:
@@ -168,12 +173,7 @@ def _after_one_epoch(cases: Cases, folder: Path | None, runs: Runs) -> Finding:
     if stopped := diverged(runs, pairs):
         return run_diverged(f"a run diverged with the masks {' and '.join(stopped)}", RULE)
     losses, accuracies = (
-        {
-            place: np.array(
-                [ENDPOINTS[endpoint] * (after_epoch(runs[b], endpoint) - after_epoch(runs[a], endpoint)) for a, b in of]
-            )
-            for place, of in pairs.items()
-        }
+        {place: np.array(harm(runs, of, endpoint, 1)) for place, of in pairs.items()}
         for endpoint in ("test_loss", ACCURACY)
     )
     tested = cases.test(losses, rises_beyond_the_margin)
@@ -181,7 +181,7 @@ def _after_one_epoch(cases: Cases, folder: Path | None, runs: Runs) -> Finding:
     means = " and ".join(signed(one.mean, 3) for one in rises.values())
     where = f"nats after one epoch (masks {' and '.join(pairs)})"
     place, most = max(rises.items(), key=lambda item: item[1].mean)
-    before = _half(Cases(0, ""), folder, 1, EARLY, ("rise", "raises", "lowers"), "one epoch")
+    before = _of_eight_seeds(Cases(0, ""), folder)
     return tested.finding(
         holds=f"Yes: by {means} {where}.",
         refuted=f"No: {means} {where}.",
@@ -273,15 +273,16 @@ def _hours_a_seed(known: Iterable[Record]) -> str:
     return f", {sum(seconds) / len(ALONE_SEEDS) / 3600:.1f} hours of a shared core each" if all(seconds) else ""
 
 
+def harm(runs: Runs, pairs: Pairs, endpoint: str, epoch: int) -> list[float]:
+    """By pair, how much worse an endpoint is with dropout than without, after an epoch."""
+    values = [[after_epoch(runs[run], endpoint, epoch - 1) for run in pair] for pair in pairs]
+    return [ENDPOINTS[endpoint] * (without - dropped) for dropped, without in values]
+
+
 def as_said(runs: Runs, pairs: Mapping[str, Pairs], endpoint: str) -> dict[str, list[float]]:
     """By place and epoch, how much worse an endpoint is with dropout, or better where the sentence says so."""
-
-    def harm(place: str, epoch: int) -> list[float]:
-        values = [[after_epoch(runs[run], endpoint, epoch - 1) for run in pair] for pair in pairs[place]]
-        return [ENDPOINTS[endpoint] * (without - dropped) for dropped, without in values]
-
     return {
-        f"{place}, epoch {epoch}": [sign * one for one in harm(place, epoch)]
+        f"{place}, epoch {epoch}": [sign * one for one in harm(runs, pairs[place], endpoint, epoch)]
         for epoch, sign in DIRECTIONS.items()
         for place in pairs
     }

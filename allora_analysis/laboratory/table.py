@@ -143,7 +143,7 @@ class Table:
         if best is None:
             return ()
         low, high, step = (-4, 4, 1) if fine else (-2, 2, 2)
-        near = _to_three_digits if cell.shifted else functools.partial(self._near, cell)
+        near = functools.partial(rounded, digits=3) if cell.shifted else functools.partial(self._near, cell)
         while True:
             grids = tuple(
                 tuple(near(best * 10 ** ((k + shift) / 8)) for k in range(low, high + 1, step))
@@ -159,8 +159,8 @@ class Table:
     def _chosen(self, cell: Cell, grids: tuple[Rates, ...]) -> Choices:
         # By judging seed that has run at all rates of its own: the one of the least validation loss, and its run. Kept
         # while the cell's lines are these.
-        of = self.rows.get(cell, {})
-        lines, known = (*of, *of.values()), self._known.get((cell, grids))
+        rows = self.rows.get(cell, {})
+        lines, known = (*rows, *rows.values()), self._known.get((cell, grids))
         if known is None or known[0] != lines:
             found = {
                 seed: min(of.items(), key=lambda item: validation(item[1]))
@@ -437,10 +437,6 @@ def further(scores: Mapping[float, float]) -> float | None:
     return None
 
 
-def rounded(rate: float) -> float:
-    """A rate to two digits."""
-    return float(f"{rate:.2g}")
-
-
-def _to_three_digits(rate: float) -> float:
-    return float(f"{rate:.3g}")
+def rounded(rate: float, digits: int = 2) -> float:
+    """A rate to so many digits."""
+    return float(f"{rate:.{digits}g}")
