@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from allora_analysis import tikhonov
-from allora_analysis.claims import peft_masks, s3_1_placement, s3_1_tikhonov
+from allora_analysis.claims import peft_masks, s3_1_implicit_regularizer, s3_1_placement, s3_1_tikhonov
 from allora_analysis.tikhonov import masks as enumeration
 from tests.ledger_rows import Rows
 
-ROWS = Rows(s3_1_tikhonov, s3_1_placement)
+ROWS = Rows(s3_1_tikhonov, s3_1_implicit_regularizer, s3_1_placement)
 verdict = ROWS.verdict
 
 
@@ -44,6 +44,9 @@ PLANTED = [
     ("3.1-equal-spectrum", "dropout_solution", scaled(tikhonov.dropout_solution)),
     ("3.1-equal-spectrum", "ridge_solution", scaled(tikhonov.ridge_solution)),
     ("3.1-unit-eigenvalue", "nearest_ridge", moved(tikhonov.nearest_ridge, penalty=1.001)),
+    ("3.1-implicit-penalty", "enumerated_solution", scaled(tikhonov.enumerated_solution)),
+    ("3.1-implicit-penalty", "enumerated_loss", lambda x, y, w, p, place: float(np.sum((y - x @ w) ** 2))),
+    ("3.1-implicit-penalty", "enumerated_loss", scaled(tikhonov.enumerated_loss)),
     ("3.1-implicit-regularizer", "enumerated_solution", scaled(tikhonov.enumerated_solution)),
     ("3.1-implicit-regularizer", "dropout_solution", scaled(tikhonov.dropout_solution)),
     ("3.1-general-spectrum", "nearest_ridge", moved(tikhonov.nearest_ridge, distance=1.001)),
@@ -101,7 +104,7 @@ def equal_spectrum(x):
     ("claim_id", "module", "name", "of_x_alone"),
     [
         ("3.1-general-spectrum", s3_1_tikhonov, "one_singular_value", equal_spectrum),
-        ("3.1-implicit-regularizer", s3_1_tikhonov, "orthogonal", equal_spectrum),
+        ("3.1-implicit-regularizer", s3_1_implicit_regularizer, "orthogonal", equal_spectrum),
         ("3.1-placement-latent", s3_1_placement, "keeps_the_shape", lambda x: False),
         ("3.1-placement-input", s3_1_placement, "correlations_cancel", lambda x: np.allclose(x.T @ x, diagonal(x))),
     ],
@@ -129,7 +132,7 @@ def test_masks_that_differ_on_white_inputs_would_be_seen(monkeypatch):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_masks_on_outputs_on_inputs_and_ridge_have_one_minimizer_for_white_inputs(seed):
-    one = s3_1_tikhonov.white(np.random.default_rng(seed))
+    one = s3_1_implicit_regularizer.white(np.random.default_rng(seed))
     c, k = float((one.x.T @ one.x)[0, 0]), (1 - one.keep_prob) / one.keep_prob
     ridge = tikhonov.ridge_solution(one.x, one.y, k * c)
     for place in ("output", "input"):
@@ -199,6 +202,19 @@ def test_a_layer_that_masks_its_latent_space_would_hold(monkeypatch, measured_in
     monkeypatch.setattr(peft_masks, "adapter_output", masked_inside)
     measured_into()
     assert verdict("3.1-placement-in-code") == "holds"
+    assert verdict("3.1-dropout-in-code") == "refuted"  # nearly every input is struck in part
+
+
+@pytest.mark.parametrize("times", [0.0, 0.5, 1.5])
+def test_a_layer_without_dropout_or_at_another_drop_rate_would_be_seen(monkeypatch, measured_into, times):
+    def at_another(one):
+        kept = np.random.default_rng(one.seed).random((one.n2, 1)) >= times * one.drop_rate
+        return kept * np.ones((one.n2, one.n1))
+
+    assert verdict("3.1-dropout-in-code") == "holds"
+    monkeypatch.setattr(peft_masks, "adapter_output", at_another)
+    measured_into()
+    assert verdict("3.1-dropout-in-code") == "refuted"
 
 
 def test_the_committed_masks_are_what_pefts_layer_shows(measured_into):

@@ -20,6 +20,7 @@ from allora_analysis.claims import (
 from allora_analysis.claims.cases import (
     ETA_M,
     ETA_M_SMOLLM2,
+    ETA_M_WHOLE,
     FALSE_FAIL,
     POOLER,
     source_of_errors,
@@ -153,7 +154,7 @@ def test_the_worst_cases_of_the_answers_are_the_rows_own():
     worst = ROWS.as_is("3.3-worst-case")
     assert worst.size.value == pytest.approx(1 + 2.0)
     assert (
-        f"{worst.size.value:.2g}-fold a layer (‖ηBA‖ = 2‖W‖), {1.014:.2f}- to {1.08:.2f}-fold in our runs"
+        f"{worst.size.value:.2g}-fold a layer (‖ηBA‖ = 2‖W‖), {1.014:.2f}- to {1.08:.2f}-fold at recorded norms"
         in worst.answer
     )
     assert len(worst.answer.split()) <= 15  # in README
@@ -162,6 +163,7 @@ def test_the_worst_cases_of_the_answers_are_the_rows_own():
     assert round(np.mean(induced["SmolLM2-135M"]["by seed"]), 3) == ETA_M_SMOLLM2
     pooler = induced[minilm]["mean of the others"], induced[minilm]["largest map"]["bert.pooler.dense"]
     assert (round(pooler[0], 2), round(pooler[1], 1)) == (ETA_M, POOLER)
+    assert round(np.mean(induced[minilm]["by seed"]), 2) == ETA_M_WHOLE
     assert (induced["the verdict at 0.05"], induced["the verdict at 0.2"]) == ("refuted", "refuted")
     assert f"({induced[minilm]['largest map']['bert.pooler.dense']:.1f} times)" in row.reading
     assert f"it is {100 * induced[minilm]['mean of the others']:.0f} %, looked at afterwards" in row.reading

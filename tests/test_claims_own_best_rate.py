@@ -43,9 +43,9 @@ SEQUENTIAL = "4-own-best-rate-smollm2"  # a row of one arm, judged by e-values
 
 def test_an_arm_that_failed_is_named():
     """As one that stays at chance; 9 points off is no failure."""
-    assert section._failed_in_words([0.0, 0.01, -0.01, 0.36]) == "9.0 from 1 failed LoRA run"
-    assert section._failed_in_words([0.0, 0.01, -0.4, 0.36]) == "-1.0 from 2 failed runs"
-    assert section._failed_in_words([0.0, 0.01, 0.09, -0.09]) == ""
+    assert our_runs.failed_in_words([0.0, 0.01, -0.01, 0.36]) == "9.0 from 1 failed LoRA run"
+    assert our_runs.failed_in_words([0.0, 0.01, -0.4, 0.36]) == "-1.0 from 2 failed runs"
+    assert our_runs.failed_in_words([0.0, 0.01, 0.09, -0.09]) == ""
 
 
 RIGHT = np.random.default_rng(5).random((60, 40)) < 0.75
@@ -440,7 +440,7 @@ def test_few_seeds_have_no_failure_and_no_bounds(runs_folder):
         assert found.answer.startswith(f"Undecided after {seeds} of 60 seeds: +")
         assert "failed" not in found.answer
         assert "excluded" not in found.answer
-    assert section._robust([0.3, 0.3, -0.3, -0.3], range(4), decide)["mean of the others"] is None
+    assert our_runs.robust([0.3, 0.3, -0.3, -0.3], range(4), decide)["mean of the others"] is None
 
 
 def test_at_its_cap_a_row_says_what_is_excluded_and_that_no_seed_is_left(runs_folder):
@@ -470,18 +470,25 @@ def test_failures_factor_and_machines_stand_beside_and_decide_nothing(runs_folde
 
     seeds_of_a_list(runs_folder, "smollm2-adamw", 30, 0.002, 0.02, cpu=cpu, fails=(20,))
     found = finding(SEQUENTIAL)
-    assert found.answer.endswith("if normal); 0.8 from 1 failed LoRA run.")
+    assert found.answer.endswith("points excluded if normal; 0.8 from 1 failed LoRA run.")
     told = found.evidence.measured["looked at afterwards"]
     assert told["factor at the end, of η"] == pytest.approx((1 + 4 * 0.05) ** -0.5)
     assert {kind: one["n"] for kind, one in told["by CPU"].items()} == {"one": 29, "one and other": 1}
     assert told["without seeds on two kinds of CPU"]["n"] == 29
-    robust, gaps = told["where an arm failed"], np.array(found.evidence.measured["allora_0"]["differences"])
-    assert robust["seeds"] == [FIRST_SEED + 20]
-    assert robust["mean of the others"] == pytest.approx(np.delete(gaps, 20).mean())
-    assert robust["median"] == pytest.approx(np.median(gaps))
+    steady, gaps = told["where an arm failed"], np.array(found.evidence.measured["allora_0"]["differences"])
+    assert steady["seeds"] == [FIRST_SEED + 20]
+    assert steady["mean of the others"] == pytest.approx(np.delete(gaps, 20).mean())
+    assert steady["median"] == pytest.approx(np.median(gaps))
     others = decide([*np.delete(gaps, 20)], margin=MARGINS["test_accuracy"], grain=TIE)
-    assert robust["the others, by the row's test"] == dataclasses.asdict(others)
-    assert robust["sign test, two-sided p"] == pytest.approx(stats.binomtest(int((gaps > 0).sum()), 30).pvalue)
+    assert steady["the others, by the row's test"] == dataclasses.asdict(others)
+    assert steady["sign test, two-sided p"] == pytest.approx(stats.binomtest(int((gaps > 0).sum()), 30).pvalue)
+    ordered, below = np.sort(gaps), int(stats.binom(30, 0.5).ppf(0.025))
+    by_signs = steady["interval of the median by the sign test, 95 %"]
+    assert by_signs == pytest.approx([ordered[below - 1], ordered[-below]])
+    ranks = np.sign(gaps) @ stats.rankdata(np.abs(gaps))  # Wilcoxon's sum, whose variance is that of the ranks' squares
+    normal = ranks / np.sqrt(np.sum(stats.rankdata(np.abs(gaps)) ** 2))
+    assert steady["Wilcoxon's test, one-sided p"]["ahead"] == pytest.approx(stats.norm.sf(normal), rel=0.1)
+    assert sum(steady["Wilcoxon's test, one-sided p"].values()) == pytest.approx(1, abs=0.05)
 
 
 def test_what_the_readings_say_of_the_committed_runs():
@@ -494,6 +501,12 @@ def test_what_the_readings_say_of_the_committed_runs():
     control = finding(CONTROL).evidence.measured["looked at afterwards"]
     assert control["without seeds on two kinds of CPU"]["verdict"] == "open"
     assert sum(one["n"] for kind, one in control["by CPU"].items() if " and " in kind) == 15
+    steady = finding("4-own-best-rate-sgd").evidence.measured["looked at afterwards"]["where an arm failed"]
+    assert [round(100 * end, 2) for end in steady["interval of the median by the sign test, 95 %"]] == [-0.09, 0.47]
+    assert round(100 * steady["median"], 2) == 0.23
+    assert round(steady["Wilcoxon's test, one-sided p"]["ahead"], 3) == 0.018
+    assert round(steady["sign test, two-sided p"], 2) == 0.11
+    assert [round(100 * end, 2) for end in steady["interval of the others"]] == [0.05, 0.44]
     by_sgd = finding("4-own-best-rate-sgd-control").evidence.measured["looked at afterwards"]
     assert sum(one["n"] for kind, one in by_sgd["by CPU"].items() if " and " in kind) == 8
     assert by_sgd["without seeds on two kinds of CPU"]["verdict"] == "open"

@@ -88,8 +88,9 @@ def test_a_dry_run_lists_the_runs_and_asks_no_hub(made, tmp_path, capsys, name, 
     runs = LISTS[name][preset]
     command = ["--preset", preset, "--results", str(tmp_path / "none"), "--dry-run"]
     assert main(name, LISTS[name], command) == 0
-    bare = capsys.readouterr().out
+    bare, beside = capsys.readouterr()
     assert bare.count("to run    ") == len(runs)
+    assert ("for GPUs: none of these comes recorded" in beside) == (preset == "paper")
     assert f"0 of {len(runs)} runs recorded" in bare
     models, data = dict.fromkeys(one.model for one in runs), dict.fromkeys(one.data for one in runs)
     given = [f"{model}={made.bert}" for model in models] + [f"{name}={made.films}" for name in data]

@@ -6,6 +6,7 @@ To add a claim: write the sentence and its check, `@claim(...)` above a function
 # In the paper's order, a file that reads another's rows after it. Names, so that importing the package costs nothing.
 SECTIONS = (
     "s3_1_tikhonov",
+    "s3_1_implicit_regularizer",
     "s3_1_placement",
     "s3_1_deviation",
     "s3_1_in_the_long_run",
@@ -43,8 +44,8 @@ SECTIONS = (
     "s4_1_dropout_as_scaling",
     "s4_1_dropout_in_a_step",
     "s4_1_framework",
-    "s4_2_scaled_gradient",
     "s4_2_definition",
+    "s4_2_scaled_gradient",
     "s4_2_noise_at_rest",
     "s4_2_leaving_zero",
     "s4_2_first_steps",

@@ -30,7 +30,7 @@ PAPER_ROW = 0.015  # ‖(BA)_i‖ there: our runs' mean rows end at 0.004 to 0.0
 # ‖ηBA‖/‖W*‖ after fine-tuning, η in it: LoRA at ηl and LoRA × η at l end about alike under AdamW.
 ETA_M_ROWS = 0.015  # of mean row norms, at most: row 3.3-comparable-level
 ETA_M, ETA_M_SMOLLM2 = 0.08, 0.014  # induced norms, averaged over MiniLM's maps but its pooler, and SmolLM2-135M's:
-POOLER = 1.2  # MiniLM's pooler, which stands once: row 3.3-comparable-level-induced
+POOLER, ETA_M_WHOLE = 1.2, 0.11  # MiniLM's pooler, which stands once, and all its maps: the same row
 NEAR = 2.0  # a case is near a condition's boundary when it is within this factor of it
 
 

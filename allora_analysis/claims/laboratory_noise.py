@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from scipy.special import chdtrc, stdtrit
 
+from allora_analysis.claims.claim import units_wanted
 from allora_analysis.laboratory.design import ETA2, STEPS, Cell, Contrast, contrasts, fresh_seeds
 from allora_analysis.laboratory.table import ALL_SEEDS, Table
-from allora_analysis.statistics import one_sided
+from allora_analysis.statistics import judge_family, one_sided
 
 Samples = Mapping[str, np.ndarray]
 POINTS = 100.0
@@ -121,6 +122,12 @@ def margins_of_means(of: Samples, spread: Mapping[str, float], quantile: float =
     """The same in the mean over a length's settings: the root of their summed squares, over n."""
     settings = Counter(map(length, of))
     return {steps: quantile * spread[steps] / math.sqrt(n) for steps, n in settings.items()}
+
+
+def seeds_wanted(of: Samples, margins: Mapping[str, float], name: str) -> str:
+    """Seeds after which a comparison would be clear of its margin among these, were mean and spread the true ones."""
+    beyond = {one: gaps - margins.get(length(one), 0.0) for one, gaps in of.items()}
+    return f"{units_wanted([judge_family(beyond, test='t')[name]], 'seeds')} at these margins"
 
 
 def at_first(table: Table, pairs: Mapping[str, Contrast], rule: Callable[[Samples, Samples], str]) -> str | None:

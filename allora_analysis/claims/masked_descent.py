@@ -408,17 +408,21 @@ def many_rows_by_sgd(rng: np.random.Generator) -> Tiny:
     return one._replace(rate=0.5 / curvature, steps=60, optimizer="SGD")
 
 
+def sampled_products(one: Tiny, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """W_t, or [BA]_t, of so many runs, each with its own masks."""
+    state = tuple(np.broadcast_to(part, (draws, *part.shape)) for part in start(one))
+    for step in range(1, one.steps + 1):
+        shape = one.y.shape if one.placement == "output" else one.x.shape
+        masks = (rng.random((draws, *shape)) < one.keep_prob) / one.keep_prob
+        state = moved(one, state, masked_gradient(one, product(one, state), masks), step)
+    return product(one, state)
+
+
 def sampled_distance(one: Tiny, rng: np.random.Generator, draws: int = 60) -> float:
     """‖E W_t − the path on the regularized objective‖ over its norm, Frobenius, where masks are too many to sum over.
 
     The square is the product of two halves' deviations, so that the draws' own scatter adds nothing on average.
     """
-    halves, path = [], regularised_descent(one)
-    for _ in range(2):
-        state = tuple(np.broadcast_to(part, (draws // 2, *part.shape)) for part in start(one))
-        for step in range(1, one.steps + 1):
-            shape = one.y.shape if one.placement == "output" else one.x.shape
-            masks = (rng.random((draws // 2, *shape)) < one.keep_prob) / one.keep_prob
-            state = moved(one, state, masked_gradient(one, product(one, state), masks), step)
-        halves.append(product(one, state).mean(axis=0) - path)
+    path = regularised_descent(one)
+    halves = [sampled_products(one, draws // 2, rng).mean(axis=0) - path for _ in range(2)]
     return math.sqrt(max(float(np.sum(halves[0] * halves[1])), 0.0)) / float(np.linalg.norm(path))

@@ -397,7 +397,7 @@ def noisy_and_not(rng: np.random.Generator) -> list[Case]:
 
 @sgd_claim(
     "3.1-sgd-reliable",
-    where="Abstract; §1, first flaw",
+    where="Abstract",
     says="We prove that Dropout is only suitable for long training episodes but fails to reliably regularize "
     "training for short training episodes, e.g., finetuning.",
     reading="Under plain SGD what dropout adds to the mean of the weights is below their standard deviation up to "

@@ -240,8 +240,8 @@ def benefit_few_masks(cases: Cases) -> Finding:
     turn = max((dropped for dropped, left in both.items() if left > MOST), default=0.0)
     unlike, one_of_many = left_of_one_large(100, Alike(200, 0.05)), left_of_one_large(1000, Alike(4096, 0.05))
     return judged.finding(
-        conditional=f"Only, for entries alike, if masks drop under {ALONE:.1f} on average; where many drop, four masks "
-        "halve the deviation.",
+        conditional=f"Only, for entries alike, if a mask drops under {ALONE:.1f} entries on average; where many drop, "
+        "four halve it.",
         evidence=judged.evidence(
             "exact deviations to 1e-9",
             {"share": f"above {MOST:g} where (1 − q)³ᵐ is"},

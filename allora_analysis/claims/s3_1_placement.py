@@ -5,14 +5,15 @@ wrong formulas and looks at PEFT's own layer.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import binomtest
 
 from allora_analysis import tikhonov
 from allora_analysis.claims import peft_masks
-from allora_analysis.claims.cases import OF_SIGNAL, PAPER_KEEP, PAPER_NOISE, Case, Cases, relative_error
+from allora_analysis.claims.cases import FALSE_FAIL, OF_SIGNAL, PAPER_KEEP, PAPER_NOISE, Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim, ranged
 from allora_analysis.claims.s3_1_tikhonov import ROUNDING, TOLERANCE, Regression, design
 from allora_analysis.tikhonov import masks as enumeration
@@ -24,25 +25,73 @@ placement_claim = functools.partial(claim, test="tests/test_tikhonov.py")
 COMMAND = "python -m allora_analysis.tikhonov --placement"
 
 
+HINGES = (
+    "LoRA's regularization hinges on using Dropout Srivastava et al. (2014), i.e., on applying a multiplicative binary "
+    "mask to the latent space of the matrix factorization."
+)
+
+
+@placement_claim(
+    "3.1-dropout-in-code",
+    where=OPENING,
+    says=HINGES,
+    reading="That LoRA's code has dropout: in training a mask inside the branch keeps activations or strikes them, at "
+    "the drop rate; measured on PEFT's own layer, whose numbers are committed. Which activations is row "
+    "3.1-placement-in-code; PEFT's LoRA has no other regularizer, as its configuration shows.",
+    command="python -m allora_analysis.claims.peft_masks",
+    test="tests/test_claims_3_1_tikhonov.py",
+)
+def dropout_in_code(cases: Cases) -> Finding:
+    """How many of n₂ unit inputs a mask strikes, against a binomial of the drop rate."""
+    measured = peft_masks.read()
+    judged = cases.judge(
+        _layers(measured),
+        measure=lambda one: sum(measured[one]),
+        printed=lambda one, seen: seen > 0 and binomtest(seen, one.n2, one.drop_rate).pvalue > FALSE_FAIL,
+    )
+    layers = [case.inputs for case in judged.cases]
+    expected, inputs = sum(one.drop_rate * one.n2 for one in layers), sum(one.n2 for one in layers)
+    return judged.finding(
+        holds="Yes: in training LoRA's code (PEFT) strikes inputs of its branch at random, at the drop rate.",
+        evidence=judged.evidence(
+            f"a two-sided binomial test at {FALSE_FAIL:g}", lambda one: one.drop_rate * one.n2, tolerance=FALSE_FAIL
+        ),
+        size=Size(
+            100 * sum(judged.measured) / inputs,
+            f"% of {inputs:,} unit inputs",
+            f"struck by a mask, {len(layers)} layers; expected are {100 * expected / inputs:.1f}",
+        ),
+        flips_if="a layer of LoRA's code in training that strikes none, or not as many as its drop rate says",
+    )
+
+
+def _layers(measured: Iterable[peft_masks.Layer]) -> list[Case]:
+    return [
+        Case(
+            f"{one.n2} → {one.rank} → {one.n1}, drop rate {one.drop_rate:g}",
+            one,
+            paper=one.drop_rate == peft_masks.DROP_RATE,
+        )
+        for one in measured
+    ]
+
+
 @placement_claim(
     "3.1-placement-in-code",
     where=OPENING,
-    says="LoRA's regularization hinges on using Dropout Srivastava et al. (2014), i.e., on applying a multiplicative "
-    "binary mask to the latent space of the matrix factorization.",
-    reading="As a fact about LoRA's code: a mask strikes single entries of Ax, r numbers between A and B; measured on "
-    "PEFT's own layer, whose numbers are committed.",
+    says=HINGES,
+    reading="A less kind reading (kinder: 3.1-dropout-in-code): of the place, too. A mask strikes single entries of "
+    "Ax, r numbers between A and B, the latent space; measured on PEFT's own layer, whose numbers are committed.",
     command="python -m allora_analysis.claims.peft_masks",
     test="tests/test_claims_3_1_tikhonov.py",
+    depends_on=("3.1-dropout-in-code",),
 )
 def placement_in_code(cases: Cases) -> Finding:
     """Unit inputs through a training layer: a mask on the input strikes Ax as a whole, one on Ax single entries."""
     measured = peft_masks.read()
     paper = [one for one in measured if one.drop_rate == peft_masks.DROP_RATE]
     judged = cases.judge(
-        [
-            Case(f"{one.n2} → {one.rank} → {one.n1}, drop rate {one.drop_rate:g}", one, paper=one in paper)
-            for one in measured
-        ],
+        _layers(measured),
         measure=lambda one: {"whole": measured[one].whole, "in part": measured[one].in_part},
         printed=lambda one, seen: seen["in part"] > 0,
     )

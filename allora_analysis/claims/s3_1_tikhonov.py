@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from allora_analysis import tikhonov
-from allora_analysis.claims.cases import OF_SIGNAL, PAPER_KEEP, PAPER_NOISE, Case, Cases, log_uniform, relative_error
+from allora_analysis.claims.cases import PAPER_KEEP, Case, Cases, log_uniform, relative_error
 from allora_analysis.claims.claim import Finding, claim, ranged
 from allora_analysis.tikhonov.study import Problems
 
@@ -286,79 +286,6 @@ def unit_eigenvalue(cases: Cases) -> Finding:
         holds="Yes, in units in which c = 1; in X's own units the penalty is c(1 − p)/p.",
         evidence=judged.evidence(ROUNDING, lambda one: 1 / one.share - 1, tolerance=TOLERANCE),
         flips_if="an X with XᵀX = I whose nearest ridge has another λ, or fits that move with X's scale",
-    )
-
-
-def few_inputs(rng: np.random.Generator) -> Regression:
-    """At most 9 masked inputs: white X, nearly white, columns at right angles with other norms, and any."""
-    n, d = [(4, 2), (3, 3), (3, 2)][rng.integers(3)]
-    spread_of, turn = float(rng.choice([1.0, 1.0, 1.001, 5.0])), bool(rng.random() < 0.3)
-    x = design(n, d, spread_of, rng)
-    x = x @ np.linalg.svd(x)[2].T if turn else x  # S diagonal
-    return Regression(x, rng.standard_normal((n, 2)), float(rng.choice([0.3, 0.8, PAPER_KEEP, 1.0])))
-
-
-def white(rng: np.random.Generator) -> Regression:
-    """XᵀX = cI, drop rate 0.05."""
-    return Regression(float(rng.uniform(0.3, 3)) * design(4, 2, 1.0, rng), rng.standard_normal((4, 2)), PAPER_KEEP)
-
-
-def orthogonal(one: Regression) -> bool:
-    """Whether XᵀX is diagonal, or p = 1."""
-    gram = one.x.T @ one.x
-    return one.keep_prob == 1.0 or float(np.abs(gram - np.diag(np.diag(gram))).max()) < TOLERANCE * float(gram.max())
-
-
-@tikhonov_claim(
-    "3.1-implicit-regularizer",
-    says="The above results recovers known theoretical analysis of Dropout–showing its benefits as an implicit "
-    "regularizer.",
-    reading="A less kind reading: of any X. Of white X alone, which the sentences before are about, it is true (draws "
-    "here; that ridge then has the same minimizer is row 3.1-equal-spectrum). The known analysis, Wager et al.'s "
-    "(row 3.1-normalised-inputs), has masks on the inputs: those and masks on the output have one minimizer, whatever "
-    "Y (for one Y it is row 3.1-placement-input). That W is p times least squares is row 3.1-minimiser.",
-    depends_on=("3.1-minimiser", "3.1-normalised-inputs"),
-)
-def implicit_regularizer(cases: Cases) -> Finding:
-    """The minimizers over all masks of inputs and of outputs."""
-    places = ("output", "input")
-
-    def of_masks(one: Regression) -> dict[str, np.ndarray]:
-        return {place: tikhonov.enumerated_solution(*one, place) for place in places}
-
-    def of_formulas(one: Regression) -> dict[str, np.ndarray]:
-        return {place: tikhonov.dropout_solution(*one, place) for place in places}
-
-    def apart() -> float:
-        x = design(256, 64, 4.0, cases.rng)
-        signal = x @ cases.rng.standard_normal((64, 4))
-        one = Regression(x, signal + PAPER_NOISE * np.std(signal) * cases.rng.standard_normal(signal.shape), PAPER_KEEP)
-        return 100 * relative_error(*(x @ formula for formula in of_formulas(one).values()))
-
-    judged = cases.judge(
-        [*papers_own(cases.rng), *cases.draw(white, 2, "white X"), *cases.draw(few_inputs, 24)],
-        measure=of_masks,
-        printed=lambda one, seen: relative_error(*(seen[place] for place in places)) < TOLERANCE,
-        corrected=lambda one, seen: (
-            max(relative_error(formula, seen[place]) for place, formula in of_formulas(one).items()) < TOLERANCE
-        ),
-        condition=orthogonal,
-    )
-    return judged.finding(
-        conditional="Yes for white X (§3.1's example), other orthogonal inputs too; in practice no: masks on output "
-        "and input differ.",
-        evidence=judged.evidence(ROUNDING, of_formulas, tolerance=TOLERANCE),
-        size=ranged(
-            [apart() for _ in range(20)],
-            "% of the fit's largest entry",
-            "how far the fits XW of masked outputs and inputs are apart at drop rate 0.05, twenty draws: 256 rows, 64 "
-            "inputs, four outputs, singular values even in their logarithm, condition number 4, true weights standard "
-            f"normal, noise {OF_SIGNAL}",
-        ),
-        corrected="masks on the output shrink every direction alike, W = pX⁺Y; on the inputs W = (S + k diag S)⁻¹XᵀY, "
-        "ridge on columns of norm 1: each a regularizer, the same one for diagonal S",
-        condition="S = XᵀX is diagonal, or p = 1; of other X for almost no Y",
-        flips_if="an X of orthogonal columns on which the two differ, or another on which they agree",
     )
 
 

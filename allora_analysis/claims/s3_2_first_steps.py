@@ -140,7 +140,8 @@ def slow_start(cases: Cases) -> Finding:
         ),
         condition="A starts small enough. In formulas: the standard deviation s of its entries is below (r(n₂ + r + "
         "1))^(−1/4) under gradient descent, below (r(n₂ + 2(r − 1)/π)/m)^(−1/2) under Adam, m the entries of G that "
-        "are not 0 per row of G that is not 0: n₂ in a G without zeros; PEFT's s is 1/√(3n₂)",
+        "are not 0 per row of G that is not 0: n₂ in a G without zeros; PEFT's s is 1/√(3n₂), small enough: slow. That "
+        "zero leads to it holds in part only there, as a B of A's size is slow, too",
         at_paper="mixed" if judged.at_paper is True and max(off.values()) < 1 else judged.at_paper,
         flips_if="a mean square on the other side of 1 than s says, or a step as long as V's from B as large as A",
     )
@@ -360,9 +361,9 @@ def flat_directions(one: Point) -> list[int]:
     where="Abstract",
     says=POORLY,
     reading="In (A, B) together, of the curvature 2JᵀJ, J the derivative of the outputs, for more independent inputs "
-    "than the rank r, which all data have (one batch of eight last tokens has r = 8, and there it is not so; what "
-    "residuals add is row 3.2-saddle-lora's): at B = 0 it has more flat directions than elsewhere. Near it these are "
-    "nearly flat and the condition number of all that are not flat is larger than at a B of A's size; at 0 itself, "
+    "than the rank r, which every training set has (one batch of eight last tokens has r = 8, and there it is not so; "
+    "what residuals add is row 3.2-saddle-lora's): at B = 0 it has more flat directions than elsewhere. Near it these "
+    "are nearly flat and the condition number of all that are not flat is larger than at a B of A's size; at 0 itself, "
     "where they do not count, it is κ(ASAᵀ), and small. Row 3.2-worst-place counts them, so that κ is ∞ there.",
 )
 def factor_conditioning(cases: Cases) -> Finding:

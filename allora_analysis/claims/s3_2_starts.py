@@ -260,9 +260,9 @@ def largest_rank(one: _Anywhere) -> int:
     where="beyond the paper: §1, second flaw",
     says="No point has more directions of negative curvature than LoRA's start.",
     reading="Of the Hessian in (A, B): B = 0 and A random, against points with A and B of any size. The paper's "
-    "setting is a layer whose errors reach every token, and one of the last block (but for k_proj and v_proj) of a "
-    "classifier that reads each sentence's last token, a batch of eight sentences: there the loss sees eight rows of "
-    "X. Errors are drawn at random, or linear in the inputs, as a change of W* of rank 8 leaves them.",
+    "setting is a layer on its training set, errors drawn at random, or linear in the inputs, as a change of W* of "
+    "rank 8 leaves them. Beside it one batch of eight sentences, of which a classifier reads the last tokens, so that "
+    "in the last block (but for k_proj and v_proj) the loss sees eight rows of X.",
     depends_on=("3.2-saddle-lora",),
 )
 def start_has_most(cases: Cases) -> Finding:
@@ -278,7 +278,7 @@ def start_has_most(cases: Cases) -> Finding:
         return _Anywhere(x, left * rng.uniform(2, 8, rank_g) @ right.T @ seen, rng.standard_normal((rank, n2)))
 
     every = Case("power-law X, n₁ = 16, n₂ = 32, r = 8", _of_errors(1, cases.rng), True)
-    last = Case("the same, a loss that sees the last of 16 tokens", _of_errors(16, cases.rng), True)
+    last = Case("the same, one batch: a loss that sees the last of 16 tokens of 8", _of_errors(16, cases.rng))
     linear = Case(f"power-law X, errors {ERRORS[1]}", _of_errors(1, cases.rng, ERRORS[1]), True)
     judged = cases.judge(
         [every, last, linear, *cases.draw(draw, 14)],

@@ -13,9 +13,20 @@ from typing import NamedTuple
 import numpy as np
 
 from allora_analysis import ripple
-from allora_analysis.claims.cases import ETA_M, ETA_M_SMOLLM2, PAPER_ETAS, Case, Cases, Judged, at_etas, log_uniform
+from allora_analysis.claims.cases import (
+    ETA_M,
+    ETA_M_SMOLLM2,
+    ETA_M_WHOLE,
+    PAPER_ETAS,
+    Case,
+    Cases,
+    Judged,
+    at_etas,
+    log_uniform,
+)
 from allora_analysis.claims.claim import Finding, Size, claim
 from allora_analysis.claims.s3_3_worst_case import ROUNDING, TOLERANCE, ripple_claim
+from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.ripple import study
 
 THETA = "C(1 + ηm̄)^L ‖x‖ = Θ((1 + η)^L)"
@@ -165,7 +176,7 @@ class Deep(NamedTuple):
     "printed bound: where ‖W_l‖ = 1 they grow as (1 + ηm̄)^L, which is (1 + η)^L at ‖B_lA_l‖ = 1. Exponential is a rate "
     "here, however small; 3.3-residual and 3.3-transformer ask that it shows at L, too. At other ‖W_l‖: row "
     "3.3-theta-in-depth. At the paper's setting ηm̄ is that of our two models after LoRA at 2e-4, "
-    "so that η is in it.",
+    "so that η is in it." + INSTRUCT,
     depends_on=("3.3-comparable-level-induced",),
 )
 def worst_case(cases: Cases) -> Finding:
@@ -195,13 +206,14 @@ def worst_case(cases: Cases) -> Finding:
     largest, minilm, smollm2 = (a_layer[size] for size in (PAPER_ETAS[-1], ETA_M, ETA_M_SMOLLM2))
     return judged.finding(
         holds=f"Yes, if aligned: {largest:.2g}-fold a layer (‖ηBA‖ = {PAPER_ETAS[-1]:g}‖W‖), {smollm2:.2f}- to "
-        f"{minilm:.2f}-fold in our runs.",
+        f"{minilm:.2f}-fold at recorded norms.",
         evidence=judged.evidence(ROUNDING, Deep.bound, tolerance=TOLERANCE),
         size=Size(
             largest,
             "times larger after each layer",
             f"the output in the worst case at η = {PAPER_ETAS[-1]:g}, weight and adapter of norm 1 ({minilm:.2f} times "
-            f"where ‖ηBA‖ is {ETA_M:.0%} of ‖W‖, MiniLM's average but for its pooler, which stands once; "
+            f"where ‖ηBA‖ is {ETA_M:.0%} of ‖W‖, MiniLM's average but for its pooler, which stands once, and was "
+            f"left out when it had been seen: {1 + ETA_M_WHOLE:.2f} with it; "
             f"{smollm2:.3f} at SmolLM2's {ETA_M_SMOLLM2:.1%})",
         ),
         flips_if="no network of any alignment with growth linear in L on the log scale",

@@ -25,6 +25,7 @@ from allora_analysis.claims.cases import (
     standard_errors,
 )
 from allora_analysis.claims.claim import Finding, claim, ranged
+from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.ripple import mean_field, transformer
 from allora_analysis.ripple.transformer import AdaptedMap, Design, Transformer
 
@@ -321,7 +322,8 @@ def _gradient_cases(cases: Cases, aligned: bool) -> list[Case]:
     "through the blocks: what η adds to log‖J v‖, J the derivative of the last stream in the first, is above 0 and "
     "proportional to L, a rate, however small and at any L, as in 3.3-worst-case. A norm bounds the stream, not "
     f"the derivative across it. At the paper's setting ‖ηBA‖ is {ETA_M:.0%} of ‖W‖, MiniLM's average but for its "
-    f"pooler, or {ETA_M_SMOLLM2:.1%}, SmolLM2's (3.3-comparable-level-induced), of which 24 blocks make little (size).",
+    f"pooler, or {ETA_M_SMOLLM2:.1%}, SmolLM2's (3.3-comparable-level-induced), of which 24 blocks make little (size)."
+    + INSTRUCT,
     depends_on=("3.3-transformer", "3.3-unstable", "3.3-comparable-level-induced"),
 )
 def gradient_grows(cases: Cases) -> Finding:
@@ -342,8 +344,8 @@ def gradient_grows(cases: Cases) -> Finding:
     block = math.exp(minilm / 24)
     short, longest = (math.exp(steepest_gain(Blocks("pre", 8, 2.0, 4, True, scale))) for scale in (0.1, 1e9))
     return judged.finding(
-        holds=f"Yes, as a rate: {max(own):.2g}-fold a block at ‖BA‖ = ‖W‖, η = 2; our runs' "
-        f"{math.exp(smollm2 / 24):.2f} to {block:.2f}.",
+        holds=f"Yes, as a rate: {max(own):.2g}-fold a block at ‖BA‖ = ‖W‖, η = 2; recorded "
+        f"norms: {math.exp(smollm2 / 24):.2f} to {block:.2f}.",
         evidence=judged.evidence(
             "the closed form to 1e-9",
             lambda one: {"L": one.depth * steepest_gain(one), "2L": 2 * one.depth * steepest_gain(one)},

@@ -27,6 +27,7 @@ from allora_analysis.claims.claim import Evidence, Finding, claim, in_part, not_
 from allora_analysis.claims.s3_2_in_a_and_b import against
 from allora_analysis.claims.s3_2_in_v import power_law
 from allora_analysis.finetune.setting import STUDY, Setting
+from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.grid.presets import INDUCED_SEEDS, LISTS, command
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.outputs import entries, say, write_text
@@ -109,7 +110,7 @@ def _by_map(of: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     reading="On each model ‖ηBA‖ is at least a tenth of ‖W*‖, averaged over maps, in the induced norm, after LoRA at "
     "the paper's highest rate, 2e-4 under AdamW, held for one epoch of rotten_tomatoes (SmolLM2-135M: half of one). "
     "Written before these runs; those before had recorded norms of rows alone, which left it open. MiniLM's average is "
-    "its pooler's, which is longer than W* (1.2 times); without that map it is 8 %, looked at afterwards.",
+    "its pooler's, which is longer than W* (1.2 times); without that map it is 8 %, looked at afterwards." + INSTRUCT,
     command=command("induced_norms", LISTS["induced_norms"]["desk"]),
 )
 def comparable_in_the_induced_norm(cases: Cases, folder: Path | None) -> Finding:
@@ -158,7 +159,7 @@ def comparable_in_the_induced_norm(cases: Cases, folder: Path | None) -> Finding
     "3.3-comparable-level",
     reading="A less kind reading: by rows, which on average have at least a tenth of the norm of W*'s; the verdict is "
     "the same at a fifth and at a twentieth. The paper's is an induced norm, in which a BA of low rank is larger "
-    "beside W*: row 3.3-comparable-level-induced.",
+    "beside W*: row 3.3-comparable-level-induced." + INSTRUCT,
     command=" && ".join(command(name, LISTS[name]["desk"]) for name in FINE_TUNED),
 )
 def comparable_level(cases: Cases, folder: Path | None) -> Finding:

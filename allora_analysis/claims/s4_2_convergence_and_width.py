@@ -20,6 +20,7 @@ from allora_analysis.claims.cases import Case, Cases, log_uniform
 from allora_analysis.claims.claim import Finding, Size, claim, not_run, share
 from allora_analysis.claims.s4_2_row_norms import reached
 from allora_analysis.finetune.setting import LORAPLUS_RATIO, STUDY, Setting
+from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.grid.presets import ETA, LISTS, command
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.width import METHODS, Method, exponents
@@ -326,7 +327,7 @@ def times(one: Setting) -> float:
     where="beyond the paper: Figure 2, right, at two widths",
     says="After one step of AdamW at l the rows of BA are l√(r/3) long on average, whatever the model's width.",
     reading="In every run under AdamW of our lists, to 2 %; A as PEFT draws it, of variance 1/(3n₂); η times as long "
-    "with ALLoRAAdamW and in LoRA × η, whose scaling is η, and 16 times in LoRA+, at B's rate.",
+    "with ALLoRAAdamW and in LoRA × η, whose scaling is η, and 16 times in LoRA+, at B's rate." + INSTRUCT,
     command=" && ".join(command(name, of["desk"]) for name, of in LISTS.items() if "desk" in of),
     test="tests/test_claims_4_2_width.py",
     reads=STUDY,

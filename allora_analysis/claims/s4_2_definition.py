@@ -304,7 +304,7 @@ def off_the_product(one: Adapted) -> float:
 
 @definition_claim(
     "4-two-hyper-parameters",
-    where="Abstract; §1",
+    where="Abstract",
     says=REMOVES,
     reading="By name: while it trains, ALLoRA-0, as the abstract calls its solution 'Dropout-free', adds BAx, with no "
     "factor and no mask on it, whatever η is. If l_b is constant, as §4.2 calls it, in the sense of not tuned, η alone "

@@ -255,8 +255,8 @@ def descent(cases: Cases) -> Finding:
     often, lora = (100 * found[str(one)][0] for one in (OFTEN, AS_LORA))
     rational = [adaptive.loss_after_step(adaptive.EXAMPLE, d)[1] for d in (adaptive.EXAMPLE.factor(), LORA)]
     return judged.finding(
-        conditional=f"Yes with equally long rows; else some climb: {often:.0f} % at random ∂L/∂f and rank 1, "
-        f"{f'{lora:.1g} %' if lora else 'none'} at LoRA's shape.",
+        conditional=f"Only with equally long rows; else {often:.0f} % of random losses climb at rank 1, "
+        f"{f'{lora:.1g} %' if lora else 'chosen ones'} at LoRA's shape.",
         evidence=judged.evidence(
             f"a step of 1e-7, to {ADAM:g}, Adam's ε over small gradients, and {NOTHING:g} of ‖G‖(‖A‖ + ‖B‖) or, under "
             "SGD, of its square; the example exactly",

@@ -14,6 +14,7 @@ from allora_analysis.claims.cases import Case, Cases
 from allora_analysis.claims.claim import Finding, not_run, ranged
 from allora_analysis.claims.s4_2_row_norms import MINILM, SMOLLM2, Runs, given_up, norms_claim, trained
 from allora_analysis.finetune.setting import Setting
+from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.grid.presets import ETA, LISTS, OWN_BEST, RATE, command
 from allora_analysis.grid.reading import average_norm, recorded
 
@@ -62,7 +63,7 @@ def lost(eta2: float, norm: float) -> float:
     "A tenth is our threshold; in the layer whose rows are longest it falls by more at the best rates, by 11 to 14 % "
     "(evidence). Every other rate, the runs that ended at chance and the list given up on SmolLM2 (SGD at 0.5: "
     "experiments.row_norms) stand in the evidence. All runs are on one data set, rotten_tomatoes, and short; rows "
-    "grow with the steps, so that the row says nothing of runs as long as §4.5's.",
+    "grow with the steps, so that the row says nothing of runs as long as §4.5's." + INSTRUCT,
     command=" && ".join(command(name, LISTS[name]["desk"]) for name in LONG),
     depends_on=("4-adaptor", "4-figure-2-tapers"),
 )

@@ -311,7 +311,7 @@ def independent(one: Training) -> dict[str, int]:
 
 @knob_claim(
     "4-two-fewer-to-choose",
-    where="Abstract; §1",
+    where="Abstract",
     says=REMOVES,
     reading="A less kind reading: two fewer are left to choose; of LoRA's s, l and drop rate ALLoRA-0 leaves one. l_b "
     "is counted as a choice, though §4.2 calls it constant and §4.4 fixes it; the drop rate is counted as one, not "

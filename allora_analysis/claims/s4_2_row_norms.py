@@ -340,7 +340,7 @@ norms_claim = functools.partial(
     "the mean row norm, over a run's second half and its first, and over its last quarter and its first. Until "
     "other phases were looked at, the row said that growth falls throughout: it rises again within the first half. "
     "Of the caption it has the end alone, and under AdamW, where rows leave 0 as LoRA's at l_b do; under SGD, where "
-    "they leave it faster (4-figure-2-measured), seeds do not show that they slow down (size).",
+    "they leave it faster (4-figure-2-measured), seeds do not show that they slow down (size)." + INSTRUCT,
     depends_on=("4-escape",),
 )
 def tapers(cases: Cases, folder: Path | None) -> Finding:

@@ -19,7 +19,7 @@ import numpy as np
 
 from allora_analysis.arms import OPTIMIZERS
 from allora_analysis.claims.cases import Cases
-from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
+from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run
 from allora_analysis.claims.laboratory_noise import (
     AT_FIRST,
     POINTS,
@@ -37,11 +37,12 @@ from allora_analysis.claims.laboratory_noise import (
     noise,
     of_seeds_alone,
     one_rate,
+    seeds_wanted,
     wider_noise,
 )
 from allora_analysis.laboratory.design import AGAIN, FEW, STEPS, Cell, Contrast, judged_again, reference
 from allora_analysis.laboratory.table import STUDY, Table, recorded
-from allora_analysis.statistics import OneSided, decide, judge_family, one_sided
+from allora_analysis.statistics import OneSided, decide, one_sided
 from allora_analysis.study import bound, signed
 
 laboratory_claim = functools.partial(
@@ -245,12 +246,6 @@ def _told(
     }
 
 
-def seeds_wanted(of: Samples, margins: Mapping[str, float], name: str) -> str:
-    """Seeds after which a comparison would be clear of its margin among these, were mean and spread the true ones."""
-    beyond = {one: gaps - margins.get(length(one), 0.0) for one, gaps in of.items()}
-    return f"{units_wanted([judge_family(beyond, test='t')[name]], 'seeds')} at these margins"
-
-
 def _wanted(means: Samples, margins: Mapping[str, float]) -> str:
     # More seeds decide nothing where all means are within their margins.
     if all(abs(gaps.mean()) <= margins[steps] for steps, gaps in means.items()):
@@ -393,7 +388,7 @@ def better_than_lora(cases: Cases, folder: Path | None) -> Finding:
     reading="On the same network: ALLoRA at η² = 4 minus PEFT's DoRA, both under AdamW and each at its best rate, "
     f"after 50 steps or 300; {OWN_RATES}; no control is under AdamW: its margin is that of SGD and momentum. "
     "Beside it LoRA minus DoRA, what of the gap is no work of ALLoRA's factor. Both comparisons were formed "
-    "after the runs.",
+    "after the runs. PEFT's other baselines minus LoRA (evidence): rsLoRA is level, LoRA+ and PiSSA are behind.",
 )
 def better_than_dora(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus DoRA under AdamW, after few steps and many; LoRA minus DoRA beside it."""
@@ -405,7 +400,12 @@ def better_than_dora(cases: Cases, folder: Path | None) -> Finding:
 
     told = "on digits: {by_length}; LoRA minus DoRA is {beside} on average."
     answers = {"refuted": f"No, {told}", "holds": f"Yes, {told}", "undecided": f"Undecided {told}"}
-    return averaged(cases, folder, over_dora("ALLoRA", 0.0, "inverse_sqrt", 4.0), answers, over_dora("LoRA"))
+    found = averaged(cases, folder, over_dora("ALLoRA", 0.0, "inverse_sqrt", 4.0), answers, over_dora("LoRA"))
+    beside = {
+        "PEFT's baselines minus LoRA": mean_gains(in_units(recorded(folder), named("baselines"), "accuracy") or {})
+    }
+    measured = {**found.evidence.measured, **(beside if found.verdict != "not_run" else {})}
+    return dataclasses.replace(found, evidence=dataclasses.replace(found.evidence, measured=measured))
 
 
 @laboratory_claim(

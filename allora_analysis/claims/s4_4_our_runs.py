@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest, quantile_test, wilcoxon
 
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, run_diverged, units_wanted
@@ -29,7 +30,7 @@ from allora_analysis.grid.reading import (
     judged,
     recorded,
 )
-from allora_analysis.statistics import Judgement, decide, in_every, within
+from allora_analysis.statistics import Judgement, decide, in_every, one_sided, within
 from allora_analysis.statistics.e_values import bounds, e_values
 from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import bound, signed
@@ -51,6 +52,48 @@ PERCEIVED, ABLATED = LISTS["perception"]["desk"], LISTS["ablation"]["desk"]
 def shown(family: Mapping[str, Judgement]) -> dict[str, Any]:
     """Judgments for the evidence, by case."""
     return {case: dataclasses.asdict(one) for case, one in family.items()}
+
+
+SIDES = (("ahead", "greater"), ("behind", "less"))
+FAR = 0.1  # of test accuracy: a seed so far off the median has an arm that failed; set when one had been seen
+
+
+def failed(differences: Sequence[float]) -> dict[str, list[int]]:
+    """Places of the differences so far off the median that an arm stayed near chance, by the arm; of four at least."""
+    middle = statistics.median(differences)
+    off = {"LoRA": 1, "ALLoRA": -1} if len(differences) > 3 else {}
+    return {arm: [i for i, one in enumerate(differences) if sign * (one - middle) > FAR] for arm, sign in off.items()}
+
+
+def failed_in_words(differences: Sequence[float]) -> str:
+    """How much of the mean failed runs make; empty where none has failed."""
+    arms = {arm: those for arm, those in failed(differences).items() if those}
+    if not (off := [place for those in arms.values() for place in those]):
+        return ""
+    part, which = 100 * sum(differences[place] for place in off) / len(differences), f"{next(iter(arms))} "
+    runs = f"failed {which if len(arms) == 1 else ''}run{'s' * (len(off) > 1)}"
+    return f"{part:.1f} from {len(off)} {runs}"
+
+
+def robust(spent: Sequence[float], seeds: Sequence[int], decided: Callable[..., Any]) -> dict[str, Any]:
+    """What single failures hardly move, of differences and their seeds; `decided` is the row's test."""
+    off = {place for those in failed(spent).values() for place in those}
+    ahead, behind = (sum(sign * x > TIE for x in spent) for sign in (1, -1))
+    others = [x for place, x in enumerate(spent) if place not in off]
+    kept = one_sided(others, "t") if len(others) > 1 else None
+    return {
+        "seeds": [seeds[place] for place in sorted(off)],
+        "ahead in": f"{ahead} of {len(spent)}",
+        "sign test, two-sided p": float(binomtest(ahead, ahead + behind).pvalue),
+        "Wilcoxon's test, one-sided p": {
+            word: float(wilcoxon(spent, alternative=of, method="approx").pvalue) for word, of in SIDES
+        },
+        "median": statistics.median(spent),
+        "interval of the median by the sign test, 95 %": [*map(float, quantile_test(spent).confidence_interval(0.95))],
+        "mean of the others": kept and kept.mean,
+        "interval of the others": kept and kept.interval,
+        "the others, by the row's test": kept and dataclasses.asdict(decided(others)),
+    }
 
 
 ORDERS = 300  # of the seeds: the one in which they ran, and random ones

@@ -12,13 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
-
 from allora_analysis.arms import ARMS
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, units_wanted
 from allora_analysis.claims.s4_2_factor import lost, rate_in_words
-from allora_analysis.claims.s4_4_our_runs import all_within, every_seed, in_orders, on_runs, shown
+from allora_analysis.claims.s4_4_our_runs import (
+    all_within,
+    every_seed,
+    failed,
+    failed_in_words,
+    in_orders,
+    on_runs,
+    robust,
+    shown,
+)
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.finetune.sources import INSTRUCT
 from allora_analysis.grid import reading
@@ -63,7 +70,6 @@ def listed(name: str, model: str, optimizer: str) -> list[Setting]:
 
 MARGIN = MARGINS["test_accuracy"]
 STOPPED = "those {} seeds run anew; none beyond them, as the rule has stopped"
-FAR = 0.1  # of test accuracy: a seed so far off the median has an arm that failed; set when one had been seen
 SEQUENTIAL = {"above": "holds", "below": "refuted", "equivalent": "refuted", "open": "undecided"}
 SEQUENTIAL_RULE = (
     "e-values of Student's t, which takes differences as normal (a run that stays at chance is not), at ±0.5 "
@@ -72,23 +78,6 @@ SEQUENTIAL_RULE = (
     "together with it, 20 times the number of comparisons); interval: bounds of all seeds recorded, right at every n "
     "at once, each with {each:g} %, so both with {both:g} %, the row's in points"
 )
-
-
-def failed(differences: Sequence[float]) -> dict[str, list[int]]:
-    """Places of the differences so far off the median that an arm stayed near chance, by the arm; of four at least."""
-    middle = statistics.median(differences)
-    off = {"LoRA": 1, "ALLoRA": -1} if len(differences) > 3 else {}
-    return {arm: [i for i, one in enumerate(differences) if sign * (one - middle) > FAR] for arm, sign in off.items()}
-
-
-def _failed_in_words(differences: Sequence[float]) -> str:
-    # How much of the mean failed runs make.
-    arms = {arm: those for arm, those in failed(differences).items() if those}
-    if not (off := [place for those in arms.values() for place in those]):
-        return ""
-    part, which = 100 * sum(differences[place] for place in off) / len(differences), f"{next(iter(arms))} "
-    runs = f"failed {which if len(arms) == 1 else ''}run{'s' * (len(off) > 1)}"
-    return f"{part:.1f} from {len(off)} {runs}"
 
 
 def on_list(
@@ -198,27 +187,8 @@ def _afterwards(
     if 1 < len(same) < len(spent):
         told["without seeds on two kinds of CPU"] = dataclasses.asdict(decided(same))
     if any(failed(spent).values()):
-        told["where an arm failed"] = _robust(spent, [one.seed for one, _ in pairs], decided)
+        told["where an arm failed"] = robust(spent, [one.seed for one, _ in pairs], decided)
     return {"looked at afterwards": told}
-
-
-def _robust(
-    spent: Sequence[float], seeds: Sequence[int], decided: Callable[..., Sequential | OneSided]
-) -> dict[str, Any]:
-    # What single failures hardly move.
-    off = {place for those in failed(spent).values() for place in those}
-    ahead, behind = (sum(sign * x > TIE for x in spent) for sign in (1, -1))
-    others = [x for place, x in enumerate(spent) if place not in off]
-    kept = one_sided(others, "t") if len(others) > 1 else None
-    return {
-        "seeds": [seeds[place] for place in sorted(off)],
-        "ahead in": f"{ahead} of {len(spent)}",
-        "sign test, two-sided p": float(binomtest(ahead, ahead + behind).pvalue),
-        "median": statistics.median(spent),
-        "mean of the others": kept and kept.mean,
-        "interval of the others": kept and kept.interval,
-        "the others, by the row's test": kept and dataclasses.asdict(decided(others)),
-    }
 
 
 def _wanted(one: Sequential, spent: Sequence[float], threshold: float) -> str:
@@ -258,8 +228,8 @@ def _in_words(
     excluded = f"leads above {high:.1f}, deficits beyond {-low:.1f} points are excluded"
     if None in (whole["low"], whole["high"]):
         excluded = f"{signed(100 * whole['mean'], 1)} points ({low:.1f} to {high:.1f})"
-    if off := _failed_in_words(spent):
-        excluded = f"{signed(100 * whole['mean'], 1)} points ({low:.1f} to {high:.1f} if normal); {off}"
+    if off := failed_in_words(spent):
+        excluded = f"beyond {low:.1f} and {high:.1f} points excluded if normal; {off}"
     return said | {"undecided": f"Undecided {after}: {excluded}."}
 
 
@@ -313,9 +283,10 @@ def _rerun(model: str, optimizer: str, *names: str) -> str:
     "seeds, a number fixed before they ran",
     runs=("own_best_fresh", "own_best_rate"),
     beside=" Twenty before them, whose number was fixed, too, had left it open (-0.13 points, -0.31 to 0.06). The 24 "
-    "before those were judged as they came: the e-value for 'above 0' was 29 at the twentieth, where their rule "
-    "stopped, and 1 four seeds later, so that the answer hung on their order (evidence). Adam divides the factor out, "
-    "so that only its fall, 0.07 of η by the end, and rounding part the two.",
+    "before those were judged as they came, by a rule whose first decision was to stand: it was 'ahead', at the "
+    "twentieth (e-value 29), and was set aside, as it hung on their order: four seeds later the e-value was 1, and in "
+    "295 of 300 orders the rule says 'the same' (evidence). Adam divides the factor out, so that only its fall, 0.07 "
+    "of η by the end, and rounding part the two.",
 )
 def own_best_rate_adamw(cases: Cases, folder: Path | None) -> Finding:
     """On all-MiniLM-L6-v2 under AdamW, on thirty fresh seeds; those before them beside."""
@@ -430,7 +401,12 @@ def _against_its_start(cases: Cases, name: str, tuned: str, folder: Path | None,
     "SGD",
     own="the model's own of 0.1 stays on; clipped at 1",
     beside=" At 1, its best rate, ALLoRA's factor keeps nearly all of η = 2 to the end, so that the row compares "
-    "LoRA's training at about 2 with that at 3, its best of 1, 3 and 10: 4-own-best-rate-sgd-control has LoRA at 2.",
+    "LoRA's training at about 2 with that at 3, its best of 1, 3 and 10: 4-own-best-rate-sgd-control has LoRA at 2. "
+    "One run of LoRA at 3 stays at chance, so that differences are not normal. Looked at afterwards, what one run "
+    "hardly moves: the median is 0.23 points ahead (-0.1 to 0.5, sign test, 95 %), so that a typical gap above 0.5 is "
+    "excluded either way; Wilcoxon's test says ahead (one-sided p = 0.018), the sign test does not (p = 0.11); without "
+    "that pair the mean is 0.25 (0.05 to 0.44), open by this rule. The cap was fixed beforehand; 121 more pairs, some "
+    "14 hours of a core, would be a new rule.",
 )
 def own_best_rate_sgd(cases: Cases, folder: Path | None) -> Finding:
     """On all-MiniLM-L6-v2 under SGD."""

@@ -107,6 +107,8 @@ def run(presets: Presets, arguments: Arguments) -> int:
     options = _options(arguments)
     if arguments.dry_run:
         _list(grid)
+        if preset is presets.get("paper"):
+            outputs.remark("of the paper's own sizes, for GPUs: none of these comes recorded, no row reads one")
         return 0
     plan.refuse_another(grid, set(where) - {word.partition("=")[0] for word in arguments.source})
     summary = plan.run(grid, arguments.executor, **options)

@@ -18,13 +18,13 @@ from allora_analysis.claims.tables.contrasts import ALONE, BY_NAME, MARGIN, by_t
 from allora_analysis.claims.tables.prose_of_results import FAMILY, exchanged
 from allora_analysis.claims.tables.table_1 import reported_claim
 from allora_analysis.claims.tables.tables_2_to_4 import LEVEL, TRENDS, changes
-from allora_analysis.statistics import Judgement, holm, in_every, judge_family
+from allora_analysis.statistics import Judgement, OneSided, holm, in_every, judge_family, one_sided
 from allora_analysis.study import bound, signed
 
 EXCLUDED = "Excluded is what lies below the 90 % interval, each comparison alone."
 
 
-def behind(one: Judgement) -> str:
+def behind(one: Judgement | OneSided) -> str:
     """The deficit beyond which an interval excludes all, rounded outwards."""
     return f"{max(0.0, -bound(one.interval[0], 2, False)):.2f}"
 
@@ -180,7 +180,8 @@ def asf_lower(cases: Cases) -> Finding:
     "6-over-backbones",
     where="beyond the paper: §6, of more than the backbones printed",
     says="On average over backbones, too, not these three alone, ALLoRA is more accurate than LoRA.",
-    reading="The unit is the model, of which Tables 1, 3 and 4 have three each.",
+    reading="The unit is the model, of which Tables 1, 3 and 4 have three each: their number is the paper's. Excluded "
+    "is what lies below the 90 % interval of Student's t, which takes models' gaps as normal.",
     depends_on=("6-better-than-lora",),
 )
 def over_backbones(cases: Cases) -> Finding:
@@ -189,12 +190,13 @@ def over_backbones(cases: Cases) -> Finding:
     tested = cases.test(models, lambda samples: judge_family({0: samples["ALLoRA − LoRA"]})[0].verdict)
     one = judge_family({0: models["ALLoRA − LoRA"]})[0]
     p_values = {name: judge_family({0: values})[0].p_value for name, values in models.items()}
-    n, least = units_wanted([one], "models"), one.smallest_p_value
+    n, least, by_t = units_wanted([one], "models"), one.smallest_p_value, one_sided(models["ALLoRA − LoRA"], "t")
     rule = f"{ALONE.partition(';')[0]}, the model as the cluster"
     return tested.finding(
-        undecided=f"Undecided, whatever the gaps: three models cannot tell (p is at least {least:g}).",
+        undecided=f"Undecided: no signs of three models can tell (p at least {least:g}); over {behind(by_t)} points "
+        "behind excluded if normal.",
         evidence=Evidence({"mean gap": "above 0"}, {"by model": models, "p_values": p_values}, rule, n=one.n),
-        size=Size(one.mean, "percentage points", "the mean gap ALLoRA − LoRA over models"),
+        size=Size(one.mean, "percentage points", "the mean gap ALLoRA − LoRA over models", *by_t.interval),
         corrected=n,
         flips_if=n,
     )

@@ -205,10 +205,10 @@ def adjusted_p(name: str) -> float:
     return judged(family(name))[name].adjusted_p_value
 
 
-def chance(name: str) -> str:
-    """Whether a contrast's mean gap may be chance, within its question, in words."""
-    p = adjusted_p(name)
-    return f"{'may be' if p > 0.05 else 'is more than'} chance (p = {p:.2g})"
+def chance(name: str, alone: bool = False) -> str:
+    """Whether a contrast's mean gap may be chance, within its question or alone, in words."""
+    p = judged({name: family(name)[name]})[name].p_value if alone else adjusted_p(name)
+    return f"{'may be' if p > 0.05 else 'is more than'} chance (p = {p:.2g}{' alone' * alone})"
 
 
 def told_by(verdict: str) -> bool | None:

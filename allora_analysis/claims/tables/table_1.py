@@ -439,7 +439,7 @@ def ahead_of_dora(cases: Cases) -> Finding:
     settings, mean = found.by_cluster().values(), float(found.values.mean())
     told = f"{signed(mean, 2)} points over DoRA, in {sum(gap > 0 for gap in settings)} of {len(settings)} settings"
     return judged.finding(
-        holds=f"Yes, on average: {told}; it {contrasts.chance('ALLoRA − DoRA')}.",
+        holds=f"Yes, on average: {told}; it {contrasts.chance('ALLoRA − DoRA', alone=True)}.",
         refuted=f"No: {told}; not in every average as printed.",
         evidence=judged.evidence("order of printed numbers; rounding of averages", lambda one: one[1], tolerance=0.1),
         size=ranged(settings, "percentage points", "the mean gap ALLoRA − DoRA; range: settings", mean),

@@ -7,15 +7,12 @@ numbers. Checked by `tests/test_claims_tables_rows.py`, which plants wrong numbe
 import functools
 from collections.abc import Callable
 
-import numpy as np
-
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Finding, ranged
 from allora_analysis.claims.tables import contrasts, reported
 from allora_analysis.claims.tables.contrasts import (
     AS_FIGURE_3,
     OTHER_AVERAGE,
-    Gaps,
     above,
     by_average,
     by_cell,
@@ -54,7 +51,7 @@ def in_averages(
 
     `words` and `yes` may hold {with_pairs}, in how many it is ahead once pairs count, and {behind}, by how much at most
     it is behind; over LoRA {figure}, with Figure 3's numbers, {other} and {other_figure}, of ALLoRA-0, and
-    {figure_least}, the least lead by Figure 3's own cells (left).
+    {figure_least}, the least lead by Figure 3's numbers.
     """
     parts, every = (by_average(names, pairs=those) for those in (pairs, True))
     told = {"k": "{k}", "n": "{n}", "with_pairs": f"{above(every)} of {len(every)}"}
@@ -63,20 +60,12 @@ def in_averages(
     if names == LORA:
         exchanged, beside = reported.with_exchanged(), by_average(WITHOUT_DROPOUT, pairs=pairs)
         figure, beside_figure = (by_average(arm, exchanged, pairs) for arm in (LORA, WITHOUT_DROPOUT))
-        told |= {"figure": str(above(figure)), "figure_least": f"{min(in_figure_3().values()):.3f}"}
+        told |= {"figure": str(above(figure)), "figure_least": f"{min(figure.values()):.3f}"}
         told |= {"other": str(above(beside)), "other_figure": str(above(beside_figure))}
         mended = AS_FIGURE_3, figure
         more = {"of ALLoRA-0": beside, f"of ALLoRA-0, {AS_FIGURE_3}": beside_figure}
         more |= {"with pairs of model and data set": every}
     return everywhere(cases, parts, words.format(**told), more, mended, yes.format(**told), at_paper=at_paper)
-
-
-def in_figure_3() -> dict[str, float]:
-    """ALLoRA − LoRA by model, by data set and by η², of the cells that Figure 3, left, prints."""
-    rows = reported.FIGURE_3[0].rows
-    labels = tuple((row.model, row.dataset, f"η² = {eta2:g}") for row in rows for eta2 in reported.ETA_SQUARED)
-    values = np.array([float(gap) for row in rows for gap in row.gaps])
-    return Gaps(values, labels, tuple(label[:2] for label in labels)).by_part()
 
 
 CONSISTENTLY = (
