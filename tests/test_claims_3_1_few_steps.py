@@ -313,6 +313,17 @@ def test_the_share_after_ten_steps_is_of_ten_steps_at_half_the_signal_and_the_an
     assert f"{by_noise[3.0][10]:.0f} % at 3; of 40 settings of 512 rows" in found.size.of
 
 
+def test_the_variance_of_many_rows_is_that_of_their_masks(monkeypatch):
+    """None without masks; at drop rate 0.5 some (1 − p)/p = 1 over 0.053 times as much as at 0.05."""
+    found, right = {}, s3_1_few_steps.many_rows
+    for keep_prob in (1.0, 0.95, 0.5):
+        monkeypatch.setattr(s3_1_few_steps, "many_rows", lambda rng, p=keep_prob: right(rng)._replace(keep_prob=p))
+        found[keep_prob] = s3_1_few_steps.by_many_masks(np.random.default_rng(0), 60, 6)
+    assert found[1.0] == 0
+    assert 5 < found[0.5] / found[0.95] < 80
+    assert 1e-7 < found[0.95] < 1e-2
+
+
 def test_the_first_step_from_zero_costs_at_any_rate_and_noise():
     """Means are equal after it, bit for bit, and masks only add variance; after the second means differ."""
     for seed in range(20):

@@ -151,8 +151,7 @@ def over_signal(one: Sgd) -> float:
     f"at rates {RATES}, X of full column rank. The condition was derived before it was tried, when 150 draws had been "
     "seen at a tenth of the largest rate. With masks on the input, LoRA's, it errs in one draw of some fifteen beyond "
     "the margin, and is not judged. Where it fails at these rates in our draws noise is some ten times the signal "
-    "(above 1.6 in 300), and not training at all nearly always has less risk than least squares (evidence); where weak "
-    "inputs alone carry the signal, less noise does: a third of it, X = diag(1, 0.03), w = (0, 1), t = 10. "
+    "(above 1.6 in 300), and not training at all nearly always has less risk than least squares (evidence). "
     + NOT_THE_PAPERS,
     depends_on=("3.1-sgd-benefits-vanish", "3.1-sgd-crossover"),
 )

@@ -1,10 +1,10 @@
-"""§3.1, "those derivations only emerge from taking expectation": the mean of the weights after few steps.
+"""§3.1, "those derivations only emerge from taking expectation": of the loss over steps, of the mean of the weights.
 
-The model and its symbols are `masked_descent`'s. Judged by enumeration of every sequence of masks. Checked by
+The model and its symbols are `masked_descent`'s. Weights are judged by enumeration of every sequence of masks, the loss
+by masks that are drawn. Checked by
 `tests/test_claims_3_1_few_steps.py`, which plants wrong formulas.
 """
 
-import functools
 import math
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy.special import ndtr
 
 from allora_analysis import dropout_sgd, tikhonov
 from allora_analysis.claims.cases import OF_SIGNAL, PAPER_KEEP, PAPER_NOISE, Case, Cases, relative_error
-from allora_analysis.claims.claim import Finding, ranged
+from allora_analysis.claims.claim import Finding, claim, ranged
 from allora_analysis.claims.masked_descent import (
     PLACEMENTS,
     TOLERANCE,
@@ -140,7 +140,7 @@ EMERGE = (
     "However, those derivations only emerge from taking expectation of the loss, i.e., considering infinite training "
     "steps."
 )
-by_expectation = functools.partial(sgd_claim, where="§3.1, the paragraph after the first display", says=EMERGE)
+WHERE = "§3.1, the paragraph after the first display"
 
 
 def expected_best(one: Regression) -> np.ndarray:
@@ -150,12 +150,11 @@ def expected_best(one: Regression) -> np.ndarray:
 
 def off_expectation(one: Regression, rng: np.random.Generator) -> list[float]:
     """The root mean square of (1/N) Σ_n L_n − E L at pX⁺Y by number N of masks drawn; E L summed over all masks."""
-    of, w = one, expected_best(one)
-    expected = tikhonov.enumerated_loss(of.x, of.y, w, of.keep_prob, "output")
-    found = []
+    (x, y, p), w = one, expected_best(one)
+    z, expected, found = x @ w, tikhonov.enumerated_loss(x, y, w, p, "output"), []
     for masks in MASKS:
-        v = rng.binomial(masks, of.keep_prob, (SAMPLES, *of.y.shape)) / masks / of.keep_prob  # of a mask's 0 or 1/p
-        losses = np.sum(of.y**2 - 2 * of.y * (of.x @ w) * v + (of.x @ w) ** 2 * v / of.keep_prob, axis=(1, 2))
+        kept = rng.binomial(masks, p, (SAMPLES, *y.shape)) / masks  # the share of masks that keep an entry
+        losses = np.sum(y**2 - 2 * y * z * kept / p + z**2 * kept / p**2, axis=(1, 2))
         found.append(float(np.sqrt(np.mean((losses - expected) ** 2))))
     return found
 
@@ -188,17 +187,22 @@ def off_minimizer(one: Regression, masks: int, rng: np.random.Generator) -> floa
 
 
 def _of_20_rows(rng: np.random.Generator) -> Regression:
+    # The size's: 3 inputs, 2 outputs, drop rate 0.05, noise half of the signal.
     x = rng.standard_normal((20, 3))
     signal = x @ rng.standard_normal((3, 2))
     return Regression(x, signal + PAPER_NOISE * signal.std() * rng.standard_normal(signal.shape), PAPER_KEEP)
 
 
-@by_expectation(
+@claim(
     "3.1-expectation-of-steps",
-    reading="By the display that follows it, in which N is the number of training steps, a mask a step: at the weights "
-    "that are best on expectation the loss averaged over N masks is off the expected loss for every N, by 1/√N of one "
-    "mask's standard deviation. What training makes of it is row 3.1-sgd-expectation.",
-    depends_on=("3.1-expectation", "3.1-minimiser"),
+    where=WHERE,
+    says=EMERGE,
+    test="tests/test_claims_3_1_few_steps.py",
+    reading="By the display that follows it, in which N is the number of training steps, a mask a step: for p < 1, at "
+    "the weights that are best on expectation, the loss averaged over N masks is off the expected loss for every N, "
+    "by 1/√N of one mask's standard deviation in root mean square. As masks do not depend on each other it must be "
+    "so; what is checked is that deviation's closed form. What training makes of it is row 3.1-sgd-expectation.",
+    depends_on=("3.1-expectation", "3.1-minimiser", "3.1-bound"),
 )
 def expectation_of_steps(cases: Cases) -> Finding:
     """Averages over 1 to 64 masks that are drawn, against the sum over all masks and the deviation of one."""
@@ -230,8 +234,10 @@ def expectation_of_steps(cases: Cases) -> Finding:
     )
 
 
-@by_expectation(
+@sgd_claim(
     "3.1-sgd-expectation",
+    where=WHERE,
+    says=EMERGE,
     reading="A less kind reading (kinder: 3.1-expectation-of-steps): of the mean over masks, which the sentence does "
     "not name; one run is off by its noise at every step: row 3.1-sgd-variance. After finitely many steps of an "
     "optimizer that mean is not its path on the regularized objective, off it by anything above rounding: of W, which "

@@ -35,34 +35,49 @@ HINGES = (
     "3.1-dropout-in-code",
     where=OPENING,
     says=HINGES,
-    reading="That LoRA's code has dropout: in training a mask inside the branch keeps activations or strikes them, at "
-    "the drop rate; measured on PEFT's own layer, whose numbers are committed. Which activations is row "
-    "3.1-placement-in-code; PEFT's LoRA has no other regularizer, as its configuration shows.",
+    reading="That LoRA's code has dropout: in training a mask inside the branch strikes activations at random, at the "
+    "drop rate, on A's input or on the latent space; measured on PEFT's own layer, whose numbers are committed. Which "
+    "of the two is row 3.1-placement-in-code.",
     command="python -m allora_analysis.claims.peft_masks",
     test="tests/test_claims_3_1_tikhonov.py",
 )
 def dropout_in_code(cases: Cases) -> Finding:
-    """How many of n₂ unit inputs a mask strikes, against a binomial of the drop rate."""
+    """How many of n₂ unit inputs a mask strikes, as a whole or in part, against binomials of the drop rate q.
+
+    A mask on A's input strikes an input as a whole with chance q, one on the r latent entries some of it, 1 − (1 − q)ʳ.
+    """
+
+    def p_value(one: peft_masks.Layer, seen: peft_masks.Struck) -> float:
+        inside = binomtest(sum(seen), one.n2, 1 - (1 - one.drop_rate) ** one.rank).pvalue
+        return max(inside, binomtest(seen.whole, one.n2, one.drop_rate).pvalue if not seen.in_part else 0.0)
+
     measured = peft_masks.read()
     judged = cases.judge(
         _layers(measured),
-        measure=lambda one: sum(measured[one]),
-        printed=lambda one, seen: seen > 0 and binomtest(seen, one.n2, one.drop_rate).pvalue > FALSE_FAIL,
+        measure=lambda one: measured[one],
+        printed=lambda one, seen: sum(seen) > 0 and p_value(one, seen) > FALSE_FAIL,
     )
-    layers = [case.inputs for case in judged.cases]
-    expected, inputs = sum(one.drop_rate * one.n2 for one in layers), sum(one.n2 for one in layers)
+    struck, inputs = (sum(of) for of in zip(*((sum(measured[one]), one.n2) for one in _own(measured)), strict=True))
     return judged.finding(
-        holds="Yes: in training LoRA's code (PEFT) strikes inputs of its branch at random, at the drop rate.",
+        holds="Yes: in training LoRA's code (PEFT) strikes inputs of its branch at random, near its drop rate.",
         evidence=judged.evidence(
-            f"a two-sided binomial test at {FALSE_FAIL:g}", lambda one: one.drop_rate * one.n2, tolerance=FALSE_FAIL
+            f"a two-sided binomial test at {FALSE_FAIL:g}",
+            lambda one: {"whole": one.drop_rate * one.n2, "in_part": 0},
+            shown=lambda one, seen: seen._asdict(),
+            more={"p-values": {case.name: p_value(case.inputs, measured[case.inputs]) for case in judged.cases}},
         ),
         size=Size(
-            100 * sum(judged.measured) / inputs,
+            100 * struck / inputs,
             f"% of {inputs:,} unit inputs",
-            f"struck by a mask, {len(layers)} layers; expected are {100 * expected / inputs:.1f}",
+            f"struck at drop rate {peft_masks.DROP_RATE:g}, three layers (one alone cannot tell this from half of it)",
         ),
         flips_if="a layer of LoRA's code in training that strikes none, or not as many as its drop rate says",
     )
+
+
+def _own(measured: Iterable[peft_masks.Layer]) -> list[peft_masks.Layer]:
+    # Of the paper's drop rate.
+    return [one for one in measured if one.drop_rate == peft_masks.DROP_RATE]
 
 
 def _layers(measured: Iterable[peft_masks.Layer]) -> list[Case]:
@@ -70,7 +85,7 @@ def _layers(measured: Iterable[peft_masks.Layer]) -> list[Case]:
         Case(
             f"{one.n2} → {one.rank} → {one.n1}, drop rate {one.drop_rate:g}",
             one,
-            paper=one.drop_rate == peft_masks.DROP_RATE,
+            paper=one in _own(measured),
         )
         for one in measured
     ]
@@ -89,7 +104,7 @@ def _layers(measured: Iterable[peft_masks.Layer]) -> list[Case]:
 def placement_in_code(cases: Cases) -> Finding:
     """Unit inputs through a training layer: a mask on the input strikes Ax as a whole, one on Ax single entries."""
     measured = peft_masks.read()
-    paper = [one for one in measured if one.drop_rate == peft_masks.DROP_RATE]
+    paper = _own(measured)
     judged = cases.judge(
         _layers(measured),
         measure=lambda one: {"whole": measured[one].whole, "in part": measured[one].in_part},

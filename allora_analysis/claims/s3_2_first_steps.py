@@ -140,8 +140,8 @@ def slow_start(cases: Cases) -> Finding:
         ),
         condition="A starts small enough. In formulas: the standard deviation s of its entries is below (r(n₂ + r + "
         "1))^(−1/4) under gradient descent, below (r(n₂ + 2(r − 1)/π)/m)^(−1/2) under Adam, m the entries of G that "
-        "are not 0 per row of G that is not 0: n₂ in a G without zeros; PEFT's s is 1/√(3n₂), small enough: slow. That "
-        "zero leads to it holds in part only there, as a B of A's size is slow, too",
+        "are not 0 per row of G that is not 0: n₂ in a G without zeros; PEFT's s is 1/√(3n₂), small enough: slow it "
+        "is there. That zero leads to it is true there in part, as a B of A's size is slow, too",
         at_paper="mixed" if judged.at_paper is True and max(off.values()) < 1 else judged.at_paper,
         flips_if="a mean square on the other side of 1 than s says, or a step as long as V's from B as large as A",
     )

@@ -387,7 +387,7 @@ def better_than_lora(cases: Cases, folder: Path | None) -> Finding:
     says="On digits, too, ALLoRA improves performance over DoRA.",
     reading="On the same network: ALLoRA at η² = 4 minus PEFT's DoRA, both under AdamW and each at its best rate, "
     f"after 50 steps or 300; {OWN_RATES}; no control is under AdamW: its margin is that of SGD and momentum. "
-    "Beside it LoRA minus DoRA, what of the gap is no work of ALLoRA's factor. Both comparisons were formed "
+    "Beside it LoRA minus DoRA, what of the gap is no work of ALLoRA's factor. All comparisons were formed "
     "after the runs. PEFT's other baselines minus LoRA (evidence): rsLoRA is level, LoRA+ and PiSSA are behind.",
 )
 def better_than_dora(cases: Cases, folder: Path | None) -> Finding:

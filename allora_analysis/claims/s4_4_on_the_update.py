@@ -164,9 +164,10 @@ def table_3(cases: Cases, folder: Path | None) -> Finding:
     "4-table-4-on-the-update",
     where="beyond the paper: Appendix E, on all-MiniLM-L6-v2, §4.2's factor on AdamW's update",
     says="With its factor on AdamW's update ALLoRA is more accurate than each other of its family, as in Table 4.",
-    reading=f"{SETTING}. On average over η² of 1, 2 and 4 (LoRA × η: 2 and 4), three seeds, against ALLoRA-OD, "
-    "ASF-LoRA and LoRA × η under AdamW, whose own factors stand where they are listed. LoRA at η·l_b in its place is "
-    "told beside it: where that leads as far, the lead is the longer step's, and not the adaptive factor's.",
+    reading=f"{SETTING}. On average over η² of 1, 2 and 4 (LoRA × η: 2 and 4), three seeds of five planned "
+    "(docs/experiments.md), against ALLoRA-OD, ASF-LoRA and LoRA × η under AdamW, whose own factors stand where they "
+    "are listed. LoRA at η·l_b in its place is told beside it: where that leads as far, the lead is the longer "
+    "step's, and not the adaptive factor's.",
     depends_on=("E-universally-better", "4-table-4-desk"),
 )
 def table_4(cases: Cases, folder: Path | None) -> Finding:

@@ -224,13 +224,14 @@ def _in_words(
         hangs = f"by its stopping rule: {mean} points, {n} seeds; in {100 * (1 - alike):.0f} % of orders not."
         said = {"holds": f"Yes {hangs}", "refuted": f"No {hangs}"}
     low, high = bound(ends[0], 1, False), bound(ends[1], 1, True)
-    after = f"after {'all' if one.at_cap else f'{n} of'} {CAP} seeds"
+    after = f" after {'all' if one.at_cap else f'{n} of'} {CAP} seeds"
     excluded = f"leads above {high:.1f}, deficits beyond {-low:.1f} points are excluded"
     if None in (whole["low"], whole["high"]):
         excluded = f"{signed(100 * whole['mean'], 1)} points ({low:.1f} to {high:.1f})"
     if off := failed_in_words(spent):
-        excluded = f"beyond {low:.1f} and {high:.1f} points excluded if normal; {off}"
-    return said | {"undecided": f"Undecided {after}: {excluded}."}
+        after = f", {n} seeds"
+        excluded = f"{signed(100 * whole['mean'], 1)} points, {off}; beyond {low:.1f} and {high:.1f} excluded if normal"
+    return said | {"undecided": f"Undecided{after}: {excluded}."}
 
 
 SAME = (

@@ -193,7 +193,7 @@ def over_backbones(cases: Cases) -> Finding:
     n, least, by_t = units_wanted([one], "models"), one.smallest_p_value, one_sided(models["ALLoRA − LoRA"], "t")
     rule = f"{ALONE.partition(';')[0]}, the model as the cluster"
     return tested.finding(
-        undecided=f"Undecided: no signs of three models can tell (p at least {least:g}); over {behind(by_t)} points "
+        undecided=f"Undecided: signs of three models cannot tell (p at least {least:g}); over {behind(by_t)} points "
         "behind excluded if normal.",
         evidence=Evidence({"mean gap": "above 0"}, {"by model": models, "p_values": p_values}, rule, n=one.n),
         size=Size(one.mean, "percentage points", "the mean gap ALLoRA − LoRA over models", *by_t.interval),
