@@ -258,6 +258,16 @@ def test_loras_own_gap_to_dora_stands_beside_alloras(monkeypatch):
     assert found.evidence.measured["LoRA − DoRA, adamw, 50 steps"]["points"] == pytest.approx(-0.8)
 
 
+def test_pefts_other_baselines_stand_beside_as_the_row_says():
+    """On the committed table, beyond one method from itself."""
+    beside = finding(comparisons.better_than_dora).evidence.measured["PEFT's baselines minus LoRA"]
+    ends = {name: one["interval"] for name, one in beside.items()}
+    assert len(ends) == 8
+    assert all(low < 0 < high for name, (low, high) in ends.items() if name.startswith("rslora"))
+    assert all(high < -0.27 for name, (_, high) in ends.items() if name.startswith(("pissa", "loraplus")))
+    assert all(low > 0.27 for name, (low, _) in ends.items() if name.startswith("dora"))
+
+
 @pytest.mark.parametrize(
     ("gain", "told"),
     [
