@@ -6,7 +6,6 @@ from scipy import stats
 
 from allora_analysis.claims import ledger
 from allora_analysis.claims import s3_1_figure_2_left as section
-from allora_analysis.claims.cases import Cases
 from allora_analysis.grid.presets import ALONE_SEEDS, EARLY_SEEDS, LISTS
 from experiments import dropout_early
 from tests import ledger_rows
@@ -49,47 +48,44 @@ def by_place(costs, gains):
 
 def alone(folder, costs, gains, **options):
     plant_runs(folder, LISTS["dropout_alone"]["desk"], losses=by_place(costs, gains), **options)
-    return [ledger_rows.finding(row) for row in (EARLY_ROW, LATE_ROW)]
+    return ledger_rows.finding(LATE_ROW)
 
 
 @pytest.mark.parametrize(
-    ("costs", "gains", "verdicts"),
+    ("costs", "gains", "verdict"),
     [
-        ((0.02, 0.03), (0.1, 0.2), ["holds", "holds"]),
-        ((0.02, 0.03), (0.1, -0.1), ["holds", "refuted"]),
-        ((-0.02, 0.03), (0.1, 0.1), ["refuted", "holds"]),
-        ((0.02, -0.0005), (0.1, 0.1), ["undecided", "holds"]),
-        ((0.02, 0.03), (0.1, -0.0005), ["holds", "undecided"]),
+        ((0.02, 0.03), (0.1, 0.2), "holds"),
+        ((0.02, 0.03), (0.1, -0.1), "refuted"),
+        ((-0.02, 0.03), (0.1, 0.1), "holds"),
+        ((0.02, -0.0005), (0.1, 0.1), "holds"),
+        ((0.02, 0.03), (0.1, -0.0005), "undecided"),
     ],
 )
-def test_dropout_alone_by_test_loss(runs_folder, costs, gains, verdicts):
-    found = alone(runs_folder, costs, gains)
-    early, late = found
-    assert [one.verdict for one in found] == verdicts
+def test_dropout_alone_by_test_loss(runs_folder, costs, gains, verdict):
+    late = alone(runs_folder, costs, gains)
+    assert late.verdict == verdict
     shift = 0.0001 * (np.mean(ALONE_SEEDS) - 1)
-    for one in found:
-        for index, place in enumerate(section.PLACES.values()):
-            assert one.evidence.measured[f"{place}, epoch 1"]["mean"] == pytest.approx(costs[index] + shift)
-            assert one.evidence.measured[f"{place}, epoch 4"]["mean"] == pytest.approx(gains[index] + shift)
+    for index, place in enumerate(section.PLACES.values()):
+        assert late.evidence.measured[f"{place}, epoch 1"]["mean"] == pytest.approx(costs[index] + shift)
+        assert late.evidence.measured[f"{place}, epoch 4"]["mean"] == pytest.approx(gains[index] + shift)
     where = "(masks at A's input and between A and B)."
-    if verdicts == ["holds", "holds"]:
-        assert early.answer == f"Yes: by 0.021 and 0.031 nats after one epoch {where}"
+    if gains == (0.1, 0.2):
         assert late.answer == f"Yes: by 0.101 and 0.201 nats after 4 epochs {where}"
-    if verdicts[1] == "refuted":
+    if verdict == "refuted":
         assert late.answer == f"No: it changes by -0.101 and +0.099 nats after 4 epochs {where}"
-    if verdicts[0] == "undecided":
-        open_one = early.evidence.measured["between A and B, epoch 1"]  # the only one, so the size is of it
-        assert (early.size.value, early.size.low, early.size.high) == (open_one["mean"], *open_one["interval"])
-        assert early.size.of == "rise of the loss at drop rate 0.4, between A and B, epoch 1"
-        most = max(early.evidence.measured[f"{place}, epoch 1"]["interval"][1] for place in section.PLACES.values())
-        assert early.answer.startswith("Undecided: a rise of the test loss above 0.02")
-        assert early.answer.endswith(" nats after one epoch is excluded.")
-        assert 0 <= float(early.answer.split()[8]) - most < 0.001  # at either place, rounded outwards
+    if verdict == "undecided":
+        open_one = late.evidence.measured["between A and B, epoch 4"]  # the only one, so the size is of it
+        assert (late.size.value, late.size.low, late.size.high) == (open_one["mean"], *open_one["interval"])
+        assert late.size.of == "fall of the loss at drop rate 0.4, between A and B, epoch 4"
+        most = max(late.evidence.measured[f"{place}, epoch 4"]["interval"][1] for place in section.PLACES.values())
+        assert late.answer.startswith("Undecided: a fall of the test loss above 0.10")
+        assert late.answer.endswith(" nats after 4 epochs is excluded.")
+        assert 0 <= float(late.answer.split()[8]) - most < 0.001  # at either place, rounded outwards
 
 
 def test_a_half_is_judged_by_holm_over_all_four_cases(runs_folder):
     """Planted: late gains of p about 0.02 each, which Holm over two would show, and no early cost."""
-    _, late = alone(runs_folder, (-0.00055, -0.00055), (-0.000325, -0.000325))
+    late = alone(runs_folder, (-0.00055, -0.00055), (-0.000325, -0.000325))
     for place in section.PLACES.values():
         one = late.evidence.measured[f"{place}, epoch 4"]
         assert 2 * one["p_value"] < 0.05 < one["adjusted_p_value"] == pytest.approx(4 * one["p_value"])
@@ -114,7 +110,7 @@ def test_accuracy_on_three_seeds_stands_beside_and_decides_nothing(runs_folder):
         by_drop_rate(0.05, -0.05),
         skip=lambda run: run.seed == 2 and run.drop_rate == 0.2,
     )
-    early, late = alone(runs_folder, (0.02, 0.03), (0.1, 0.2))
+    early, late = fresh(runs_folder, (0.03, 0.03)), alone(runs_folder, (0.02, 0.03), (0.1, 0.2))
     assert (early.verdict, late.verdict) == ("holds", "holds")
     before, after = (one.evidence.measured["three seeds, the model's own dropout on"] for one in (early, late))
     assert before["drop rate 0.4 minus 0 after 3 epochs, accuracy"]["mean"] == pytest.approx(0.05)
@@ -136,22 +132,20 @@ def test_accuracy_of_the_same_runs_decides_nothing_either(runs_folder):
         change = 0.02 * (run.drop_rate > 0) * (1 + wiggle(run))
         return [0.8 + change, 0.8, 0.8, 0.8 - change]
 
-    for found in alone(runs_folder, (0.02, 0.03), (0.1, 0.2), accuracies=accuracy):
-        assert found.verdict == "holds"
-        beside = [one for case, one in found.evidence.measured.items() if case.endswith("accuracy")]
-        assert [one["verdict"] for one in beside] == ["refuted"] * 4
-        assert found.evidence.measured["three seeds, the model's own dropout on"] == {}
+    found = alone(runs_folder, (0.02, 0.03), (0.1, 0.2), accuracies=accuracy)
+    assert found.verdict == "holds"
+    beside = [one for case, one in found.evidence.measured.items() if case.endswith("accuracy")]
+    assert [one["verdict"] for one in beside] == ["refuted"] * 4
+    assert found.evidence.measured["three seeds, the model's own dropout on"] == {}
 
 
 def test_dropout_alone_is_judged_by_all_its_seeds(runs_folder):
     """Nor where a run diverged."""
     last = LISTS["dropout_alone"]["desk"][-1]
-    for found in alone(runs_folder, (0.02, 0.03), (0.1, 0.2), skip=lambda run: run == last):
-        assert found.verdict == "not_run"
+    assert alone(runs_folder, (0.02, 0.03), (0.1, 0.2), skip=lambda run: run == last).verdict == "not_run"
     plant_runs(runs_folder, [last], accuracies=lambda run: [0.8, None])
-    for row in (EARLY_ROW, LATE_ROW):
-        found = ledger_rows.finding(row)
-        assert (found.verdict, found.corrected) == ("undecided", "a run diverged with the masks between A and B")
+    found = ledger_rows.finding(LATE_ROW)
+    assert (found.verdict, found.corrected) == ("undecided", "a run diverged with the masks between A and B")
 
 
 def fresh(folder, costs, **options):
@@ -171,23 +165,37 @@ def fresh(folder, costs, **options):
 @pytest.mark.parametrize(
     ("costs", "verdict", "begins"),
     [
-        ((0.004, -0.0001), "refuted", "No: +0.004 and 0.000 nats after one epoch (masks at A's input and between"),
+        (
+            (0.004, -0.0001),
+            "refuted",
+            "No: +0.004 and 0.000 nats after one epoch, within ±0.02 (masks at A's input and",
+        ),
         ((0.004, 0.004), "holds", "Yes: by +0.004 and +0.004 nats"),
         ((0.03, 0.03), "holds", "Yes: by +0.030"),
         ((0.03, -0.0001), "undecided", "Undecided: +0.030 and 0.000 nats"),
-        ((-0.03, 0.004), "refuted", "No: -0.030 and +0.004 nats"),
-        ((-0.004, -0.0001), "refuted", "No: -0.004"),
+        ((-0.03, 0.004), "refuted", "No: -0.030 and +0.004 nats after one epoch (masks"),
+        ((-0.004, -0.0001), "refuted", "No: -0.004 and 0.000 nats after one epoch, within ±0.02 (masks"),
     ],
 )
 def test_sixteen_fresh_seeds_judge_one_epoch_with_a_margin(runs_folder, costs, verdict, begins):
     """The eight seeds say the opposite, and stand beside."""
-    early, _ = alone(runs_folder, (-0.03, -0.03) if verdict == "holds" else (0.03, 0.03), (0.1, 0.1))
-    assert early.verdict == ("refuted" if verdict == "holds" else "holds")
+    cost = -0.03 if verdict == "holds" else 0.03
+    late = alone(runs_folder, (cost, cost), (0.1, 0.1))
     found = fresh(runs_folder, costs)
     assert (found.verdict, found.evidence.n) == (verdict, 16)
     assert found.answer.startswith(begins)
-    before = found.evidence.measured["eight seeds before"]
-    assert before["at A's input, epoch 1"] == early.evidence.measured["at A's input, epoch 1"]
+    if verdict == "undecided":
+        most = max(found.evidence.measured[place]["interval"][1] for place in section.PLACES.values())
+        assert found.answer.endswith(" is excluded.")
+        assert 0 <= float(found.answer.split()[9]) - most < 0.001  # at either place, rounded outwards
+        assert (found.size.value, found.size.of) == (
+            pytest.approx(0.03),
+            "rise of the loss at drop rate 0.4, at A's input",
+        )
+    for place, before in found.evidence.measured["eight seeds before"].items():
+        assert before["mean"] == pytest.approx(late.evidence.measured[f"{place}, epoch 1"]["mean"])
+        assert before["interval"] == pytest.approx(late.evidence.measured[f"{place}, epoch 1"]["interval"])
+    assert [*found.evidence.measured["eight seeds before"]] == [*section.PLACES.values()]
     assert found.evidence.measured["between A and B, fall of the accuracy"]["mean"] == pytest.approx(0.01)
 
 
@@ -207,9 +215,7 @@ def test_the_margin_is_judged_at_the_ends_of_both_intervals():
 
 def test_fresh_seeds_judge_when_all_are_there(runs_folder):
     last = LISTS["dropout_early"]["desk"][-1]
-    alone(runs_folder, (-0.03, -0.03), (0.1, 0.1))
-    assert fresh(runs_folder, (0.03, 0.03), skip=lambda run: run == last).verdict == "refuted"
-    assert "eight seeds before" not in ledger_rows.finding(EARLY_ROW).evidence.measured
+    assert fresh(runs_folder, (0.03, 0.03), skip=lambda run: run == last).verdict == "not_run"
     plant_runs(runs_folder, [last], accuracies=lambda run: [None])
     found = ledger_rows.finding(EARLY_ROW)
     assert (found.verdict, found.corrected) == ("undecided", "a run diverged with the masks between A and B")
@@ -231,12 +237,21 @@ def test_the_rule_says_its_seeds_and_its_margin():
     assert not used & {(run.model, run.data, run.seed) for run in LISTS["dropout_early"]["desk"]}
 
 
+def test_what_the_reading_says_of_the_committed_runs():
+    found = ledger_rows.finding(EARLY_ROW)
+    at_input = found.evidence.measured["at A's input"]
+    assert (found.verdict, found.evidence.n) == ("refuted", 16)
+    assert (round(at_input["mean"], 3), round(at_input["p_above"], 2)) == (0.006, 0.06)
+    for place in section.PLACES.values():
+        assert abs(found.evidence.measured[f"{place}, fall of the accuracy"]["mean"]) < 0.003
+
+
 def test_the_rule_says_its_power_by_what_the_eight_seeds_showed():
     """Normal differences, sixteen seeds, both places within the margin: where the truth is 0, and what they showed."""
-    measured = section._of_eight_seeds(Cases(0, ""), None).evidence.measured
+    measured = section._eight_seeds(None)
     spreads = {}
     for place in section.PLACES.values():
-        one = measured[f"{place}, epoch 1"]
+        one = measured[place]
         low, high = one["interval"]
         spreads[place] = one["mean"], (high - low) / 2 / stats.t.ppf(0.95, 7) * 8**0.5
     assert [round(spread, 3) for _, spread in spreads.values()] == [0.017, 0.02]
