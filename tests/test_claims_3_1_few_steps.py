@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from allora_analysis import dropout_sgd
 from allora_analysis.claims import (
@@ -314,14 +315,28 @@ def test_the_share_after_ten_steps_is_of_ten_steps_at_half_the_signal_and_the_an
 
 
 def test_the_variance_of_many_rows_is_that_of_their_masks(monkeypatch):
-    """None without masks; at drop rate 0.5 some (1 − p)/p = 1 over 0.053 times as much as at 0.05."""
+    """None without masks, more at a higher drop rate; at 0.05 as torch's Adam has it, to the scatter of six draws."""
     found, right = {}, s3_1_few_steps.many_rows
     for keep_prob in (1.0, 0.95, 0.5):
         monkeypatch.setattr(s3_1_few_steps, "many_rows", lambda rng, p=keep_prob: right(rng)._replace(keep_prob=p))
         found[keep_prob] = s3_1_few_steps.by_many_masks(np.random.default_rng(0), 60, 6)
-    assert found[1.0] == 0
-    assert 5 < found[0.5] / found[0.95] < 80
-    assert 1e-7 < found[0.95] < 1e-2
+    assert found[1.0] < 1e-20
+    one, products = right(np.random.default_rng(0)), []
+    x, y = torch.tensor(one.x), torch.tensor(one.y)
+    for seed in range(6):
+        draw = torch.Generator().manual_seed(seed)
+        a, b = torch.tensor(one.a).requires_grad_(), torch.zeros(16, 8, dtype=torch.float64).requires_grad_()
+        rule = torch.optim.Adam([a, b], lr=1e-4)
+        for _ in range(60):
+            rule.zero_grad()
+            kept = (torch.rand(x.shape, generator=draw) < 0.95) / 0.95
+            ((x * kept @ (b @ a).T - y) ** 2).sum().backward()
+            rule.step()
+        products.append((b @ a).detach().numpy().T)
+    spread = float(np.var(products, axis=0, ddof=1).sum())
+    risk = float(np.sum((np.mean(products, axis=0) - np.linalg.pinv(one.x) @ one.y) ** 2))
+    assert 0.4 < found[0.95] / (100 * spread / risk) < 2.5
+    assert found[0.5] > 2 * found[0.95]
 
 
 def test_the_first_step_from_zero_costs_at_any_rate_and_noise():
