@@ -102,7 +102,7 @@ def test_the_gradient_at_recorded_sizes_has_eta_once(monkeypatch):
     blocks = {size: (1 + (1 + size) ** 2) / 2 for size in (0.08, 0.014)}
     assert (found.verdict, found.at_paper) == ("holds", True)
     assert f"{(1 + 3**2) / 2:.0f}-fold a block at ‖BA‖ = ‖W‖" in found.answer
-    assert f"our runs' {blocks[0.014]:.2f} to {blocks[0.08]:.2f}." in found.answer
+    assert f"recorded norms: {blocks[0.014]:.2f} to {blocks[0.08]:.2f}." in found.answer
     assert f"{(1 + 0.1 * 3**2) / 1.1:.1f}, never more than 9" in found.size.of
     assert f"{blocks[0.08] ** 24:.0f} times in all in 24 blocks" in found.size.of
     assert f"{blocks[0.014] ** 24:.1f} at SmolLM2's" in found.size.of

@@ -294,13 +294,14 @@ def test_the_reading_quotes_the_recorded_e_values():
     """When the rule stopped and after the seeds since, as recorded."""
     measured = finding("4-own-best-rate", results=None).evidence.measured
     told = measured["the seeds before those, by e-values"]
-    assert (
-        "was 29 at the twentieth, where their rule stopped, and 1 four seeds later" in CLAIMS["4-own-best-rate"].reading
-    )
+    said = CLAIMS["4-own-best-rate"].reading
+    assert "whose first decision was to stand: it was 'ahead', at the twentieth (e-value 29), and was set aside" in said
+    assert "four seeds later the e-value was 1, and in 295 of 300 orders the rule says 'the same'" in said
     first, whole = told["allora_0"], told["all seeds recorded"]
     assert [round(of["above"]) for of in (first, whole)] == [29, 1]
     assert (first["n"], whole["n"]) == (20, 24)
     assert whole["share of orders of the seeds"]["above"] < 0.5, "the answer hung on their order"
+    assert round(300 * whole["share of orders of the seeds"]["equivalent"]) == 295
     twenty = measured["the twenty before"]["allora_0"]
     low, high = (100 * end for end in twenty["interval"])
     quoted = f"{100 * twenty['mean']:.2f} points, {bound(low, 2, False)} to {bound(high, 2, True)}"

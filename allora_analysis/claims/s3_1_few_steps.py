@@ -151,7 +151,7 @@ def variance(cases: Cases) -> Finding:
     )
 
 
-def by_many_masks(rng: np.random.Generator, steps: int, draws: int = 4) -> float:
+def by_many_masks(rng: np.random.Generator, steps: int, draws: int = 2) -> float:
     """The masks' variance in % of the risk ‖BA − X⁺Y‖² of LoRA under Adam at 1e-4, 512 rows; masks drawn."""
     one = many_rows(rng)._replace(steps=steps)
     with np.errstate(over="ignore", invalid="ignore"):  # training that diverges
