@@ -1,8 +1,7 @@
 """§3.1, "those derivations only emerge from taking expectation": of the loss over steps, of the mean of the weights.
 
 The model and its symbols are `masked_descent`'s. Weights are judged by enumeration of every sequence of masks, the loss
-by masks that are drawn. Checked by
-`tests/test_claims_3_1_few_steps.py`, which plants wrong formulas.
+by masks that are drawn. Checked by `tests/test_claims_3_1_few_steps.py`, which plants wrong formulas.
 """
 
 import math

@@ -57,7 +57,7 @@ def dropout_in_code(cases: Cases) -> Finding:
         measure=lambda one: measured[one],
         printed=lambda one, seen: sum(seen) > 0 and p_value(one, seen) > FALSE_FAIL,
     )
-    struck, inputs = (sum(of) for of in zip(*((sum(measured[one]), one.n2) for one in _own(measured)), strict=True))
+    struck, inputs = sum(map(sum, judged.own)), sum(case.inputs.n2 for case in judged.cases if case.paper)
     return judged.finding(
         holds="Yes: in training LoRA's code (PEFT) strikes inputs of its branch at random, near its drop rate.",
         evidence=judged.evidence(
@@ -75,17 +75,12 @@ def dropout_in_code(cases: Cases) -> Finding:
     )
 
 
-def _own(measured: Iterable[peft_masks.Layer]) -> list[peft_masks.Layer]:
-    # Of the paper's drop rate.
-    return [one for one in measured if one.drop_rate == peft_masks.DROP_RATE]
-
-
 def _layers(measured: Iterable[peft_masks.Layer]) -> list[Case]:
     return [
         Case(
             f"{one.n2} → {one.rank} → {one.n1}, drop rate {one.drop_rate:g}",
             one,
-            paper=one in _own(measured),
+            paper=one.drop_rate == peft_masks.DROP_RATE,
         )
         for one in measured
     ]
@@ -104,7 +99,6 @@ def _layers(measured: Iterable[peft_masks.Layer]) -> list[Case]:
 def placement_in_code(cases: Cases) -> Finding:
     """Unit inputs through a training layer: a mask on the input strikes Ax as a whole, one on Ax single entries."""
     measured = peft_masks.read()
-    paper = _own(measured)
     judged = cases.judge(
         _layers(measured),
         measure=lambda one: {"whole": measured[one].whole, "in part": measured[one].in_part},
@@ -119,7 +113,7 @@ def placement_in_code(cases: Cases) -> Finding:
         ),
         size=Size(
             float(in_part),
-            f"of {sum(one.n2 for one in paper):,} unit inputs",
+            f"of {sum(case.inputs.n2 for case in judged.cases if case.paper):,} unit inputs",
             f"struck in part, as masks between A and B would strike them; as a whole {whole} (drop rate 0.05: "
             "one in twenty expected)",
         ),
