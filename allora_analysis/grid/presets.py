@@ -200,6 +200,20 @@ def _learning_rates() -> Iterator[Setting]:
     yield from _over_rates(SMOLLM2, FILMS, 3, "adamw", SWEPT_ARMS["adamw"][:3], SWEPT_RATES["adamw"], **ON_SMOLLM2)
 
 
+# Both tables under SGD with nothing clipped; first what chooses the rate.
+UNCLIPPED_TRIED, UNCLIPPED_CHOSE = (0.125, 0.25, 0.5, 1.0), (200, 201)  # rates; seeds
+
+
+def _unclipped(arm: str, rate: float, seed: int) -> Setting:
+    return _at_rate(MINILM, FILMS, arm, "sgd", rate, seed, **ON_MINILM, max_grad_norm=0.0)
+
+
+def _unclipped_trials() -> Iterator[Setting]:
+    for seed in UNCLIPPED_CHOSE:
+        for rate in UNCLIPPED_TRIED:
+            yield from (_unclipped(arm, rate, seed) for arm in ("lora", "allora"))
+
+
 # Each arm at its own best rate, seed after seed, until it is decided.
 FIRST_SEED = 3  # seeds 0, 1 and 2 chose the rates
 BLOCK = 8  # fewer pairs cannot decide
@@ -326,6 +340,7 @@ LISTS: dict[str, dict[str, list[Setting]]] = {
         "paper": [one for model in PERCEPTION for data in ABLATION_DATA for one in _ablation(model, data, 5)],
     },
     "on_the_update": {"desk": [*_on_the_update()]},
+    "unclipped": {"desk": [*_unclipped_trials()]},
     "learning_rates": {
         "desk": [*_learning_rates()],
         "paper": [
