@@ -6,6 +6,7 @@ were written before ALLoRAAdamW's runs. Checked by `tests/test_claims_on_the_upd
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from numpy.typing import ArrayLike
@@ -29,16 +30,15 @@ from allora_analysis.statistics import Judgement, ratio_of_means, within
 from allora_analysis.statistics.intervals import Ratio
 from allora_analysis.study import bound, signed
 
-OURS = "allora_adamw"
 LORA = "LoRA at η·l"
-WANTED = LISTS["on_the_update"]["desk"]
 MARGIN = MARGINS["test_accuracy"]
-WAYS = {"factor after AdamW's division": OURS, "as listed, under AdamW": "allora"}  # by procedure the arm
+WAYS = {"factor after AdamW's division": "allora_adamw", "as listed, under AdamW": "allora"}  # by procedure the arm
 LONGEST = 0.5  # of the share's interval, beyond which it tells too little
 RULE = (
     f"Student's t over seeds, one-sided at 0.05, Holm over the comparisons; the same within ±{100 * MARGIN:g} points; "
     "interval: 90 %, a comparison alone; the row's in points"
 )
+WANTED = LISTS["on_the_update"]["desk"]
 SETTING = (
     "ALLoRAAdamW, every arm at the paper's l_b = 1e-4, the classifier too, drop rate 0.05, two epochs of "
     "rotten_tomatoes; the rules were written before its runs"
@@ -49,35 +49,43 @@ update_claim = functools.partial(
 Comparisons = Mapping[str, Mapping[str, Pairs]]  # by the other arm, the pairs of each η²
 
 
-def against_lora() -> Comparisons:
-    """ALLoRAAdamW and LoRA at η·l, where η is above 1."""
-    ours = [run for run in WANTED if run.arm != OURS or run.eta2 > 1]
-    return {LORA: by_case(ours, {"arm": OURS}, lora_at_eta_l(own_head=True))}
+@dataclass(frozen=True)
+class Tables:
+    """Tables 3 and 4 where the factor acts: the runs, the arm that has it, what that is called."""
+
+    wanted: Sequence[Setting]
+    arm: str
+    name: str
+
+    def against_lora(self) -> Comparisons:
+        """The arm and LoRA at η·l, where η is above 1."""
+        ours = [run for run in self.wanted if run.arm != self.arm or run.eta2 > 1]
+        return {LORA: by_case(ours, {"arm": self.arm}, lora_at_eta_l(own_head=True))}
+
+    def against_family(self) -> Comparisons:
+        """The arm and each other member of Table 4, on the seeds and at the η² of the latter."""
+        found = {}
+        for arm, label in AS_PRINTED.items():
+            theirs = [run for run in self.wanted if run.arm == arm]
+            known = {(run.seed, run.eta2) for run in theirs}
+            ours = [run for run in self.wanted if run.arm == self.arm and (run.seed, run.eta2) in known]
+            found[label] = by_case([*ours, *theirs], {"arm": self.arm}, arm_at_eta(arm))
+        return found
+
+    def lora(self, one: Setting) -> Setting:
+        """LoRA at η·l, its classifier at l, for an arm's η and seed."""
+        is_lora = lora_at_eta_l(own_head=True)
+        return next(run for run in self.wanted if is_lora(one, run))
+
+    def lora_in_its_place(self, of: Comparisons) -> Comparisons:
+        """The same comparisons with LoRA at η·l for the arm."""
+        return {
+            name: {case: [(self.lora(ours), theirs) for ours, theirs in pairs] for case, pairs in by_eta.items()}
+            for name, by_eta in of.items()
+        }
 
 
-def against_family() -> Comparisons:
-    """ALLoRAAdamW and each other member of Table 4, on the seeds and at the η² of the latter."""
-    found = {}
-    for arm, label in AS_PRINTED.items():
-        theirs = [run for run in WANTED if run.arm == arm]
-        known = {(run.seed, run.eta2) for run in theirs}
-        ours = [run for run in WANTED if run.arm == OURS and (run.seed, run.eta2) in known]
-        found[label] = by_case([*ours, *theirs], {"arm": OURS}, arm_at_eta(arm))
-    return found
-
-
-def _lora(one: Setting) -> Setting:
-    # LoRA at η·l, its classifier at l, for an arm's η and seed.
-    is_lora = lora_at_eta_l(own_head=True)
-    return next(run for run in WANTED if is_lora(one, run))
-
-
-def lora_in_its_place(of: Comparisons) -> Comparisons:
-    """The same comparisons with LoRA at η·l for ALLoRAAdamW."""
-    return {
-        name: {case: [(_lora(ours), theirs) for ours, theirs in pairs] for case, pairs in by_eta.items()}
-        for name, by_eta in of.items()
-    }
+OURS = Tables(WANTED, "allora_adamw", "ALLoRAAdamW")
 
 
 def means(runs: Runs, of: Comparisons, endpoint: str = "test_accuracy") -> dict[str, list[float]]:
@@ -94,15 +102,18 @@ def ahead_of_each(family: Mapping[str, Judgement]) -> str:
     return "refuted" if same or any(one.verdict == "refuted" for one in family.values()) else "undecided"
 
 
-def _judge(cases: Cases, folder: Path | None, of: Comparisons, answers: Mapping[str, str]) -> Finding:
-    # "Ahead of each": `answers` may hold {mean}, {lead}, unsigned, {low} and {high} of the least lead, {other}, whom it
-    # is over, {seeds} and {lora}, the least lead of LoRA at η·l in ALLoRAAdamW's place.
-    runs = recorded(WANTED, folder)
+def ahead(cases: Cases, folder: Path | None, tables: Tables, of: Comparisons, answers: Mapping[str, str]) -> Finding:
+    """Whether the arm is ahead of each other.
+
+    `answers` may hold {mean}, {lead}, unsigned, {low} and {high} of the least lead, {other}, whom it is over, {seeds}
+    and {lora}, the least lead of LoRA at η·l in the arm's place.
+    """
+    runs = recorded(tables.wanted, folder)
     complete = means(runs, of)
     if len(complete) < len(of):
-        return _unfinished(runs, of)
+        return _unfinished(runs, of, tables.wanted)
     tested = cases.test(complete, lambda samples: ahead_of_each(judged({name: [*v] for name, v in samples.items()})))
-    family, in_place = judged(complete), {} if LORA in of else judged(means(runs, lora_in_its_place(of)))
+    family, in_place = judged(complete), {} if LORA in of else judged(means(runs, tables.lora_in_its_place(of)))
     other = min(family, key=lambda name: family[name].mean)
     one = family[other]
     low, high = (100 * end for end in one.interval)
@@ -120,11 +131,11 @@ def _judge(cases: Cases, folder: Path | None, of: Comparisons, answers: Mapping[
         "each η²": shown(judged(differences(runs, by_eta))),
         "test loss, its fall": shown(judged(means(runs, of, "test_loss"))),
     }
-    measured |= {"LoRA at η·l in ALLoRAAdamW's place": shown(in_place)} if in_place else {}
+    measured |= {f"LoRA at η·l in {tables.name}'s place": shown(in_place)} if in_place else {}
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence({"difference": "above 0"}, measured, RULE, interval=(low, high), n=one.n),
-        size=Size(100 * one.mean, "points", f"test accuracy, ALLoRAAdamW minus {other}, mean over η²", low, high),
+        size=Size(100 * one.mean, "points", f"test accuracy, {tables.name} minus {other}, mean over η²", low, high),
         wanted=wanted,
         flips_if={
             "holds": "seeds in which it is not clearly ahead of one",
@@ -133,7 +144,7 @@ def _judge(cases: Cases, folder: Path | None, of: Comparisons, answers: Mapping[
     )
 
 
-def _unfinished(runs: Runs, of: Comparisons, wanted: Sequence[Setting] = WANTED) -> Finding:
+def _unfinished(runs: Runs, of: Comparisons, wanted: Sequence[Setting]) -> Finding:
     # Where one of the runs wanted is lacking, or has diverged.
     stopped = [name for name, by_eta in of.items() if diverged(runs, by_eta)]
     if stopped:
@@ -157,7 +168,7 @@ def table_3(cases: Cases, folder: Path | None) -> Finding:
         "refuted": "No: {mean} points from LoRA at η·l_b ({low} to {high}), {seeds} seeds.",
         "undecided": "Undecided after {seeds} seeds: leads above {high} points over LoRA at η·l_b are excluded.",
     }
-    return _judge(cases, folder, against_lora(), answers)
+    return ahead(cases, folder, OURS, OURS.against_lora(), answers)
 
 
 @update_claim(
@@ -177,7 +188,7 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
         "refuted": "No: {mean} points over {other} on average ({low} to {high}).",
         "undecided": "Undecided after {seeds} seeds: {mean} points over {other} may be chance.",
     }
-    return _judge(cases, folder, against_family(), answers)
+    return ahead(cases, folder, OURS, OURS.against_family(), answers)
 
 
 def ends() -> Comparisons:
@@ -186,7 +197,7 @@ def ends() -> Comparisons:
     for name, arm in WAYS.items():
         known = {(run.seed, run.eta2): run for run in (*WANTED, *PERCEIVED) if run.arm == arm}
         pairs = [(known[seed, 4.0], one) for (seed, eta2), one in known.items() if eta2 == 1]
-        found[name] = {arm: pairs, LORA: [(_lora(last), _lora(first)) for last, first in pairs]}
+        found[name] = {arm: pairs, LORA: [(OURS.lora(last), OURS.lora(first)) for last, first in pairs]}
     return found
 
 

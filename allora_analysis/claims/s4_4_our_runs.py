@@ -19,7 +19,7 @@ from scipy.stats import binomtest, quantile_test, wilcoxon
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Evidence, Finding, Size, claim, not_run, run_diverged, units_wanted
 from allora_analysis.finetune.setting import STUDY, Setting
-from allora_analysis.grid.presets import ABLATION_ARMS, LISTS, RATE, command
+from allora_analysis.grid.presets import ABLATION_ARMS, LISTS, command
 from allora_analysis.grid.reading import (
     LEVEL,
     RULE,
@@ -272,11 +272,11 @@ def _same(one: Setting, other: Setting) -> bool:
 
 
 def lora_at_eta_l(own_head: bool) -> Callable[[Setting, Setting], bool]:
-    """Whether a run is LoRA at η·l_b for another's η, data and seed, its classifier at l_b or at η·l_b."""
+    """Whether a run is LoRA at η·l_b for another's η, l_b, data and seed, its classifier as the other's or at η·l_b."""
 
     def is_lora(one: Setting, run: Setting) -> bool:
-        rate = one.eta * RATE
-        head = RATE if own_head else rate
+        rate = one.eta * one.learning_rate
+        head = one.head_learning_rate if own_head else rate
         return _same(one, run) and run.arm == "lora" and (run.learning_rate, run.head_learning_rate) == (rate, head)
 
     return is_lora
