@@ -17,6 +17,30 @@ LoRA's validation loss after the last step, averaged over both seeds, is least: 
 tried. A run whose loss is no longer finite counts as infinite. Where the least stands at an end of the range the next
 rate beyond, by a factor of two, is run, for both arms, until it does not. ALLoRA's own best rate is read from its runs
 in the same way and told beside. No test sentence chooses anything.
+
+What follows was committed when the trials were not all there and none of them had been read, before any run of it.
+
+**Arms.** ALLoRA, ALLoRA-OD, ASF-LoRA and LoRA × η at l, LoRA at η·l; η² of 2 and 4. (η² = 1 is left out: there the
+factor is at most 1, LoRA at η·l and LoRA × η are one arm, and ALLoRA is this arm but for the factor's fall.)
+
+**Seeds.** 210 to 214, which no run of this model has used, shared by all arms: of A, the classifier, the order of the
+data, the model's own dropout.
+
+**Test.** Test accuracy after the epoch, in points, the mean over both η², by seed; Student's t one-sided at 0.05 either
+way. Test loss and each η² stand beside.
+(a) ALLoRA minus LoRA at η·l, one comparison. "More accurate" holds where the mean is clearly above 0; it is refuted
+where it is clearly below, or where its 90 % interval lies within ±0.3 points, which is the same; undecided else.
+(b) ALLoRA minus each of ALLoRA-OD, ASF-LoRA and LoRA × η, Holm over the three. "More accurate than each" holds where
+each mean is clearly above 0; it is refuted where one is clearly below, or has its 90 % interval within ±0.3 points.
+LoRA at η·l in ALLoRA's place stands beside.
+A run that stays at chance is counted; the answer says how many did.
+
+**Foretold.** While rows of BA are short ALLoRA at l is LoRA at η·l, so that (a) compares two arms that start alike, and
+should find little. LoRA × η has η in the gradient and once more in the output: its BA starts as LoRA's at η²·l. Where l
+is half of LoRA's best rate that is above the best, and by how much it is behind, or ahead, nothing here foretells.
+
+**Stopping rule.** The list is fixed; every run is recorded whatever it shows, and the rows judge when all are there. A
+run whose loss is no longer finite leaves its question undecided.
 """
 
 from allora_analysis.grid.command import main
