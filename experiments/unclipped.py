@@ -33,7 +33,7 @@ where it is clearly below, or where its 90 % interval lies within ±0.3 points, 
 (b) ALLoRA minus each of ALLoRA-OD, ASF-LoRA and LoRA × η, Holm over the three. "More accurate than each" holds where
 each mean is clearly above 0; it is refuted where one is clearly below, or has its 90 % interval within ±0.3 points.
 LoRA at η·l in ALLoRA's place stands beside.
-A run that stays at chance is counted; the answer says how many did.
+A run that stays at chance is counted as it is; the evidence names those below 60 %.
 
 **Foretold.** While rows of BA are short ALLoRA at l is LoRA at η·l, so that (a) compares two arms that start alike, and
 should find little. LoRA × η has η in the gradient and once more in the output: its BA starts as LoRA's at η²·l. Where l

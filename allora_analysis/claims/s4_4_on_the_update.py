@@ -5,9 +5,10 @@ were written before ALLoRAAdamW's runs. Checked by `tests/test_claims_on_the_upd
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from numpy.typing import ArrayLike
 
@@ -102,11 +103,18 @@ def ahead_of_each(family: Mapping[str, Judgement]) -> str:
     return "refuted" if same or any(one.verdict == "refuted" for one in family.values()) else "undecided"
 
 
-def ahead(cases: Cases, folder: Path | None, tables: Tables, of: Comparisons, answers: Mapping[str, str]) -> Finding:
+def ahead(
+    cases: Cases,
+    folder: Path | None,
+    tables: Tables,
+    of: Comparisons,
+    answers: Mapping[str, str],
+    beside: Callable[[Runs], Mapping[str, Any]] = lambda runs: {},
+) -> Finding:
     """Whether the arm is ahead of each other.
 
     `answers` may hold {mean}, {lead}, unsigned, {low} and {high} of the least lead, {other}, whom it is over, {seeds}
-    and {lora}, the least lead of LoRA at η·l in the arm's place.
+    and {lora}, the least lead of LoRA at η·l in the arm's place; `beside` more evidence from the runs.
     """
     runs = recorded(tables.wanted, folder)
     complete = means(runs, of)
@@ -132,6 +140,7 @@ def ahead(cases: Cases, folder: Path | None, tables: Tables, of: Comparisons, an
         "test loss, its fall": shown(judged(means(runs, of, "test_loss"))),
     }
     measured |= {f"LoRA at η·l in {tables.name}'s place": shown(in_place)} if in_place else {}
+    measured |= beside(runs)
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence({"difference": "above 0"}, measured, RULE, interval=(low, high), n=one.n),
