@@ -37,11 +37,21 @@ def better(arms, by=0.02):
     return lambda run: [0.5, 0.8 + 0.01 * run.seed + (by + wiggle(run)) * (run.arm in arms)]
 
 
-def plant(folder: Path, wanted, accuracies=epochs, norms=speed, skip=lambda run: False, losses=None, induced=None):
+def plant(
+    folder: Path,
+    wanted,
+    accuracies=epochs,
+    norms=speed,
+    skip=lambda run: False,
+    losses=None,
+    induced=None,
+    validation=None,
+):
     """Save a record for each run that is not skipped; a None in `accuracies(run)`, or for it: the run diverged there.
 
-    Test losses are `losses(run)` and induced norms `induced(run)`, where given. Its row norms grow in proportion to the
-    steps, by `norms(run)` each; one of `max_steps` has its last there.
+    Test losses are `losses(run)`, the validation loss is `validation(run)` at each epoch, and induced norms
+    `induced(run)`, where given. Its row norms grow in proportion to the steps, by `norms(run)` each; one of `max_steps`
+    has its last there.
     """
     for run in wanted:
         if skip(run):
@@ -54,6 +64,8 @@ def plant(folder: Path, wanted, accuracies=epochs, norms=speed, skip=lambda run:
         ]
         for entry, loss in zip(measured, losses(run) if losses else (), strict=False):
             entry["test_loss"] = loss
+        for entry in measured if validation else ():
+            entry["validation_loss"] = validation(run)
         steps = [*STEPS[:-1], run.max_steps or STEPS[-1]]
         row = [step * norms(run) for step in steps]
         layers = {"q": row, "v": [3 * norm for norm in row]}

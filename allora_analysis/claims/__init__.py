@@ -61,6 +61,7 @@ SECTIONS = (
     "s4_3_asf_lora",
     "s4_4_our_runs",
     "s4_4_on_the_update",
+    "s4_4_unclipped",
     "s4_4_own_best_rate",
     "s4_4_laboratory",
     "s4_4_laboratory_elsewhere",

@@ -328,7 +328,7 @@ def times(one: Setting) -> float:
     says="After one step of AdamW at l the rows of BA are l√(r/3) long on average, whatever the model's width.",
     reading="In every run under AdamW of our lists, to 2 %; A as PEFT draws it, of variance 1/(3n₂); η times as long "
     "with ALLoRAAdamW and in LoRA × η, whose scaling is η, and 16 times in LoRA+, at B's rate." + INSTRUCT,
-    command=" && ".join(command(name, of["desk"]) for name, of in LISTS.items() if "desk" in of),
+    command=" && ".join(command(name, of["desk"]) for name, of in LISTS.items() if {*ADAMW} & {*of.get("desk", ())}),
     test="tests/test_claims_4_2_width.py",
     reads=STUDY,
     depends_on=("4-width-transfer",),

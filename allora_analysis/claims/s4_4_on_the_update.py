@@ -26,9 +26,10 @@ from allora_analysis.claims.s4_4_our_runs import (
 from allora_analysis.claims.tables.procedures import reported_ratio
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import LISTS, MARGINS, UPDATE_SEEDS, command
-from allora_analysis.grid.reading import Pairs, Runs, differences, diverged, judged, recorded
-from allora_analysis.statistics import Judgement, ratio_of_means, within
+from allora_analysis.grid.reading import LEVEL, Pairs, Runs, differences, diverged, judged, recorded
+from allora_analysis.statistics import one_sided, ratio_of_means, within
 from allora_analysis.statistics.intervals import Ratio
+from allora_analysis.statistics.paired import TIE
 from allora_analysis.study import bound, signed
 
 LORA = "LoRA at η·l"
@@ -36,8 +37,8 @@ MARGIN = MARGINS["test_accuracy"]
 WAYS = {"factor after AdamW's division": "allora_adamw", "as listed, under AdamW": "allora"}  # by procedure the arm
 LONGEST = 0.5  # of the share's interval, beyond which it tells too little
 RULE = (
-    f"Student's t over seeds, one-sided at 0.05, Holm over the comparisons; the same within ±{100 * MARGIN:g} points; "
-    "interval: 90 %, a comparison alone; the row's in points"
+    f"Student's t over seeds, one-sided at 0.05, Holm over the comparisons; the same within ±{100 * MARGIN:g} points, "
+    "at 0.05 over their number each; interval: 90 %, a comparison alone; the row's in points"
 )
 WANTED = LISTS["on_the_update"]["desk"]
 SETTING = (
@@ -52,11 +53,12 @@ Comparisons = Mapping[str, Mapping[str, Pairs]]  # by the other arm, the pairs o
 
 @dataclass(frozen=True)
 class Tables:
-    """Tables 3 and 4 where the factor acts: the runs, the arm that has it, what that is called."""
+    """Tables 3 and 4 where the factor acts: the runs, the arm that has it, what that is called, what is averaged."""
 
     wanted: Sequence[Setting]
     arm: str
     name: str
+    over: str = "mean over η²"
 
     def against_lora(self) -> Comparisons:
         """The arm and LoRA at η·l, where η is above 1."""
@@ -95,12 +97,19 @@ def means(runs: Runs, of: Comparisons, endpoint: str = "test_accuracy") -> dict[
     return {name: over_seeds(cases) for name, cases in found.items() if cases.keys() == of[name].keys()}
 
 
-def ahead_of_each(family: Mapping[str, Judgement]) -> str:
-    """The verdict on "ahead of each": clearly so; or clearly behind one, or within the margin of it; or undecided."""
-    if all(one.verdict == "holds" for one in family.values()):
-        return "holds"
-    same = any(within(one.interval, MARGIN) for one in family.values())
-    return "refuted" if same or any(one.verdict == "refuted" for one in family.values()) else "undecided"
+def ahead_of_each(complete: Mapping[str, Sequence[float]]) -> tuple[str, str]:
+    """The verdict on "ahead of each", and the comparison that decides it, that of the least mean where several do.
+
+    Holds where the mean is clearly above 0 in each; refuted where it is clearly below in one, or is not clearly above
+    and has an interval within ±`MARGIN` at the family's level, 1 − 2·0.05/m.
+    """
+    family = judged(complete)
+    behind = [name for name, one in family.items() if one.verdict == "refuted"]
+    others = [name for name, one in family.items() if one.verdict != "holds"]
+    level = LEVEL / len(family)
+    same = [name for name in others if within(one_sided(complete[name], "t", level, TIE).interval, MARGIN)]
+    which = min(behind or same or others or family, key=lambda name: family[name].mean)
+    return "refuted" if behind or same else "undecided" if others else "holds", which
 
 
 def ahead(
@@ -113,16 +122,16 @@ def ahead(
 ) -> Finding:
     """Whether the arm is ahead of each other.
 
-    `answers` may hold {mean}, {lead}, unsigned, {low} and {high} of the least lead, {other}, whom it is over, {seeds}
-    and {lora}, the least lead of LoRA at η·l in the arm's place; `beside` more evidence from the runs.
+    `answers` may hold {mean}, {lead}, unsigned, {low} and {high} of the lead that decides, {other}, whom it is over,
+    {seeds} and {lora}, the least lead of LoRA at η·l in the arm's place; `beside` more evidence from the runs.
     """
     runs = recorded(tables.wanted, folder)
     complete = means(runs, of)
     if len(complete) < len(of):
         return _unfinished(runs, of, tables.wanted)
-    tested = cases.test(complete, lambda samples: ahead_of_each(judged({name: [*v] for name, v in samples.items()})))
+    tested = cases.test(complete, lambda samples: ahead_of_each({name: [*v] for name, v in samples.items()})[0])
     family, in_place = judged(complete), {} if LORA in of else judged(means(runs, tables.lora_in_its_place(of)))
-    other = min(family, key=lambda name: family[name].mean)
+    other = ahead_of_each(complete)[1]
     one = family[other]
     low, high = (100 * end for end in one.interval)
     told = {
@@ -144,7 +153,7 @@ def ahead(
     return tested.finding(
         **{word: text.format(**told) for word, text in answers.items()},
         evidence=Evidence({"difference": "above 0"}, measured, RULE, interval=(low, high), n=one.n),
-        size=Size(100 * one.mean, "points", f"test accuracy, {tables.name} minus {other}, mean over η²", low, high),
+        size=Size(100 * one.mean, "points", f"test accuracy, {tables.name} minus {other}, {tables.over}", low, high),
         wanted=wanted,
         flips_if={
             "holds": "seeds in which it is not clearly ahead of one",

@@ -202,6 +202,8 @@ def _learning_rates() -> Iterator[Setting]:
 
 # Both tables under SGD with nothing clipped; first what chooses the rate.
 UNCLIPPED_TRIED, UNCLIPPED_CHOSE = (0.125, 0.25, 0.5, 1.0), (200, 201)  # rates; seeds
+UNCLIPPED_RATE = 0.25  # half of LoRA's best; until the trials are read a placeholder
+UNCLIPPED_SEEDS, FAMILY_SEEDS = range(210, 230), 5  # of ALLoRA and LoRA; of them the first for the others
 
 
 def _unclipped(arm: str, rate: float, seed: int) -> Setting:
@@ -212,6 +214,18 @@ def _unclipped_trials() -> Iterator[Setting]:
     for seed in UNCLIPPED_CHOSE:
         for rate in UNCLIPPED_TRIED:
             yield from (_unclipped(arm, rate, seed) for arm in ("lora", "allora"))
+
+
+def _unclipped_tables() -> Iterator[Setting]:
+    # LoRA at η·l and ALLoRA at l, on the first seeds the rest of the family, all before the next seed.
+    for place, seed in enumerate(UNCLIPPED_SEEDS):
+        yield _unclipped("lora", ETA * UNCLIPPED_RATE, seed)
+        for arm in ("allora", *ABLATION_ARMS) if place < FAMILY_SEEDS else ("allora",):
+            yield _unclipped(arm, UNCLIPPED_RATE, seed)
+
+
+UNCLIPPED = [*_unclipped_tables()]
+"""What judges; the rest of the list chose its rate."""
 
 
 # Each arm at its own best rate, seed after seed, until it is decided.
@@ -340,7 +354,7 @@ LISTS: dict[str, dict[str, list[Setting]]] = {
         "paper": [one for model in PERCEPTION for data in ABLATION_DATA for one in _ablation(model, data, 5)],
     },
     "on_the_update": {"desk": [*_on_the_update()]},
-    "unclipped": {"desk": [*_unclipped_trials()]},
+    "unclipped": {"desk": [*_unclipped_trials(), *UNCLIPPED]},
     "learning_rates": {
         "desk": [*_learning_rates()],
         "paper": [

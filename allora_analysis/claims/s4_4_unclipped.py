@@ -1,0 +1,116 @@
+"""Tables 3 and 4 under SGD with nothing clipped, where ALLoRA's factor on the gradient acts, on a language model.
+
+The rows read what `python -m experiments.unclipped` recorded, whose docstring states arms, rates, seeds and rules; they
+were written before its runs. Checked by `tests/test_claims_unclipped.py`, which plants records.
+"""
+
+import functools
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from allora_analysis.claims.cases import Cases
+from allora_analysis.claims.claim import Finding, claim
+from allora_analysis.claims.s4_2_factor import ends, lost
+from allora_analysis.claims.s4_4_on_the_update import LORA, Comparisons, Tables, ahead, means
+from allora_analysis.claims.s4_4_our_runs import robust
+from allora_analysis.finetune.setting import STUDY
+from allora_analysis.grid.presets import (
+    ETA2,
+    LISTS,
+    UNCLIPPED,
+    UNCLIPPED_CHOSE,
+    UNCLIPPED_RATE,
+    UNCLIPPED_SEEDS,
+    command,
+)
+from allora_analysis.grid.reading import Runs, final_value, judged, recorded
+
+OURS = Tables(UNCLIPPED, "allora", "ALLoRA", f"η² = {ETA2:g}")
+TRIALS = [run for run in LISTS["unclipped"]["desk"] if run.seed in UNCLIPPED_CHOSE]
+LOW = 0.6  # of test accuracy, below which a run has hardly learned
+SETTING = (
+    f"SGD, nothing clipped, every arm at l_b = {UNCLIPPED_RATE:g}, half of the rate at which LoRA's validation loss "
+    f"was least of those tried, on other seeds; the classifier at 0.1 in all, no dropout in the adapters, η² = "
+    f"{ETA2:g}, one epoch of rotten_tomatoes; the rules were written before the runs."
+)
+unclipped_claim = functools.partial(
+    claim, command=command("unclipped", LISTS["unclipped"]["desk"]), test="tests/test_claims_unclipped.py", reads=STUDY
+)
+
+
+def by_rate(folder: Path | None) -> dict[str, dict[float, float]]:
+    """What chose the rate: by arm and rate the mean validation loss, infinite where a run diverged."""
+    runs, found = recorded(TRIALS, folder), {}
+    for one in (one for one in TRIALS if one in runs):
+        gone = runs[one]["diverged_at_step"] is not None
+        value = float("inf") if gone else final_value(runs[one], "validation_loss")
+        found.setdefault(one.arm, {}).setdefault(one.learning_rate, []).append(value)
+    return {arm: {rate: statistics.fmean(of) for rate, of in rates.items()} for arm, rates in found.items()}
+
+
+def kept(runs: Runs, seeds: Iterable[int]) -> float:
+    """The share of η that ALLoRA's factor keeps at the mean row at the end, averaged over runs."""
+    own = [run for run in UNCLIPPED if run.arm == OURS.arm and run.seed in seeds]
+    return 1 - statistics.fmean(lost(run.eta2, norm) for run, norm in ends(runs, own).items())
+
+
+def beside(runs: Runs, of: Comparisons, folder: Path | None) -> dict[str, Any]:
+    """What stands beside the test: runs that hardly learned, the factor's fall, the trials."""
+    compared = {run: None for cases in of.values() for pairs in cases.values() for pair in pairs for run in pair}
+    last = {run.words(): final_value(runs[run], "test_accuracy") for run in compared}
+    return {
+        "runs below 60 %": {words: value for words, value in last.items() if value < LOW},
+        "the factor at the mean row at the end, of η": kept(runs, {run.seed for run in compared}),
+        "validation loss that chose the rate": {
+            arm: {f"{rate:g}": loss for rate, loss in rates.items()} for arm, rates in by_rate(folder).items()
+        },
+    }
+
+
+def hardly_moved(runs: Runs, of: Comparisons) -> dict[str, Any]:
+    """What single runs hardly move, of the one comparison."""
+    (spent,) = means(runs, of).values()
+    return {"what single runs hardly move": robust(spent, UNCLIPPED_SEEDS, lambda rest: judged({LORA: rest})[LORA])}
+
+
+@unclipped_claim(
+    "4-table-3-unclipped",
+    where="beyond the paper: Appendix D, on all-MiniLM-L6-v2, under SGD with nothing clipped",
+    says="On one language model, under SGD with nothing clipped, ALLoRA is more accurate than LoRA at η·l_b.",
+    reading=f"{SETTING} {len(UNCLIPPED_SEEDS)} seeds. Refuted, too, where it is neither ahead nor behind and the 90 % "
+    "interval lies within ±0.3 points. LoRA at η·l_b is LoRA at the best rate tried. Rows of BA stay short (evidence), "
+    "so that ALLoRA is LoRA at nearly η·l_b: the row says little of a factor that adapts.",
+    depends_on=("D-universally-better", "4-table-3-desk"),
+)
+def table_3(cases: Cases, folder: Path | None) -> Finding:
+    """ALLoRA minus LoRA at η·l."""
+    answers = {
+        "holds": "Yes: {lead} points ahead of LoRA at η·l_b ({low} to {high}), {seeds} seeds.",
+        "refuted": "No: {mean} points from LoRA at η·l_b ({low} to {high}), {seeds} seeds.",
+        "undecided": "Undecided after {seeds} seeds: leads above {high} points over LoRA at η·l_b are excluded.",
+    }
+    of = OURS.against_lora()
+    return ahead(cases, folder, OURS, of, answers, lambda runs: beside(runs, of, folder) | hardly_moved(runs, of))
+
+
+@unclipped_claim(
+    "4-table-4-unclipped",
+    where="beyond the paper: Appendix E, on all-MiniLM-L6-v2, under SGD with nothing clipped",
+    says="On one language model, under SGD with nothing clipped, ALLoRA is more accurate than the rest of its family.",
+    reading=f"{SETTING} Five seeds; ALLoRA-OD, ASF-LoRA and LoRA × η, Holm over the three; refuted, too, where one is "
+    "neither ahead nor behind and within ±0.3 points. At one base rate, as in Table 4, steps differ in length: "
+    "ASF-LoRA and LoRA × η start as LoRA at η²·l_b, twice LoRA's best rate, so that a lead over them may be the "
+    f"shorter step's. {LORA}_b in ALLoRA's place is told beside it.",
+    depends_on=("E-universally-better", "4-table-4-desk"),
+)
+def table_4(cases: Cases, folder: Path | None) -> Finding:
+    """ALLoRA minus each of ALLoRA-OD, ASF-LoRA and LoRA × η."""
+    answers = {
+        "holds": "Yes, by {lead} points or more; LoRA at η·l_b, without the factor: {lora}.",
+        "refuted": "No: {mean} points over {other} ({low} to {high}), {seeds} seeds.",
+        "undecided": "Undecided after {seeds} seeds: {mean} points over {other} may be chance.",
+    }
+    of = OURS.against_family()
+    return ahead(cases, folder, OURS, of, answers, lambda runs: beside(runs, of, folder))

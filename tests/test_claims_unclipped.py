@@ -1,0 +1,163 @@
+"""Tables 3 and 4 under SGD with nothing clipped: the list, the rate's choice, the verdicts from planted records."""
+
+import pytest
+
+from allora_analysis.claims import s4_4_unclipped as section
+from allora_analysis.claims.s4_4_our_runs import AS_PRINTED
+from allora_analysis.grid.presets import (
+    ABLATION_ARMS,
+    UNCLIPPED,
+    UNCLIPPED_CHOSE,
+    UNCLIPPED_RATE,
+    UNCLIPPED_TRIED,
+)
+from tests.ledger_rows import Rows
+from tests.planted_finetune import plant
+
+CLAIMS = Rows(section)
+finding = CLAIMS.finding
+TABLE_3, TABLE_4 = "4-table-3-unclipped", "4-table-4-unclipped"
+
+
+def test_the_rate_is_half_of_loras_best_which_is_inside_the_range_tried():
+    losses = section.by_rate(None)["lora"]
+    best = min(losses, key=losses.get)
+    assert best / 2 == UNCLIPPED_RATE
+    assert set(losses) == set(UNCLIPPED_TRIED)
+    assert min(UNCLIPPED_TRIED) < best < max(UNCLIPPED_TRIED)
+
+
+def test_a_trial_that_diverges_is_no_best(runs_folder):
+    """Planted: losses fall with the rate, and one of two runs at the highest diverges."""
+
+    def accuracy(run):
+        return None if (run.learning_rate, run.seed) == (max(UNCLIPPED_TRIED), UNCLIPPED_CHOSE[0]) else [0.7]
+
+    plant(runs_folder, section.TRIALS, accuracy, validation=lambda run: 1 - run.learning_rate / 2)
+    losses = section.by_rate(runs_folder)
+    assert (
+        losses["lora"]
+        == losses["allora"]
+        == {
+            0.125: 0.9375,
+            0.25: 0.875,
+            0.5: 0.75,
+            1.0: float("inf"),
+        }
+    )
+
+
+def test_what_is_judged_shares_seeds_clips_nothing_and_starts_where_the_rules_say():
+    assert not {run.seed for run in UNCLIPPED} & set(UNCLIPPED_CHOSE)
+    assert {(run.optimizer, run.max_grad_norm, run.drop_rate, run.head_learning_rate) for run in UNCLIPPED} == {
+        ("sgd", 0.0, 0.0, 0.1)
+    }
+    seeds = {}
+    for run in UNCLIPPED:
+        seeds.setdefault((run.arm, run.eta2, run.learning_rate / UNCLIPPED_RATE), set()).add(run.seed)
+    pair = {("lora", None, 2.0), ("allora", 4.0, 1.0)}
+    assert seeds.keys() == pair | {(arm, 4.0, 1.0) for arm in ABLATION_ARMS}
+    assert all(of == set(range(210, 230 if name in pair else 215)) for name, of in seeds.items())
+    assert len(UNCLIPPED) == len(set(UNCLIPPED))
+
+
+def planted(lead=0.0, gains=None, spread=1.0):
+    """Accuracies: 0.75 and a tenth of a percent a seed; ALLoRA `lead` more and 0.05 % a seed, up and down in turn,
+    times `spread`; by arm `gains`.
+    """
+
+    def accuracy(run):
+        place = run.seed - 210
+        own = lead + 0.0005 * spread * (place % 5 - 2) if run.arm == "allora" else (gains or {}).get(run.arm, 0.0)
+        return [0.75 + 0.001 * place + own]
+
+    return accuracy
+
+
+@pytest.mark.parametrize(
+    ("lead", "spread", "verdict"),
+    [
+        (0.02, 1, "holds"),
+        (0.002, 0.2, "holds"),
+        (-0.02, 1, "refuted"),
+        (0.0, 1, "refuted"),
+        (0.0, 20, "undecided"),
+    ],
+)
+def test_table_3_is_ahead_behind_the_same_or_open(runs_folder, lead, spread, verdict):
+    plant(runs_folder, UNCLIPPED, planted(lead, spread=spread))
+    found = finding(TABLE_3)
+    assert (found.verdict, found.evidence.n) == (verdict, 20)
+    assert found.size.value == pytest.approx(100 * lead, abs=1e-9)
+    assert verdict == "undecided" or f"{100 * lead:.2f}" in found.answer
+
+
+FAR = {"allora_od": -0.01, "asf_lora": -0.02, "lora_x_eta": -0.03}
+
+
+@pytest.mark.parametrize(
+    ("gains", "spread", "verdict", "decides"),
+    [
+        (FAR, 1, "holds", "ALLoRA-OD"),
+        (FAR | {"asf_lora": 0.02, "allora_od": 0.01}, 1, "refuted", "ASF-LoRA"),
+        (FAR | {"allora_od": 0.0}, 1, "refuted", "ALLoRA-OD"),
+        (FAR | {"allora_od": -0.0025}, 1, "holds", "ALLoRA-OD"),  # within ±0.3 points, and clearly ahead
+        (FAR, 40, "undecided", "ALLoRA-OD"),
+    ],
+)
+def test_table_4_must_be_ahead_of_each(runs_folder, gains, spread, verdict, decides):
+    plant(runs_folder, UNCLIPPED, planted(gains=gains | {"lora": 0.005}, spread=spread))
+    found = finding(TABLE_4)
+    assert (found.verdict, found.evidence.n) == (verdict, 5)
+    arm = next(name for name, label in AS_PRINTED.items() if label == decides)
+    assert found.size.value == pytest.approx(-100 * gains[arm], abs=1e-9)
+    assert decides in found.size.of
+    in_place = found.evidence.measured["LoRA at η·l in ALLoRA's place"]
+    assert in_place["ASF-LoRA"]["mean"] == pytest.approx(0.005 - gains["asf_lora"])
+
+
+def test_an_open_comparison_is_named_and_not_a_clear_one_with_a_smaller_lead(runs_folder):
+    """Planted: ALLoRA-OD a little and clearly behind ALLoRA; ASF-LoRA far behind on average, and by two seeds."""
+
+    def accuracy(run):
+        failed = run.arm == "asf_lora" and run.seed in (211, 213)
+        return [value - 0.2 * failed for value in planted(gains={"allora_od": -0.006, "lora_x_eta": -0.03})(run)]
+
+    plant(runs_folder, UNCLIPPED, accuracy)
+    found = finding(TABLE_4)
+    assert found.verdict == "undecided"
+    assert "over ASF-LoRA may be chance" in found.answer
+
+
+@pytest.mark.parametrize("identifier", [TABLE_3, TABLE_4])
+def test_a_run_that_is_lacking_or_diverged_leaves_its_question_open(runs_folder, identifier):
+    def is_one(run):
+        return (run.arm, run.eta2, run.seed) == ("allora", 4.0, 211)
+
+    assert finding(identifier, results=runs_folder).verdict == "not_run"
+    plant(runs_folder, UNCLIPPED, planted(0.02), skip=is_one)
+    assert finding(identifier).verdict == "not_run"
+    plant(runs_folder, [run for run in UNCLIPPED if is_one(run)], lambda run: None)
+    assert (finding(identifier).verdict, finding(identifier).answer) == ("undecided", "Undecided: a run diverged.")
+
+
+def test_runs_that_hardly_learned_are_named_where_they_are_compared(runs_folder):
+    """Planted: LoRA stays at chance once, ASF-LoRA once."""
+
+    def accuracy(run):
+        return [0.5] if (run.arm, run.seed) in {("lora", 211), ("asf_lora", 212)} else planted()(run)
+
+    plant(runs_folder, UNCLIPPED, accuracy)
+    for identifier, arm in ((TABLE_3, "lora"), (TABLE_4, "asf_lora")):
+        (failed,) = finding(identifier).evidence.measured["runs below 60 %"]
+        assert f", {arm}," in failed
+    found = finding(TABLE_3)
+    assert found.size.value == pytest.approx(100 * (0.751 - 0.5 - 0.0005 + 0.0005) / 20, rel=0.01)
+    assert found.evidence.measured["what single runs hardly move"]["seeds"] == [211]
+
+
+def test_the_factor_s_fall_is_that_of_the_mean_row(runs_folder):
+    """By hand, 1/√(1 + η²n) at the last step, n the mean over layers."""
+    plant(runs_folder, UNCLIPPED, planted(), norms=lambda run: 0.01 / 267)
+    kept = finding(TABLE_3).evidence.measured["the factor at the mean row at the end, of η"]
+    assert kept == pytest.approx((1 + 4 * 0.02) ** -0.5)  # layers of 0.01 and three times that
