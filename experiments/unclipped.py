@@ -17,6 +17,7 @@ LoRA's validation loss after the last step, averaged over both seeds, is least: 
 tried, so that (a) compares ALLoRA with that. A run whose loss is no longer finite counts as infinite. Where the least
 stands at an end of the range the next rate beyond, by a factor of two, is run, for both arms, until it does not.
 ALLoRA's own best rate is read from its runs in the same way and told beside. No test sentence chooses anything.
+(LoRA's least stood at 1, so that 2 was added.)
 
 What follows was committed when the trials were not all there and none of them had been read, before any run of it.
 

@@ -201,7 +201,7 @@ def _learning_rates() -> Iterator[Setting]:
 
 
 # Both tables under SGD with nothing clipped; first what chooses the rate.
-UNCLIPPED_TRIED, UNCLIPPED_CHOSE = (0.125, 0.25, 0.5, 1.0), (200, 201)  # rates; seeds
+UNCLIPPED_TRIED, UNCLIPPED_CHOSE = (0.125, 0.25, 0.5, 1.0, 2.0), (200, 201)  # rates; seeds
 UNCLIPPED_RATE = 0.25  # half of LoRA's best; until the trials are read a placeholder
 UNCLIPPED_SEEDS, FAMILY_SEEDS = range(210, 230), 5  # of ALLoRA and LoRA; of them the first for the others
 
