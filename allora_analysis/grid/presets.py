@@ -202,8 +202,9 @@ def _learning_rates() -> Iterator[Setting]:
 
 # Both tables under SGD with nothing clipped; first what chooses the rate.
 UNCLIPPED_TRIED, UNCLIPPED_CHOSE = (0.125, 0.25, 0.5, 1.0, 2.0), (200, 201)  # rates; seeds
-UNCLIPPED_RATE = 0.25  # half of LoRA's best; until the trials are read a placeholder
-UNCLIPPED_SEEDS, FAMILY_SEEDS = range(210, 230), 5  # of ALLoRA and LoRA; of them the first for the others
+UNCLIPPED_BEYOND = 4.0  # tried of LoRA alone
+UNCLIPPED_RATE = 1.0  # half of LoRA's best
+UNCLIPPED_SEEDS, FAMILY_SEEDS = range(210, 222), range(210, 213)  # of ALLoRA and LoRA; of the others
 
 
 def _unclipped(arm: str, rate: float, seed: int) -> Setting:
@@ -214,14 +215,18 @@ def _unclipped_trials() -> Iterator[Setting]:
     for seed in UNCLIPPED_CHOSE:
         for rate in UNCLIPPED_TRIED:
             yield from (_unclipped(arm, rate, seed) for arm in ("lora", "allora"))
+    for seed in UNCLIPPED_CHOSE:
+        yield _unclipped("lora", UNCLIPPED_BEYOND, seed)
 
 
 def _unclipped_tables() -> Iterator[Setting]:
-    # LoRA at η·l and ALLoRA at l, on the first seeds the rest of the family, all before the next seed.
-    for place, seed in enumerate(UNCLIPPED_SEEDS):
+    # LoRA at η·l and ALLoRA at l; on the first seeds the rest of the family, and the same without LoRA at half of l.
+    for seed in UNCLIPPED_SEEDS:
         yield _unclipped("lora", ETA * UNCLIPPED_RATE, seed)
-        for arm in ("allora", *ABLATION_ARMS) if place < FAMILY_SEEDS else ("allora",):
-            yield _unclipped(arm, UNCLIPPED_RATE, seed)
+        yield _unclipped("allora", UNCLIPPED_RATE, seed)
+        if seed in FAMILY_SEEDS:
+            yield from (_unclipped(arm, UNCLIPPED_RATE, seed) for arm in ABLATION_ARMS)
+            yield from (_unclipped(arm, UNCLIPPED_RATE / 2, seed) for arm in ("allora", *ABLATION_ARMS))
 
 
 UNCLIPPED = [*_unclipped_tables()]
