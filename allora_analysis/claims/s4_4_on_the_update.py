@@ -118,19 +118,22 @@ def ahead(
     tables: Tables,
     of: Comparisons,
     answers: Mapping[str, str],
+    *,
+    instead: Comparisons | None = None,
     beside: Callable[[Runs], Mapping[str, Any]] = lambda runs: {},
 ) -> Finding:
     """Whether the arm is ahead of each other.
 
     `answers` may hold {mean}, {lead}, unsigned, {low} and {high} of the lead that decides, {other}, whom it is over,
-    {seeds} and {lora}, the least lead of LoRA at η·l in the arm's place; `beside` more evidence from the runs.
+    {seeds} and {lora}, the least lead in `instead`: comparisons of LoRA at η·l, in the arm's place. `beside`: more
+    evidence from the runs.
     """
     runs = recorded(tables.wanted, folder)
     complete = means(runs, of)
     if len(complete) < len(of):
         return _unfinished(runs, of, tables.wanted)
     tested = cases.test(complete, lambda samples: ahead_of_each({name: [*v] for name, v in samples.items()})[0])
-    family, in_place = judged(complete), {} if LORA in of else judged(means(runs, tables.lora_in_its_place(of)))
+    family, in_place = judged(complete), judged(means(runs, instead or {}))
     other = ahead_of_each(complete)[1]
     one = family[other]
     low, high = (100 * end for end in one.interval)
@@ -206,7 +209,8 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
         "refuted": "No: {mean} points over {other} on average ({low} to {high}).",
         "undecided": "Undecided after {seeds} seeds: {mean} points over {other} may be chance.",
     }
-    return ahead(cases, folder, OURS, OURS.against_family(), answers)
+    of = OURS.against_family()
+    return ahead(cases, folder, OURS, of, answers, instead=OURS.lora_in_its_place(of))
 
 
 def ends() -> Comparisons:
