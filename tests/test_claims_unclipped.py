@@ -130,7 +130,7 @@ def test_an_open_comparison_is_named_and_not_a_clear_one_with_a_smaller_lead(run
     plant(runs_folder, UNCLIPPED, accuracy)
     found = finding(TABLE_4)
     assert found.verdict == "undecided"
-    assert "over ASF-LoRA at l_b = 1 may be chance" in found.answer
+    assert "over ASF-LoRA at l_b = 1 (above" in found.answer
 
 
 @pytest.mark.parametrize("identifier", [TABLE_3, TABLE_4])

@@ -141,7 +141,7 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
     answers = {
         "holds": "Yes, at both rates, by {lead} points or more.",
         "refuted": "No: {mean} points over {other} ({low} to {high}), {seeds} seeds.",
-        "undecided": "Undecided after {seeds} seeds: {mean} points over {other} may be chance.",
+        "undecided": "Undecided, {seeds} seeds: {mean} points over {other} (above {high} excluded) may be chance.",
     }
     of, instead = family(), OURS.lora_in_its_place(OURS.against_family())
     return ahead(cases, folder, BOTH, of, answers, instead=instead, beside=lambda runs: beside(runs, of, folder))
