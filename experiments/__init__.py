@@ -12,6 +12,7 @@
 | `perception` | Table 3, Figure 3: is ALLoRA better than LoRA, with and without the classifier's faster rate? |
 | `ablation` | Table 4, Figure 4: is ALLoRA better than the rest of its family? |
 | `on_the_update` | ours: Tables 3 and 4 with ALLoRA's factor on AdamW's update, at the paper's rate |
+| `unclipped` | ours: Tables 3 and 4 under SGD with nothing clipped, at a rate chosen for it |
 | `hessian` | §3.2: do both ends of pretrained models' Hessians at B = 0 have the signs that the ranks foretell? |
 | `learning_rates` | ours: every arm at its own best learning rate |
 | `own_best_rate` | ours: each arm at its own best rate, with seeds until it is decided; rules before runs |

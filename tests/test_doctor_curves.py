@@ -164,7 +164,7 @@ def test_one_later_seed_moves_one_edge(capsys):
     ]
     assert (moved.curve.model, moved.curve.edge) == ("all-MiniLM-L6-v2", (2.0, 3.0))
     assert stable_rates.main(["--every-seed"]) == 0
-    assert "2 of 4" in capsys.readouterr().out
+    assert "3 of 5" in capsys.readouterr().out
 
 
 def test_the_comparison_is_a_table(tmp_path, capsys):

@@ -111,7 +111,7 @@ def table_3(cases: Cases, folder: Path | None) -> Finding:
     }
     of = OURS.against_lora()
     spent = means(recorded(UNCLIPPED, folder), of).get(LORA, [])
-    if others := others_in_words(spent):
+    if spent and (others := others_in_words(spent)):
         answers["undecided"] = f"Undecided: {others}."
 
     def more(runs: Runs) -> dict[str, Any]:
