@@ -167,3 +167,8 @@ def test_the_factor_s_fall_is_that_of_the_mean_row(runs_folder):
     plant(runs_folder, UNCLIPPED, planted(), norms=lambda run: 0.01 / 267)
     kept = finding(TABLE_3).evidence.measured["the factor at the mean row at the end, of η"]
     assert kept == pytest.approx((1 + 4 * 0.02) ** -0.5)  # layers of 0.01 and three times that
+
+
+def test_the_reading_quotes_the_recorded_fall():
+    kept = CLAIMS.as_is(TABLE_3).evidence.measured["the factor at the mean row at the end, of η"]
+    assert f"factor keeps {100 * kept:.0f} % of η" in CLAIMS[TABLE_3].reading

@@ -48,6 +48,11 @@ SETTING = (
 update_claim = functools.partial(
     claim, command=command("on_the_update", WANTED), test="tests/test_claims_on_the_update.py", reads=STUDY
 )
+OVER_LORA = {
+    "holds": "Yes: {lead} points ahead of LoRA at η·l_b ({low} to {high}), {seeds} seeds.",
+    "refuted": "No: {mean} points from LoRA at η·l_b ({low} to {high}), {seeds} seeds.",
+    "undecided": "Undecided after {seeds} seeds: leads above {high} points over LoRA at η·l_b are excluded.",
+}
 Comparisons = Mapping[str, Mapping[str, Pairs]]  # by the other arm, the pairs of each η²
 
 
@@ -184,12 +189,7 @@ def _unfinished(runs: Runs, of: Comparisons, wanted: Sequence[Setting]) -> Findi
 )
 def table_3(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRAAdamW minus LoRA at η·l."""
-    answers = {
-        "holds": "Yes: {lead} points ahead of LoRA at η·l_b ({low} to {high}), {seeds} seeds.",
-        "refuted": "No: {mean} points from LoRA at η·l_b ({low} to {high}), {seeds} seeds.",
-        "undecided": "Undecided after {seeds} seeds: leads above {high} points over LoRA at η·l_b are excluded.",
-    }
-    return ahead(cases, folder, OURS, OURS.against_lora(), answers)
+    return ahead(cases, folder, OURS, OURS.against_lora(), OVER_LORA)
 
 
 @update_claim(

@@ -6,14 +6,14 @@ were written before its runs. Checked by `tests/test_claims_unclipped.py`, which
 
 import functools
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.claim import Finding, claim
 from allora_analysis.claims.s4_2_factor import ends, lost
-from allora_analysis.claims.s4_4_on_the_update import LORA, Comparisons, Tables, ahead, means
+from allora_analysis.claims.s4_4_on_the_update import LORA, OVER_LORA, Comparisons, Tables, ahead, means
 from allora_analysis.claims.s4_4_our_runs import failed, robust
 from allora_analysis.finetune.setting import STUDY, Setting
 from allora_analysis.grid.presets import (
@@ -79,10 +79,9 @@ def hardly_moved(spent: Sequence[float]) -> dict[str, Any]:
     return robust(spent, UNCLIPPED_SEEDS, lambda rest: judged({LORA: rest})[LORA])
 
 
-def others_in_words(spent: Sequence[float]) -> str:
-    """Which runs stayed at chance, and the mean of the others; empty where none did."""
+def others_in_words(spent: Sequence[float], rest: Mapping[str, Any]) -> str:
+    """Which runs stayed at chance, and the mean of the others, as `hardly_moved` has it; empty where none did."""
     by_arm = {arm: len(places) for arm, places in failed(spent).items() if places}
-    rest = hardly_moved(spent) if by_arm else {}
     if not by_arm or rest["interval of the others"] is None:
         return ""
     runs = " and ".join(f"{count} of {len(spent)} {arm} runs" for arm, count in by_arm.items())
@@ -104,18 +103,14 @@ def others_in_words(spent: Sequence[float]) -> str:
 )
 def table_3(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA at η·l."""
-    answers = {
-        "holds": "Yes: {lead} points ahead of LoRA at η·l_b ({low} to {high}), {seeds} seeds.",
-        "refuted": "No: {mean} points from LoRA at η·l_b ({low} to {high}), {seeds} seeds.",
-        "undecided": "Undecided after {seeds} seeds: leads above {high} points over LoRA at η·l_b are excluded.",
-    }
     of = OURS.against_lora()
     spent = means(recorded(UNCLIPPED, folder), of).get(LORA, [])
-    if spent and (others := others_in_words(spent)):
-        answers["undecided"] = f"Undecided: {others}."
+    moved = hardly_moved(spent) if spent else {}
+    others = others_in_words(spent, moved) if spent else ""
+    answers = OVER_LORA | ({"undecided": f"Undecided: {others}."} if others else {})
 
     def more(runs: Runs) -> dict[str, Any]:
-        return beside(runs, of, folder) | {"what single runs hardly move": hardly_moved(spent)}
+        return beside(runs, of, folder) | {"what single runs hardly move": moved}
 
     return ahead(cases, folder, OURS, of, answers, beside=more)
 
