@@ -57,6 +57,26 @@ ahead of ALLoRA in each, by 1 to 12 points, and ALLoRA minus LoRA at η·l is +2
 
 **Stopping rule.** The list is fixed; every run is recorded whatever it shows, and a row judges when all its runs are
 there. A run whose loss is no longer finite leaves its question undecided.
+
+**The second lot**, written when the first had been read and left both questions open, before any of its own runs. What
+had been seen: at l one ALLoRA run of fourteen stayed at chance, which alone leaves (a) open; of the others differences
+scatter by 0.6 points. At half of these rates, ALLoRA at l/2 and LoRA at η·l/2 = l, seven recorded runs all learn, at
+77.7 to 78.4 % of the test set, 1 to 2 points below the best; two pairs, of the trials, differ by +0.1 and −0.2 points.
+On three seeds at l/2 ALLoRA is 1.0 points behind ASF-LoRA and LoRA × η each, and level with ALLoRA-OD. The questions
+are put again there, on fresh seeds, 230 to 249, which no run of this model has used; each lot is judged alone, none is
+added to the other, and the rows take this one's verdict with the first's beside it.
+(a) ALLoRA at l/2 minus LoRA at η·l/2, each at half its own best rate of those tried, twenty seeds. Test, margin and
+verdict as above. Were differences to scatter by 0.4 points and to be 0 in the mean, "less than 0.3 apart" would be
+found with probability 0.9; by 0.6, 0.4.
+(b) ALLoRA minus each of ALLoRA-OD, ASF-LoRA and LoRA × η, all at l/2, on the first six of these seeds, Holm over the
+three. "More accurate than each" holds where each mean is clearly above 0; it is refuted where one is clearly below, or
+is not clearly above and has its interval, at 0.05/3 a side, within ±0.3 points; undecided else.
+One base rate is Table 4's comparison. It is not one of equal steps: at l/2 ASF-LoRA and LoRA × η start twice as fast as
+ALLoRA. So ALLoRA is run at l, too, on the six seeds: there all three start as LoRA at η·l, LoRA's best rate. ALLoRA at
+l minus ASF-LoRA and LoRA × η at l/2, with ALLoRA at l/2 minus ALLoRA-OD, whose first steps are alike already, are a
+family of three by the same test, told beside the verdict: it says whether what the base rate decided was the step's
+length.
+A run that stays at chance is counted and named as above.
 """
 
 from allora_analysis.grid.command import main

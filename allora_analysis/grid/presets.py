@@ -205,6 +205,8 @@ UNCLIPPED_TRIED, UNCLIPPED_CHOSE = (0.125, 0.25, 0.5, 1.0, 2.0), (200, 201)  # r
 UNCLIPPED_BEYOND = 4.0  # tried of LoRA alone
 UNCLIPPED_RATE = 1.0  # half of LoRA's best
 UNCLIPPED_SEEDS, FAMILY_SEEDS = range(210, 222), range(210, 213)  # of ALLoRA and LoRA; of the others
+# The second lot, at half of these rates: of ALLoRA and LoRA; of the others.
+HALF_SEEDS, HALF_FAMILY_SEEDS = range(230, 250), range(230, 236)
 
 
 def _unclipped(arm: str, rate: float, seed: int) -> Setting:
@@ -229,8 +231,18 @@ def _unclipped_tables() -> Iterator[Setting]:
             yield from (_unclipped(arm, UNCLIPPED_RATE / 2, seed) for arm in ("allora", *ABLATION_ARMS))
 
 
-UNCLIPPED = [*_unclipped_tables()]
-"""What judges; the rest of the list chose its rate."""
+def _unclipped_at_half() -> Iterator[Setting]:
+    # LoRA and ALLoRA at half of their rates; on the first seeds the rest of the family, and ALLoRA at its whole one.
+    for seed in HALF_SEEDS:
+        yield _unclipped("lora", ETA * UNCLIPPED_RATE / 2, seed)
+        yield _unclipped("allora", UNCLIPPED_RATE / 2, seed)
+        if seed in HALF_FAMILY_SEEDS:
+            yield from (_unclipped(arm, UNCLIPPED_RATE / 2, seed) for arm in ABLATION_ARMS)
+            yield _unclipped("allora", UNCLIPPED_RATE, seed)
+
+
+UNCLIPPED, UNCLIPPED_HALF = [*_unclipped_tables()], [*_unclipped_at_half()]
+"""The first lot and the second, which judges; the rest of the list chose the rate."""
 
 
 # Each arm at its own best rate, seed after seed, until it is decided.
@@ -359,7 +371,7 @@ LISTS: dict[str, dict[str, list[Setting]]] = {
         "paper": [one for model in PERCEPTION for data in ABLATION_DATA for one in _ablation(model, data, 5)],
     },
     "on_the_update": {"desk": [*_on_the_update()]},
-    "unclipped": {"desk": [*_unclipped_trials(), *UNCLIPPED]},
+    "unclipped": {"desk": [*_unclipped_trials(), *UNCLIPPED, *UNCLIPPED_HALF]},
     "learning_rates": {
         "desk": [*_learning_rates()],
         "paper": [
