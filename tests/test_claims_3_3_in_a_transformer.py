@@ -66,7 +66,7 @@ PLANTED = [
         for name in ("3.3-transformer-gradient", "3.3-transformer-gradient-at-random")
     ),
     # The output's worst case, whose stream grows: no block multiplies a direction across it as the first does.
-    ("3.3-transformer-gradient", section, "steepest", section._network, "refuted"),
+    ("3.3-transformer-gradient", section, "steepest", section._networks, "refuted"),
     (
         "3.3-transformer-gradient",
         section,

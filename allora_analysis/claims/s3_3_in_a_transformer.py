@@ -7,7 +7,7 @@ The paper multiplies linear layers; these rows ask what is left of its sentences
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -72,6 +72,8 @@ class Blocks(NamedTuple):
 
     def scaled(self, model: Transformer) -> Transformer:
         """Every W and every BA of a network times √scale: two of them are in a branch."""
+        if self.scale == 1:
+            return model
         root = math.sqrt(self.scale)
         blocks = [
             {name: one._replace(w=root * one.w, b=root * one.b) for name, one in maps.items()} for maps in model.blocks
@@ -79,10 +81,14 @@ class Blocks(NamedTuple):
         return dataclasses.replace(model, blocks=tuple(blocks))
 
 
+def of_length(x: np.ndarray) -> np.ndarray:
+    """Each row at length √n."""
+    return x * math.sqrt(x.shape[-1]) / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
 def tokens_of(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Tokens at random of length √n."""
-    x = rng.standard_normal((count, width))
-    return x * math.sqrt(width) / np.linalg.norm(x, axis=1, keepdims=True)
+    return of_length(rng.standard_normal((count, width)))
 
 
 def aligned(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.ndarray]:
@@ -97,7 +103,7 @@ def aligned(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.ndar
     return one.scaled(whole), x
 
 
-def steepest(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.ndarray, np.ndarray]:
+def steepest(one: Blocks, rng: np.random.Generator, times: int = 1) -> tuple[Transformer, np.ndarray, np.ndarray]:
     """A stream that keeps its length along u, and a direction v across it that every attention multiplies alike.
 
     W = uuᵀ + vvᵀ, BA = vvᵀ, both times √s, the token √n·u; the feed-forward part takes off what attention adds along
@@ -109,7 +115,7 @@ def steepest(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.nda
     drawn = transformer.draw(design, 2 * one.depth, WIDTH, 1, 1.0, rng)
     maps = dict.fromkeys(design.maps, pair[0]) | ({"down": pair[1]} if one.norm == "pre" else {})
     whole = dataclasses.replace(drawn, blocks=(maps,) * (2 * one.depth))
-    return one.scaled(whole), math.sqrt(WIDTH) * u[None, :], v[None, :]
+    return one.scaled(whole), math.sqrt(WIDTH) * u[None, None], v[None, None]
 
 
 def added(one: Blocks, rng: np.random.Generator, gradient: bool = False) -> dict[str, float]:
@@ -117,18 +123,15 @@ def added(one: Blocks, rng: np.random.Generator, gradient: bool = False) -> dict
 
     The closed form: of the worst case `stream_bound`; with one token, of E‖h‖² in `moments`, a mean over networks.
     """
-    count = 1 if one.aligned else (3 if gradient else 1) * one.replicas  # a gradient's logarithm scatters
-    made = steepest if gradient and one.aligned else _network
-    models, starts, ways = zip(*(made(one, rng) for _ in range(count)), strict=True)
-    together, etas = _stacked(models), np.array([0.0, one.eta]).reshape(2, 1, 1, 1)
-    x, v = (np.broadcast_to(part, (2, *np.shape(part))) for part in (starts, ways))
-    streams = derivatives(together, x, v, etas) if gradient else transformer.forward(together, x, etas).streams
+    model, start, way = (steepest if gradient and one.aligned else _networks)(one, rng, 3 if gradient else 1)
+    x, v = (np.broadcast_to(part, (2, *part.shape)) for part in (start, way))
+    etas = np.array([0.0, one.eta]).reshape(2, 1, 1, 1)
+    streams = derivatives(model, x, v, etas) if gradient else transformer.forward(model, x, etas).streams
     logs = (_log_norms(streams[at]) for at in (one.depth, 2 * one.depth))
     once, twice = (float(np.diff(of, axis=0).mean()) for of in logs)
     if gradient:
         return {"L": once, "2L": twice}
-    told = [transformer.stream_bound(model, one.eta) if one.aligned else predicted(model, one.eta) for model in models]
-    return {"L": once, "2L": twice, "off": _off(one, np.square(streams[-1][1]).mean(axis=(1, 2)), np.array(told))}
+    return {"L": once, "2L": twice, "off": _off(one, model, np.square(streams[-1][1]).mean(axis=(1, 2)))}
 
 
 def steepest_gain(one: Blocks) -> float:
@@ -145,25 +148,16 @@ def _log_norms(rows: np.ndarray) -> np.ndarray:
     return np.log(np.linalg.norm(rows / largest, axis=-1)) + np.log(largest[..., 0])
 
 
-def _network(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.ndarray, np.ndarray]:
-    # A transformer, its tokens and a direction.
+def _networks(one: Blocks, rng: np.random.Generator, times: int = 1) -> tuple[Transformer, np.ndarray, np.ndarray]:
+    # Transformers, stacked, so many times the replicas at random; their tokens and a direction each.
     if one.aligned:
         model, x = aligned(one, rng)
-    else:
-        design = Design(heads=2, norm=one.norm, activation="relu")
-        model = one.scaled(transformer.draw(design, 2 * one.depth, WIDTH, RANK, 1.0, rng))
-        x = tokens_of(one.tokens, WIDTH, rng)
-    return model, x, rng.standard_normal(x.shape)
-
-
-def _stacked(models: Sequence[Transformer]) -> Transformer:
-    # Of one design and without biases; the batch has an input for each.
-    blocks = zip(*(model.blocks for model in models), strict=True)
-    whole = [
-        {name: AdaptedMap(*map(np.stack, zip(*(maps[name][:3] for maps in same), strict=True))) for name in same[0]}
-        for same in blocks
-    ]
-    return dataclasses.replace(models[0], blocks=tuple(whole))
+        return model, x[None], rng.standard_normal((1, *x.shape))
+    count = times * one.replicas  # a gradient's logarithm scatters
+    design = Design(heads=2, norm=one.norm, activation="relu")
+    model = one.scaled(transformer.draw(design, 2 * one.depth, WIDTH, RANK, 1.0, rng, count=count))
+    x, v = rng.standard_normal((2, count, one.tokens, WIDTH))
+    return model, of_length(x), v
 
 
 def derivatives(model: Transformer, x: np.ndarray, v: np.ndarray, eta: np.ndarray) -> list[np.ndarray]:
@@ -172,18 +166,30 @@ def derivatives(model: Transformer, x: np.ndarray, v: np.ndarray, eta: np.ndarra
 
 
 def predicted(model: Transformer, eta: float) -> float:
-    """E‖h_L‖²/n of one token."""
-    return math.exp(mean_field.moments(model, eta).log_stream[-1]) if model.design.norm == "pre" else 1.0
+    """E‖h_L‖²/n of one token, normalized in the branch; of stacked networks in the mean."""
+    return float(np.mean([math.exp(mean_field.moments(one, eta).log_stream[-1]) for one in _each(model)]))
 
 
-def _off(one: Blocks, squares: np.ndarray, told: np.ndarray) -> float:
+def _each(model: Transformer) -> list[Transformer]:
+    # The networks of a stack.
+    def one(place: int) -> Transformer:
+        blocks = [
+            {name: AdaptedMap(*(part[place] for part in whole[:3])) for name, whole in maps.items()}
+            for maps in model.blocks
+        ]
+        return dataclasses.replace(model, blocks=tuple(blocks))
+
+    return [one(place) for place in range(len(model.blocks[0]["q"].w))]
+
+
+def _off(one: Blocks, model: Transformer, squares: np.ndarray) -> float:
     if one.aligned:
-        return float(abs(0.5 * np.log(squares[0]) - told[0])) / 1e-9
+        return float(abs(0.5 * np.log(squares[0]) - transformer.stream_bound(model, one.eta))) / 1e-9
     if one.norm == "post":
         return float(np.abs(squares - 1).max()) / 1e-9
     if one.norm == "none" or one.tokens > 1:
         return 0.0  # a mean square that a few networks decide, or attention's averaging: not in closed form
-    gaps = squares - told.mean()
+    gaps = squares - predicted(model, one.eta)
     return float(abs(gaps.mean()) / (gaps.std(ddof=1) / math.sqrt(len(gaps))) / standard_errors(len(gaps)))
 
 

@@ -245,12 +245,13 @@ def draw(
     size: float,
     generator: np.random.Generator,
     hidden: int | None = None,
+    count: int | None = None,
 ) -> Transformer:
     """A transformer at random, gains 1: entries of W and A of variance 1/n₂, B's such that ‖(BA)_i‖/‖W_i‖ = size in
     mean square.
 
     `width` is a multiple of the heads, an even one under rope, `hidden` the width between up and down; None: the
-    stream's. Refuses other numbers.
+    stream's. With a `count` so many transformers, stacked: each map is a map an input. Refuses other numbers.
     """
     validation.choice("norm", design.norm, NORMS)
     validation.choice("activation", design.activation, tuple(ACTIVATIONS))
@@ -266,10 +267,11 @@ def draw(
     narrow = width * (design.key_heads or design.heads) // design.heads
     shapes = {"k": (narrow, width), "v": (narrow, width), "down": (width, inner)}
     shapes |= dict.fromkeys(("gate", "up"), (inner, width))
+    stack = () if count is None else (validation.count("count", count),)
 
     def one(n1: int, n2: int) -> AdaptedMap:
-        w, a = (generator.standard_normal((rows, n2)) / math.sqrt(n2) for rows in (n1, rank))
-        return AdaptedMap(w, generator.standard_normal((n1, rank)) * size / math.sqrt(rank), a)
+        w, a = (generator.standard_normal((*stack, rows, n2)) / math.sqrt(n2) for rows in (n1, rank))
+        return AdaptedMap(w, generator.standard_normal((*stack, n1, rank)) * size / math.sqrt(rank), a)
 
     blocks = tuple({name: one(*shapes.get(name, (width, width))) for name in design.maps} for _ in range(depth))
     return Transformer(design, blocks, ((Normalisation(), Normalisation()),) * depth)
