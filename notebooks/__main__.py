@@ -52,12 +52,12 @@ def run(arguments: Arguments) -> int:
         if not path.is_file():
             raise ArgumentError(f"--folder {arguments.folder}: has no {path.name}")
     try:
-        from notebooks.execution import Failed, execute, of_today
+        from notebooks.execution import Failed, execute
     except ImportError as error:
         raise ArgumentError(f"{error.name} is not installed; pip install -e '.[notebooks,llm]'") from None
     os.environ[notebook.SMALL] = "1" if arguments.small else "0"
     os.environ[notebook.LEDGER] = ""
-    if arguments.ledger is not None and of_today(arguments.ledger):
+    if arguments.ledger is not None and notebook.of_today(arguments.ledger, FOLDER.parent):
         os.environ[notebook.LEDGER] = str(arguments.ledger.resolve())
     elif arguments.ledger is not None:
         print(f"--ledger {arguments.ledger}: not what a run would give now; the rows are checked", file=sys.stderr)

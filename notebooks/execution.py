@@ -1,7 +1,6 @@
 """One notebook executed, its outputs cleaned and judged. Checked by `tests/test_notebooks.py`."""
 
 import asyncio
-import json
 import math
 import os
 import re
@@ -33,9 +32,6 @@ HERE = "|".join(re.escape(f"{folder}/") for folder in {Path.home(), Path.cwd(), 
 PLACE = re.compile(
     rf"(?<![\w.:/<])/(?:home|root|tmp|usr|var|opt|mnt|Users|private)/\S+|\b[A-Z]:\\\S+|\b0x[0-9a-f]{{8,}}|{HERE}"
 )
-ROOT = Path(__file__).resolve().parents[1]
-# What a row of the ledger is made from.
-SOURCES = ("allora_analysis/**/*.*", "experiments/results", "experiments/results/**/*")
 VERDICT = re.compile(r"^\| (\w+(?:\\_\w+)*) \| (\S+) \|", re.MULTILINE)
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 # The same sums in the same order on every machine, and no hub.
@@ -84,35 +80,6 @@ def _moved(before: list[tuple[str, str]], after: list[tuple[str, str]]) -> str:
         shown, today = (", ".join(verdict for one, verdict in of if one == claim) or "none" for of in (before, after))
         told.append(f"{claim}: shown {shown}, today {today}")
     return "; ".join(told)
-
-
-def of_today(path: Path, root: Path = ROOT) -> bool:
-    """Whether a file of the ledger's (`--json`) is what a run would give now.
-
-    Args:
-        path: the file.
-        root: the repository's folder.
-
-    Returns:
-        False unless the file is newer than the package and the records, and says of itself that it was made by these
-        versions, of the committed records, with the usual seed, and has a verdict on every row as it stands here.
-    """
-    from allora_analysis.claims.claim import spaced
-    from allora_analysis.claims.ledger import all_claims
-    from allora_analysis.study import environment
-
-    sources = (one for pattern in SOURCES for one in root.glob(pattern) if "__pycache__" not in one.parts)
-    if path.stat().st_mtime <= max(one.stat().st_mtime for one in sources):
-        return False
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        made, now = ({**one, "threads": None} for one in (document["environment"], environment()))
-        found = [(one["id"], one["statement"], one["reading"]) for one in document["claims"] if one["verdict"]]
-        seeds = {one["evidence"]["seed"] for one in document["claims"]}
-    except (ValueError, KeyError, TypeError):  # another file
-        return False
-    rows = [(one.id, one.statement, one.reading and spaced(one.reading)) for one in all_claims()]
-    return made == now and found == rows and seeds <= {0, None} and "own_records" not in document
 
 
 class _Channel(AsyncZMQSocketChannel):

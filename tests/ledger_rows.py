@@ -18,6 +18,7 @@ from allora_analysis.lora import functional
 from allora_analysis.render.view import bare, recorded
 from allora_analysis.study import plain
 from allora_analysis.validation import LLM
+from tests import typing_hook
 
 
 def finding(claim: Claim, results: Path | None = None, seed: int = 0) -> Finding:
@@ -71,15 +72,16 @@ def settled(claim: Claim) -> str:
 
     No further case is measured, and no answer, size or evidence made; a row judged on samples is checked in full. That
     the verdict can be written down, in an answer short enough and with its correction or condition, is what the plants
-    run in full show, at least one for each verdict that a row is led to (`Rows.plants`). The verdict is that of the
-    full check but where `against` may change it once it is found: those rows are always run in full. Checked by
-    `tests/test_ledger_rows.py`.
+    run in full show, at least one for each verdict that a row is led to (`Rows.plants`, `Rows.verdict`). The verdict is
+    that of the full check but where `against` may change it once it is found: those rows are always run in full.
+    Checked by `tests/test_ledger_rows.py`.
     """
     if "against" in bare(claim.check).__code__.co_names:
         return finding(claim).verdict
     cases = _UntilSettled(0, claim.id)
     try:
-        return _checked(claim, cases).verdict
+        with typing_hook.off():
+            return _checked(claim, cases).verdict
     except _Settled as end:
         return end.args[0]
 
@@ -89,6 +91,7 @@ class Rows(dict[str, Claim]):
 
     def __init__(self, *sections: ModuleType):
         super().__init__((claim.id, claim) for section in sections for claim in ledger._of(section))
+        self.in_full: set[tuple[str, str]] = set()
 
     def finding(self, identifier: str, seed: int = 0, results: Path | None = None) -> Finding:
         """What the row's check finds."""
@@ -98,9 +101,13 @@ class Rows(dict[str, Claim]):
         """What it finds with nothing planted, computed once."""
         return as_is(self[identifier])[1]
 
-    def verdict(self, identifier: str, seed: int = 0) -> str:
-        """Its verdict."""
-        return self.finding(identifier, seed).verdict
+    def verdict(self, identifier: str) -> str:
+        """Its verdict, as `settled`; in full, too, where this process has not led the row to it before."""
+        found = settled(self[identifier])
+        if (identifier, found) not in self.in_full:
+            self.in_full.add((identifier, found))
+            assert self.finding(identifier).verdict == found
+        return found
 
     def planted(
         self, monkeypatch: Any, identifier: str, module: Any, name: str, wrong: Any, in_full: bool = True
@@ -112,7 +119,7 @@ class Rows(dict[str, Claim]):
         if inspect.isfunction(wrong) and next(iter(inspect.signature(wrong).parameters), "") == "right":
             wrong = functools.partial(wrong, getattr(module, name))
         monkeypatch.setattr(module, name, wrong)
-        found = self.verdict(identifier) if in_full else settled(self[identifier])
+        found = self.finding(identifier).verdict if in_full else settled(self[identifier])
         assert found != recorded()[identifier]["verdict"]
         return found
 

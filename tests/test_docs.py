@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import subprocess
@@ -15,10 +16,11 @@ pytest.importorskip("mkdocstrings_handlers.python")
 import griffe
 import numpy as np
 
+from allora_analysis import notebook
 from allora_analysis.claims.claim import Claim, Evidence, Finding, Reliance, Size
 from allora_analysis.claims.ledger import Row, all_claims
 from allora_analysis.render import markdown
-from allora_analysis.render.view import view
+from allora_analysis.render.view import as_json, view
 from docs.site import (
     charts,
     claims,
@@ -319,6 +321,36 @@ def test_a_studys_page_shows_its_answer_and_its_claims():
     assert pictures["ripple.png"].startswith(b"\x89PNG")
     assert "1 claim: 1 conditional." in page
     assert markdown.table([view(row(bound_check))], lambda name: f"../claims/{name}.md") in page
+
+
+def test_the_page_of_a_run_that_was_written_down_is_the_run_s_own(tmp_path):
+    """Numbers that JSON has no word for, too."""
+    measured = {"by p": {"0.5": [1, math.inf, -math.inf, 0.25]}, "none": None, "first": np.array([math.inf, 2.0])}
+    evidence = Evidence({"the sum": math.inf}, measured, "none", error=0.5, interval=(-1.0, 2.0), n=3, seconds=0.1)
+    finding = dataclasses.replace(row(bound_check).finding, evidence=evidence, size=Size(2.0, "%", "it", 1.0, 3.0))
+    one = dataclasses.replace(row(bound_check), finding=finding)
+    path = tmp_path / "ledger.json"
+    path.write_text(as_json([view(one)]), encoding="utf-8")
+    (again,) = notebook.read(path, [one.claim])
+    (page,) = claims.pages([one]).values()
+    assert page.count("∞") == 4
+    assert claims.pages([again]) == {ledger.claim_page("3.3-x"): page}
+
+
+@pytest.mark.parametrize("today", [False, True])
+def test_a_run_of_today_is_not_made_again(today, monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(ledger, "MADE", tmp_path / "ledger.json")
+    monkeypatch.setattr(ledger.ledger, "run", lambda claims: (["made"], ran.append(claims)))
+    monkeypatch.setattr(notebook, "read", lambda path, claims: ["read"])
+    monkeypatch.setattr(notebook, "of_today", lambda path, root: today)
+    ledger.rows.cache_clear()
+    assert ledger.rows() == ("made",)  # without a file
+    ledger.MADE.touch()
+    ledger.rows.cache_clear()
+    assert ledger.rows() == (("read",) if today else ("made",))
+    assert len(ran) == 2 - today
+    ledger.rows.cache_clear()
 
 
 @pytest.mark.parametrize("name", ledger.STUDIES)

@@ -66,6 +66,13 @@ def test_no_more_is_measured_than_settles_a_verdict(printed, corrected, conditio
     assert (early, whole) == ([*range(1, needed + 1)], [*range(1, 10)])  # in order, each once
 
 
+def test_a_verdict_is_found_in_full_once():
+    measured, rows = [], Rows()
+    rows["3.3-toy"] = toy(measured, lambda n, seen: n != 2)
+    assert [rows.verdict("3.3-toy") for _ in range(3)] == 3 * ["refuted"]
+    assert measured == [1, 2, *range(1, 10), 1, 2, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("identifier", "verdict"),
     [

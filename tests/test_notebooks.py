@@ -252,7 +252,7 @@ def is_of_today(root, document, later=10) -> bool:
     path.write_text(document if isinstance(document, str) else json.dumps(document), encoding="utf-8")
     now = time.time()
     os.utime(path, (now + later, now + later))
-    return execution.of_today(path, root)
+    return shared.of_today(path, root)
 
 
 def test_a_run_of_today_need_not_be_made_again(run_of_today):
@@ -398,7 +398,7 @@ def test_a_check_reads_a_run_of_today_and_makes_another_again(today, folder, cap
     path, file = written(folder, GOOD[0], GOOD[-1]), folder / "ledger.json"
     assert command(folder) == 0
     file.write_text(view.as_json(view.views(shared.rows("T1-averages"))).replace('"holds"', '"refuted"'))
-    monkeypatch.setattr(execution, "of_today", lambda path: today)
+    monkeypatch.setattr(shared, "of_today", lambda path, root: today)
     good = path.read_bytes()
     assert command(folder, "--check", "--ledger", str(file)) == int(today)  # the file is of another ledger
     assert ("T1-averages" if today else "the rows are checked") in capsys.readouterr().err

@@ -86,6 +86,7 @@ def test_plain_takes_everything_a_result_holds():
     assert type(plain["flag"]) is bool
     assert type(plain["integers"][0]) is int
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert study.plain(value, infinity="∞") == plain | {"array": [[1.0, "∞"], ["−∞", 2.0]]}
 
 
 @pytest.mark.parametrize(

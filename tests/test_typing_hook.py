@@ -100,6 +100,13 @@ def test_what_was_checked_once_is_not_checked_again(monkeypatch):
     assert last({"a": np.ones(2), "b": RIGHT[1]}).shape == (2,)
 
 
+def test_off_checks_nothing_and_remembers_nothing():
+    with typing_hook.off():
+        assert taken(RIGHT[0], np.zeros(3)).shape == (3,)
+    with pytest.raises(TypeCheckError):
+        taken(RIGHT[0], np.zeros(3))
+
+
 def test_a_function_without_shapes_is_beartype_s():
     @hooked
     def plain(x: float) -> float:

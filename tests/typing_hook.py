@@ -3,12 +3,14 @@
 jaxtyping binds and checks the arguments of every call twice, for the axes that its shapes share; a protocol is asked
 for its methods at every call; a function within another is decorated at every call of that: in more time than most of
 our functions take. So these are checked once for each combination of types, dtypes and shapes that their code is called
-with: nothing else makes a difference to the answer. The others are beartype's alone.
+with: nothing else makes a difference to the answer. The others are beartype's alone. Where a formula is planted in a
+row that is checked elsewhere as it is, even to ask whether a kind is known takes more time than the formula: `off`.
 """
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from threading import local
 from types import FunctionType
 from typing import Any, ParamSpecArgs, ParamSpecKwargs, get_args, get_origin, get_type_hints
@@ -84,6 +86,20 @@ def kind(value: Any) -> Any:
 both = _decorator.jaxtyped
 
 
+on = True
+
+
+@contextlib.contextmanager
+def off() -> Iterator[None]:
+    """Arrays' shapes are not checked in here."""
+    global on
+    before, on = on, False
+    try:
+        yield
+    finally:
+        on = before
+
+
 class Once:
     """The check, by jaxtyping or beartype alone, of all functions with one code and its annotations."""
 
@@ -115,6 +131,8 @@ class Once:
         @functools.wraps(function)
         def remembered(*args, **kwargs):
             __tracebackhide__ = True
+            if not on:
+                return function(*args, **kwargs)
             try:
                 key = (*map(kind, args), *kwargs, *map(kind, kwargs.values()))
             except Anew:

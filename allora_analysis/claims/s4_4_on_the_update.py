@@ -152,10 +152,9 @@ def ahead(
     told |= {"other": other, "seeds": one.n, "lora": lora}
     by_eta = {f"over {name}, {case}": pairs for name, cases_of in of.items() for case, pairs in cases_of.items()}
     wanted = units_wanted(family.values(), "seeds")
-    measured = {f"over {name}": judgment for name, judgment in shown(family).items()} | {
-        "each η²": shown(judged(differences(runs, by_eta))),
-        "test loss, its fall": shown(judged(means(runs, of, "test_loss"))),
-    }
+    measured = {f"over {name}": judgment for name, judgment in shown(family).items()}
+    measured |= {"each η²": shown(judged(differences(runs, by_eta)))} if len(by_eta) > len(of) else {}
+    measured |= {"test loss, its fall": shown(judged(means(runs, of, "test_loss")))}
     measured |= {f"LoRA at η·l in {tables.name}'s place": shown(in_place)} if in_place else {}
     measured |= beside(runs)
     return tested.finding(
