@@ -50,6 +50,28 @@ def test_a_pass_as_it_is_unasked(rng):
     np.testing.assert_allclose(transformer.forward(model, x, 1.3).output, told, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("design", ANALYTIC.values(), ids=ANALYTIC)
+def test_a_stack_is_so_many_networks_each_of_its_own(design, rng):
+    model, x = transformer.draw(design, 2, 8, 2, 0.7, rng, count=3), rng.standard_normal((3, 4, 8))
+    together = transformer.forward(model, x, 1.3).output
+    for place, own in enumerate(x):
+        blocks = tuple(
+            {name: transformer.AdaptedMap(one.w[place], one.b[place], one.a[place]) for name, one in block.items()}
+            for block in model.blocks
+        )
+        alone = transformer.forward(replace(model, blocks=blocks), own, 1.3).output
+        np.testing.assert_allclose(together[place], alone, rtol=1e-10)
+    ones = [one for block in model.blocks for one in block.values()]
+    assert len({one.w[place].tobytes() for one in ones for place in range(3)}) == 3 * len(ones)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_stack_of_none_is_refused(count, rng):
+    with pytest.raises(ArgumentError, match=f"count must be .*received {count}"):
+        transformer.draw(Design(), 2, 8, 2, 0.7, rng, count=count)
+
+
 @pytest.mark.parametrize("centred", [True, False])
 def test_a_norm_is_torchs(centred, rng):
     z, gain, shift = rng.standard_normal((3, 6)), rng.standard_normal(6), rng.standard_normal(6) * centred
