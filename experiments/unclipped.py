@@ -83,6 +83,8 @@ over a family of three: ALLoRA at l minus ASF-LoRA and minus LoRA × η at l/2, 
 first steps are alike already. On seeds 210 to 212 the first two were +0.1 each. Six seeds are too few for "the same"
 (0.44 points are seen with probability 0.5 at a scatter of 0.4), and one run of ALLoRA at chance would spoil the first
 two: what is told is their intervals.
+(The six seeds of (b) were read, and with them the first six of (a)'s twenty, before the others of these were run;
+nothing was changed.)
 A run that stays at chance is counted and named as above. A run whose loss is no longer finite leaves open the question
 whose comparisons it is in; those beside a verdict are then left out.
 """

@@ -9,6 +9,7 @@ from allora_analysis.grid.presets import (
     UNCLIPPED,
     UNCLIPPED_BEYOND,
     UNCLIPPED_CHOSE,
+    UNCLIPPED_HALF,
     UNCLIPPED_RATE,
     UNCLIPPED_TRIED,
 )
@@ -41,29 +42,40 @@ def test_a_trial_that_diverges_is_no_best(runs_folder):
     assert losses["lora"] == losses["allora"] | {4.0: 0.5}
 
 
-def test_what_is_judged_shares_seeds_clips_nothing_and_starts_where_the_rules_say():
-    assert not {run.seed for run in UNCLIPPED} & set(UNCLIPPED_CHOSE)
-    assert {(run.optimizer, run.max_grad_norm, run.drop_rate, run.head_learning_rate) for run in UNCLIPPED} == {
+def seeds_of(runs):
+    """By arm and rate the seeds; all of SGD with nothing clipped, at one η², the classifier at 0.1."""
+    assert len(runs) == len(set(runs))
+    assert {(run.optimizer, run.max_grad_norm, run.drop_rate, run.head_learning_rate) for run in runs} == {
         ("sgd", 0.0, 0.0, 0.1)
     }
-    seeds = {}
-    for run in UNCLIPPED:
-        seeds.setdefault((run.arm, run.eta2, run.learning_rate / UNCLIPPED_RATE), set()).add(run.seed)
-    pair = {("lora", None, 2.0), ("allora", 4.0, 1.0)}
-    family = {(arm, 4.0, rate) for arm in ABLATION_ARMS for rate in (1.0, 0.5)} | {("allora", 4.0, 0.5)}
-    assert seeds.keys() == pair | family
-    assert all(of == set(range(210, 222 if name in pair else 213)) for name, of in seeds.items())
-    assert len(UNCLIPPED) == len(set(UNCLIPPED))
+    assert {run.eta2 for run in runs if run.arm != "lora"} == {4.0}
+    found = {}
+    for run in runs:
+        found.setdefault((run.arm, run.learning_rate / UNCLIPPED_RATE), set()).add(run.seed)
+    return found
 
 
-def planted(lead=0.0, gains=None, spread=1.0):
-    """Accuracies: 0.75 and a tenth of a percent a seed; ALLoRA `lead` more and up to 0.075 % up and down, seed by seed,
-    times `spread`; by arm `gains`.
+def test_the_lots_share_no_seed_and_start_where_the_rules_say():
+    first, second = seeds_of(UNCLIPPED), seeds_of(UNCLIPPED_HALF)
+    pair = {("lora", 2.0), ("allora", 1.0)}
+    assert first.keys() == pair | {(arm, rate) for arm in ABLATION_ARMS for rate in (1.0, 0.5)} | {("allora", 0.5)}
+    assert all(of == set(range(210, 222 if name in pair else 213)) for name, of in first.items())
+    pair = {("lora", 1.0), ("allora", 0.5)}
+    assert second.keys() == pair | {(arm, 0.5) for arm in ABLATION_ARMS} | {("allora", 1.0)}
+    assert all(of == set(range(230, 250 if name in pair else 236)) for name, of in second.items())
+    assert not set(range(210, 250)) & set(UNCLIPPED_CHOSE)
+
+
+def planted(lead=0.0, gains=None, spread=1.0, whole=0.0):
+    """Accuracies: 0.75 and a tenth of a percent a seed; ALLoRA `lead` more, and `whole` at its whole rate, and up to
+    0.075 % up and down, seed by seed, times `spread`; by arm `gains`.
     """
 
     def accuracy(run):
-        place = run.seed - 210
-        own = lead + 0.0005 * spread * (place % 4 - 1.5) if run.arm == "allora" else (gains or {}).get(run.arm, 0.0)
+        place = run.seed - 210 if run in UNCLIPPED else run.seed - 230
+        own = (gains or {}).get(run.arm, 0.0)
+        if run.arm == "allora":
+            own = lead + whole * (run.learning_rate >= UNCLIPPED_RATE) + 0.0005 * spread * (place % 4 - 1.5)
         return [0.75 + 0.001 * place + own]
 
     return accuracy
@@ -87,74 +99,112 @@ def test_table_3_is_ahead_behind_the_same_or_open(runs_folder, lead, spread, ver
     assert verdict == "undecided" or f"{100 * lead:.2f}" in found.answer
 
 
+@pytest.mark.parametrize("first", [0.03, -0.03, None])
+def test_the_first_lot_stands_beside_table_4_and_judges_nothing(runs_folder, first):
+    plant(runs_folder, UNCLIPPED_HALF, planted())
+    bare = finding(TABLE_4)
+    if first is not None:
+        plant(runs_folder, UNCLIPPED, planted(first))
+    found = finding(TABLE_4)
+    assert (found.verdict, found.answer, found.size) == (bare.verdict, bare.answer, bare.size)
+    family = found.evidence.measured["before"]
+    assert len(family) == (0 if first is None else 6)
+    assert {one["family"] for one in family.values()} <= {6}
+
+
 FAR = {"allora_od": -0.01, "asf_lora": -0.02, "lora_x_eta": -0.03}
 
 
 @pytest.mark.parametrize(
-    ("gains", "at_half", "spread", "verdict", "decides"),
+    ("gains", "spread", "verdict", "decides"),
     [
-        (FAR, FAR, 1, "holds", "ALLoRA-OD at l_b = 1"),
-        (FAR | {"asf_lora": 0.02, "allora_od": 0.01}, FAR, 1, "refuted", "ASF-LoRA at l_b = 1"),
-        (FAR, FAR | {"lora_x_eta": 0.02}, 1, "refuted", "LoRA × η at 0.5"),
-        (FAR, FAR | {"allora_od": 0.0}, 0.5, "refuted", "ALLoRA-OD at 0.5"),
-        (FAR | {"allora_od": -0.0028}, FAR, 0.1, "holds", "ALLoRA-OD at l_b = 1"),  # within 0.3 points, clearly ahead
-        (FAR, FAR, 80, "undecided", "ALLoRA-OD at l_b = 1"),
+        (FAR, 1, "holds", "ALLoRA-OD"),
+        (FAR | {"asf_lora": 0.02, "allora_od": 0.01}, 1, "refuted", "ASF-LoRA"),
+        (FAR | {"lora_x_eta": 0.02}, 1, "refuted", "LoRA × η"),
+        (FAR | {"allora_od": 0.0}, 0.5, "refuted", "ALLoRA-OD"),
+        (FAR | {"allora_od": -0.0028}, 0.1, "holds", "ALLoRA-OD"),  # within 0.3 points, clearly ahead
+        (FAR, 80, "undecided", "ALLoRA-OD"),
     ],
 )
-def test_table_4_must_be_ahead_of_each_at_both_rates(runs_folder, gains, at_half, spread, verdict, decides):
-    def accuracy(run):
-        of = gains if run.learning_rate >= UNCLIPPED_RATE else at_half
-        return planted(gains=of | {"lora": 0.005}, spread=spread)(run)
-
-    plant(runs_folder, UNCLIPPED, accuracy)
+def test_table_4_must_be_ahead_of_each_at_one_rate(runs_folder, gains, spread, verdict, decides):
+    """Planted: ALLoRA far ahead at its whole rate, which judges nothing."""
+    plant(runs_folder, UNCLIPPED_HALF, planted(gains=gains | {"lora": 0.005}, spread=spread, whole=0.2))
     found = finding(TABLE_4)
-    assert (found.verdict, found.evidence.n) == (verdict, 3)
-    assert decides in found.size.of
-    name, _, at = decides.partition(" at ")
-    arm = next(arm for arm, label in AS_PRINTED.items() if label == name)
-    own = 0.0005 * spread * (-1.5 - 0.5 + 0.5) / 3  # of ALLoRA, on the first three seeds
-    assert found.size.value == pytest.approx(100 * (own - (at_half if at == "0.5" else gains)[arm]), abs=1e-9)
+    assert (found.verdict, found.evidence.n) == (verdict, 6)
+    assert f"minus {decides}, " in found.size.of
+    arm = next(arm for arm, label in AS_PRINTED.items() if label == decides)
+    own = 0.0005 * spread * (-1.5 - 0.5 + 0.5 + 1.5 - 1.5 - 0.5) / 6  # of ALLoRA, on the six seeds
+    assert found.size.value == pytest.approx(100 * (own - gains[arm]), abs=1e-9)
     in_place = found.evidence.measured["LoRA at η·l in ALLoRA's place"]
     assert in_place["ASF-LoRA"]["mean"] == pytest.approx(0.005 - gains["asf_lora"])
-    assert found.evidence.measured[f"over {decides}"]["family"] == 6
+    assert found.evidence.measured[f"over {decides}"]["family"] == 3
+
+
+def test_equal_first_steps_are_alloras_whole_rate_but_over_allora_od(runs_folder):
+    """Planted: at half the rate ALLoRA a point behind LoRA × η, at the whole a point ahead."""
+    plant(runs_folder, UNCLIPPED_HALF, planted(gains=FAR | {"lora_x_eta": 0.01}, spread=0.01, whole=0.02))
+    found = finding(TABLE_4)
+    told = "-1.00 points against LoRA × η (-1.01 to -0.99); with equal first steps +1.00 (0.99 to 1.01)"
+    assert found.answer == f"No: {told}."
+    alike = found.evidence.measured["with equal first steps"]
+    leads = {name: one["mean"] for name, one in alike.items()}
+    assert leads == pytest.approx({"ALLoRA-OD": 0.01, "ASF-LoRA": 0.04, "LoRA × η": 0.01}, abs=1e-5)
+    assert {one["family"] for one in alike.values()} == {3}
+
+
+def test_equal_first_steps_that_are_lacking_leave_the_verdict(runs_folder):
+    plant(runs_folder, UNCLIPPED_HALF, planted(gains=FAR | {"lora_x_eta": 0.01}), skip=whole_rate)
+    found = finding(TABLE_4)
+    assert (found.verdict, "equal" in found.answer) == ("refuted", False)
+    assert found.evidence.measured["with equal first steps"].keys() == {"ALLoRA-OD"}
+    plant(runs_folder, [run for run in UNCLIPPED_HALF if whole_rate(run)], lambda run: None)
+    assert finding(TABLE_4).answer == found.answer
+
+
+def whole_rate(run):
+    """ALLoRA's run at its whole rate, which is beside the verdict."""
+    return (run.arm, run.learning_rate) == ("allora", UNCLIPPED_RATE)
 
 
 def test_an_open_comparison_is_named_and_not_a_clear_one_with_a_smaller_lead(runs_folder):
     """Planted: ALLoRA a little and clearly ahead of ALLoRA-OD; far ahead of ASF-LoRA on average, by one seed."""
 
     def accuracy(run):
-        failed = (run.arm, run.seed, run.learning_rate) == ("asf_lora", 211, UNCLIPPED_RATE)
+        failed = (run.arm, run.seed) == ("asf_lora", 231)
         gains = dict.fromkeys(ABLATION_ARMS, -0.03) | {"allora_od": -0.006}
         return [value - 0.2 * failed for value in planted(gains=gains, spread=0.1)(run)]
 
-    plant(runs_folder, UNCLIPPED, accuracy)
+    plant(runs_folder, UNCLIPPED_HALF, accuracy)
     found = finding(TABLE_4)
     assert found.verdict == "undecided"
-    assert "over ASF-LoRA at l_b = 1 (above" in found.answer
+    assert "against ASF-LoRA (above" in found.answer
 
 
 @pytest.mark.parametrize("identifier", [TABLE_3, TABLE_4])
 def test_a_run_that_is_lacking_or_diverged_leaves_its_question_open(runs_folder, identifier):
     def is_one(run):
-        return (run.arm, run.eta2, run.seed) == ("allora", 4.0, 211)
+        rate = (1 if identifier == TABLE_3 else 0.5) * UNCLIPPED_RATE
+        return (run.arm, run.learning_rate, run.seed % 20) == ("allora", rate, 11)
 
+    lot = UNCLIPPED if identifier == TABLE_3 else UNCLIPPED_HALF
     assert finding(identifier, results=runs_folder).verdict == "not_run"
-    plant(runs_folder, UNCLIPPED, planted(0.02), skip=is_one)
+    plant(runs_folder, lot, planted(0.02), skip=is_one)
     assert finding(identifier).verdict == "not_run"
-    plant(runs_folder, [run for run in UNCLIPPED if is_one(run)], lambda run: None)
+    plant(runs_folder, [run for run in lot if is_one(run)], lambda run: None)
     assert (finding(identifier).verdict, finding(identifier).answer) == ("undecided", "Undecided: a run diverged.")
 
 
 def test_runs_that_hardly_learned_are_named_where_they_are_compared(runs_folder):
-    """Planted: LoRA stays at chance once, ASF-LoRA once."""
+    """Planted: LoRA stays at chance once, ASF-LoRA once, ALLoRA once at its whole rate."""
 
     def accuracy(run):
-        return [0.5] if (run.arm, run.seed) in {("lora", 211), ("asf_lora", 212)} else planted()(run)
+        failed = (run.arm, run.seed) in {("lora", 211), ("asf_lora", 232)} or (whole_rate(run) and run.seed == 233)
+        return [0.5] if failed else planted()(run)
 
-    plant(runs_folder, UNCLIPPED, accuracy)
-    for identifier, arm in ((TABLE_3, "lora"), (TABLE_4, "asf_lora")):
+    plant(runs_folder, [*UNCLIPPED, *UNCLIPPED_HALF], accuracy)
+    for identifier, arms in ((TABLE_3, ["lora"]), (TABLE_4, ["allora", "asf_lora"])):
         failed = finding(identifier).evidence.measured["runs below 60 %"]
-        assert {words.split(", ")[2] for words in failed} == {arm}
+        assert sorted(words.split(", ")[2] for words in failed) == arms
     found = finding(TABLE_3)
     assert found.size.value == pytest.approx(100 * (0.751 - 0.5) / 12, rel=0.05)  # and what seeds give ALLoRA
     assert found.evidence.measured["what single runs hardly move"]["seeds"] == [211]
