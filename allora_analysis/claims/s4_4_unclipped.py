@@ -113,7 +113,7 @@ def others_in_words(spent: Sequence[float], rest: Mapping[str, Any]) -> str:
     "interval lies within ±0.3 points. By those trials 1 is ALLoRA's own best rate and 2 LoRA's, each half of one at "
     "which a run of two (ALLoRA) or both (LoRA) stay at chance: a run that does decides, and is told; what single runs "
     "hardly move is in the evidence. ALLoRA's factor keeps 97 % of η, so that it is LoRA at nearly η·l_b: the row says "
-    "little of a factor that adapts.",
+    "little of a factor that adapts. A second lot at half of these rates is to judge in its place once it is complete.",
     depends_on=("D-universally-better", "4-table-3-desk"),
 )
 def table_3(cases: Cases, folder: Path | None) -> Finding:

@@ -242,7 +242,7 @@ def _unclipped_at_half() -> Iterator[Setting]:
 
 
 UNCLIPPED, UNCLIPPED_HALF = [*_unclipped_tables()], [*_unclipped_at_half()]
-"""The first lot and the second, which judges; the rest of the list chose the rate."""
+"""What judges, the first lot and the second; the rest of the list chose the rate."""
 
 
 # Each arm at its own best rate, seed after seed, until it is decided.
