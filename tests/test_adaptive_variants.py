@@ -1,7 +1,5 @@
 """ASF-LoRA's output function and ALLoRA-OD's factor over Gaussian inputs, against autograd, mpmath and sampling."""
 
-import itertools
-
 import mpmath
 import numpy as np
 import pytest
@@ -85,12 +83,8 @@ def test_asf_of_a_large_output():
     assert float(adaptive.asf_derivative(1e300, 1e10)) == pytest.approx(5e-151, rel=1e-12, abs=0)
 
 
-SIGMAS = (1e-9, 1e-3, 0.3, 1.0, 20.0, 1e4, 1e8, 1e12, 1e30, 1e50)
-
-
-@pytest.mark.parametrize(
-    ("sigma", "eta"), [*itertools.product(SIGMAS, (0.5, 1.0, 2.0)), (1e150, 0.5), (1e150, 2.0), (1e300, 2.0)]
-)
+@pytest.mark.parametrize("sigma", [1e-9, 1e-3, 0.3, 1.0, 20.0, 1e4, 1e8, 1e12, 1e30, 1e50, 1e150, 1e300])
+@pytest.mark.parametrize("eta", [0.5, 1.0, 2.0])
 def test_output_factor_is_mpmaths(sigma, eta):
     found = adaptive.output_factor(sigma, eta)
     mean, variance, along = brute.factor_over_outputs(sigma, eta)

@@ -8,7 +8,6 @@ import pytest
 from allora_analysis.claims.cases import Cases
 from allora_analysis.claims.ledger import all_claims
 from allora_analysis.render.view import recorded
-from tests import typing_hook
 
 CLAIMS = {claim.id: claim for claim in all_claims() if claim.reads is None}
 
@@ -16,7 +15,6 @@ CLAIMS = {claim.id: claim for claim in all_claims() if claim.reads is None}
 @pytest.mark.statistical
 @pytest.mark.parametrize("identifier", CLAIMS)
 def test_other_draws_lead_to_the_same_verdict(pytestconfig, identifier):
-    with typing_hook.off():  # `test_ledger.py` checks the same functions
-        again = CLAIMS[identifier].check(Cases(1 + pytestconfig.option.seed % 10**6, identifier))
+    again = CLAIMS[identifier].check(Cases(1 + pytestconfig.option.seed % 10**6, identifier))
     known = recorded()[identifier]
     assert (again.verdict, again.at_paper) == (known["verdict"], known["at_paper"])

@@ -103,7 +103,7 @@ def aligned(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.ndar
     return one.scaled(whole), x
 
 
-def steepest(one: Blocks, rng: np.random.Generator, times: int = 1) -> tuple[Transformer, np.ndarray, np.ndarray]:
+def steepest(one: Blocks, rng: np.random.Generator) -> tuple[Transformer, np.ndarray, np.ndarray]:
     """A stream that keeps its length along u, and a direction v across it that every attention multiplies alike.
 
     W = uuᵀ + vvᵀ, BA = vvᵀ, both times √s, the token √n·u; the feed-forward part takes off what attention adds along
@@ -123,7 +123,10 @@ def added(one: Blocks, rng: np.random.Generator, gradient: bool = False) -> dict
 
     The closed form: of the worst case `stream_bound`; with one token, of E‖h‖² in `moments`, a mean over networks.
     """
-    model, start, way = (steepest if gradient and one.aligned else _networks)(one, rng, 3 if gradient else 1)
+    if gradient and one.aligned:
+        model, start, way = steepest(one, rng)
+    else:
+        model, start, way = _networks(one, rng, 3 if gradient else 1)
     x, v = (np.broadcast_to(part, (2, *part.shape)) for part in (start, way))
     etas = np.array([0.0, one.eta]).reshape(2, 1, 1, 1)
     streams = derivatives(model, x, v, etas) if gradient else transformer.forward(model, x, etas).streams

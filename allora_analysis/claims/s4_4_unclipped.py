@@ -99,9 +99,14 @@ def others_in_words(spent: Sequence[float], rest: Mapping[str, Any]) -> str:
     if not by_arm or rest["interval of the others"] is None:
         return ""
     runs = " and ".join(f"{count} of {len(spent)} {arm} runs" for arm, count in by_arm.items())
-    low, high = (100 * end for end in rest["interval of the others"])
     mean = signed(100 * rest["mean of the others"], 2)
-    return f"{runs} at chance; the others: {mean} points ({bound(low, 2, False):.2f} to {bound(high, 2, True):.2f})"
+    return f"{runs} at chance; the others: {mean} points ({ends_in_words(rest['interval of the others'])})"
+
+
+def ends_in_words(interval: Iterable[float]) -> str:
+    """An interval in points, rounded outwards."""
+    low, high = (100 * end for end in interval)
+    return f"{bound(low, 2, False):.2f} to {bound(high, 2, True):.2f}"
 
 
 @unclipped_claim(
@@ -151,8 +156,7 @@ def first_family() -> Comparisons:
 def in_words(spent: Sequence[float]) -> str:
     """The mean in points, and its 90 % interval."""
     one = judged({"": spent})[""]
-    low, high = (100 * end for end in one.interval)
-    return f"{signed(100 * one.mean, 2)} ({bound(low, 2, False):.2f} to {bound(high, 2, True):.2f})"
+    return f"{signed(100 * one.mean, 2)} ({ends_in_words(one.interval)})"
 
 
 @unclipped_claim(

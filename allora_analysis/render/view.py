@@ -270,13 +270,11 @@ def _of_these(of: Sequence[View]) -> str:
 def as_json(of: Sequence[View], own: bool = False, interrupted: bool = False) -> str:
     """The ledger's document, {"claims": [...], "environment": {...}}; a check that raised: verdict null and "error".
 
-    What was measured or predicted and is infinite is "∞" or "−∞", not null.
+    What is infinite in a row's evidence is "∞" or "−∞", not null.
     """
     entries = [{name: value for name, value in plain(one).items() if name != "error" or value} for one in of]
     for one, entry in zip(of, entries, strict=True):
-        if one.evidence:
-            told = {name: getattr(one.evidence, name) for name in ("predicted", "measured")}
-            entry["evidence"] |= plain(told, infinity="∞")
+        entry["evidence"] = plain(one.evidence, infinity="∞")
     document: dict[str, Any] = {"claims": entries, "environment": environment()}
     document |= {name: True for name, so in (("own_records", own), ("interrupted", interrupted)) if so}
     return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
