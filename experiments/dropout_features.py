@@ -74,7 +74,7 @@ LISTED = (*TRIALS, *FRESH)
 class Arguments:
     """Train LoRA on a language model's features with dropout and without; what is recorded is skipped."""
 
-    model: Annotated[str, arg(metavar="FOLDER|HUB_ID")]
+    model: Annotated[str, arg(metavar="FOLDER|HUB_ID|PACKAGE")]
     """all-MiniLM-L6-v2, as transformers loads it."""
     data: Annotated[str, arg(metavar="FOLDER|HUB_ID")]
     """rotten_tomatoes: train, validation and test.jsonl (or .jsonl.gz), rows with text and label."""

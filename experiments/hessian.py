@@ -41,8 +41,8 @@ from allora_analysis.zero_initialisation.run import PROTOCOL, RESULTS, STUDY, Se
 class Arguments:
     """Measure the Hessian of a pretrained model's layers at LoRA's start; what is recorded is skipped."""
 
-    model: Annotated[str, arg(metavar="FOLDER|FILE.gguf|HUB_ID")]
-    """The pretrained model, as transformers loads it."""
+    model: Annotated[str, arg(metavar="FOLDER|FILE.gguf|HUB_ID|PACKAGE")]
+    """The pretrained model, as transformers loads it, or the installed package that carries it."""
     data: Annotated[str, arg(metavar="FOLDER|HUB_ID")]
     """train.jsonl and test.jsonl (or .jsonl.gz), rows with text and label; or a hub id."""
     model_name: str | None = None

@@ -12,7 +12,7 @@ of ALLoRA-OD, ASF-LoRA and LoRA × η, as in Table 4?
 {1, 2, 4}, two epochs of rotten_tomatoes in batches of 32, AdamW, linear schedule, clipping at 1, r = 16, bf16 autocast.
 ALLoRAAdamW; LoRA at η·l; ALLoRA-OD, ASF-LoRA, LoRA × η at l (under AdamW, as there). SGD without clipping, where the
 listed factor acts too, is left out: at the rates of `experiments.row_norms` LoRA's accuracy there goes from 0.51 to
-0.77 with the seed, so that five seeds could tell nothing.
+0.77 with the seed, so that five seeds could tell nothing. (Since: `experiments.unclipped`, at a rate chosen for it.)
 
 Of the eight procedures that `T3-procedure-laboratory` compares, two are here, as listed and with the factor after
 Adam's division. The others differ from these by an ε, by SGD at that l or by the classifier's rate. On digits, where

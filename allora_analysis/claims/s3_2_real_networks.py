@@ -15,12 +15,13 @@ import numpy as np
 from allora_analysis.claims.cases import Case, Cases, relative_error
 from allora_analysis.claims.claim import Finding, Size, claim, in_part, not_run, ranged
 from allora_analysis.claims.s3_2_in_a_and_b import against, signs
-from allora_analysis.finetune.sources import INSTRUCT
+from allora_analysis.finetune.sources import INSTRUCT, PACKAGES
 from allora_analysis.zero_initialisation import run as lists
 from allora_analysis.zero_initialisation.run import STUDY, Setting, recorded
 
 TOLERANCE = 1e-8
 NETWORK = "python -m allora_analysis.hessian --network --rank {}"
+PRETRAINED = "python -m experiments.hessian --model {} --data FOLDER"
 
 
 class Net(NamedTuple):
@@ -356,7 +357,7 @@ DIGITS = ((8, 20), (1, 60), (2, 8))  # ranks of LoRA in the MLP, and images
     says=f"In networks, too (a small one on digits, {', '.join(lists.ENDS)}), LoRA's start is a saddle point.",
     reading="B = 0 and A random, in both layers of an MLP, or in one layer of a pretrained model at a time, r = 4 or "
     "1: critical, with curvature of both signs." + INSTRUCT,
-    command=f"python -m experiments.hessian --model FOLDER --model-name NAME --data FOLDER && {NETWORK.format(2)}",
+    command=" && ".join([*(PRETRAINED.format(PACKAGES[name][0]) for name in lists.ENDS), NETWORK.format(2)]),
     test="tests/test_claims_pretrained.py",
     reads=STUDY,
     depends_on=("3.2-saddle-lora",),

@@ -71,7 +71,7 @@ def largest_share(seen: dict[str, list[float]], doubled: float = DOUBLED) -> tup
     "(SmolLM2's is ten times as large in other runs: 3.3-comparable-level-induced). Fixed after MiniLM's sweep, whose "
     "stream is normalized after each sum and never doubles, so that no sweep of SmolLM2 could make the sentence hold; "
     "before SmolLM2's, but that the product's rate was then that at the step's end, its highest." + INSTRUCT,
-    command="python -m allora_analysis.claims.pretrained_ripple FOLDER NAME --data FOLDER",
+    command=" && ".join(map(pretrained_ripple.command, MODELS)),
     test="tests/test_claims_pretrained_ripple.py",
     depends_on=("3.3-transformer",),
 )

@@ -283,8 +283,8 @@ def tune_carefully(cases: Cases) -> Finding:
 class Arguments:
     """Write the mean row norm and the induced norm of each linear map of a pretrained model into the committed file."""
 
-    model: Positional[Annotated[str, arg(metavar="FOLDER|FILE.gguf|HUB_ID")]]
-    """The pretrained model, as transformers loads it."""
+    model: Positional[Annotated[str, arg(metavar="FOLDER|FILE.gguf|HUB_ID|PACKAGE")]]
+    """The pretrained model, as transformers loads it, or the installed package that carries it."""
     name: Positional[Annotated[str, arg(metavar="NAME")]]
     """What records call the model."""
     out: Annotated[Path, arg(metavar="FILE.json")] = NORMS
