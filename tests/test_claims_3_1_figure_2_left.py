@@ -238,7 +238,7 @@ def test_the_rule_says_its_seeds_and_its_margin():
 
 
 def test_what_the_reading_says_of_the_committed_runs():
-    found = ledger_rows.finding(EARLY_ROW)
+    found = ledger_rows.as_is(EARLY_ROW)[1]
     at_input = found.evidence.measured["at A's input"]
     assert (found.verdict, found.evidence.n) == ("refuted", 16)
     assert (round(at_input["mean"], 3), round(at_input["p_above"], 2)) == (0.006, 0.06)

@@ -18,7 +18,7 @@ from allora_analysis.claims import (
 from allora_analysis.claims.cases import Cases
 from allora_analysis.hessian import network, network_inertia
 from allora_analysis.lora.layers import ALLoRALinear
-from tests.ledger_rows import Rows
+from tests.ledger_rows import Rows, as_is
 
 ROWS = Rows(s3_2_in_v, s3_2_in_a_and_b, s3_2_escape, s3_2_first_steps, s3_2_real_networks, s3_2_starts)
 verdict = ROWS.verdict
@@ -332,7 +332,7 @@ def test_two_adamw_steps_are_adamws():
 def test_the_answer_says_when_and_over_which_widths():
     """Two steps of 1e-4 make B 1 % of PEFT's A; the answer's ends are the least and the greatest of what is named."""
     assert pytest.approx(s3_2_first_steps.TOLD[1], rel=0.05) == 2 * 1e-4 * (3 * 896) ** 0.5
-    found = ROWS.finding("3.2-factor-conditioning")
+    found = ROWS.as_is("3.2-factor-conditioning")
     low, high = (int(end.replace(",", "")) for end in re.search("in, ([0-9,]+)–([0-9,]+) times", found.answer).groups())
     starts = ("rank 8", "batch of eight", "n₁ = 128:", "n₁ = 4,864:")
     named = [re.search(f"{start} ([0-9][0-9, ]*)", found.size.of)[1] for start in starts]
@@ -346,8 +346,7 @@ def test_the_answer_says_when_and_over_which_widths():
 def test_what_is_called_the_papers_setting_has_loras_shapes():
     """A's rank from 8 to 32, at least 32 inputs."""
     for row in ("3.2-factor-conditioning", "3.2-most-negative", "3.2-b-degenerate"):
-        cases = Cases(0, row)
-        ROWS[row].check(cases)
+        cases, _ = as_is(ROWS[row])
         shapes = [one.inputs.a.shape for one in cases.judged.cases if one.paper]
         assert shapes
         assert all(8 <= rank <= 32 <= n2 for rank, n2 in shapes), row

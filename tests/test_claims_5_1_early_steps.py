@@ -8,7 +8,7 @@ from allora_analysis.claims import s4_4_our_runs as our_runs
 from allora_analysis.claims import s5_1_early_steps as section
 from allora_analysis.laboratory.one_rate import EARLY, EARLY_SEEDS, early, lora, points
 from allora_analysis.laboratory.table import Row
-from tests.ledger_rows import finding
+from tests.ledger_rows import as_is, finding
 from tests.planted_one_rate import ALL, IMAGES, planted
 
 SEEDS = len(EARLY_SEEDS)
@@ -101,11 +101,11 @@ def test_the_runs_are_short_fresh_and_at_the_other_runs_rate():
 
 
 def test_what_the_reading_says_of_whole_runs_and_of_the_language_model_is_what_is_recorded():
-    early = finding(section.early_steps, None)
+    early = as_is(section.early_steps)[1]
     late = early.evidence.measured["after 100 steps, points"]["mean"]["mean"]
     assert early.verdict == "holds"
     assert early.size.value < late, "no larger early than after a whole run"
-    told = finding(our_runs.table_4, None).evidence.measured["over ALLoRA-OD after the first epoch"]["mean"]
+    told = as_is(our_runs.table_4)[1].evidence.measured["over ALLoRA-OD after the first epoch"]["mean"]
     mean, low, high = (100 * value for value in (told["mean"], *told["interval"]))
     assert f"{mean:+.2f} points" in section.early_steps.reading
     assert "(-0.07 to 0.16; evidence of 4-table-4-desk)" in section.early_steps.reading

@@ -9,7 +9,7 @@ from allora_analysis.claims.laboratory_noise import QUANTILE
 from allora_analysis.laboratory.design import AGAIN, contrasts, judged_again
 from allora_analysis.laboratory.table import TUNING, Table
 from allora_analysis.statistics import required_n
-from tests.ledger_rows import finding
+from tests.ledger_rows import as_is, finding
 
 CLAIM = section.dropout_few_and_many_steps
 
@@ -446,9 +446,9 @@ def test_no_row_on_the_laboratory_without_a_table(tmp_path, row):
 def test_the_first_rule_stands_beside_the_one_that_replaced_it():
     """As the readings say: open by three rates and a hundred seeds; the adaptors are judged as they were."""
     for row in (comparisons.better_than_lora, comparisons.no_eta_is_better):
-        found = finding(row)
+        found = as_is(row)[1]
         assert (found.evidence.measured[comparisons.AT_FIRST], found.verdict) == ("undecided", "refuted")
-    adaptors = finding(comparisons.another_adaptor_is_better)
+    adaptors = as_is(comparisons.another_adaptor_is_better)[1]
     assert adaptors.evidence.measured[comparisons.AT_FIRST] == adaptors.verdict == "refuted"
 
 

@@ -21,7 +21,7 @@ from allora_analysis.study import bound
 from experiments import laboratory
 from experiments.laboratory import ON_MNIST
 from tests.chances import chance_within
-from tests.ledger_rows import finding
+from tests.ledger_rows import as_is, finding
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_means_over_optimizers_decide_a_length_each(monkeypatch, folder, few
 
 def test_what_digits_say_of_one_optimizer_alone_is_what_the_row_finds():
     """Rounded to the digits told."""
-    found = finding(on_digits, None)
+    found = as_is(on_digits)[1]
     told = [found.evidence.measured[f"ALLoRA − LoRA, adamw, {steps} steps"]["points"] for steps in (50, 300)]
     assert [round(points, 1) for points in told] == [-0.2, 0.1]
     assert "Under AdamW alone, 0.2 behind, it is undecided" in on_digits.reading
@@ -128,7 +128,7 @@ def test_what_is_clear_alone_is_what_has_the_verdict_alone(monkeypatch, folder):
 
 def test_what_mnist_says_of_its_first_rule_is_in_the_committed_table():
     """Two names of one arm, up to 0.7 points apart, and an open row; one grid's controls by their seeds alone."""
-    before = finding(row, None).evidence.measured["by the first rule, which decides nothing"]
+    before = as_is(row)[1].evidence.measured["by the first rule, which decides nothing"]
     assert before["verdict"] == "undecided"
     table = tables.recorded(None, "mnist")
     control = in_units(table, {one.name: one for one in elsewhere("control")}, "accuracy")
@@ -140,7 +140,7 @@ def test_what_mnist_says_of_its_first_rule_is_in_the_committed_table():
 
 def test_what_mnist_s_reading_says_of_its_optimizers_is_what_the_row_finds():
     """Rounded to the digits told; an interval's ends by size."""
-    found = finding(row, None)
+    found = as_is(row)[1]
     for name, side in (("SGD", "ahead"), ("AdamW", "behind")):
         one = found.evidence.measured[f"ALLoRA − LoRA, {name.lower()}, 50 steps"]
         low, high = sorted(map(abs, one["interval"]))
@@ -275,7 +275,7 @@ def test_on_cifar10_an_arm_that_only_guesses_leaves_the_row_open(monkeypatch, fo
 
 
 def test_what_the_reading_says_of_the_first_rule_is_in_the_committed_table():
-    before = finding(on_cifar10).evidence.measured["by the first rule, which decides nothing"]
+    before = as_is(on_cifar10)[1].evidence.measured["by the first rule, which decides nothing"]
     assert before["arms that only guess"] == ["lora, adamw, 300 steps"]
     whole, others = before["by length"]["300 steps"]["mean"], before["SGD and momentum alone"]["300 steps"]
     guess = (3 * whole - 2 * others["mean"]) / 3  # AdamW's part of the mean of three
@@ -306,7 +306,7 @@ def test_the_reading_says_how_small_the_margin_on_cifar10_came_out():
     errors = [of.std(ddof=1) / len(of) ** 0.5 for of in control.values()]
     usual = QUANTILE * np.sqrt(np.mean(np.square(errors)) / 3)
     p_value = stats.ttest_1samp(np.mean([*gains.values()], axis=0), usual, alternative="greater").pvalue
-    measured = finding(on_cifar10).evidence.measured
+    measured = as_is(on_cifar10)[1].evidence.measured
     margin = measured["means, test accuracy"]["margins"]["50 steps"]
     assert margin < usual
     assert f"make on average, {usual:.2f}, the lead" in on_cifar10_reading()
@@ -321,7 +321,7 @@ def test_the_reading_says_how_small_the_margin_on_cifar10_came_out():
         for steps, of in at_one_rate["by length"].items()
     }
     assert clear == {"50 steps": False, "300 steps": True}
-    assert finding(on_cifar10).answer.endswith(" after 300 (not clearly).")
+    assert as_is(on_cifar10)[1].answer.endswith(" after 300 (not clearly).")
 
 
 def test_the_rule_of_shifted_rates_says_what_it_sees():

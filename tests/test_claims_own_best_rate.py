@@ -292,7 +292,7 @@ def test_what_later_seeds_say_stands_in_answer_and_size_and_changes_no_verdict(r
 
 def test_the_reading_quotes_the_recorded_e_values():
     """When the rule stopped and after the seeds since, as recorded."""
-    measured = finding("4-own-best-rate", results=None).evidence.measured
+    measured = CLAIMS.as_is("4-own-best-rate").evidence.measured
     told = measured["the seeds before those, by e-values"]
     said = CLAIMS["4-own-best-rate"].reading
     assert "whose first decision was to stand: it was 'ahead', at the twentieth (e-value 29), and was set aside" in said
@@ -353,7 +353,7 @@ def test_the_factor_on_the_update_is_one_of_four_comparisons(runs_folder, gain, 
 
 
 def test_the_reading_says_that_the_loss_is_lower_with_the_factor_on_the_update():
-    found = finding(ON_THE_UPDATE, results=None)
+    found = CLAIMS.as_is(ON_THE_UPDATE)
     assert found.evidence.measured["test loss"]["allora_adamw"]["verdict"] == "below"
     assert (
         "Test loss, another of these comparisons, is decided too: ALLoRAAdamW's is lower"
@@ -362,7 +362,7 @@ def test_the_reading_says_that_the_loss_is_lower_with_the_factor_on_the_update()
 
 
 def test_the_reading_says_what_had_been_seen_when_the_factor_on_the_update_became_a_row():
-    seen = finding(ON_THE_UPDATE, results=None).evidence.measured["allora_adamw"]["differences"][:24]
+    seen = CLAIMS.as_is(ON_THE_UPDATE).evidence.measured["allora_adamw"]["differences"][:24]
     assert round(e_values(seen, grain=TIE)[-1, 0], 1) == 6.7
     ours, _ = own_best_verdicts("minilm-adamw")["allora_0"]  # read together with it
     assert decide(ours, MARGINS["test_accuracy"], threshold=80, grain=TIE).verdict == "equivalent"
@@ -495,24 +495,24 @@ def test_failures_factor_and_machines_stand_beside_and_decide_nothing(runs_folde
 
 def test_what_the_readings_say_of_the_committed_runs():
     """Which they do in words, without numbers."""
-    fresh = finding("4-own-best-rate").evidence.measured["looked at afterwards"]
+    fresh = CLAIMS.as_is("4-own-best-rate").evidence.measured["looked at afterwards"]
     assert round(fresh["factor at the end, of η"], 2) == 0.93
     assert "by CPU" not in fresh
-    doubled = finding(CONTROL).evidence.measured["LoRA at 2e-3 minus LoRA at 1e-3"]
+    doubled = CLAIMS.as_is(CONTROL).evidence.measured["LoRA at 2e-3 minus LoRA at 1e-3"]
     assert (round(100 * doubled["mean"], 2), doubled["they say"], doubled["n"]) == (0.46, "ahead", 40)
-    control = finding(CONTROL).evidence.measured["looked at afterwards"]
+    control = CLAIMS.as_is(CONTROL).evidence.measured["looked at afterwards"]
     assert control["without seeds on two kinds of CPU"]["verdict"] == "open"
     assert sum(one["n"] for kind, one in control["by CPU"].items() if " and " in kind) == 15
-    steady = finding("4-own-best-rate-sgd").evidence.measured["looked at afterwards"]["where an arm failed"]
+    steady = CLAIMS.as_is("4-own-best-rate-sgd").evidence.measured["looked at afterwards"]["where an arm failed"]
     assert [round(100 * end, 2) for end in steady["interval of the median by the sign test, 95 %"]] == [-0.09, 0.47]
     assert round(100 * steady["median"], 2) == 0.23
     assert round(steady["Wilcoxon's test, one-sided p"]["ahead"], 3) == 0.018
     assert round(steady["sign test, two-sided p"], 2) == 0.11
     assert [round(100 * end, 2) for end in steady["interval of the others"]] == [0.05, 0.44]
-    by_sgd = finding("4-own-best-rate-sgd-control").evidence.measured["looked at afterwards"]
+    by_sgd = CLAIMS.as_is("4-own-best-rate-sgd-control").evidence.measured["looked at afterwards"]
     assert sum(one["n"] for kind, one in by_sgd["by CPU"].items() if " and " in kind) == 8
     assert by_sgd["without seeds on two kinds of CPU"]["verdict"] == "open"
     assert round(by_sgd["factor at the end, of η"], 2) == 0.97
-    sgd = finding("4-own-best-rate-sgd").evidence.measured["looked at afterwards"]
+    sgd = CLAIMS.as_is("4-own-best-rate-sgd").evidence.measured["looked at afterwards"]
     assert 0.96 < sgd["factor at the end, of η"] < 1
     assert (OWN_BEST["minilm-sgd"].rates["allora_0"], OWN_BEST["minilm-sgd"].rates["lora"]) == (1, 3)

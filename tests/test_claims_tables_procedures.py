@@ -98,13 +98,19 @@ def test_the_reported_ratio_is_what_sign_flips_leave():
     assert procedures.reported_ratio(0.1)[1] > low
 
 
+(CLAIM,) = (one for one in vars(procedures).values() if getattr(one, "id", None) == "T3-procedure")
+
+
 def finding(seed=0):
-    (claim,) = (one for one in vars(procedures).values() if getattr(one, "id", None) == "T3-procedure")
-    return ledger_rows.finding(claim, seed=seed)
+    return ledger_rows.finding(CLAIM, seed=seed)
+
+
+def as_is():
+    return ledger_rows.as_is(CLAIM)[1]
 
 
 def test_the_row():
-    found = finding()
+    found = as_is()
     assert (found.verdict, found.at_paper, found.condition) == ("refuted", None, None)
     _, low, high = found.evidence.predicted["ALLoRA's rise over LoRA's in Table 3, its 90 % interval"]
     assert low < 0.89 < high
@@ -194,7 +200,7 @@ def test_the_share_under_sgd_is_not_monotone_in_the_rate():
 
 def test_half_and_twice_of_the_progress_are_told():
     key = "inside if half, or twice, of the progress counts as training"
-    half, twice = finding().evidence.measured[key].values()
+    half, twice = as_is().evidence.measured[key].values()
     assert "as listed, under SGD at 5 l, classifier at η·l" in half
     assert "as listed, under SGD at 10 l, classifier at η·l" in half
     assert "as listed, under SGD at 10 l, classifier at η·l" not in twice
@@ -220,7 +226,7 @@ def test_the_two_procedures_near_the_interval(seed):
 
 def test_an_epsilon_far_above_the_gradients_with_the_classifier_at_eta_l_rises_as_the_table():
     """There AdamW is next to SGD with momentum: told, and not judged."""
-    found = finding()
+    found = as_is()
     low, high = procedures.reported_ratio()[1:]
     for one, inside in zip(procedures.LARGE_EPSILONS, (False, True), strict=True):
         told = found.evidence.measured[one.name]
@@ -234,7 +240,7 @@ def test_an_epsilon_far_above_the_gradients_with_the_classifier_at_eta_l_rises_a
 
 def test_the_reading_says_which_epsilon_and_classifier_have_the_largest_share():
     """At ε = 1e-8 it is less, and with the classifier at l there is none."""
-    seen = finding().evidence.measured
+    seen = as_is().evidence.measured
     shares = {one: seen[one.name].ratio for one in LISTED}
     largest = max(shares, key=shares.get)
     assert (largest.epsilon, largest.head) == (1.0, True)

@@ -154,9 +154,14 @@ def _optimizer(run: Run, pair: tuple, arm: str, rate: float) -> tuple:
 
 
 def pairs(
-    run: Run, arm: str, speed: float = 1.0, start: np.ndarray | None = None, other_norm: float = 0.0
+    run: Run,
+    arm: str,
+    speed: float = 1.0,
+    start: np.ndarray | None = None,
+    other_norm: float = 0.0,
+    until: Callable[[tuple[np.ndarray, np.ndarray]], bool] = lambda pair: False,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(A, B) after 0, 1, … steps of an arm at `speed` times the run's rate.
+    """(A, B) after 0, 1, … steps of an arm at `speed` times the run's rate, the first that is as `until` asks the last.
 
     `start` is B at the start (n₁×r), 0 without one; `other_norm` that of a gradient that is clipped with those of A and
     B, as a classifier's is. Under "allora_adamw" the arm is "lora" or "allora", which has its factor in the optimizer.
@@ -171,7 +176,7 @@ def pairs(
     path = []
     for step in range(run.steps + 1):
         path.append((a.detach().numpy().copy(), b.detach().numpy().copy()))
-        if step == run.steps:
+        if step == run.steps or until(path[-1]):
             break
         rule.zero_grad()
         (((forward(in_layer, x, a, b, run.eta) - y) ** 2).sum() / (2 * len(x))).backward()

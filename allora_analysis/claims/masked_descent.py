@@ -381,10 +381,11 @@ def enumerated_variance(one: Tiny) -> float:
 
 def regularised_descent(one: Tiny) -> np.ndarray:
     """W_t of the optimizer, on W or on A and B, on ‖Y − XW‖² + k‖XW‖² (output) or k‖diag(S)^{1/2}W‖² (input)."""
-    gram, k, state = one.x.T @ one.x, (1 - one.keep_prob) / one.keep_prob, start(one)
+    gram, pull = one.x.T @ one.x, one.x.T @ one.y
+    k, state = (1 - one.keep_prob) / one.keep_prob, start(one)
     curvature = gram + k * (gram if one.placement == "output" else np.diag(np.diag(gram)))
     for step in range(1, one.steps + 1):
-        state = moved(one, state, 2 * (curvature @ product(one, state) - one.x.T @ one.y), step)
+        state = moved(one, state, 2 * (curvature @ product(one, state) - pull), step)
     return product(one, state)
 
 

@@ -80,10 +80,10 @@ def nine(rng: np.random.Generator, scale: float) -> Case:
 
 def trained(one: Training) -> np.ndarray:
     """W after 150 steps of gradient descent on the expected loss."""
-    gram, w = one.x.T @ one.x, one.start
+    gram, pull, w = one.x.T @ one.x, one.x.T @ one.y, one.start
     rate = one.keep_prob / (2 * np.linalg.norm(gram, 2))
     for _ in range(150):
-        w = w - 2 * rate * (gram @ w / one.keep_prob - one.x.T @ one.y)
+        w = w - 2 * rate * (gram @ w / one.keep_prob - pull)
     return w
 
 

@@ -78,9 +78,8 @@ LONGER = {0.1: {"adamw": (PAPER_RATE, 600), "sgd": SLOW}, 0.4: {"adamw": (1e-3, 
 
 def as_long(run: Run, row: float) -> Beside:
     """The run, ended where ALLoRA's rows are as long as `row`; `run` has the most steps."""
-    path = layer_training.pairs(run, "allora")
-    steps = next((step for step, pair in enumerate(path) if mean_row(pair) >= row), run.steps)
-    return Beside(run._replace(steps=steps), path[steps])
+    path = layer_training.pairs(run, "allora", until=lambda pair: mean_row(pair) >= row)
+    return Beside(run._replace(steps=len(path) - 1), path[-1])
 
 
 def similar_runs(cases: Cases) -> list[Case]:

@@ -1,5 +1,6 @@
 """References for `adaptive`: automatic differentiation, exact fractions, loops. Imports nothing from the package."""
 
+import functools
 from fractions import Fraction
 
 import numpy as np
@@ -97,19 +98,26 @@ def factor_over_outputs(sigma, eta):
     """E[d], Var[d] and E[d z²] for f = σz, by mpmath at 30 digits."""
     import mpmath
 
+    with mpmath.workdps(50):  # more than quadrature takes for itself
+        norm = mpmath.sqrt(2 / mpmath.pi)
     with mpmath.workdps(30):
         sigma, offset = mpmath.mpf(sigma), mpmath.mpf(eta) ** -2
         unit = sigma + offset  # mpmath's tolerance is absolute
 
+        @functools.cache  # three integrals have the same nodes
+        def factor_and_density(z):
+            return ((sigma * z + offset) / unit) ** mpmath.mpf("-0.5"), norm * mpmath.exp(-z * z / 2)
+
         def mean(function):
             def integrand(z):
-                return function(z) * mpmath.sqrt(2 / mpmath.pi) * mpmath.exp(-z * z / 2)
+                d, density = factor_and_density(z)
+                return function(z, d) * density
 
             knee = min(offset / sigma, mpmath.mpf(1))
             powers = [knee * 10**power for power in range(2, 1 - int(mpmath.log10(knee)), 2)]
             return mpmath.quad(integrand, [0, knee / 100, knee, min(30 * knee, 2), *powers, 3, 6, 20])
 
-        first = mean(lambda z: ((sigma * z + offset) / unit) ** mpmath.mpf("-0.5"))
-        second = mean(lambda z: unit / (sigma * z + offset))
-        along = mean(lambda z: z * z * ((sigma * z + offset) / unit) ** mpmath.mpf("-0.5"))
+        first = mean(lambda z, d: d)
+        second = mean(lambda z, d: d * d)
+        along = mean(lambda z, d: z * z * d)
         return float(first / mpmath.sqrt(unit)), float((second - first**2) / unit), float(along / mpmath.sqrt(unit))

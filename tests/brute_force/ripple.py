@@ -1,5 +1,6 @@
 """References for the ripple study: mpmath integrals, plain loops, dense SVDs. Imports nothing from the package."""
 
+import functools
 import math
 
 import mpmath
@@ -12,23 +13,31 @@ def log_scale_moments(rank, eta, w_std, a_std, b_std):
     log1p(ρχ²) is integrated divided by ρ where ρ is small, so that the quadrature's own error
     test sees numbers of size 1.
     """
+    with mpmath.workdps(50):  # more than quadrature takes for itself
+        log_gamma = mpmath.loggamma(mpmath.mpf(rank) / 2)
     with mpmath.workdps(30):
         k = mpmath.mpf(rank) / 2
         ratio = (mpmath.mpf(eta) * mpmath.mpf(a_std) * mpmath.mpf(b_std) / mpmath.mpf(w_std)) ** 2
         unit = min(ratio, mpmath.mpf(1))
         centre, width = mpmath.log(k), 1 / mpmath.sqrt(k)
 
-        def density(y):
-            return mpmath.exp(k * y - mpmath.exp(y) - mpmath.loggamma(k))
+        @functools.cache  # both integrals have the same nodes
+        def density_and_value(y):
+            power = mpmath.exp(y)
+            return mpmath.exp(k * y - power - log_gamma), mpmath.log1p(2 * ratio * power) / unit
 
-        def value(y):
-            return mpmath.log1p(2 * ratio * mpmath.exp(y)) / unit
+        def integral(function):
+            def integrand(y):
+                density, value = density_and_value(y)
+                return density * function(value)
+
+            return mpmath.quad(integrand, ends)
 
         steps = (-60, -20, -8, -4, -2, -1, 0, 1, 2, 3, 5, 8)
         ends = [centre - 140 / k, *(centre + step * max(width, 1 / k if step < 0 else 0) for step in steps)]
         ends = sorted({end for end in ends if end <= centre + 8 * width})
-        mean = mpmath.quad(lambda y: density(y) * value(y), ends)
-        variance = mpmath.quad(lambda y: density(y) * (value(y) - mean) ** 2, ends)
+        mean = integral(lambda value: value)
+        variance = integral(lambda value: (value - mean) ** 2)
         return float(unit * mean), float(unit**2 * variance)
 
 
