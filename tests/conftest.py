@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(config, items):
     unwanted = [item for item in items if any(marker in item.keywords for marker in off)]
     config.hook.pytest_deselected(items=unwanted)
     items[:] = [item for item in items if item not in unwanted]
-    # Rows as they are come first; tests that read them again, after, on the worker that has them (`ledger_rows.as_is`).
+    # Rows as they are come first; what reads them again, after, mostly where a worker has them (`ledger_rows.as_is`).
     items.sort(key=lambda item: item.path.name != "test_ledger.py")
     if config.pluginmanager.hasplugin("_cov"):
         before = collections.Counter()

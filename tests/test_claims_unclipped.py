@@ -2,6 +2,7 @@
 
 import pytest
 
+from allora_analysis.claims import s4_4_on_the_update as on_the_update
 from allora_analysis.claims import s4_4_unclipped as section
 from allora_analysis.claims.s4_4_our_runs import AS_PRINTED
 from allora_analysis.grid.presets import (
@@ -238,3 +239,8 @@ def test_the_reading_quotes_the_first_lot():
     ends = f"{bound(low, 2, False):.2f} to {bound(high, 2, True):.2f}".replace("-", "−")
     assert len(told["seeds"]) == 1
     assert f"the eleven others leave it open ({mean} points, {ends}; evidence)" in CLAIMS[TABLE_3].reading
+
+
+def test_an_end_near_zero_keeps_its_side():
+    ends = [(-0.0059, True), (0.0042, False), (-0.2379, False), (0.0359, True), (-0.0002, True), (0.0, True)]
+    assert [on_the_update._end(*end) for end in ends] == [-0.005, 0.004, -0.24, 0.04, 0.0, 0.0]

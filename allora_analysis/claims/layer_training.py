@@ -161,10 +161,11 @@ def pairs(
     other_norm: float = 0.0,
     until: Callable[[tuple[np.ndarray, np.ndarray]], bool] = lambda pair: False,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(A, B) after 0, 1, … steps of an arm at `speed` times the run's rate, the first that is as `until` asks the last.
+    """(A, B) after 0, 1, … steps of an arm at `speed` times the run's rate.
 
-    `start` is B at the start (n₁×r), 0 without one; `other_norm` that of a gradient that is clipped with those of A and
-    B, as a classifier's is. Under "allora_adamw" the arm is "lora" or "allora", which has its factor in the optimizer.
+    The last is the first for which `until` is true. `start` is B at the start (n₁×r), 0 without one; `other_norm` that
+    of a gradient that is clipped with those of A and B, as a classifier's is. Under "allora_adamw" the arm is "lora" or
+    "allora", which has its factor in the optimizer.
     """
     import torch
 

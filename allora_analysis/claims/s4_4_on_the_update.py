@@ -145,8 +145,8 @@ def ahead(
     told = {
         "mean": signed(100 * one.mean, 2),
         "lead": f"{abs(100 * one.mean):.2f}",
-        "low": bound(low, 2, False),
-        "high": bound(high, 2, True),
+        "low": _end(low, False),
+        "high": _end(high, True),
     }
     lora = signed(100 * min(each.mean for each in in_place.values()), 2) if in_place else ""
     told |= {"other": other, "seeds": one.n, "lora": lora}
@@ -164,9 +164,14 @@ def ahead(
         wanted=wanted,
         flips_if={
             "holds": "seeds in which it is not clearly ahead of one",
-            "refuted": "seeds in which it is clearly ahead of each, or not within ±0.3 points of one",
+            "refuted": "seeds in which it is clearly behind none, and the same, within ±0.3 points, as none",
         }.get(tested.verdict, wanted),
     )
+
+
+def _end(value: float, up: bool) -> float:
+    # Outwards to two decimals; to three where that is 0, so that its side is seen.
+    return bound(value, 2, up) or bound(value, 3, up)
 
 
 def _unfinished(runs: Runs, of: Comparisons, wanted: Sequence[Setting]) -> Finding:
