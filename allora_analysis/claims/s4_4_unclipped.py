@@ -90,9 +90,9 @@ def beside(runs: Runs, of: Comparisons, folder: Path | None) -> dict[str, Any]:
     }
 
 
-def of_first_lot(of: Comparisons, folder: Path | None) -> dict[str, Any]:
-    """What the first lot's comparisons say, judged as one family."""
-    return shown(judged(means(recorded(UNCLIPPED, folder), of)))
+def of_first_lot(of: Comparisons, folder: Path | None) -> dict[str, list[float]]:
+    """The first lot's comparisons, seed by seed."""
+    return means(recorded(UNCLIPPED, folder), of)
 
 
 def hardly_moved(spent: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
@@ -131,16 +131,16 @@ def ends_in_words(interval: Iterable[float]) -> str:
 )
 def table_3(cases: Cases, folder: Path | None) -> Finding:
     """ALLoRA minus LoRA at η·l, each at half its own best rate; at the whole beside."""
-    of, whole = OURS.against_lora(), FIRST.against_lora()
+    of, before = OURS.against_lora(), of_first_lot(FIRST.against_lora(), folder)
     spent = means(recorded(OURS.wanted, folder), of).get(LORA, [])
-    before = means(recorded(UNCLIPPED, folder), whole).get(LORA, [])
     moved = hardly_moved(spent, HALF_SEEDS)
     others = others_in_words(spent, moved)
     answers = OVER_LORA | ({"undecided": f"Undecided: {others}."} if others else {})
 
     def more(runs: Runs) -> dict[str, Any]:
-        first = of_first_lot(whole, folder) | {"what single runs hardly move": hardly_moved(before, UNCLIPPED_SEEDS)}
-        told = {"what single runs hardly move": moved, f"before, ALLoRA at {WHOLE:g}, LoRA at {ETA * WHOLE:g}": first}
+        robustly = "what single runs hardly move"
+        first = shown(judged(before)) | {robustly: hardly_moved(before.get(LORA, []), UNCLIPPED_SEEDS)}
+        told = {robustly: moved, f"before, ALLoRA at {WHOLE:g}, LoRA at {ETA * WHOLE:g}": first}
         return beside(runs, of, folder) | told
 
     return ahead(cases, folder, OURS, of, answers, beside=more)
@@ -195,7 +195,8 @@ def table_4(cases: Cases, folder: Path | None) -> Finding:
     }
 
     def more(_: Runs) -> dict[str, Any]:
-        told = {"with equal first steps": shown(judged(alike)), "before": of_first_lot(first_family(), folder)}
+        first = shown(judged(of_first_lot(first_family(), folder)))
+        told = {"with equal first steps": shown(judged(alike)), "before": first}
         every = {**of, **{f"{name}, equal steps": equal[name] for name in alike}}
         return beside(runs, every, folder) | told
 
